@@ -1,0 +1,1 @@
+"""Drivers: one device family each, its bytes, its limits, its life cycle."""

@@ -1,0 +1,1 @@
+"""The physics and statistics of detector QC: arrays in, results out."""

@@ -1,0 +1,1 @@
+"""Simulated detectors that speak the real wire protocols."""
