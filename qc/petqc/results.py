@@ -159,7 +159,10 @@ class RawFile:
 
 @dataclass(slots=True)
 class Run:
-    """A whole run. `channels` (absolute numbers, with module, asic, column, row) indexes every channel column."""
+    """A whole run. `channels` (absolute numbers, with module, asic, column, row) indexes every channel column.
+
+    scanner: the name its people give the scanner; empty where nobody named one.
+    """
 
     run_id: str
     kind: str
@@ -180,6 +183,7 @@ class Run:
     channels: dict[str, NDArray[Any]] = field(default_factory=dict)
     columns: list[ChannelColumn] = field(default_factory=list)
     spectra: list[Spectrum] = field(default_factory=list)
+    scanner: str = ""
 
     def find(self, check_id: str, node: str = "scanner") -> CheckResult | None:
         """The result of one check at one node."""
@@ -191,6 +195,7 @@ class Run:
             "schema": SCHEMA,
             "run_id": self.run_id,
             "kind": self.kind,
+            "scanner": self.scanner,
             "started_at": self.started_at,
             "finished_at": self.finished_at,
             "simulated": self.simulated,
@@ -238,6 +243,7 @@ class Run:
             diagnosis=[Hypothesis(**{**h, "evidence": tuple(h["evidence"])}) for h in document["diagnosis"]],
             account=dict(document["account"]),
             notes=list(document["notes"]),
+            scanner=document.get("scanner", ""),
         )
 
     def save(self, folder: Path) -> None:
