@@ -1,0 +1,30 @@
+"""The one place that reads the system's clocks: wall time for people and files, monotonic time for everything else."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+def monotonic_s() -> float:
+    """Seconds of the monotonic clock: deadlines, ages, rates."""
+    return time.monotonic()
+
+
+def unix_s() -> float:
+    """Seconds since 1970, for files and metrics."""
+    return time.time()
+
+
+def utc_text(at_s: float | None = None) -> str:
+    """ISO 8601 in UTC with milliseconds, for people and files."""
+    return datetime.fromtimestamp(unix_s() if at_s is None else at_s, UTC).isoformat(timespec="milliseconds")
+
+
+def boot_id() -> str:
+    """Which boot of the host this is; monotonic times of two boots cannot be compared."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

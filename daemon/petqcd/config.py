@@ -1,0 +1,313 @@
+"""petqc.toml: frozen models that refuse unknown keys and name the line; no file at all is the simulated bench.
+
+Relative paths are relative to the file. Nothing here reaches hardware and nothing is defaulted on the way to it:
+a real device without its own hard limits is refused when a run asks for bias.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from petqcd.errors import ConfigError
+
+MODEL_V_MAX = 80.0
+"""Highest voltage that any hard limit may name. Source: a BIAS_32P mezzanine is a 12-bit supply of at most 80 V."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class ScannerConfig(_Model):
+    """[scanner]: what the results and metrics call it."""
+
+    name: Name = "bench"
+    """Name in results, metrics and topics."""
+
+
+class SimulatorConfig(_Model):
+    """[device.simulator]: a simulated board, started as a process of its own."""
+
+    profile: Name = "bench"
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
+    speed: Annotated[Finite, Field(gt=0, le=100)] = 1.0
+    """Seconds of detector per second of clock."""
+    source: Literal["na22", "ge68", "none"] = "na22"
+    faults: tuple[Annotated[str, Field(pattern=r"^F\d{2}(=[^@\s]+)?(@[0-9.]+)?$")], ...] = ()
+    """ID[=size][@seconds], for example F03=-0.2@5."""
+
+
+class BiasLimits(_Model):
+    """[device.bias]: the hard limit of every bias channel of the device, volts. It has no default and no bypass."""
+
+    v_min: Annotated[Finite, Field(ge=0, le=MODEL_V_MAX)]
+    v_max: Annotated[Finite, Field(gt=0, le=MODEL_V_MAX)]
+    max_step_v: Annotated[Finite, Field(gt=0, le=20)]
+    """Largest single step of a ramp."""
+    slew_v_per_s: Annotated[Finite, Field(gt=0, le=100)]
+    """Fastest ramp upwards."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> BiasLimits:
+        if self.v_min >= self.v_max:
+            raise ValueError(f"v_min ({self.v_min:g} V) must be below v_max ({self.v_max:g} V)")
+        return self
+
+
+class DeviceConfig(_Model):
+    """[[device]]: one readout board, real (address and configuration) or simulated (simulator)."""
+
+    name: Name = "board"
+    kind: Literal["petsys-udp"] = "petsys-udp"
+    address: Annotated[str, Field(pattern=r"^udp://[^:/\s]+:\d{1,5}$")] | None = None
+    """udp://HOST:PORT of a real board, or of a simulator started elsewhere."""
+    configuration: Path | None = None
+    """config.ini of the board: maps, calibrations, settings."""
+    simulated: bool = False
+    """True: what answers at `address` is a simulator or a replay, and everything made from it says so."""
+    simulator: SimulatorConfig | None = None
+    bias: BiasLimits | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DeviceConfig:
+        if (self.address is None) == (self.simulator is None):
+            raise ValueError("give either address (a board on the wire) or simulator, not both and not neither")
+        if self.address is not None and self.configuration is None:
+            raise ValueError("a board at an address needs configuration = the path of its config.ini")
+        if self.simulator is not None and self.configuration is not None:
+            raise ValueError("a simulator brings its own configuration: remove the key configuration")
+        return self
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether anything measured with this device is simulated."""
+        return self.simulator is not None or self.simulated
+
+
+class DailyConfig(_Model):
+    """[qc.daily]: the daily run."""
+
+    seconds: Annotated[Finite, Field(gt=0, le=86_400)] = 15.0
+    """Acquisition time."""
+    settle_s: Annotated[Finite, Field(ge=0, le=600)] = 0.5
+    """Wait between bias on and acquisition."""
+    queue_mib: Annotated[int, Field(ge=1, le=4096)] = 128
+    """Frames that may wait for the recorder before they are dropped and counted."""
+    keep_recording: bool = True
+    """False: the recording is removed once the run is stored."""
+
+
+class QcConfig(_Model):
+    """[qc.<run>]: one table for each kind of run."""
+
+    daily: DailyConfig = DailyConfig()
+
+
+class CheckLimits(_Model):
+    """[limits.<check>] or [limits.<check>.<level>]: limits that replace the check's own, in the unit of the check."""
+
+    fail_low: Finite | None = None
+    warn_low: Finite | None = None
+    warn_high: Finite | None = None
+    fail_high: Finite | None = None
+
+    @model_validator(mode="after")
+    def _rising(self) -> CheckLimits:
+        given = [v for v in (self.fail_low, self.warn_low, self.warn_high, self.fail_high) if v is not None]
+        if not given:
+            raise ValueError("no limit given: name at least one of fail_low, warn_low, warn_high, fail_high")
+        if given != sorted(given):
+            raise ValueError("limits must rise: fail_low <= warn_low <= warn_high <= fail_high")
+        return self
+
+
+class StoreConfig(_Model):
+    """[store]: where runs, recordings and the history are kept."""
+
+    directory: Path | None = None
+    """State directory. Default: $STATE_DIRECTORY, else $XDG_STATE_HOME/petqc, else ~/.local/state/petqc."""
+
+
+class ApiConfig(_Model):
+    """[api]: the read-only HTTP listener."""
+
+    listen: Annotated[str, Field(pattern=r"^(127\.0\.0\.1|localhost|\[::1\]):\d{1,5}$")] = "127.0.0.1:8642"
+    """Loopback HOST:PORT; port 0 takes a free one. Elsewhere it would need users and TLS, so it is refused."""
+    hosts: tuple[str, ...] = ()
+    """Further names that the Host header may carry, for a reverse proxy."""
+
+    @property
+    def host(self) -> str:
+        """Address to bind."""
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """Port to bind, 0 for any."""
+        return int(self.listen.rpartition(":")[2])
+
+    @field_validator("listen")
+    @classmethod
+    def _port(cls, listen: str) -> str:
+        if int(listen.rpartition(":")[2]) > 65_535:
+            raise ValueError("the port must be 0 to 65535")
+        return listen
+
+
+BENCH_BIAS = BiasLimits(v_min=0.0, v_max=60.0, max_step_v=5.0, slew_v_per_s=50.0)
+"""Hard limit of the simulated bench, which is the only thing that has one without being asked."""
+
+
+def bench_device(**simulator: Any) -> DeviceConfig:
+    """The simulated bench's board; keywords are those of [device.simulator]."""
+    return DeviceConfig(simulator=SimulatorConfig(**simulator), bias=BENCH_BIAS)
+
+
+class PetqcConfig(_Model):
+    """The whole of petqc.toml."""
+
+    scanner: ScannerConfig = ScannerConfig()
+    device: Annotated[tuple[DeviceConfig, ...], Field(min_length=1, max_length=1)] = (bench_device(),)
+    """Readout boards; one, for now, and a second one is refused rather than ignored."""
+    qc: QcConfig = QcConfig()
+    limits: dict[Name, dict[str, CheckLimits]] = {}
+    """Limits by check, then by level; the level "*" is every level of the check."""
+    store: StoreConfig = StoreConfig()
+    api: ApiConfig = ApiConfig()
+    source_file: Path | None = Field(default=None, exclude=True)
+    """The file it came from; None: no configuration, simulated bench."""
+
+    @field_validator("limits", mode="before")
+    @classmethod
+    def _levels(cls, limits: Any) -> Any:
+        """[limits.photopeak] speaks for every level, [limits.photopeak.module] for one."""
+        if not isinstance(limits, dict):
+            return limits
+        grouped: dict[str, Any] = {}
+        for check, table in limits.items():
+            if not isinstance(table, dict):
+                grouped[check] = table
+                continue
+            flat = {k: v for k, v in table.items() if not isinstance(v, dict)}
+            nested = {k: v for k, v in table.items() if isinstance(v, dict)}
+            grouped[check] = {**({"*": flat} if flat or not nested else {}), **nested}
+        return grouped
+
+    @property
+    def board(self) -> DeviceConfig:
+        """The readout board."""
+        return self.device[0]
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of everything that is configured, as hexadecimal text."""
+        return hashlib.sha256(self.model_dump_json(exclude={"source_file"}).encode()).hexdigest()
+
+
+def state_directory(config: PetqcConfig | None = None) -> Path:
+    """Where state is kept: $PETQC_STATE_DIR, then [store] directory, then what the service manager or the user has."""
+    given = os.environ.get("PETQC_STATE_DIR")
+    if given:
+        return Path(given).absolute()
+    if config is not None and config.store.directory is not None:
+        return config.store.directory
+    service = os.environ.get("STATE_DIRECTORY")
+    if service:
+        return Path(service.split(":")[0])
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "petqc"
+
+
+def find_config(given: Path | None) -> Path | None:
+    """The file to read: the given one, $PETQC_CONFIG, ./petqc.toml, /etc/petqc/petqc.toml, or None."""
+    named = given or (Path(os.environ["PETQC_CONFIG"]) if os.environ.get("PETQC_CONFIG") else None)
+    if named is not None:
+        if not named.is_file():
+            raise ConfigError(f"{named}: no such file (give the path of a petqc.toml)")
+        return named
+    return next((p for p in (Path("petqc.toml"), Path("/etc/petqc/petqc.toml")) if p.is_file()), None)
+
+
+def load_config(path: Path | None) -> PetqcConfig:
+    """Read and check a configuration; None is the simulated bench.
+
+    Raises:
+        ConfigError: naming every wrong key with its file, line and path.
+    """
+    if path is None:
+        return PetqcConfig()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    if "source_file" in raw:
+        raise ConfigError(f"{path}: source_file: unknown key")
+    try:
+        config = PetqcConfig.model_validate({**raw, "source_file": path})
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(path, text, e) for e in error.errors())) from error
+    return _absolute(config, path.absolute().parent)
+
+
+def _absolute(config: PetqcConfig, folder: Path) -> PetqcConfig:
+    devices = tuple(
+        d if d.configuration is None else d.model_copy(update={"configuration": folder / d.configuration})
+        for d in config.device
+    )
+    directory = config.store.directory
+    store = config.store if directory is None else StoreConfig(directory=folder / directory)
+    return config.model_copy(update={"device": devices, "store": store})
+
+
+def _explain(path: Path, text: str, error: Any) -> str:
+    keys = [k for k in error["loc"] if k != "*"]
+    dotted = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in keys).lstrip(".")
+    line = _line_of(text, keys)
+    where = f"{path}:{line}" if line else str(path)
+    if error["type"] == "extra_forbidden":
+        return f"{where}: {dotted}: unknown key (look for a misspelling, or remove it)"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{where}: {dotted or 'whole file'}: {message}"
+
+
+_HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(#.*)?$")
+
+
+def _line_of(text: str, keys: list[Any]) -> int | None:
+    """Line of a key, or of the table it is missing from. Best effort on TOML written in the usual way."""
+    wanted = [str(k) for k in keys if not isinstance(k, int)]
+    index = next((k for k in keys if isinstance(k, int)), 0)
+    table: list[str] = []
+    seen: dict[str, int] = {}
+    best: tuple[int, int] | None = None
+    for number, line in enumerate(text.splitlines(), 1):
+        header = _HEADER.match(line)
+        if header:
+            table = [part.strip().strip("\"'") for part in header[2].split(".")]
+            if header[1] == "[[":
+                seen[header[2]] = seen.get(header[2], -1) + 1
+            path = table
+        else:
+            key = line.split("=", 1)[0].strip().strip("\"'")
+            if "=" not in line or not key or key.startswith("#"):
+                continue
+            path = table + [part.strip() for part in key.split(".")]
+        if seen.get(table[0] if table else "", index) != index:
+            continue
+        depth = len(path) if wanted[: len(path)] == path else 0
+        if depth and (best is None or depth > best[0]):
+            best = (depth, number)
+    return best[1] if best else None

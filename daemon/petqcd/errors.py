@@ -1,0 +1,69 @@
+"""Every error the daemon raises, with the stable code that interfaces show and the exit code the command ends with."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+EXIT_OK = 0
+EXIT_FAIL = 1
+EXIT_USAGE = 2
+EXIT_UNREACHABLE = 3
+EXIT_INVALID = 4
+
+
+class DaemonError(Exception):
+    """Root of the daemon's errors. `code` is stable; `exit_code` is what `petqc` ends with."""
+
+    code: ClassVar[str] = "daemon-error"
+    exit_code: ClassVar[int] = EXIT_UNREACHABLE
+
+
+class ConfigError(DaemonError):
+    """A configuration that cannot be used; the message names the file, the line and the key."""
+
+    code = "config-error"
+    exit_code = EXIT_USAGE
+
+
+class RefusedError(DaemonError):
+    """A command that may not be done now; the message names what stands in its way."""
+
+    code = "refused"
+    exit_code = EXIT_USAGE
+
+
+class PermitError(RefusedError):
+    """A permit is missing: nothing was energised."""
+
+    code = "permit-missing"
+
+
+class BusyError(RefusedError):
+    """A run is going on already; a second one is refused, not queued."""
+
+    code = "busy"
+
+
+class NotFoundError(DaemonError):
+    """There is no such run."""
+
+    code = "not-found"
+    exit_code = EXIT_USAGE
+
+
+class UnreachableError(DaemonError):
+    """The daemon or a device does not answer."""
+
+    code = "unreachable"
+
+
+class SimulatorError(UnreachableError):
+    """The simulator process did not start or ended by itself."""
+
+    code = "simulator"
+
+
+class StoreError(DaemonError):
+    """The store cannot promise durability: nothing was acknowledged."""
+
+    code = "store"

@@ -1,0 +1,83 @@
+"""Live progress: what is going on now, told to any number of listeners without waiting for one of them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+QUEUE_LENGTH = 64
+"""Events that may wait for a slow listener before it is dropped; a listener reads a few a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run is. fraction: 0 to 1 of the whole run; counts: what was seen so far, by name."""
+
+    run_id: str
+    kind: str
+    stage: str
+    fraction: float
+    detail: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """Plain types for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing to tell: name is `progress`, `finished` or `device`."""
+
+    name: str
+    data: dict[str, Any]
+
+
+class Bus:
+    """Hands events to listeners; used from the event loop only.
+
+    A listener that does not read is dropped, never waited for: its queue ends with None.
+    """
+
+    def __init__(self) -> None:
+        self._listeners: set[asyncio.Queue[Event | None]] = set()
+        self._closed = False
+        self.dropped = 0
+
+    def publish(self, event: Event) -> None:
+        """Tell everybody who listens."""
+        for queue in list(self._listeners):
+            try:
+                queue.put_nowait(event)
+            except asyncio.QueueFull:
+                self._end(queue)
+                self.dropped += 1
+
+    def close(self) -> None:
+        """End every listener's stream."""
+        self._closed = True
+        for queue in list(self._listeners):
+            self._end(queue)
+
+    @contextmanager
+    def listen(self) -> Iterator[asyncio.Queue[Event | None]]:
+        """A queue of events; None is its end."""
+        queue: asyncio.Queue[Event | None] = asyncio.Queue(QUEUE_LENGTH)
+        self._listeners.add(queue)
+        if self._closed:
+            self._end(queue)
+        try:
+            yield queue
+        finally:
+            self._listeners.discard(queue)
+
+    def _end(self, queue: asyncio.Queue[Event | None]) -> None:
+        self._listeners.discard(queue)
+        while queue.full():
+            queue.get_nowait()
+        queue.put_nowait(None)

@@ -1,0 +1,334 @@
+"""The history: a run is claimed before it starts, stored whole before it is acknowledged, and found again if it died.
+
+Source of the rules: SQLite in WAL mode with FULL sync, one writer; readers are read-only connections with a limit on
+the time of a statement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import uuid
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy import create_engine, event, exc, insert, select, update
+from sqlalchemy.pool import NullPool
+
+from petqcd import clock
+from petqcd.errors import NotFoundError, StoreError
+from petqcd.store import schema
+from petqcd.store.writer import Writer
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
+
+    from sqlalchemy import Connection, Engine, Select
+
+    from petqc.results import Run
+
+T = TypeVar("T")
+
+DATABASE = "history.sqlite"
+LOCK = "petqcd.lock"
+RUNS = "runs"
+READ_LIMIT_S = 2.0
+"""Longest statement of a reader: a long read would keep the log from shrinking."""
+_PROGRESS_STEPS = 10_000
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """One line of the history; verdict and what follows are None while it runs."""
+
+    sequence: int
+    run_id: str
+    kind: str
+    scanner: str
+    simulated: bool
+    state: str
+    started_at: str
+    folder: str
+    finished_at: str | None
+    verdict: str | None
+    sentence: str | None
+
+
+_LINE = (
+    schema.runs.c.sequence,
+    schema.runs.c.run_id,
+    schema.runs.c.kind,
+    schema.runs.c.scanner,
+    schema.runs.c.simulated,
+    schema.runs.c.state,
+    schema.runs.c.started_at,
+    schema.runs.c.folder,
+    schema.runs.c.finished_at,
+    schema.runs.c.verdict,
+    schema.runs.c.sentence,
+)
+
+
+class Reader:
+    """Reads the history through short, read-only connections; works with and without a daemon."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._engine = _reader_engine(path)
+
+    def history(self, limit: int = 50, kind: str | None = None, before: int | None = None) -> list[StoredRun]:
+        """The newest runs first; before: only those with a lower sequence."""
+        query = select(*_LINE).order_by(schema.runs.c.sequence.desc()).limit(limit)
+        if kind is not None:
+            query = query.where(schema.runs.c.kind == kind)
+        if before is not None:
+            query = query.where(schema.runs.c.sequence < before)
+        return [StoredRun(**row) for row in self._rows(query)]
+
+    def line(self, run_id: str) -> StoredRun:
+        """One run; `last` is the newest.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        query = select(*_LINE).order_by(schema.runs.c.sequence.desc()).limit(1)
+        if run_id != "last":
+            query = query.where(schema.runs.c.run_id == run_id)
+        rows = self._rows(query)
+        if not rows:
+            raise NotFoundError("there is no run yet" if run_id == "last" else f"there is no run {run_id!r}")
+        return StoredRun(**rows[0])
+
+    def document(self, run_id: str) -> dict[str, Any]:
+        """The stored document of a run.
+
+        Raises:
+            NotFoundError: there is none, or it is still going on.
+        """
+        line = self.line(run_id)
+        rows = self._rows(select(schema.runs.c.document).where(schema.runs.c.sequence == line.sequence))
+        text = rows[0]["document"]
+        if text is None:
+            raise NotFoundError(f"run {line.run_id} is still going on")
+        document: dict[str, Any] = json.loads(text)
+        return document
+
+    def running(self) -> list[StoredRun]:
+        """Runs that were claimed and never stored, oldest first."""
+        query = select(*_LINE).where(schema.runs.c.state == "running").order_by(schema.runs.c.sequence)
+        return [StoredRun(**row) for row in self._rows(query)]
+
+    def close(self) -> None:
+        """Close; there is nothing open between reads."""
+        self._engine.dispose()
+
+    def _rows(self, query: Select[Any]) -> list[dict[str, Any]]:
+        try:
+            with self._engine.connect() as connection:
+                return [dict(row) for row in connection.execute(query).mappings()]
+        except exc.DBAPIError as error:
+            raise StoreError(f"{self._path}: cannot be read: {error.orig}") from error
+
+
+class Store(Reader):
+    """The daemon's store: reads, and writes through the one writer. Holds the state directory's lock."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        self.instance = uuid.uuid4().hex
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _refuse_network_file_system(state_dir)
+        self._lock = _lock(state_dir / LOCK)
+        try:
+            path = state_dir / DATABASE
+            _prepare(path)
+            self._writer = Writer(path)
+        except BaseException:
+            os.close(self._lock)
+            raise
+        super().__init__(path)
+
+    @property
+    def wal_bytes(self) -> int:
+        """Size of the write-ahead log."""
+        return self._writer.wal_bytes
+
+    @property
+    def last_commit_unix_s(self) -> float:
+        """When the last durable commit was made; 0: none yet."""
+        return self._writer.last_commit_unix_s
+
+    def folder_of(self, run_id: str) -> Path:
+        """The folder of a run's files."""
+        return self.state_dir / RUNS / run_id
+
+    async def begin_run(
+        self, run_id: str, *, kind: str, scanner: str, simulated: bool, started_at: str, config_hash: str
+    ) -> int:
+        """Claim a run: durable before it starts, so that it can never vanish. Returns its sequence."""
+        values = {
+            "run_id": run_id,
+            "kind": kind,
+            "scanner": scanner,
+            "simulated": simulated,
+            "state": "running",
+            "started_at": started_at,
+            "started_monotonic_s": clock.monotonic_s(),
+            "boot_id": clock.boot_id(),
+            "instance": self.instance,
+            "folder": f"{RUNS}/{run_id}",
+            "config_hash": config_hash,
+        }
+
+        def write(connection: Connection) -> int:
+            key = connection.execute(insert(schema.runs).values(**values)).inserted_primary_key
+            assert key is not None  # noqa: S101 - one row was inserted; for the type checker
+            return int(key[0])
+
+        return await _done(self._writer.submit(write))
+
+    async def finish_run(self, run: Run) -> int:
+        """Store a claimed run whole: returns after the commit is on the disk. Returns its sequence.
+
+        Raises:
+            StoreError: not stored; the run was not claimed, is stored already, or the disk refuses.
+        """
+        document = run.to_json()
+        head = {
+            "state": "finished",
+            "finished_at": run.finished_at,
+            "verdict": str(run.verdict),
+            "sentence": run.sentence,
+            "document": document,
+        }
+
+        def write(connection: Connection) -> int:
+            sequence = connection.execute(
+                select(schema.runs.c.sequence).where(schema.runs.c.run_id == run.run_id)
+            ).scalar_one_or_none()
+            if sequence is None:
+                raise StoreError(f"run {run.run_id} was never claimed")
+            connection.execute(update(schema.runs).where(schema.runs.c.sequence == sequence).values(**head))
+            rows = [
+                {
+                    "run": sequence,
+                    "position": position,
+                    "check_id": c.id,
+                    "node": c.node,
+                    "value": c.value,
+                    "unit": c.unit,
+                    "uncertainty": c.uncertainty,
+                    "n": c.n,
+                    "status": str(c.status),
+                    "reason": c.reason,
+                }
+                for position, c in enumerate(run.checks)
+            ]
+            if rows:
+                connection.execute(insert(schema.results), rows)
+            return int(sequence)
+
+        return await _done(self._writer.submit(write))
+
+    def close(self) -> None:
+        """Finish all writes and let the state directory go."""
+        super().close()
+        self._writer.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+@contextmanager
+def read_only(state_dir: Path) -> Iterator[Reader]:
+    """The history without a daemon.
+
+    Raises:
+        NotFoundError: nothing was ever stored there.
+    """
+    path = state_dir / DATABASE
+    if not path.is_file():
+        raise NotFoundError(f"{state_dir}: no run was ever stored here")
+    with closing(Reader(path)) as reader:
+        yield reader
+
+
+async def _done(future: Future[T]) -> T:
+    """Wait for a write. Cancelled: the write still happens, whole; only the waiting ends."""
+    return await asyncio.shield(asyncio.wrap_future(future))
+
+
+def _prepare(path: Path) -> None:
+    """Make the tables, or check that they are of a version this program knows."""
+    from petqcd.store.writer import writer_engine
+
+    engine = writer_engine(path)
+    try:
+        with engine.begin() as connection:
+            schema.metadata.create_all(connection)
+            for trigger in schema.TRIGGERS:
+                connection.exec_driver_sql(trigger)
+            version = connection.execute(
+                select(schema.meta.c.value).where(schema.meta.c.key == "schema_version")
+            ).scalar_one_or_none()
+            if version is None:
+                connection.execute(insert(schema.meta).values(key="schema_version", value=str(schema.SCHEMA_VERSION)))
+            elif int(version) != schema.SCHEMA_VERSION:
+                raise StoreError(
+                    f"{path}: schema version {version}, this program writes {schema.SCHEMA_VERSION}: use the version "
+                    "that wrote it, or a new state directory"
+                )
+    except exc.DBAPIError as error:
+        raise StoreError(f"{path}: cannot be opened: {error.orig}") from error
+    finally:
+        engine.dispose()
+    path.chmod(0o600)
+
+
+def _reader_engine(path: Path) -> Engine:
+    engine = create_engine(f"sqlite:///file:{path}?mode=ro&uri=true", poolclass=NullPool)
+
+    @event.listens_for(engine, "connect")
+    def limit(connection: sqlite3.Connection, _record: Any) -> None:
+        connection.execute("PRAGMA query_only=1")
+        connection.execute("PRAGMA busy_timeout=1000")
+        end_s = clock.monotonic_s() + READ_LIMIT_S
+        stop: Callable[[], int] = lambda: int(clock.monotonic_s() > end_s)  # noqa: E731 - one expression, one use
+        connection.set_progress_handler(stop, _PROGRESS_STEPS)
+
+    return engine
+
+
+def _lock(path: Path) -> int:
+    """Take the state directory for this process; the kernel gives it back when the process dies, however it dies."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise StoreError(f"{path.parent}: a daemon uses this state directory already (process {holder})") from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def _refuse_network_file_system(folder: Path) -> None:
+    """SQLite's locks and syncs cannot be trusted over a network."""
+    best, kind = "", ""
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        head, _, tail = line.partition(" - ")
+        mount = head.split()[4].replace("\\040", " ")
+        if folder.resolve().is_relative_to(mount) and len(mount) >= len(best):
+            best, kind = mount, tail.split()[0]
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise StoreError(f"{folder}: is on a network file system ({kind}); the history needs a local disk")

@@ -1,0 +1,85 @@
+"""Tables of the history. A stored run is never changed and never deleted; the database itself refuses."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+
+meta = Table("meta", metadata, Column("key", String, primary_key=True), Column("value", String, nullable=False))
+
+runs = Table(
+    "runs",
+    metadata,
+    # Order of runs is this number, never wall time: clocks step.
+    Column("sequence", Integer, primary_key=True, autoincrement=True),
+    Column("run_id", String, nullable=False, unique=True),
+    Column("kind", String, nullable=False),
+    Column("scanner", String, nullable=False),
+    Column("simulated", Boolean, nullable=False),
+    Column("state", String, nullable=False),
+    Column("started_at", String, nullable=False),
+    Column("started_monotonic_s", Float, nullable=False),
+    Column("boot_id", String, nullable=False),
+    Column("instance", String, nullable=False),
+    Column("folder", String, nullable=False),
+    Column("config_hash", String, nullable=False),
+    Column("finished_at", String),
+    Column("verdict", String),
+    Column("sentence", Text),
+    Column("document", Text),
+    CheckConstraint("state IN ('running', 'finished')", name="known_state"),
+    CheckConstraint(
+        "(state = 'running') = (document IS NULL) AND (document IS NULL) = (verdict IS NULL)", name="whole_or_not"
+    ),
+    sqlite_autoincrement=True,
+)
+
+results = Table(
+    "results",
+    metadata,
+    Column("run", Integer, ForeignKey("runs.sequence"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("check_id", String, nullable=False),
+    Column("node", String, nullable=False),
+    Column("value", Float),
+    Column("unit", String, nullable=False),
+    Column("uncertainty", Float),
+    Column("n", Integer, nullable=False),
+    Column("status", String, nullable=False),
+    Column("reason", Text),
+    Index("results_trend", "check_id", "node", "run"),
+)
+
+TRIGGERS = (
+    (
+        "CREATE TRIGGER IF NOT EXISTS runs_unchanged BEFORE UPDATE ON runs WHEN OLD.state = 'finished' "
+        "BEGIN SELECT RAISE(ABORT, 'a stored run is never changed'); END"
+    ),
+    (
+        "CREATE TRIGGER IF NOT EXISTS runs_kept BEFORE DELETE ON runs "
+        "BEGIN SELECT RAISE(ABORT, 'a run is never deleted'); END"
+    ),
+    (
+        "CREATE TRIGGER IF NOT EXISTS results_unchanged BEFORE UPDATE ON results "
+        "BEGIN SELECT RAISE(ABORT, 'a stored result is never changed'); END"
+    ),
+    (
+        "CREATE TRIGGER IF NOT EXISTS results_kept BEFORE DELETE ON results "
+        "BEGIN SELECT RAISE(ABORT, 'a result is never deleted'); END"
+    ),
+)
