@@ -1,0 +1,39 @@
+"""From histograms to a verdict: every check is run, the worst status counts, one sentence says what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from petqc.qc_input import QcInput, RunContext, SourceShape
+
+if TYPE_CHECKING:
+    from petqc.histograms import QcHistograms
+    from petqc.results import Run
+
+__all__ = ["RunContext", "SourceShape", "analyse", "invalid_run"]
+
+
+def analyse(histograms: QcHistograms, context: RunContext) -> Run:
+    """Run every registered check and give the verdict.
+
+    Args:
+        histograms: everything counted.
+        context: everything else that is known about the run.
+    """
+    from petqc.checks import all_checks
+    from petqc.verdict import conclude
+
+    outputs = [(c, c.function(QcInput(histograms, context))) for c in all_checks()]
+    return conclude(histograms.topology, context, outputs)
+
+
+def invalid_run(context: RunContext, reason: str) -> Run:
+    """A run that could not measure: verdict invalid, no checks, the reason in the sentence.
+
+    Args:
+        context: what is known about the run.
+        reason: a sentence for a person, without a full stop at the end.
+    """
+    from petqc.verdict import not_measured
+
+    return not_measured(context, reason)

@@ -1,0 +1,122 @@
+"""The checks: ONE file here = ONE check, found by itself.
+
+A check is a pure function from what was counted (`QcInput`) to numbers with limits (`CheckOutput`), registered with
+its identity, default limits and the source of its formula. `petqc.analysis` runs them all.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from petqc.errors import BadInputError
+from petqc.limits import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from petqc.qc_input import QcInput
+    from petqc.results import ChannelColumn, CheckResult, Spectrum
+
+Level: TypeAlias = Literal["scanner", "pair", "module", "asic", "channel"]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOutput:
+    """What one check found: results by node, one column over all channels, spectra worth looking at, remarks."""
+
+    results: list[CheckResult] = field(default_factory=list)
+    column: ChannelColumn | None = None
+    spectra: list[Spectrum] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+CheckFunction: TypeAlias = "Callable[[QcInput], CheckOutput]"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One registered check.
+
+    limits: default limits by level, in `unit`. relative: limits by level in per cent of the node's baseline; they
+    replace the default ones at nodes that have a baseline. source: where formula and limits come from. order: place in
+    the table that a person reads.
+    """
+
+    id: str
+    title: str
+    unit: str
+    levels: tuple[Level, ...]
+    limits: Mapping[Level, Limits]
+    relative: Mapping[Level, Limits]
+    source: str
+    order: int
+    function: CheckFunction
+
+    def limits_at(self, level: Level, baseline: float | None, override: Mapping[str, float] | None) -> Limits:
+        """Limits of one node: the default ones, or relative to its baseline, each side replaced by an override."""
+        found = self.limits.get(level, Limits())
+        share = self.relative.get(level)
+        if share is not None and baseline is not None:
+            scale = abs(baseline) / 100.0
+            found = Limits(
+                **{
+                    side: None if value is None else baseline + value * scale
+                    for side in ("fail_low", "warn_low", "warn_high", "fail_high")
+                    for value in (getattr(share, side),)
+                }
+            )
+        if override:
+            unknown = set(override) - {"fail_low", "warn_low", "warn_high", "fail_high"}
+            if unknown:
+                raise BadInputError(
+                    f"limit {min(unknown)!r} of {self.id}", do="use fail_low, warn_low, warn_high, fail_high"
+                )
+            found = replace(found, **override)
+        return found
+
+
+_REGISTRY: dict[str, Check] = {}
+
+
+def check(
+    id: str,  # noqa: A002 - the document's own word
+    *,
+    title: str,
+    unit: str,
+    levels: tuple[Level, ...],
+    source: str,
+    order: int,
+    limits: Mapping[Level, Limits] | None = None,
+    relative: Mapping[Level, Limits] | None = None,
+) -> Callable[[CheckFunction], CheckFunction]:
+    """Register a function as the check `id`."""
+
+    def register(function: CheckFunction) -> CheckFunction:
+        if id in _REGISTRY:
+            raise ValueError(f"check {id!r} is registered twice")
+        _REGISTRY[id] = Check(id, title, unit, levels, limits or {}, relative or {}, source, order, function)
+        return function
+
+    return register
+
+
+def all_checks() -> tuple[Check, ...]:
+    """Every check of this folder, in the order in which a person reads them."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return tuple(sorted(_REGISTRY.values(), key=lambda c: (c.order, c.id)))
+
+
+def get_check(id: str) -> Check:  # noqa: A002 - the document's own word
+    """The check of that name.
+
+    Raises:
+        BadInputError: there is none.
+    """
+    for found in all_checks():
+        if found.id == id:
+            return found
+    raise BadInputError(f"there is no check {id!r}", do="one of " + ", ".join(c.id for c in all_checks()))

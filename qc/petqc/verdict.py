@@ -1,0 +1,212 @@
+"""The verdict of a run, written for a physicist at seven in the morning: what, where, how much against which limit."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from petqc.channel_map import SCANNER
+from petqc.limits import Limits, Status, worst
+from petqc.results import CheckResult, Run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from petqc.channel_map import Topology
+    from petqc.checks import Check, CheckOutput
+    from petqc.qc_input import RunContext
+
+_NAMED = 3
+"""A sentence names this many findings; the table has the others."""
+_EXPLAINED = 0.8
+"""The smallest node that holds this share of the flags is the one to name. Source: daily-qc.md §3, root-cause logic."""
+_GRAVITY = {Status.FAIL: 3, Status.INVALID: 2, Status.WARN: 1}
+
+
+def say(value: float, uncertainty: float | None, unit: str) -> str:
+    """A value with its uncertainty, both to the uncertainty's second digit (first from 3 on): `510.83 ± 0.12 keV`."""
+    unit = unit if unit.startswith("%") or not unit else " " + unit
+    if not uncertainty:
+        return f"{value:.6g}{unit}"
+    first = math.floor(math.log10(abs(uncertainty)))
+    digits = max(0, -(first - (abs(uncertainty) / 10.0**first < 3)))
+    return f"{value:.{digits}f} ± {uncertainty:.{digits}f}{unit}"
+
+
+def place(node: str) -> str:
+    """A node as people say it: `module 0.0.1`, `ASIC 0.0.5`, `the scanner`."""
+    if node == SCANNER:
+        return "the scanner"
+    if " - " in node:
+        a, b = node.split(" - ", 1)
+        return f"modules {a.partition(':')[2]} and {b.partition(':')[2]}"
+    kind, _, address = node.partition(":")
+    return f"{'ASIC' if kind == 'asic' else kind} {address}"
+
+
+def conclude(topology: Topology, context: RunContext, outputs: Sequence[tuple[Check, CheckOutput]]) -> Run:
+    """Collect what the checks found into a run with a verdict and its sentence."""
+    run = _empty_run(context)
+    run.channels = channel_table(topology)
+    titles: dict[str, str] = {}
+    for check, output in outputs:
+        titles[check.id] = check.title
+        run.checks += output.results
+        run.spectra += output.spectra
+        run.notes += [note for note in output.notes if note not in run.notes]
+        if output.column is not None:
+            run.columns.append(output.column)
+    run.verdict = worst([c.status for c in run.checks])
+    run.sentence = sentence(run, topology, titles)
+    return run
+
+
+def not_measured(context: RunContext, reason: str) -> Run:
+    """A run without checks."""
+    run = _empty_run(context)
+    run.sentence = f"Not measured: {reason.rstrip('.')}."
+    return run
+
+
+def channel_table(topology: Topology) -> dict[str, NDArray[Any]]:
+    """The columns that say which channel each row of the channel columns is."""
+    return {
+        "channel": topology.channels,
+        "module": np.array([topology.module_nodes[i] for i in topology.module], dtype=object),
+        "asic": np.array([topology.asic_nodes[i] for i in topology.asic], dtype=object),
+        "column": topology.column,
+        "row": topology.row,
+    }
+
+
+def sentence(run: Run, topology: Topology, titles: dict[str, str]) -> str:
+    """What to do, and why."""
+    by_check: dict[str, list[CheckResult]] = {}
+    for result in run.checks:
+        by_check.setdefault(result.id, []).append(result)
+    found = [f for results in by_check.values() for f in _findings(results, topology)]
+    found.sort(key=lambda r: (-_GRAVITY[r.status], -_excess(r)))
+    if run.verdict is Status.PASS:
+        return _passing(run, titles)
+    grave = [r for r in found if r.status is run.verdict]
+    if not grave:
+        return "Not measured: no check of this run has a number with limits."
+    start = {
+        Status.FAIL: "Do not scan: ",
+        Status.WARN: "Scan, but look at ",
+        Status.INVALID: "Not measured: ",
+    }[run.verdict]
+    named = "; ".join(_phrase(r, titles) for r in grave[:_NAMED])
+    more = len(found) - min(len(grave), _NAMED)
+    return f"{start}{named}{f'; and {more} more' if more else ''}."
+
+
+def _empty_run(context: RunContext) -> Run:
+    notes = list(context.notes)
+    return Run(
+        run_id=context.run_id,
+        kind=context.kind,
+        started_at=context.started_at,
+        finished_at=context.finished_at,
+        simulated=context.simulated,
+        verdict=Status.INVALID,
+        sentence="",
+        software=dict(context.software),
+        config_hash=context.config_hash,
+        calibration_ids=dict(context.calibration_ids),
+        raw_files=list(context.raw_files),
+        environment=list(context.environment),
+        account=dict(context.account),
+        notes=notes,
+        scanner=context.scanner,
+    )
+
+
+def _passing(run: Run, titles: dict[str, str]) -> str:
+    told = []
+    for id_ in ("photopeak", "energy_resolution", "ctr_fit"):
+        result = run.find(id_)
+        if result is not None and result.value is not None:
+            told.append(f"{titles.get(id_, id_)} {say(result.value, result.uncertainty, result.unit)}")
+    checked = sum(1 for c in run.checks if c.status is Status.PASS)
+    told.append(f"{checked} values inside their limits")
+    return f"Scan: {', '.join(told)}."
+
+
+def _findings(results: list[CheckResult], topology: Topology) -> list[CheckResult]:
+    """The flags of one check, several at one hardware node counted once (the smallest node that explains them)."""
+    flagged = [r for r in results if r.status in _GRAVITY]
+    if len(flagged) < 2:
+        return flagged
+    by_node = {r.node: r for r in flagged}
+    asics = [n for n in by_node if n.startswith("asic:")]
+    parent = {
+        topology.asic_nodes[a]: topology.module_nodes[m] for a, m in zip(topology.asic, topology.module, strict=True)
+    }
+    if asics:
+        by_module: dict[str, list[str]] = {}
+        for node in asics:
+            by_module.setdefault(parent.get(node, SCANNER), []).append(node)
+        for module, members in by_module.items():
+            count = sum(1 for m in parent.values() if m == module)
+            if module in by_node and len(members) < _EXPLAINED * count and len(members) * 2 <= count:
+                del by_node[module]  # a few ASICs explain it: name them
+            elif module in by_node:
+                for node in members:
+                    del by_node[node]
+    modules = [n for n in by_node if n.startswith("module:")]
+    if SCANNER in by_node and modules:
+        if len(modules) >= _EXPLAINED * len(topology.module_nodes):
+            for node in modules:
+                del by_node[node]
+        else:
+            del by_node[SCANNER]
+    elif SCANNER in by_node and any(n.startswith("asic:") for n in by_node):
+        del by_node[SCANNER]
+    if SCANNER in by_node:
+        for node in [n for n in by_node if " - " in n]:
+            del by_node[node]
+    gravest = max(_GRAVITY[r.status] for r in flagged)
+    # The sentence must not hide the gravest status because it stood at a node that was folded away.
+    if all(_GRAVITY[r.status] < gravest for r in by_node.values()):
+        return [r for r in flagged if _GRAVITY[r.status] == gravest]
+    return list(by_node.values())
+
+
+def _crossed(result: CheckResult) -> tuple[str, float] | None:
+    if result.value is None:
+        return None
+    limits: Limits = result.limits
+    kind = "fail" if result.status is Status.FAIL else "warn"
+    low, high = getattr(limits, f"{kind}_low"), getattr(limits, f"{kind}_high")
+    if low is not None and result.value < low:
+        return f"below the {kind} limit of", low
+    if high is not None and result.value > high:
+        return f"above the {kind} limit of", high
+    return None
+
+
+def _excess(result: CheckResult) -> float:
+    """How far over its limit, in units of the limit."""
+    crossed = _crossed(result)
+    if crossed is None or result.value is None:
+        return 0.0
+    return abs(result.value - crossed[1]) / max(abs(crossed[1]), 1e-9)
+
+
+def _phrase(result: CheckResult, titles: dict[str, str]) -> str:
+    base, _, part = result.id.partition(".")
+    title = titles.get(base, base) + (f", {part.replace('_', ' ')}," if part else "")
+    where = "" if result.node == SCANNER else f" of {place(result.node)}"
+    if result.value is None:
+        return f"{title}{where}: {result.reason}"
+    crossed = _crossed(result)
+    told = f"{title}{where} {say(result.value, result.uncertainty, result.unit)}"
+    if crossed is not None:
+        limit = f"{crossed[1]:.4g}" if abs(crossed[1]) < 1e4 else f"{crossed[1]:.0f}"
+        told += f", {crossed[0]} {limit}{'' if result.unit.startswith('%') else ' '}{result.unit}".rstrip()
+    return told + (f" ({result.reason})" if result.reason else "")
