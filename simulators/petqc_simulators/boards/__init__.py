@@ -1,0 +1,1 @@
+"""One file per device family: the wire side over the physics."""

@@ -1,0 +1,264 @@
+"""Decays on a time line, and the energy that each leaves in the crystals."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from petqc.jit import kernel
+
+from petqc_simulators.physics.crystal import (
+    CLOCK_PS,
+    DECAY,
+    ZE,
+    ZT,
+    CHANNEL,
+    E,
+    T,
+    attenuation_tables,
+    deposit_at,
+    track,
+)
+from petqc_simulators.physics.source import LU176_GAMMA_YIELD, LU176_GAMMAS_KEV, beta_quantiles, source_model
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from petqc_simulators.profile import Profile
+
+CLOCK_S = CLOCK_PS * 1e-12
+_ROOM = 128  # most deposits that one decay can leave behind
+
+# Indices of the emission numbers.
+_SOURCE_RATE, _LU_RATE, _EXTRA_RATE, _PAIR_SHARE, _GAMMA_SHARE, _GAMMA_KEV, _RADIUS, _LENGTH, _COS_CONE = range(9)
+
+
+def geometry_numbers(profile: Profile) -> NDArray[np.float64]:
+    """The geometry as the kernels read it; see crystal.deposit_at."""
+    g = profile.geometry
+    return np.array(
+        [
+            g.columns * g.pitch_mm / 2,
+            g.rows * g.pitch_mm / 2,
+            g.pitch_mm,
+            g.face_distance_mm,
+            g.crystal_length_mm,
+            g.columns,
+            g.rows,
+            profile.crystal.light_speed_index,
+        ],
+        np.float64,
+    )
+
+
+class Emission:
+    """All decays of a profile as one Poisson process; `generate` fills the deposits of a stretch of time.
+
+    The random stream is consumed decay by decay, so that the result does not depend on how time is cut up.
+    """
+
+    def __init__(self, profile: Profile, rng: np.random.Generator) -> None:
+        geometry = profile.geometry
+        model = source_model(profile.source, geometry)
+        pair = model.pair_yield * model.cone_fraction
+        gamma = model.gamma_yield * model.cone_fraction
+        reach = 1.0 - (1.0 - pair) * (1.0 - gamma)
+        volume_cm3 = (
+            geometry.channels * geometry.pitch_mm**2 * geometry.crystal_length_mm * profile.crystal.fill_factor / 1000.0
+        )
+        self.source_hz = model.activity_bq * reach
+        self.lutetium_hz = volume_cm3 * profile.crystal.lu176_bq_per_cm3
+        self.numbers = np.array(
+            [
+                self.source_hz * CLOCK_S,
+                self.lutetium_hz * CLOCK_S,
+                0.0,
+                pair * (1.0 - gamma) / reach if reach else 0.0,
+                pair * gamma / reach if reach else 0.0,
+                model.gamma_kev,
+                model.radius_mm,
+                model.length_mm,
+                model.cos_cone,
+            ]
+        )
+        self.geometry = geometry_numbers(profile)
+        self.attenuation = attenuation_tables(profile.crystal)
+        self.beta = beta_quantiles()
+        self.lines = np.array([LU176_GAMMAS_KEV, LU176_GAMMA_YIELD])
+        self.extra = np.zeros((geometry.channels, 2))
+        self.clock = np.zeros(2)  # time of the next decay in clocks, and its number
+        self.rng = rng
+        self.clock[0] = -1.0
+
+    def set_extra(self, rate_hz: NDArray[np.float64], floor_kev: NDArray[np.float64]) -> None:
+        """Pulses that no decay makes (dark counts over threshold, light leaks): rate and least energy per channel."""
+        cumulative = np.cumsum(rate_hz * CLOCK_S)
+        self.extra[:, 0] = cumulative
+        self.extra[:, 1] = floor_kev
+        self.numbers[_EXTRA_RATE] = cumulative[-1]
+
+    def generate(self, until_clk: float, deposits: NDArray[np.float64], n: int) -> tuple[NDArray[np.float64], int]:
+        """Add the deposits of every decay before until_clk to rows n .. of the array, which grows as needed."""
+        while True:
+            n, done = _generate(
+                self.rng,
+                until_clk,
+                self.numbers,
+                self.geometry,
+                self.attenuation,
+                self.beta,
+                self.lines,
+                self.extra,
+                self.clock,
+                deposits,
+                n,
+            )
+            if done:
+                return deposits, n
+            larger = np.empty((2 * deposits.shape[0] + 4 * _ROOM, deposits.shape[1]))
+            larger[:n] = deposits[:n]
+            deposits = larger
+
+    def shift(self, clk: float) -> None:
+        """Move the origin of time forward."""
+        self.clock[0] -= clk
+
+
+@kernel
+def _source_decay(
+    rng: np.random.Generator,
+    deposits: NDArray[np.float64],
+    n: int,
+    clk: float,
+    decay: float,
+    numbers: NDArray[np.float64],
+    geometry: NDArray[np.float64],
+    attenuation: NDArray[np.float64],
+) -> int:
+    first = n
+    radius = numbers[_RADIUS]
+    while True:
+        x = 2.0 * rng.random() - 1.0
+        y = 2.0 * rng.random() - 1.0
+        z = 2.0 * rng.random() - 1.0
+        if x * x + y * y + z * z <= 1.0:
+            break
+    x *= radius
+    y = y * radius + numbers[_LENGTH] * (rng.random() - 0.5)
+    z *= radius
+    kind = rng.random()
+    pair_only = numbers[_PAIR_SHARE]
+    both = numbers[_PAIR_SHARE] + numbers[_GAMMA_SHARE]
+    for photon in range(2):
+        if (photon == 0 and kind >= both) or (photon == 1 and kind < pair_only):
+            continue
+        uz = numbers[_COS_CONE] + (1.0 - numbers[_COS_CONE]) * rng.random()
+        sine = math.sqrt(1.0 - uz * uz)
+        azimuth = 2.0 * math.pi * rng.random()
+        ux = sine * math.cos(azimuth)
+        uy = sine * math.sin(azimuth)
+        if photon == 0:
+            n = track(rng, deposits, first, n, x, y, z, ux, uy, uz, 510.999, clk, decay, geometry, attenuation)
+            n = track(rng, deposits, first, n, x, y, z, -ux, -uy, -uz, 510.999, clk, decay, geometry, attenuation)
+        else:
+            if rng.random() < 0.5:
+                uz = -uz
+            n = track(
+                rng, deposits, first, n, x, y, z, ux, uy, uz, numbers[_GAMMA_KEV], clk, decay, geometry, attenuation
+            )
+    return n
+
+
+@kernel
+def _lutetium_decay(
+    rng: np.random.Generator,
+    deposits: NDArray[np.float64],
+    n: int,
+    clk: float,
+    decay: float,
+    geometry: NDArray[np.float64],
+    attenuation: NDArray[np.float64],
+    beta: NDArray[np.float64],
+    lines: NDArray[np.float64],
+) -> int:
+    first = n
+    x = geometry[0] * (2.0 * rng.random() - 1.0)
+    y = geometry[1] * (2.0 * rng.random() - 1.0)
+    z = geometry[3] + geometry[4] * rng.random()
+    if rng.random() < 0.5:
+        z = -z
+    local = beta[int(rng.random() * beta.shape[0])]
+    for line in range(lines.shape[1]):
+        if rng.random() >= lines[1, line]:
+            local += lines[0, line]
+            continue
+        uz = 2.0 * rng.random() - 1.0
+        sine = math.sqrt(1.0 - uz * uz)
+        azimuth = 2.0 * math.pi * rng.random()
+        n = track(
+            rng,
+            deposits,
+            first,
+            n,
+            x,
+            y,
+            z,
+            sine * math.cos(azimuth),
+            sine * math.sin(azimuth),
+            uz,
+            lines[0, line],
+            clk,
+            decay,
+            geometry,
+            attenuation,
+        )
+    return deposit_at(deposits, first, n, x, y, z, clk, local, decay, geometry)
+
+
+@kernel
+def _generate(
+    rng: np.random.Generator,
+    until_clk: float,
+    numbers: NDArray[np.float64],
+    geometry: NDArray[np.float64],
+    attenuation: NDArray[np.float64],
+    beta: NDArray[np.float64],
+    lines: NDArray[np.float64],
+    extra: NDArray[np.float64],
+    clock: NDArray[np.float64],
+    deposits: NDArray[np.float64],
+    n: int,
+) -> tuple[int, bool]:
+    total = numbers[_SOURCE_RATE] + numbers[_LU_RATE] + numbers[_EXTRA_RATE]
+    if total <= 0.0:
+        clock[0] = max(clock[0], until_clk)
+        return n, True
+    if clock[0] < 0.0:
+        clock[0] = rng.standard_exponential() / total
+    while clock[0] < until_clk:
+        if n + _ROOM > deposits.shape[0]:
+            return n, False
+        clk = clock[0]
+        decay = clock[1]
+        first = n
+        kind = rng.random() * total
+        if kind < numbers[_SOURCE_RATE]:
+            n = _source_decay(rng, deposits, n, clk, decay, numbers, geometry, attenuation)
+        elif kind < numbers[_SOURCE_RATE] + numbers[_LU_RATE]:
+            n = _lutetium_decay(rng, deposits, n, clk, decay, geometry, attenuation, beta, lines)
+        else:
+            channel = np.searchsorted(extra[:, 0], rng.random() * numbers[_EXTRA_RATE])
+            channel = min(channel, extra.shape[0] - 1)
+            deposits[n, T] = clk
+            deposits[n, E] = extra[channel, 1] + 30.0 * rng.standard_exponential()
+            deposits[n, DECAY] = decay
+            deposits[n, CHANNEL] = channel
+            n += 1
+        for i in range(first, n):
+            deposits[i, ZE] = rng.standard_normal()
+            deposits[i, ZT] = rng.standard_normal()
+        clock[0] += rng.standard_exponential() / total
+        clock[1] += 1.0
+    return n, True
