@@ -1,0 +1,64 @@
+"""Which kinds of device there are, and where their driver is; a driver's module is imported when it is wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from petqc_drivers.errors import LocalProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceKind:
+    """One kind of device.
+
+    Attributes:
+        kind: Its name in configurations.
+        title: What it is, for people.
+        module: Module of the driver.
+        settings: Name of the settings class in it.
+        device: Name of the device class in it.
+        readback: Whether output voltages can be measured, or only the command is known.
+    """
+
+    kind: str
+    title: str
+    module: str
+    settings: str
+    device: str
+    readback: Literal["measured", "commanded", "none"]
+
+    def load(self) -> tuple[type[Any], type[Any]]:
+        """The settings class and the device class."""
+        module = import_module(self.module)
+        return getattr(module, self.settings), getattr(module, self.device)
+
+
+_KINDS: Final = (
+    DeviceKind(
+        kind="petsys-udp",
+        title="PETsys TOFPET2 front-end board on gigabit UDP",
+        module="petqc_drivers.petsys.readout",
+        settings="PetsysUdpSettings",
+        device="PetsysUdpReadout",
+        readback="commanded",
+    ),
+)
+KINDS: Final[Mapping[str, DeviceKind]] = MappingProxyType({kind.kind: kind for kind in _KINDS})
+
+
+def device_kind(name: str) -> DeviceKind:
+    """The kind of that name.
+
+    Raises:
+        LocalProtocolError: If there is none.
+    """
+    found = KINDS.get(name)
+    if found is None:
+        raise LocalProtocolError(f"no device is of kind {name!r}", do="known kinds: " + ", ".join(sorted(KINDS)))
+    return found
