@@ -30,6 +30,29 @@ LOST_BIT = 1 << 16
 MAX_FRAME_WORDS = FRAME_SIZE_MASK
 CLOCKS_PER_FRAME = 1024
 
+WHOLE, INCOMPLETE, IMPOSSIBLE = 0, 1, 2
+"""How a walk over frames ended: at the end of the words, inside a frame, at words that are no frame."""
+
+USED, FRAMES, EVENTS, FIRST_ID, LAST_ID, ENDED, N_WALK = 0, 1, 2, 3, 4, 5, 6
+"""Positions in the result of petsys_kernels.walk_frames; first and last id are -1 without a frame."""
+
+(
+    S_LAST_ID,
+    S_LAST_TYPE,
+    S_FIRST_ID,
+    S_FRAMES_IN,
+    S_FRAMES_WRITTEN,
+    S_EVENTS,
+    S_FRAMES_LOST,
+    S_FRAMES_PARTLY_LOST,
+    S_OUT_OF_ORDER,
+    N_STATE,
+) = range(10)
+"""Positions in the state of petsys_kernels.store_frames."""
+
+NO_FRAME_YET = -2
+TYPE_DATA, TYPE_EMPTY, TYPE_LOST = 0, 1, 2
+
 _QDC_BIT = 1 << 32
 _TRIGGER_FLAG = 0x8000
 _LAYOUT = struct.Struct("<QdQQQQQQ")
