@@ -1,0 +1,131 @@
+"""The page: what each section is given, and the template that writes it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from petqc.limits import Status
+from petqc.report import channels as channel_view
+from petqc.report import figures, maps, tables, text, tiles
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+    from petqc.report.channels import Channels
+    from petqc.results import ChannelColumn, Run
+
+_VERDICT_WORD = {
+    Status.PASS: "Pass",
+    Status.WARN: "Warning",
+    Status.FAIL: "Fail",
+    Status.INVALID: "Invalid",
+    Status.NO_LIMITS: "No limits",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MapFigure:
+    """Maps of one quantity: one panel a module, one colour scale for all."""
+
+    title: str
+    unit: str
+    panels: tuple[tuple[str, bool, Markup], ...]
+    scale: Markup | None
+
+
+def render(run: Run) -> str:
+    """The page of a run."""
+    return _environment().get_template("page.html.j2").render(_view(run))
+
+
+def policy() -> str:
+    """Nothing is loaded and nothing runs; the one style sheet is known by its hash."""
+    digest = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+
+
+@cache
+def _style() -> str:
+    return resources.files("petqc.report").joinpath("templates/style.css").read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("petqc.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(moment=text.moment, sentence_case=text.sentence_case)
+    return environment
+
+
+def _view(run: Run) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    found = channel_view.read_channels(run)
+    checks = tables.check_table(run)
+    attention, more_attention = tables.attention(checks)
+    offenders = tables.offenders(run, found) if found else []
+    headings, rows = tables.channel_rows(run, found) if found else ([], [])
+    return {
+        "run": run,
+        "style": Markup(_style()),  # noqa: S704 - our own file, and its hash is in the policy
+        "policy": policy(),
+        "verdict_word": _VERDICT_WORD[run.verdict],
+        "duration": text.duration(run.started_at, run.finished_at),
+        "size": _size(found),
+        "tiles": tiles.tiles(run),
+        "attention": attention,
+        "more_attention": more_attention,
+        "energy": figures.energy_figures(run),
+        "timing": figures.timing_figures(run),
+        "other": figures.other_figures(run),
+        "maps": _maps(run, found) if found else [],
+        "checks": checks,
+        "status_words": [(s, text.STATUS_WORD[s]) for s in text.STATUS_ORDER],
+        "column_counts": tables.column_counts(run),
+        "offenders": offenders[: tables.MOST_OFFENDERS],
+        "more_offenders": max(len(offenders) - tables.MOST_OFFENDERS, 0),
+        "channel_headings": headings,
+        "channel_rows": rows,
+        "more_channels": max((len(found) if found else 0) - tables.MOST_CHANNEL_ROWS, 0),
+        "readings": tables.reading_rows(run),
+        "account": tables.account_rows(run),
+    }
+
+
+def _size(found: Channels | None) -> str:
+    if found is None:
+        return ""
+    parts = [(len(found.modules), "module"), (len(set(found.asics)), "ASIC"), (len(found), "channel")]
+    return ", ".join(f"{text.plain(n)} {word}{'' if n == 1 else 's'}" for n, word in parts)
+
+
+def _maps(run: Run, found: Channels) -> list[MapFigure]:
+    columns = channel_view.map_columns(run)
+    has_titles = len(found) * len(columns) <= maps.MOST_TITLES
+    return [_map_figure(column, found, has_titles=has_titles) for column in columns if column.value.size == len(found)]
+
+
+def _map_figure(column: ChannelColumn, found: Channels, *, has_titles: bool) -> MapFigure:
+    colours = maps.colour_range(column.value)
+    return MapFigure(
+        title=text.title_of(column.id),
+        unit=column.unit,
+        panels=tuple(
+            (m.node, m.is_mapped, maps.draw_map(column, found, m, colours, has_titles=has_titles))
+            for m in found.modules
+        ),
+        scale=maps.draw_scale(column, colours) if colours is not None else None,
+    )

@@ -1,0 +1,232 @@
+"""The tables of the report: checks, channels that need attention, readings, the account, traceability."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from petqc.limits import Status
+from petqc.report.channels import MARKED, Offender, map_columns, status_at
+from petqc.report.text import (
+    NO_NUMBER,
+    STATUS_ORDER,
+    STATUS_WORD,
+    age,
+    level_of,
+    limits_text,
+    measured,
+    node_sort_key,
+    outside,
+    plain,
+    sentence_case,
+    title_of,
+    value_and_uncertainty,
+)
+
+if TYPE_CHECKING:
+    from petqc.report.channels import Channels
+    from petqc.results import ChannelColumn, CheckResult, Run
+
+MOST_OFFENDERS = 100
+MOST_CHANNEL_ROWS = 2048
+_MOST_ATTENTION = 8
+_NEEDS_ATTENTION = (Status.FAIL, Status.INVALID, Status.WARN)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckRow:
+    """One result as a table row."""
+
+    anchor: str
+    title: str
+    node: str
+    level: str
+    value: str
+    sigma: str
+    unit: str
+    status: Status
+    word: str
+    limits: str
+    warn: str
+    fail: str
+    n: str
+    baseline: str
+    method: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckTable:
+    """All rows, worst first within a check, and how many of each status there are."""
+
+    rows: tuple[CheckRow, ...]
+    counts: tuple[tuple[Status, str, int], ...]
+
+
+def check_table(run: Run) -> CheckTable:
+    """Every result above channel level, in the order of the run's checks, then of the hardware tree."""
+    above = [c for c in run.checks if level_of(c.node) != "channel"]
+    first = {check_id: i for i, check_id in reversed(list(enumerate(c.id for c in above)))}
+    ordered = sorted(above, key=lambda c: (first[c.id], node_sort_key(c.node)))
+    rows = tuple(_row(i, c) for i, c in enumerate(ordered))
+    counts = tuple((s, STATUS_WORD[s], sum(r.status is s for r in rows)) for s in STATUS_ORDER)
+    return CheckTable(rows, counts)
+
+
+def _row(number: int, result: CheckResult) -> CheckRow:
+    value, sigma = (NO_NUMBER, "") if result.value is None else value_and_uncertainty(result.value, result.uncertainty)
+    return CheckRow(
+        anchor=f"check-{number}",
+        title=title_of(result.id),
+        node=result.node,
+        level=level_of(result.node),
+        value=value,
+        sigma=sigma,
+        unit=result.unit,
+        status=result.status,
+        word=STATUS_WORD[result.status],
+        limits=limits_text(result.limits),
+        warn=outside(result.limits.warn_low, result.limits.warn_high),
+        fail=outside(result.limits.fail_low, result.limits.fail_high),
+        n=plain(float(result.n)),
+        baseline="" if result.baseline is None else plain(result.baseline),
+        method=result.method or "",
+        reason=result.reason or "",
+    )
+
+
+def attention(table: CheckTable) -> tuple[tuple[CheckRow, ...], int]:
+    """The rows to read first, worst first, and how many more there are."""
+    rows = [r for status in _NEEDS_ATTENTION for r in table.rows if r.status is status]
+    return tuple(rows[:_MOST_ATTENTION]), max(len(rows) - _MOST_ATTENTION, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnCount:
+    """How many channels have each status in one check."""
+
+    title: str
+    counts: tuple[int, ...]
+    reasons: tuple[tuple[str, int], ...]
+
+
+def column_counts(run: Run) -> list[ColumnCount]:
+    """Channels by status for each check, with the reasons for values not given, most frequent first."""
+    out = []
+    for column in run.columns:
+        statuses = [status_at(column, i) for i in range(column.value.size)]
+        why: dict[str, int] = {}
+        for i, status in enumerate(statuses):
+            if status is Status.INVALID and column.reason[i]:
+                kind = re.sub(r"\d[\d.,]*", "…", str(column.reason[i]))  # the same reason with other numbers
+                why[kind] = why.get(kind, 0) + 1
+        common = sorted(why.items(), key=lambda item: (-item[1], item[0]))[:3]
+        out.append(ColumnCount(title_of(column.id), tuple(statuses.count(s) for s in STATUS_ORDER), tuple(common)))
+    return out
+
+
+def offenders(run: Run, channels: Channels) -> list[Offender]:
+    """Channels outside limits or without a number, worst first."""
+    found = []
+    for index in range(len(channels)):
+        issues = [_issue(c, index) for c in run.columns if status_at(c, index) in _NEEDS_ATTENTION]
+        if issues:
+            issues.sort(key=lambda issue: STATUS_ORDER.index(issue[1]))
+            found.append(Offender(index, channels.nodes[index], issues[0][1], tuple(issues)))
+    return sorted(found, key=lambda o: (STATUS_ORDER.index(o.status), -len(o.issues), node_sort_key(o.node)))
+
+
+def _issue(column: ChannelColumn, index: int) -> tuple[str, Status, str]:
+    return title_of(column.id), status_at(column, index), _cell(column, index)
+
+
+def _cell(column: ChannelColumn, index: int) -> str:
+    value = float(column.value[index])
+    if np.isfinite(value) and column.id in MARKED and column.reason[index]:
+        return str(column.reason[index])
+    if np.isfinite(value):
+        return measured(value, float(column.uncertainty[index]), column.unit)
+    return f"no number: {column.reason[index] or 'not given'}"
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelRow:
+    """One channel with its number in every mapped check; status of each for marking."""
+
+    node: str
+    module: str
+    place: str
+    cells: tuple[tuple[str, Status], ...]
+    marks: str
+
+
+def channel_rows(run: Run, channels: Channels) -> tuple[list[str], list[ChannelRow]]:
+    """Headings and rows of the table of all channels (at most MOST_CHANNEL_ROWS)."""
+    columns = map_columns(run)
+    headings = [f"{title_of(c.id)}, {c.unit}" if c.unit else title_of(c.id) for c in columns]
+    where = {
+        int(i): (m.node, f"{m.column[k]}, {m.row[k]}" if m.is_mapped else NO_NUMBER)
+        for m in channels.modules
+        for k, i in enumerate(m.index)
+    }
+    rows = [
+        ChannelRow(
+            node=channels.nodes[i],
+            module=where[i][0],
+            place=where[i][1],
+            cells=tuple((measured(float(c.value[i]), float(c.uncertainty[i])), status_at(c, i)) for c in columns),
+            marks=" ".join(word for word, flags in channels.marks.items() if flags[i]),
+        )
+        for i in range(min(len(channels), MOST_CHANNEL_ROWS))
+    ]
+    return headings, rows
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingRow:
+    """An environment reading."""
+
+    name: str
+    node: str
+    value: str
+    unit: str
+    source: str
+    quality: str
+    age: str
+    is_doubtful: bool
+
+
+def reading_rows(run: Run) -> list[ReadingRow]:
+    """Readings by name, then by place."""
+    return [
+        ReadingRow(
+            name=sentence_case(r.name),
+            node=r.node,
+            value=NO_NUMBER if r.value is None else plain(r.value),
+            unit=r.unit,
+            source="measured" if r.measured else "commanded",
+            quality=r.quality,
+            age=age(r.age_s),
+            is_doubtful=r.value is None or r.quality.lower() not in {"ok", "good", "fresh"},
+        )
+        for r in sorted(run.environment, key=lambda r: (r.name, node_sort_key(r.node)))
+    ]
+
+
+def account_rows(run: Run) -> list[tuple[str, str, str]]:
+    """What, how many, and the share of all frames or hits where that says something."""
+    totals = {"frames": run.account.get("frames"), "hits": run.account.get("hits")}
+    rows = []
+    for key, value in run.account.items():
+        whole = totals["frames"] if key.startswith("frames_") else totals["hits"] if _is_loss(key) else None
+        share = f"{plain(round(100.0 * value / whole, 4))} %" if whole else ""
+        name, unit = (key[:-2], " s") if key.endswith("_s") else (key, "")
+        rows.append((sentence_case(name.replace(".", ": ")), plain(float(value)) + unit, share))
+    return rows
+
+
+def _is_loss(key: str) -> bool:
+    return any(word in key for word in ("drop", "reject", "out_of_order"))

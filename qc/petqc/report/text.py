@@ -1,0 +1,181 @@
+"""Numbers, times and nodes as a person reads them."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING
+
+from petqc.limits import Limits, Status
+
+if TYPE_CHECKING:
+    from petqc.results import CheckResult
+
+MINUS = "\N{MINUS SIGN}"
+THIN = "\N{NARROW NO-BREAK SPACE}"
+NO_NUMBER = "\N{EN DASH}"
+_MOST_DECIMALS = 9
+
+STATUS_WORD = {
+    Status.PASS: "pass",
+    Status.WARN: "warn",
+    Status.FAIL: "fail",
+    Status.INVALID: "invalid",
+    Status.NO_LIMITS: "no limits",
+}
+STATUS_ORDER = (Status.FAIL, Status.INVALID, Status.WARN, Status.PASS, Status.NO_LIMITS)
+"""Worst first: the order in which people want to read."""
+
+
+def _group(digits: str) -> str:
+    """Thin spaces every three digits of the integer part, from five digits on (ISO 80000-1)."""
+    whole, dot, rest = digits.partition(".")
+    sign, whole = (MINUS, whole[1:]) if whole.startswith("-") else ("", whole)
+    if len(whole) > 4:
+        head = len(whole) % 3
+        whole = THIN.join(([whole[:head]] if head else []) + [whole[i : i + 3] for i in range(head, len(whole), 3)])
+    return sign + whole + dot + rest
+
+
+def fixed(value: float, decimals: int) -> str:
+    """A number with so many decimals; a zero has no sign."""
+    shown = f"{value:.{decimals}f}"
+    return _group(shown[1:] if float(shown) == 0 and shown.startswith("-") else shown)
+
+
+def decimals_of(uncertainty: float) -> int:
+    """Decimals so that the uncertainty shows two digits when they start with 10 to 35, otherwise one.
+
+    Source: Review of Particle Physics, "Introduction", rounding rule (354/949). Never left of the decimal point:
+    counts stay whole.
+    """
+    exponent = math.floor(math.log10(uncertainty))
+    three = round(uncertainty / 10.0 ** (exponent - 2))
+    digits = 2 if three <= 354 or three > 949 else 1
+    return min(max(digits - 1 - exponent - (three > 949), 0), _MOST_DECIMALS)
+
+
+def plain(value: float) -> str:
+    """A number without an uncertainty: four significant digits, no trailing zeros, whole numbers whole."""
+    if not math.isfinite(value):
+        return NO_NUMBER
+    if value == round(value) and abs(value) < 1e15:
+        return fixed(value, 0)
+    decimals = min(max(3 - math.floor(math.log10(abs(value))), 0), _MOST_DECIMALS)
+    shown = f"{value:.{decimals}f}"
+    return _group(shown.rstrip("0").rstrip(".") if "." in shown else shown)
+
+
+def value_and_uncertainty(value: float, uncertainty: float | None) -> tuple[str, str]:
+    """Value and one standard deviation to the same decimals; the second is empty where there is none.
+
+    Numbers known exactly (uncertainty 0) and numbers without an uncertainty are given plainly.
+    """
+    if uncertainty is None or not math.isfinite(uncertainty) or uncertainty <= 0:
+        return plain(value), ""
+    decimals = decimals_of(uncertainty)
+    return fixed(value, decimals), fixed(uncertainty, decimals)
+
+
+def measured(value: float | None, uncertainty: float | None, unit: str = "") -> str:
+    """`511.2 ± 0.3 keV`, or a dash."""
+    if value is None or not math.isfinite(value):
+        return NO_NUMBER
+    number, sigma = value_and_uncertainty(value, uncertainty)
+    return " ".join(p for p in (f"{number} ± {sigma}" if sigma else number, unit) if p)
+
+
+def limits_text(limits: Limits) -> str:
+    """Limits in one line: `warn outside 505.9 to 516.1, fail outside 495.7 to 526.3`."""
+    warn, fail = outside(limits.warn_low, limits.warn_high), outside(limits.fail_low, limits.fail_high)
+    return ", ".join(f"{word} {said}" for word, said in (("warn", warn), ("fail", fail)) if said) or "none"
+
+
+def outside(low: float | None, high: float | None) -> str:
+    """One pair of limits: `outside 505.9 to 516.1`, `below 99`, `above 14`; empty where there is none."""
+    if low is not None and high is not None:
+        return f"outside {plain(low)} to {plain(high)}"
+    if low is not None:
+        return f"below {plain(low)}"
+    return "" if high is None else f"above {plain(high)}"
+
+
+def result_text(result: CheckResult) -> str:
+    """A result in words: number with unit, or why there is none."""
+    if result.value is None:
+        return f"no number: {result.reason}"
+    return measured(result.value, result.uncertainty, result.unit)
+
+
+def node_sort_key(node: str) -> tuple[int, list[int], str]:
+    """Scanner first, then modules, pairs, ASICs, bias groups, channels; addresses in numeric order."""
+    levels = ("scanner", "module", "pair", "asic", "bias", "channel")
+    level = level_of(node)
+    numbers = [int(n) for n in re.findall(r"[0-9]{1,9}", node)]
+    return levels.index(level) if level in levels else len(levels), numbers, node
+
+
+def level_of(node: str) -> str:
+    """The level of the hardware tree a node stands on."""
+    if " - " in node:
+        return "pair"
+    return node.partition(":")[0]
+
+
+def moment(text: str) -> str:
+    """An ISO 8601 time as `2026-03-02 06:00:00 UTC`; anything else as it is."""
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    if when.tzinfo is None:
+        return when.strftime("%Y-%m-%d %H:%M:%S")
+    return when.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def duration(started: str, finished: str) -> str:
+    """How long a run took, `5 min 12 s`; empty where the two times do not tell."""
+    try:
+        seconds = (datetime.fromisoformat(finished) - datetime.fromisoformat(started)).total_seconds()
+    except (ValueError, TypeError):
+        return ""
+    return "" if seconds < 0 else age(seconds)
+
+
+def age(seconds: float) -> str:
+    """A time span in the two largest units that say something."""
+    if not math.isfinite(seconds):
+        return NO_NUMBER
+    if seconds < 60:
+        return f"{plain(round(seconds, 1))} s"
+    whole = round(seconds)
+    for size, unit, below, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            rest = whole % size // below
+            return f"{whole // size} {unit}" + (f" {rest} {small}" if rest else "")
+    return f"{whole} s"
+
+
+def title_of(check_id: str) -> str:
+    """A check's title from the registry, with the part that an id like `ctr_fit.second_width` names.
+
+    The id as words where no such check is registered: reports of older and newer versions stay readable.
+    """
+    base, _, part = check_id.partition(".")
+    title = _titles().get(base) or sentence_case(base)
+    return f"{title}, {part.replace('_', ' ')}" if part else title
+
+
+@cache
+def _titles() -> dict[str, str]:
+    from petqc.checks import all_checks
+
+    return {c.id: c.title for c in all_checks()}
+
+
+def sentence_case(key: str) -> str:
+    """`frames_partly_lost` as `Frames partly lost`."""
+    words = key.replace("_", " ").replace("-", " ").strip()
+    return words[:1].upper() + words[1:]
