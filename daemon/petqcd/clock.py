@@ -22,6 +22,11 @@ def utc_text(at_s: float | None = None) -> str:
     return datetime.fromtimestamp(unix_s() if at_s is None else at_s, UTC).isoformat(timespec="milliseconds")
 
 
+def compact_utc(at_s: float) -> str:
+    """UTC to the second for names of files and runs: 20260302T060000Z."""
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
 def boot_id() -> str:
     """Which boot of the host this is; monotonic times of two boots cannot be compared."""
     try:

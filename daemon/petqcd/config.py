@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from petqcd.errors import ConfigError
 
-MODEL_V_MAX = 80.0
-"""Highest voltage that any hard limit may name. Source: a BIAS_32P mezzanine is a 12-bit supply of at most 80 V."""
+MODEL_V_MAX = 60.0
+"""Highest voltage that any hard limit may name. Source: full scale of a PETsys BIAS_32P mezzanine."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -103,8 +103,10 @@ class DailyConfig(_Model):
     """Wait between bias on and acquisition."""
     queue_mib: Annotated[int, Field(ge=1, le=4096)] = 128
     """Frames that may wait for the recorder before they are dropped and counted."""
-    keep_recording: bool = True
-    """False: the recording is removed once the run is stored."""
+    source: Literal["point", "line", "extended", "none"] = "point"
+    """Shape of the source in the scanner; a CTR is only one for a point or a line."""
+    source_name: Annotated[str, Field(max_length=100)] = ""
+    """What the source is, for the report."""
 
 
 class QcConfig(_Model):
@@ -164,7 +166,7 @@ class ApiConfig(_Model):
         return listen
 
 
-BENCH_BIAS = BiasLimits(v_min=0.0, v_max=60.0, max_step_v=5.0, slew_v_per_s=50.0)
+BENCH_BIAS = BiasLimits(v_min=0.0, v_max=50.0, max_step_v=5.0, slew_v_per_s=50.0)
 """Hard limit of the simulated bench, which is the only thing that has one without being asked."""
 
 
@@ -207,6 +209,14 @@ class PetqcConfig(_Model):
     def board(self) -> DeviceConfig:
         """The readout board."""
         return self.device[0]
+
+    def limit_overrides(self) -> dict[str, dict[str, float]]:
+        """Limits as the analysis takes them: by `check` or `check.level`, only the sides that were given."""
+        return {
+            check if level == "*" else f"{check}.{level}": limits.model_dump(exclude_none=True)
+            for check, levels in self.limits.items()
+            for level, limits in levels.items()
+        }
 
     @property
     def hash(self) -> str:

@@ -47,8 +47,16 @@ class Permit:
         return f"{self.name} {state}" + (f": {self.reason}" if self.reason else "")
 
 
-REQUIRED = ("identity verified", "hard limits configured", "device configuration verified", "explicit command")
+COMMAND = "explicit command"
+IDENTITY = "identity verified"
+CONFIGURATION = "device configuration verified"
+LINK = "device link"
+LIMITS = "hard limits configured"
+REQUIRED = (COMMAND, IDENTITY, CONFIGURATION, LINK, LIMITS)
 """Permits without which nothing is energised."""
+
+CONNECTION_AGE_S = 120.0
+"""How long what was verified on a connection holds on that same connection."""
 
 
 class Interlocks:

@@ -150,8 +150,6 @@ class SimulatorProcess:
             raise SimulatorError(f"the simulator ended with code {code} before it was ready{self._tail()}")
         try:
             said = json.loads(line)
-            if said["ready"] is not True:
-                raise ValueError("not ready")
             return Ready(
                 str(said["address"]), Path(said["config"]), Path(said["truth"]), str(said["profile"]), int(said["seed"])
             )

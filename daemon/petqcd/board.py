@@ -1,0 +1,186 @@
+"""What a run asks of a readout board, and how it is made safe however the run ends.
+
+The board's driver is behind the `Board` protocol, so that a run can be tried against boards that misbehave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from petqcd.supervisor import BiasState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+OFF_DEADLINE_S = 2.5
+"""One attempt to switch off on the connection at hand."""
+FRESH_OFF_DEADLINE_S = 1.5
+"""One attempt on a fresh connection, connecting included."""
+FRESH_ATTEMPTS = 2
+CLOSE_DEADLINE_S = 2.0
+HARDWARE_SWITCH = "treat the outputs as live and use the hardware switch"
+
+
+class ReadingLike(Protocol):
+    """A reading as drivers give it (`petqc_drivers.device.Reading`)."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def node(self) -> str: ...  # noqa: D102
+    @property
+    def value(self) -> float | None: ...  # noqa: D102
+    @property
+    def unit(self) -> str: ...  # noqa: D102
+    @property
+    def measured(self) -> bool: ...  # noqa: D102
+    @property
+    def quality(self) -> Any: ...  # noqa: D102
+    @property
+    def at_monotonic_s(self) -> float: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What the driver received in one acquisition. counters: further counts by name."""
+
+    frames: int = 0
+    frames_lost: int = 0
+    datagrams_rejected: int = 0
+    counters: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TimeReference:
+    """What a recording's header needs to know about the board. sync_epoch_s: Unix time of time tag 0.
+
+    trigger_id: the unit whose hits are trigger records, None for none.
+    """
+
+    frequency_hz: int
+    time_tag: int
+    sync_epoch_s: float
+    trigger_id: int | None
+
+
+class Board(Protocol):
+    """One readout board on one connection. Every method has its own deadline inside."""
+
+    async def connect(self) -> str:
+        """Connect and verify the identity; returns it in words."""
+
+    async def configure(self) -> None:
+        """Configure everything and verify by reading back; ends with a synchronisation."""
+
+    async def bias_on(self) -> None:
+        """Set every bias channel inside its hard limit, by a ramp."""
+
+    async def bias_off(self) -> BiasState:
+        """Remove the voltage first; says what is known afterwards. Raises if nobody answered."""
+
+    async def read_environment(self) -> Sequence[ReadingLike]:
+        """Temperatures and whatever else can be read."""
+
+    async def time_reference(self) -> TimeReference:
+        """The board's clock against wall time."""
+
+    async def start(self, sink: Callable[[NDArray[np.uint64]], None]) -> None:
+        """Let frames flow into the sink, from the driver's receive thread."""
+
+    async def stop(self) -> Received:
+        """End the flow; the account of it."""
+
+    async def wait_failed(self) -> None:
+        """Wait until the link or the flow fails, and raise what happened."""
+
+    async def aclose(self) -> None:
+        """Close the connection; changes no output."""
+
+
+@dataclass(frozen=True, slots=True)
+class OffOutcome:
+    """What switching off came to; `told` is for a person."""
+
+    state: BiasState
+    told: str
+    attempts: int
+
+
+async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+    """Finish `work` even if the waiting task is cancelled meanwhile; the cancellation follows afterwards.
+
+    The work must have its own deadline.
+    """
+    task = asyncio.create_task(work, name="uninterrupted work")
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # seen; the cancellation is what the caller gets
+        raise cancelled
+    return task.result()
+
+
+async def switch_off(board: Board, fresh: Callable[[], Board]) -> OffOutcome:
+    """Bias off: on the connection at hand, then on fresh ones, then the truth that nobody knows.
+
+    Args:
+        board: the connection at hand, in any state.
+        fresh: makes another, unconnected one to the same address.
+    """
+    errors: list[str] = []
+    state = await _attempt(board, OFF_DEADLINE_S, errors, connect=False)
+    attempts = 1
+    while state is None and attempts <= FRESH_ATTEMPTS:
+        attempts += 1
+        another = fresh()
+        state = await _attempt(another, FRESH_OFF_DEADLINE_S, errors, connect=True)
+        await close(another)
+    if state is None:
+        log.error("bias off could not be confirmed: %s", "; ".join(errors))
+        return OffOutcome(
+            BiasState.UNKNOWN,
+            f"bias off was sent {attempts} times and could not be confirmed ({errors[-1]}): the bias outputs are "
+            f"UNKNOWN; {HARDWARE_SWITCH}",
+            attempts,
+        )
+    told = {
+        BiasState.OFF_CONFIRMED: "bias is off, read back from the board",
+        BiasState.OFF_COMMANDED: "bias off was commanded; this board cannot read it back",
+    }.get(state, f"after bias off the outputs are {state}; {HARDWARE_SWITCH}")
+    return OffOutcome(state, told, attempts)
+
+
+async def close(board: Board) -> None:
+    """Close a connection whatever state it is in."""
+    try:
+        async with asyncio.timeout(CLOSE_DEADLINE_S):
+            await board.aclose()
+    except Exception as error:  # noqa: BLE001 - closing is the last thing done with it; whatever happened is logged
+        log.warning("closing the connection to the board: %s", error)
+
+
+async def _attempt(board: Board, deadline_s: float, errors: list[str], *, connect: bool) -> BiasState | None:
+    try:
+        async with asyncio.timeout(deadline_s):
+            if connect:
+                await board.connect()
+            return await board.bias_off()
+    except Exception as error:  # noqa: BLE001 - the next attempt must follow whatever this one ran into
+        errors.append(str(error) or f"no answer within {deadline_s:g} s")
+        log.warning("bias off: %s", errors[-1])
+        return None

@@ -1,0 +1,200 @@
+"""One acquisition's data: the recording, the processing into histograms, the files of the run folder, the analysis."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from petqcd import clock
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from petqc.analysis import RunContext
+    from petqc.formats.petsys_config import PetsysConfig
+    from petqc.results import RawFile, Run
+    from petqcd.board import TimeReference
+
+log = logging.getLogger(__name__)
+
+RECORDING = "recording"
+CONFIG_COPY = "config"
+
+
+class Measurement:
+    """Recording and histograms of one run. `write` and `process` are called from one worker thread only.
+
+    Args:
+        folder: the run's folder, which exists.
+        config: the board's configuration as read.
+    """
+
+    def __init__(self, folder: Path, config: PetsysConfig) -> None:
+        from petqc.calibration import CalibrationSet
+        from petqc.histograms import HistogramSettings, QcHistograms
+        from petqc.processing import ProcessingSettings, Processor
+
+        self._folder = folder
+        self._config = config
+        calibration = CalibrationSet.from_config(config)
+        # A live stream brings every frame, empty ones too: a missing number is a lost frame.
+        settings = replace(ProcessingSettings.from_config(config), compacted=False)
+        self._settings = settings
+        self._all_charge = calibration.acquisition == "qdc"
+        self._mixed = calibration.acquisition == "mixed"
+        self._calibration = calibration
+        self._processor = Processor(calibration, settings)
+        self.histograms = QcHistograms(
+            calibration.topology,
+            calibration.energy_unit,
+            HistogramSettings.from_processing(settings, calibration.energy_unit),
+        )
+        self._writer: Any = None
+        self._counts: dict[str, int] = {}
+
+    def warm_up(self) -> None:
+        """Compile, or load, everything that frames will need, by feeding noise to a processor that is thrown away."""
+        import numpy
+
+        from petqc.histograms import QcHistograms
+        from petqc.processing import Processor
+
+        processor = Processor(self._calibration, self._settings, trigger_id=None)
+        h = self.histograms
+        histograms = QcHistograms(h.topology, h.energy_unit, h.settings)
+        histograms.add(processor.feed(noise_frames(h.topology.channels, numpy.random.default_rng(1))))
+        histograms.add(processor.finish())
+
+    def keep_configuration(self) -> None:
+        """Copy the configuration beside the recording, which means nothing without it."""
+        target = self._folder / CONFIG_COPY
+        target.mkdir(exist_ok=True)
+        for path in {self._config.path, *self._config.paths.values()}:
+            if path.is_file():
+                shutil.copyfile(path, target / path.name)
+
+    def open_recording(self, reference: TimeReference, about: dict[str, Any]) -> None:
+        """Create the recording; frames may come from now on. about: JSON values for the manifest's first line."""
+        from petqc.formats.petsys_raw import RawHeader, RawWriter
+        from petqc.processing import Processor
+
+        header = RawHeader(
+            frequency_hz=reference.frequency_hz,
+            all_charge=self._all_charge,
+            sync_epoch_s=reference.sync_epoch_s,
+            trigger_id=reference.trigger_id,
+            mixed=self._mixed,
+            created_time_tag=reference.time_tag,
+        )
+        modes = self._config.require("acquisition_mode") if self._mixed else None
+        context = {**about, "calibration_ids": self.calibration_ids}
+        self._writer = RawWriter(self._folder / RECORDING, header, modes=modes, context=context)
+        self._writer.start_step()
+        self._processor = Processor(self._calibration, self._settings, trigger_id=reference.trigger_id)
+
+    def write(self, words: NDArray[np.uint64]) -> None:
+        """Append whole frames to the recording."""
+        self._writer.write(words)
+
+    def process(self, words: NDArray[np.uint64]) -> None:
+        """Decode, pair and count whole frames."""
+        self.histograms.add(self._processor.feed(words))
+        account = self._processor.account
+        self._counts = {
+            "frames": account.frames,
+            "hits": account.hits,
+            "singles": account.singles,
+            "prompts": account.prompts,
+        }
+
+    def counts(self) -> dict[str, int]:
+        """What was seen so far, for people who watch."""
+        return self._counts
+
+    def close_recording(self, *, truncated: str | None) -> None:
+        """Finalise the recording, with the reason if it ended early; safe to call when there is none."""
+        if self._writer is not None:
+            self._writer.close(truncated=truncated)
+
+    @property
+    def frames_recorded(self) -> int:
+        """Frames that went to the recording, stored or compacted away."""
+        return 0 if self._writer is None else int(self._writer.frames_in)
+
+    def finish(self) -> None:
+        """Decide what was still waiting for later frames."""
+        self.histograms.add(self._processor.finish())
+
+    def account(self) -> dict[str, int | float]:
+        """The processing's account as flat numbers."""
+        return flat(asdict(self._processor.account))
+
+    @property
+    def live_time_s(self) -> float:
+        """Time covered by frames that were not lost."""
+        return float(self._processor.account.live_time_s)
+
+    def raw_files(self) -> tuple[RawFile, ...]:
+        """The recording with its hash."""
+        from petqc.formats.petsys_manifest import read_manifest
+        from petqc.results import RawFile
+
+        manifest = read_manifest(self._folder / f"{RECORDING}.manifest.jsonl") if self._writer is not None else None
+        if manifest is None or manifest.end is None:
+            return ()
+        return (RawFile(f"{RECORDING}.rawf", str(manifest.end["sha256"])),)
+
+    @property
+    def calibration_ids(self) -> dict[str, str]:
+        """SHA-256 of each file that turned raw data into numbers, by what it is."""
+        return dict(self._config.file_hashes)
+
+    def analyse(self, context: RunContext) -> Run:
+        """Run every check."""
+        from petqc.analysis import analyse
+
+        started_s = clock.monotonic_s()
+        run = analyse(self.histograms, context)
+        log.info("analysed in %.2f s", clock.monotonic_s() - started_s)
+        return run
+
+
+def count_frames(words: NDArray[np.uint64]) -> int:
+    """Number of frames in an array of whole frames."""
+    import numpy
+
+    from petqc.formats.petsys_frames import FRAMES, N_WALK
+    from petqc.formats.petsys_kernels import walk_frames
+
+    result = numpy.zeros(N_WALK, numpy.int64)
+    walk_frames(words, result)
+    return int(result[FRAMES])
+
+
+def noise_frames(channels: NDArray[np.int32], random: np.random.Generator) -> NDArray[np.uint64]:
+    """Whole frames of meaningless events on existing channels; enough of them for every stage of the processing."""
+    import numpy
+
+    n_frames, n_events = 4096, 8
+    words = random.integers(0, 1 << 42, (n_frames, n_events + 2), numpy.uint64)
+    if channels.size:
+        words[:, 2:] |= random.choice(channels, (n_frames, n_events)).astype(numpy.uint64) << numpy.uint64(42)
+    words[:, 0] = numpy.arange(n_frames, dtype=numpy.uint64) | numpy.uint64(n_events + 2) << numpy.uint64(36)
+    words[:, 1] = n_events
+    return words.reshape(-1)
+
+
+def flat(counts: dict[str, Any]) -> dict[str, int | float]:
+    """Numbers of a nested account with joined names; reasons that never happened are left out."""
+    found: dict[str, int | float] = {}
+    for name, value in counts.items():
+        if isinstance(value, dict):
+            found.update({f"{name}_{reason}": n for reason, n in value.items() if n})
+        elif isinstance(value, int | float):
+            found[name] = value
+    return found

@@ -1,0 +1,280 @@
+"""Metrics for Prometheus: one table of names, an own registry, and a text that a scrape reads without touching anything.
+
+Ages are timestamps of the last success, so a value that stopped being renewed cannot look fresh. Every known series
+exists from the start. Labels are scanner, module, device and check, never channels, crystals or run ids.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
+
+from petqcd import clock
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from petqc.results import CheckResult, Run
+
+Kind = Literal["gauge", "counter"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One name: what it means, in which unit, with which labels."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ("scanner",)
+
+
+_DEVICE = ("scanner", "device")
+_MODULE = ("scanner", "module")
+_CHECK = ("scanner", "module", "check")
+
+METRICS: tuple[Metric, ...] = (
+    Metric("petqc_start_time_seconds", "gauge", "Unix time when the daemon started."),
+    Metric("petqc_simulated", "gauge", "1 if anything the daemon measures is simulated or replayed, else 0."),
+    Metric("petqc_run_active", "gauge", "1 while a run is going on, else 0."),
+    Metric("petqc_run_progress_ratio", "gauge", "Progress of the run going on, 0 to 1; 0 without one."),
+    Metric("petqc_runs_passed_total", "counter", "Runs that ended with the verdict pass."),
+    Metric("petqc_runs_warned_total", "counter", "Runs that ended with the verdict warn."),
+    Metric("petqc_runs_failed_total", "counter", "Runs that ended with the verdict fail."),
+    Metric("petqc_runs_invalid_total", "counter", "Runs that could not measure."),
+    Metric(
+        "petqc_run_verdict",
+        "gauge",
+        "Verdict of the last run: 0 pass, 1 warn, 2 fail, 3 invalid; -1 before the first one.",
+    ),
+    Metric(
+        "petqc_run_last_finished_timestamp_seconds", "gauge", "Unix time when the last run ended, whatever its verdict."
+    ),
+    Metric(
+        "petqc_run_last_success_timestamp_seconds",
+        "gauge",
+        "Unix time of the last run that measured (pass, warn or fail); 0 before the first one.",
+    ),
+    Metric("petqc_run_duration_seconds", "gauge", "How long the last run took, from its command to its verdict."),
+    Metric(
+        "petqc_check_status",
+        "gauge",
+        "Status of a check in the last run: 0 pass, 1 warn, 2 fail, 3 invalid. module is `scanner` for the whole.",
+        _CHECK,
+    ),
+    Metric(
+        "petqc_check_last_success_timestamp_seconds",
+        "gauge",
+        "Unix time when a check last gave a number.",
+        _CHECK,
+    ),
+    Metric("petqc_photopeak_electronvolts", "gauge", "Position of the 511 keV photopeak.", _MODULE),
+    Metric("petqc_energy_resolution_ratio", "gauge", "Energy resolution at 511 keV, FWHM over position.", _MODULE),
+    Metric("petqc_window_acceptance_ratio", "gauge", "Share of the photopeak inside the energy window.", _MODULE),
+    Metric("petqc_ctr_fit_seconds", "gauge", "Coincidence time resolution, FWHM of the likelihood fit.", _MODULE),
+    Metric(
+        "petqc_ctr_nema_seconds", "gauge", "Coincidence time resolution, FWHM interpolated as in NEMA NU 2.", _MODULE
+    ),
+    Metric("petqc_module_time_offset_seconds", "gauge", "Time offset of a module.", _MODULE),
+    Metric("petqc_singles_rate_hertz", "gauge", "Rate of singles.", _MODULE),
+    Metric("petqc_dead_channels", "gauge", "Channels without counts.", _MODULE),
+    Metric("petqc_hot_channels", "gauge", "Channels that count far too much.", _MODULE),
+    Metric("petqc_prompts_rate_hertz", "gauge", "Rate of prompt coincidences.", _MODULE),
+    Metric("petqc_randoms_rate_hertz", "gauge", "Rate of random coincidences from the delayed window.", _MODULE),
+    Metric("petqc_lost_frames_ratio", "gauge", "Share of the last run's frames that were lost.", _MODULE),
+    Metric("petqc_live_time_ratio", "gauge", "Share of the last run's time that was live.", _MODULE),
+    Metric("petqc_device_up", "gauge", "1 if the device's last exchange worked, else 0.", _DEVICE),
+    Metric(
+        "petqc_device_last_success_timestamp_seconds",
+        "gauge",
+        "Unix time of the device's last good answer; 0: none yet.",
+        _DEVICE,
+    ),
+    Metric(
+        "petqc_bias_state",
+        "gauge",
+        "Bias outputs: 0 off and read back, 1 off commanded without read-back, 2 on, 3 unknown.",
+        _DEVICE,
+    ),
+    Metric("petqc_temperature_min_celsius", "gauge", "Lowest temperature of the last reading.", _DEVICE),
+    Metric("petqc_temperature_max_celsius", "gauge", "Highest temperature of the last reading.", _DEVICE),
+    Metric(
+        "petqc_temperature_last_success_timestamp_seconds",
+        "gauge",
+        "Unix time of the last good temperature reading; 0: none yet.",
+        _DEVICE,
+    ),
+    Metric("petqc_frames_received_total", "counter", "Frames received from the device.", _DEVICE),
+    Metric("petqc_frames_recorded_total", "counter", "Frames that went to the recording.", _DEVICE),
+    Metric(
+        "petqc_frames_dropped_total", "counter", "Frames received and dropped because the recorder lagged.", _DEVICE
+    ),
+    Metric("petqc_frames_lost_total", "counter", "Frames that never arrived, by their numbers.", _DEVICE),
+    Metric("petqc_datagrams_rejected_total", "counter", "Datagrams that were not whole, valid frames.", _DEVICE),
+    Metric("petqc_simulator_restarts_total", "counter", "Times a simulator that ended was started again.", _DEVICE),
+    Metric(
+        "petqc_store_last_commit_timestamp_seconds",
+        "gauge",
+        "Unix time of the last durable commit; 0: none since start.",
+    ),
+    Metric("petqc_store_wal_bytes", "gauge", "Size of the history's write-ahead log."),
+    Metric("petqc_state_free_bytes", "gauge", "Free space of the file system that holds the state directory."),
+    Metric("petqc_listeners_dropped_total", "counter", "Listeners for live events dropped because they did not read."),
+)
+"""Every name the daemon exports; docs/reference/metrics.md is made from this table."""
+
+CHECK_METRICS: Mapping[str, str] = {
+    "photopeak": "petqc_photopeak_electronvolts",
+    "energy_resolution": "petqc_energy_resolution_ratio",
+    "window_acceptance": "petqc_window_acceptance_ratio",
+    "ctr_fit": "petqc_ctr_fit_seconds",
+    "ctr_nema": "petqc_ctr_nema_seconds",
+    "module_time_offset": "petqc_module_time_offset_seconds",
+    "singles_rate": "petqc_singles_rate_hertz",
+    "dead_channels": "petqc_dead_channels",
+    "hot_channels": "petqc_hot_channels",
+    "prompts": "petqc_prompts_rate_hertz",
+    "randoms_delayed": "petqc_randoms_rate_hertz",
+    "lost_frames": "petqc_lost_frames_ratio",
+    "live_time": "petqc_live_time_ratio",
+}
+"""The metric that carries a check's value."""
+
+TO_BASE: Mapping[str, float] = {
+    "keV": 1e3,
+    "ps": 1e-12,
+    "ns": 1e-9,
+    "%": 1e-2,
+    "1": 1.0,
+    "": 1.0,
+    "channels": 1.0,
+    "1/s": 1.0,
+    "cps": 1.0,
+    "Hz": 1.0,
+    "s": 1.0,
+}
+"""From a check's unit to the base unit that metrics use."""
+
+STATUS_CODE: Mapping[str, int] = {"pass": 0, "warn": 1, "fail": 2, "invalid": 3}
+_BIAS_UNKNOWN = 3
+_VERDICT_COUNTER: Mapping[str, str] = {
+    "pass": "petqc_runs_passed_total",
+    "warn": "petqc_runs_warned_total",
+    "fail": "petqc_runs_failed_total",
+    "invalid": "petqc_runs_invalid_total",
+}
+
+
+class Metrics:
+    """The values, and the text of their last change. Every method may be called from any thread."""
+
+    def __init__(self, scanner: str, device: str, *, simulated: bool) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter tells nobody anything here
+        self._scanner = scanner
+        self._device = device
+        self._lock = threading.Lock()
+        self._registry = CollectorRegistry()
+        self._by_name: dict[str, Any] = {}
+        self._labels = {m.name: m.labels for m in METRICS}
+        self._text: bytes | None = None
+        for metric in METRICS:
+            kind = Gauge if metric.kind == "gauge" else Counter
+            self._by_name[metric.name] = kind(metric.name, metric.help, metric.labels, registry=self._registry)
+            if metric.labels in (("scanner",), _DEVICE) and "celsius" not in metric.name:
+                self._child(metric.name)
+        self.set("petqc_start_time_seconds", clock.unix_s())
+        self.set("petqc_simulated", float(simulated))
+        self.set("petqc_run_verdict", -1)
+        self.set("petqc_bias_state", _BIAS_UNKNOWN)
+
+    def text(self) -> bytes:
+        """The exposition text; made again only after a change."""
+        with self._lock:
+            if self._text is None:
+                self._text = generate_latest(self._registry)
+            return self._text
+
+    def set(self, name: str, value: float, **labels: str) -> None:
+        """Give a gauge its value; scanner and device are filled in."""
+        with self._lock:
+            self._child(name, **labels).set(value)
+            self._text = None
+
+    def add(self, name: str, amount: float = 1, **labels: str) -> None:
+        """Advance a counter."""
+        with self._lock:
+            self._child(name, **labels).inc(amount)
+            self._text = None
+
+    def run_stored(self, run: Run, *, finished_unix_s: float, duration_s: float) -> None:
+        """Publish a run that is stored. A check without a number keeps its last value and that value's old time."""
+        verdict = str(run.verdict)
+        self.add(_VERDICT_COUNTER[verdict])
+        self.set("petqc_run_verdict", STATUS_CODE[verdict])
+        self.set("petqc_run_last_finished_timestamp_seconds", finished_unix_s)
+        self.set("petqc_run_duration_seconds", duration_s)
+        if verdict != "invalid":
+            self.set("petqc_run_last_success_timestamp_seconds", finished_unix_s)
+        for result in run.checks:
+            self._result(result, finished_unix_s)
+
+    def restore(self, run: Run, *, finished_unix_s: float) -> None:
+        """Publish the newest stored run at start, with the times it had, without counting it again."""
+        self.set("petqc_run_verdict", STATUS_CODE[str(run.verdict)])
+        self.set("petqc_run_last_finished_timestamp_seconds", finished_unix_s)
+        if str(run.verdict) != "invalid":
+            self.set("petqc_run_last_success_timestamp_seconds", finished_unix_s)
+        for result in run.checks:
+            self._result(result, finished_unix_s)
+
+    def _result(self, result: CheckResult, at_unix_s: float) -> None:
+        module = _module_of(result.node)
+        if module is None or str(result.status) not in STATUS_CODE:
+            return
+        self.set("petqc_check_status", STATUS_CODE[str(result.status)], module=module, check=result.id)
+        if result.value is None:
+            return
+        self.set("petqc_check_last_success_timestamp_seconds", at_unix_s, module=module, check=result.id)
+        name, factor = CHECK_METRICS.get(result.id), TO_BASE.get(result.unit)
+        if name is not None and factor is not None:
+            self.set(name, result.value * factor, module=module)
+
+    def _child(self, name: str, **labels: str) -> Any:
+        known = {"scanner": self._scanner, "device": self._device, **labels}
+        return self._by_name[name].labels(**{label: known[label] for label in self._labels[name]})
+
+
+def _module_of(node: str) -> str | None:
+    """The module label of a node; None for nodes that metrics do not carry."""
+    if node == "scanner":
+        return node
+    if node.startswith("module:") and " - " not in node:
+        return node.removeprefix("module:")
+    return None
+
+
+def reference_page() -> str:
+    """docs/reference/metrics.md."""
+    lines = [
+        "# Metrics",
+        "",
+        "Made from the table in `daemon/petqcd/metrics.py` by `python -m petqcd.metrics`: change the table, not this",
+        "page.",
+        "",
+        "Scraped at `/metrics`. Base units. Ages are timestamps of the last success: an age is `time() - metric`. A",
+        "check that gives no number keeps its last value together with that value's old timestamp, so alert on both.",
+        "The label `module` is `PORT.SLAVE.INDEX`, or `scanner` for the whole scanner. Values per channel are in the",
+        "files of a run, never in metrics.",
+        "",
+        "| name | type | labels | meaning |",
+        "| --- | --- | --- | --- |",
+    ]
+    lines += [f"| `{m.name}` | {m.kind} | {', '.join(m.labels)} | {m.help} |" for m in METRICS]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(reference_page(), end="")  # noqa: T201 - this is what the module does when it is run

@@ -1,0 +1,496 @@
+"""Runs: who may start one, what it goes through, and that it always ends as a stored record.
+
+One run at a time; a second one is refused, not queued. A run is claimed in the history before it starts and stored
+whole before anybody is told its verdict.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib.metadata
+import logging
+import platform
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from petqcd import clock, interlocks
+from petqcd.board import close, switch_off
+from petqcd.daily import DailyRun, environment
+from petqcd.errors import BusyError, DaemonError, RefusedError
+from petqcd.progress import Event, Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from petqc.analysis import RunContext
+    from petqc.formats.petsys_config import PetsysConfig
+    from petqc.results import Run
+    from petqcd.board import Board, OffOutcome
+    from petqcd.config import BiasLimits, PetqcConfig
+    from petqcd.daily import Acquired
+    from petqcd.measurement import Measurement
+    from petqcd.metrics import Metrics
+    from petqcd.progress import Bus
+    from petqcd.store import Store
+    from petqcd.supervisor import DeviceSupervisor, Endpoint
+
+    MakeBoard = Callable[[Endpoint, PetsysConfig, BiasLimits | None], Board]
+
+log = logging.getLogger(__name__)
+
+ENDPOINT_DEADLINE_S = 40.0
+"""For a simulator that is still being started; a real board's address is known at once."""
+STOP_DEADLINE_S = 25.0
+"""For a run that was told to stop, until it is a stored record."""
+KINDS = ("daily",)
+_TOLD_COMMAND = "stopped by command"
+
+
+@dataclass(slots=True)
+class _Active:
+    """The run that is going on."""
+
+    run_id: str
+    kind: str
+    started_unix_s: float
+    started_s: float
+    progress: Progress
+    task: asyncio.Task[None] | None = None
+    acquiring: asyncio.Task[None] | None = None
+    stopped_because: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class RunManager:
+    """Starts, stops and finishes runs; everything is called from the event loop.
+
+    Args:
+        config: the daemon's configuration.
+        store: the history.
+        bus: where progress is told.
+        metrics: where results are published.
+        device: the readout board's supervisor.
+        make_board: makes an unconnected board; the real one is `petqcd.petsys_board.PetsysBoard`.
+    """
+
+    def __init__(
+        self,
+        config: PetqcConfig,
+        store: Store,
+        bus: Bus,
+        metrics: Metrics,
+        device: DeviceSupervisor,
+        make_board: MakeBoard,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._bus = bus
+        self._metrics = metrics
+        self._device = device
+        self._make_board = make_board
+        self._permits = interlocks.Interlocks()
+        self._active: _Active | None = None
+        self._closing = False
+
+    @property
+    def progress(self) -> Progress | None:
+        """Where the run is that is going on, if one is."""
+        return self._active.progress if self._active is not None else None
+
+    async def start(self, kind: str, *, source: str) -> str:
+        """Start a run on an explicit command; returns its id once its claim is stored.
+
+        Raises:
+            RefusedError: no such kind, one is going on, or hard limits are not configured.
+            StoreError: it could not be claimed.
+        """
+        if kind not in KINDS:
+            raise RefusedError(f"there is no run of kind {kind!r}: one of {', '.join(KINDS)}")
+        if self._closing:
+            raise RefusedError("the daemon is stopping")
+        if self._active is not None:
+            raise BusyError(f"run {self._active.run_id} is going on; wait for it or abort it")
+        started_unix_s = clock.unix_s()
+        run_id = f"{clock.compact_utc(started_unix_s)}-{kind}-{secrets.token_hex(3)}"
+        progress = Progress(run_id, kind, "connect", 0.0, "starting")
+        active = _Active(run_id, kind, started_unix_s, clock.monotonic_s(), progress)
+        self._active = active  # before the first await: two commands at once must not both pass
+        try:
+            limits = self._limits()
+            self._permits.forget()
+            self._give(interlocks.COMMAND, source)
+            self._give(interlocks.LIMITS, "[device.bias]")
+            await self._store.begin_run(
+                run_id,
+                kind=kind,
+                scanner=self._config.scanner.name,
+                simulated=self._config.board.is_simulated,
+                started_at=clock.utc_text(started_unix_s),
+                config_hash=self._config.hash,
+            )
+        except BaseException:
+            self._active = None
+            raise
+        self._metrics.set("petqc_run_active", 1)
+        active.task = asyncio.create_task(self._run(active, limits), name=f"run {run_id}")
+        return run_id
+
+    def abort(self, reason: str = _TOLD_COMMAND) -> str:
+        """Stop the run that is going on: bias off first, then it becomes an invalid record. Returns its id.
+
+        Raises:
+            RefusedError: none is going on.
+        """
+        active = self._active
+        if active is None:
+            raise RefusedError("no run is going on")
+        if active.stopped_because is None:
+            active.stopped_because = reason
+            if active.acquiring is not None:
+                active.acquiring.cancel()
+        return active.run_id
+
+    async def off(self) -> OffOutcome:
+        """Bias off, now; needs no permit, overtakes a run that is going on.
+
+        Raises:
+            UnreachableError: it is not known where the board answers.
+        """
+        active = self._active
+        if active is not None and active.task is not None:
+            self.abort("bias was switched off by command")
+        endpoint = await self._device.endpoint(1.0)
+        config = await asyncio.to_thread(_load, endpoint.config_ini)
+        limits = self._config.board.bias  # off needs none, and none is asked for
+
+        def fresh() -> Board:
+            return self._make_board(endpoint, config, limits)
+
+        board = fresh()
+        try:
+            outcome = await switch_off(board, fresh)
+        finally:
+            await close(board)
+        self._device.bias_is(outcome.state)
+        return outcome
+
+    async def wait(self) -> None:
+        """Wait until no run is going on."""
+        active = self._active
+        if active is not None and active.task is not None:
+            await asyncio.wait({active.task})
+
+    async def aclose(self) -> None:
+        """Stop what is going on and wait until it is a stored record."""
+        self._closing = True
+        active = self._active
+        if active is None or active.task is None:
+            return
+        self.abort("the daemon was stopped")
+        done, _ = await asyncio.wait({active.task}, timeout=STOP_DEADLINE_S)
+        if not done:
+            log.error("run %s did not end within %g s", active.run_id, STOP_DEADLINE_S)
+            active.task.cancel()
+            await asyncio.wait({active.task})
+
+    async def recover(self) -> list[str]:
+        """Make a record of every run that a dead daemon left behind; returns their ids. Called once, at start."""
+        found = []
+        for line in await asyncio.to_thread(self._store.running):
+            folder = self._store.state_dir / line.folder
+            folder.mkdir(parents=True, exist_ok=True)
+            told = await asyncio.to_thread(finalise_left_behind, folder)
+            context = self._context(
+                line.run_id, line.kind, line.started_at, clock.utc_text(), notes=("The daemon died in mid-run.", *told)
+            )
+            run = await asyncio.to_thread(_invalid, context, "the daemon stopped in mid-run, the run was interrupted")
+            await self._finish(run, folder, duration_s=0.0, count=True)
+            log.warning("run %s was interrupted and is now a record", line.run_id)
+            found.append(line.run_id)
+        return found
+
+    async def _run(self, active: _Active, limits: BiasLimits) -> None:
+        """One run from its claim to its record; the only way out without a record is a store that refuses."""
+        folder = self._store.folder_of(active.run_id)
+        acquired: Acquired | None = None
+        measurement: Measurement | None = None
+        reason: str | None
+        try:
+            await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+            try:
+                endpoint = await self._endpoint(active)
+                config = await asyncio.to_thread(_load, endpoint.config_ini)
+                measurement = await asyncio.to_thread(_measurement, folder, config)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, the run becomes a record that says so
+                reason = self._reason(active, error)
+            else:
+                acquired, reason = await self._acquire(active, endpoint, config, limits, measurement)
+            run = await self._conclude(active, measurement, acquired, reason)
+            sequence = await self._finish(run, folder, duration_s=clock.monotonic_s() - active.started_s, count=True)
+            told: dict[str, Any] = {"run_id": run.run_id, "verdict": str(run.verdict), "sequence": sequence}
+            self._done(active, Event("finished", {**told, "sentence": run.sentence}))
+        except Exception as error:
+            log.exception("run %s could not be stored", active.run_id)
+            code = error.code if isinstance(error, DaemonError) else DaemonError.code
+            self._done(active, Event("lost", {"run_id": active.run_id, "code": code, "error": str(error)}))
+        finally:
+            if self._active is active:
+                self._active = None
+                self._metrics.set("petqc_run_active", 0)
+
+    def _done(self, active: _Active, event: Event) -> None:
+        if self._active is active:
+            self._active = None
+        self._metrics.set("petqc_run_active", 0)
+        self._metrics.set("petqc_run_progress_ratio", 0)
+        self._bus.publish(event)
+
+    async def _endpoint(self, active: _Active) -> Endpoint:
+        """Where the board answers; gives up when the run is stopped."""
+        waiting = asyncio.create_task(self._device.endpoint(ENDPOINT_DEADLINE_S), name="wait for the board")
+        await self._stoppable(active, waiting)
+        return waiting.result()
+
+    async def _stoppable(self, active: _Active, task: asyncio.Task[Any]) -> None:
+        """Wait for a task that `abort` may cancel; a cancellation of ours cancels it too. Raises what it raised."""
+        active.acquiring = task
+        if active.stopped_because is not None:
+            task.cancel()
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait({task})
+            raise
+        finally:
+            active.acquiring = None
+        if task.cancelled():
+            raise RefusedError(active.stopped_because or "stopped")
+        task.result()
+
+    async def _acquire(
+        self, active: _Active, endpoint: Endpoint, config: PetsysConfig, limits: BiasLimits, measurement: Measurement
+    ) -> tuple[Acquired, str | None]:
+        """The part at the board; returns what it left and why it could not measure, if it could not."""
+
+        def fresh() -> Board:
+            return self._make_board(endpoint, config, limits)
+
+        def tell(stage: str, fraction: float, detail: str, counts: dict[str, int]) -> None:
+            self._tell(active, stage, fraction, detail, counts)
+
+        about = {
+            "run_id": active.run_id,
+            "scanner": self._config.scanner.name,
+            "simulated": self._config.board.is_simulated,
+            "config_hash": self._config.hash,
+        }
+        daily = DailyRun(self._config.qc.daily, fresh(), fresh, self._device, self._permits, measurement, tell, about)
+        reason: str | None = None
+        try:
+            await self._stoppable(active, asyncio.create_task(daily.acquire(), name=f"acquire {active.run_id}"))
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run becomes a record that says so
+            reason = self._reason(active, error)
+        return daily.acquired, reason
+
+    def _reason(self, active: _Active, error: Exception) -> str:
+        if active.stopped_because is not None:
+            return active.stopped_because
+        log.warning("run %s: %s", active.run_id, error, exc_info=not hasattr(error, "code"))
+        detail = str(error) or type(error).__name__
+        ended = self._device.ended_because
+        if ended and self._config.board.simulator is not None and ended not in detail:
+            detail += f" ({ended})"
+        return detail
+
+    async def _conclude(
+        self,
+        active: _Active,
+        measurement: Measurement | None,
+        acquired: Acquired | None,
+        reason: str | None,
+    ) -> Run:
+        """Finalise the recording, then analyse, or say why there is nothing to analyse."""
+        self._tell(active, "analyse", 0.88, "finalising the recording", {})
+        notes = list(active.notes)
+        account: dict[str, int | float] = {}
+        if acquired is not None and acquired.off is not None:
+            notes.append(f"After the run: {acquired.off.told}.")
+        if measurement is not None:
+            try:
+                await asyncio.to_thread(measurement.close_recording, truncated=reason)
+                if acquired is not None and reason is None:
+                    await asyncio.to_thread(measurement.finish)
+                account = measurement.account()
+            except Exception as error:
+                log.exception("finalising the recording of run %s", active.run_id)
+                reason = reason or f"the recording could not be finalised: {error}"
+        if acquired is not None and measurement is not None:
+            account |= self._received(acquired, measurement, notes)
+            if not acquired.drained:
+                reason = reason or "the recorder did not keep up; frames waiting for it were dropped"
+        context = self._context(
+            active.run_id,
+            active.kind,
+            clock.utc_text(active.started_unix_s),
+            clock.utc_text(),
+            acquired=acquired,
+            measurement=measurement,
+            account=account,
+            notes=tuple(notes),
+        )
+        off_unknown = acquired is not None and acquired.off is not None and acquired.off.state.value == "unknown"
+        if reason is not None and acquired is not None and acquired.off is not None and off_unknown:
+            reason = f"{reason}; {acquired.off.told}"
+        if reason is not None or measurement is None:
+            return await asyncio.to_thread(_invalid, context, reason or "nothing was measured")
+        self._tell(active, "analyse", 0.9, "analysing", {})
+        try:
+            return await asyncio.to_thread(measurement.analyse, context)
+        except Exception as error:
+            log.exception("analysing run %s", active.run_id)
+            return await asyncio.to_thread(_invalid, context, f"the analysis failed: {error}")
+
+    def _received(self, acquired: Acquired, measurement: Measurement, notes: list[str]) -> dict[str, int | float]:
+        """The account of frames, and the equation it must fulfil."""
+        received = acquired.received
+        recorded, dropped = measurement.frames_recorded, acquired.frames_dropped
+        if acquired.frames_known and received.frames != recorded + dropped:
+            notes.append(f"Frames do not add up: {received.frames} received, {recorded} recorded, {dropped} dropped.")
+        self._metrics.add("petqc_frames_received_total", received.frames)
+        self._metrics.add("petqc_frames_recorded_total", recorded)
+        self._metrics.add("petqc_frames_dropped_total", dropped)
+        self._metrics.add("petqc_frames_lost_total", received.frames_lost)
+        self._metrics.add("petqc_datagrams_rejected_total", received.datagrams_rejected)
+        return {
+            "frames_received": received.frames,
+            "frames_recorded": recorded,
+            "frames_dropped": dropped,
+            "frames_missing": received.frames_lost,
+            "datagrams_rejected": received.datagrams_rejected,
+            **received.counters,
+        }
+
+    async def _finish(self, run: Run, folder: Path, *, duration_s: float, count: bool) -> int:
+        """Files first, then the durable record, then the news. Returns the sequence."""
+        await asyncio.to_thread(_write_files, run, folder)
+        sequence = await self._store.finish_run(run)
+        finished_unix_s = clock.unix_s()
+        if count:
+            self._metrics.run_stored(run, finished_unix_s=finished_unix_s, duration_s=duration_s)
+        self._metrics.set("petqc_store_last_commit_timestamp_seconds", self._store.last_commit_unix_s)
+        return sequence
+
+    def _context(
+        self,
+        run_id: str,
+        kind: str,
+        started_at: str,
+        finished_at: str,
+        *,
+        acquired: Acquired | None = None,
+        measurement: Measurement | None = None,
+        account: dict[str, int | float] | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> RunContext:
+        from petqc.analysis import RunContext
+
+        simulator = self._config.board.simulator
+        identity = acquired.identity if acquired is not None else ""
+        return RunContext(
+            run_id=run_id,
+            kind=kind,
+            scanner=self._config.scanner.name,
+            started_at=started_at,
+            finished_at=finished_at,
+            simulated=self._config.board.is_simulated,
+            software=software() | ({"board": identity} if identity else {}),
+            config_hash=self._config.hash,
+            calibration_ids=measurement.calibration_ids if measurement is not None else {},
+            raw_files=measurement.raw_files() if measurement is not None else (),
+            environment=tuple(environment(acquired.readings, clock.monotonic_s())) if acquired is not None else (),
+            limits=self._config.limit_overrides(),
+            account=account or {},
+            elapsed_s=acquired.elapsed_s if acquired is not None else None,
+            live_time_s=measurement.live_time_s if measurement is not None else None,
+            source="none" if simulator is not None and simulator.source == "none" else self._config.qc.daily.source,
+            source_name=simulator.source if simulator is not None else self._config.qc.daily.source_name,
+            notes=notes,
+        )
+
+    def _limits(self) -> BiasLimits:
+        if self._config.board.bias is None:
+            raise RefusedError(
+                f"{self._device.state.name}: hard limits are not configured (add [device.bias] with v_min, v_max, "
+                "max_step_v and slew_v_per_s)"
+            )
+        return self._config.board.bias
+
+    def _give(self, name: str, source: str) -> None:
+        now_s, age_s = clock.monotonic_s(), interlocks.CONNECTION_AGE_S
+        self._permits.give(interlocks.Permit(name, True, interlocks.Quality.GOOD, now_s, source, max_age_s=age_s))
+
+    def _tell(self, active: _Active, stage: str, fraction: float, detail: str, counts: dict[str, int]) -> None:
+        active.progress = Progress(active.run_id, active.kind, stage, round(fraction, 4), detail, counts)
+        self._metrics.set("petqc_run_progress_ratio", fraction)
+        self._bus.publish(Event("progress", active.progress.document()))
+
+
+def software() -> dict[str, str]:
+    """Versions of what made a result."""
+    version = importlib.metadata.version
+    others = {name: version(name) for name in ("numpy", "numba", "scipy")}
+    return {"petqc": version("petqcd"), "python": platform.python_version(), **others}
+
+
+def finalise_left_behind(folder: Path) -> list[str]:
+    """Finalise every recording that a dead process left in a run folder; what happened, for the record."""
+    from petqc.formats.petsys_raw import finalise_partial
+
+    told = []
+    for partial in sorted(folder.glob("*.rawf.partial")):
+        try:
+            path = finalise_partial(partial)
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            told.append(f"The recording {path.name} was finalised as truncated (SHA-256 {digest}).")
+        except Exception as error:  # noqa: BLE001 - the record must be made whatever the file looks like
+            told.append(f"The recording {partial.name} could not be finalised: {error}.")
+    return told
+
+
+def _load(path: Path) -> PetsysConfig:
+    from petqc.formats.petsys_config import load_config
+
+    return load_config(path)
+
+
+def _measurement(folder: Path, config: PetsysConfig) -> Measurement:
+    from petqcd.measurement import Measurement
+
+    measurement = Measurement(folder, config)
+    measurement.keep_configuration()
+    return measurement
+
+
+def _invalid(context: RunContext, reason: str) -> Run:
+    from petqc.analysis import invalid_run
+
+    return invalid_run(context, reason)
+
+
+def _write_files(run: Run, folder: Path) -> None:
+    """The run's documents and its report; a report that cannot be made is told in the log and loses nothing."""
+    run.save(folder)
+    try:
+        from petqc.report import write_html
+
+        write_html(run, folder / "report.html")
+    except Exception:
+        log.exception("the report of run %s could not be written", run.run_id)

@@ -1,0 +1,168 @@
+"""The devices: where they answer, what state they are in, and a simulated one kept alive by its supervisor task."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from petqcd import clock
+from petqcd.errors import SimulatorError, UnreachableError
+from petqcd.progress import Event
+from petqcd.simulator_process import SimulatorProcess
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from petqcd.config import DeviceConfig
+    from petqcd.metrics import Metrics
+    from petqcd.progress import Bus
+
+log = logging.getLogger(__name__)
+
+BACKOFF_FIRST_S = 0.5
+BACKOFF_MAX_S = 30.0
+BACKOFF_JITTER = 0.2
+GOOD_AFTER_S = 10.0
+"""A simulator that ran this long is healthy again: its back-off starts over."""
+
+
+class BiasState(enum.StrEnum):
+    """What is known about the bias outputs of a device."""
+
+    OFF_CONFIRMED = "off-confirmed"
+    OFF_COMMANDED = "off-commanded"
+    ON = "on"
+    UNKNOWN = "unknown"
+
+
+BIAS_CODE = {BiasState.OFF_CONFIRMED: 0, BiasState.OFF_COMMANDED: 1, BiasState.ON: 2, BiasState.UNKNOWN: 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a board answers and what it is configured with."""
+
+    address: str
+    config_ini: Path
+
+
+@dataclass(slots=True)
+class DeviceState:
+    """What is known about a device; `detail` is the last thing that went wrong."""
+
+    name: str
+    simulated: bool
+    state: str = "disconnected"
+    detail: str = ""
+    bias: BiasState = BiasState.UNKNOWN
+    since_unix_s: float = field(default_factory=clock.unix_s)
+    address: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Plain types for JSON."""
+        return {
+            "name": self.name,
+            "simulated": self.simulated,
+            "state": self.state,
+            "detail": self.detail,
+            "bias": str(self.bias),
+            "since": clock.utc_text(self.since_unix_s),
+            "address": self.address,
+        }
+
+
+class DeviceSupervisor:
+    """Owns one device's place in the daemon. `run` is its task; only programming errors come out of it."""
+
+    def __init__(self, config: DeviceConfig, state_dir: Path, bus: Bus, metrics: Metrics) -> None:
+        self._config = config
+        self._simulator_dir = state_dir / "simulator" / config.name
+        self._bus = bus
+        self._metrics = metrics
+        self._endpoint: Endpoint | None = None
+        self._changed = asyncio.Event()
+        self.ended_because: str | None = None
+        """Why the simulator last ended by itself; None: it did not."""
+        self.state = DeviceState(config.name, config.is_simulated)
+        if config.address is not None and config.configuration is not None:
+            self._publish(Endpoint(config.address, config.configuration))
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is known where the device answers."""
+        return self._endpoint is not None
+
+    async def endpoint(self, deadline_s: float) -> Endpoint:
+        """Where the device answers; waits for a simulator that is being started.
+
+        Raises:
+            UnreachableError: not known before the deadline.
+        """
+        try:
+            async with asyncio.timeout(deadline_s):
+                while self._endpoint is None:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError as error:
+            raise UnreachableError(f"{self._config.name}: {self.state.detail or 'does not answer'}") from error
+        return self._endpoint
+
+    def now(self, state: str, detail: str = "") -> None:
+        """Note and publish a change of state."""
+        if (state, detail) == (self.state.state, self.state.detail):
+            return
+        self.state.state, self.state.detail = state, detail
+        self.state.since_unix_s = clock.unix_s()
+        self._metrics.set("petqc_device_up", float(state not in ("disconnected", "faulted")))
+        self._bus.publish(Event("device", self.state.document()))
+
+    def answered(self) -> None:
+        """Note a good answer."""
+        self._metrics.set("petqc_device_last_success_timestamp_seconds", clock.unix_s())
+
+    def bias_is(self, bias: BiasState) -> None:
+        """Note and publish what is known about the bias outputs."""
+        self.state.bias = bias
+        self._metrics.set("petqc_bias_state", BIAS_CODE[bias])
+        self._bus.publish(Event("device", self.state.document()))
+
+    async def run(self) -> None:
+        """Keep a simulated device alive until cancelled; a real one needs no process of ours."""
+        if self._config.simulator is None:
+            return
+        backoff_s = BACKOFF_FIRST_S
+        while True:
+            started_s = clock.monotonic_s()
+            why = await self._one_life()
+            self._endpoint = None
+            self.state.address = None
+            self.ended_because = why
+            if clock.monotonic_s() - started_s > GOOD_AFTER_S:
+                backoff_s = BACKOFF_FIRST_S
+            log.log(logging.WARNING if backoff_s == BACKOFF_FIRST_S else logging.DEBUG, "%s", why)
+            self.now("faulted", why)
+            self._metrics.add("petqc_simulator_restarts_total")
+            await asyncio.sleep(backoff_s * random.uniform(1 - BACKOFF_JITTER, 1 + BACKOFF_JITTER))  # noqa: S311
+            backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
+
+    async def _one_life(self) -> str:
+        assert self._config.simulator is not None  # noqa: S101 - run has asked; for the type checker
+        process = SimulatorProcess(self._config.simulator, self._simulator_dir)
+        try:
+            ready = await process.start()
+            self._publish(Endpoint(ready.address, ready.config))
+            return str(await process.wait_ended())
+        except (SimulatorError, OSError) as error:
+            return str(error)
+        finally:
+            await process.stop()
+
+    def _publish(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self.state.address = endpoint.address
+        self._changed.set()
+        self.now("disconnected")
