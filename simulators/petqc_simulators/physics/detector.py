@@ -1,0 +1,365 @@
+"""The whole detector: what is set decides what it sees; it advances by blocks of frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from petqc_simulators.faults import Effects, FaultPlan
+from petqc_simulators.physics import electronics as el
+from petqc_simulators.physics.crystal import CHANNEL, CLOCK_PS, DECAY, DEPOSIT_COLUMNS, ZE, ZT, E, T
+from petqc_simulators.physics.draw import Draw, draw_detector, stream
+from petqc_simulators.physics.emission import CLOCK_S, Emission
+from petqc_simulators.physics.sipm import SipmState, dark_pulse_rate_hz, sipm_state
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from petqc_simulators.faults import Fault
+    from petqc_simulators.profile import Profile
+
+BLOCK_FRAMES = 1024
+BLOCK_S = BLOCK_FRAMES * el.FRAME_CLK * CLOCK_S
+_BLOCK_CLK = float(BLOCK_FRAMES * el.FRAME_CLK)
+_AHEAD_CLK = float(el.FRAME_CLK)
+"""Deposits are made one frame ahead of what is emitted, so that pile-up and late latching are complete."""
+_NOISE_HZ = 2.0e5
+"""Rate of a comparator whose thresholds all lie in the baseline."""
+T1_BEST_STEPS = 20.0
+MODE_NORMAL, MODE_TEST_PULSE = 0, 1
+INTEGRATION_CLK_PER_CODE = 1.8
+"""Integration time per step of min_intg_time and max_intg_time: code 34 is about 0.3 us. The true scale is not
+documented; it cancels in the calibration, which measures the integrated time itself."""
+BASELINE_STEPS = (1.2, 3.0)
+"""Shift of the threshold zeros per step of baseline_t (T1, T2) and baseline_e (E)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TestPulse:
+    """The board's pulse generator, in clocks: one pulse every interval, `phase` after a frame's beginning."""
+
+    length_clk: int
+    interval_clk: int
+    phase_clk: float
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """Everything that the readout sets; (n,) arrays in the detector's channel order, bias_v (outputs,).
+
+    bias_v: voltage asked of the bias outputs (0: off). is_read: the channel's ASIC is powered, out of reset and sends.
+    trigger_mode: 0 light, 1 test pulse, others off. vth: (n, 3) codes of T1, T2, E, a higher code is a lower
+    threshold; baseline: (n, 2) trims of T and E.
+    """
+
+    bias_v: NDArray[np.float64]
+    is_read: NDArray[np.bool_]
+    trigger_mode: NDArray[np.int64]
+    vth: NDArray[np.int64]
+    baseline: NDArray[np.int64]
+    is_charge: NDArray[np.bool_]
+    integration: NDArray[np.int64]
+    test_pulse: TestPulse | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Consecutive frames. words: (w,) uint64 whole frames; starts: (n_frames + 1,) place of each frame in words."""
+
+    first_frame: int
+    words: NDArray[np.uint64]
+    starts: NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class _Buffers:
+    """Working memory of one detector; times are clocks since the first frame of the next block."""
+
+    deposits: NDArray[np.float64]
+    n_deposits: int
+    hits_f: NDArray[np.float64]
+    hits_i: NDArray[np.int64]
+    words: NDArray[np.uint64]
+    n_hits: int
+    state_f: NDArray[np.float64]
+    state_i: NDArray[np.int64]
+    starts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BLOCK_FRAMES + 1, np.int64))
+
+    @classmethod
+    def empty(cls, channels: int) -> _Buffers:
+        rows = 8192
+        return cls(
+            deposits=np.empty((rows, DEPOSIT_COLUMNS)),
+            n_deposits=0,
+            hits_f=np.empty((rows, el.HIT_FLOATS)),
+            hits_i=np.empty((rows, el.HIT_INTS), np.int64),
+            words=np.empty(rows, np.uint64),
+            n_hits=0,
+            state_f=np.full((channels, el.STATE_FLOATS), -1e9),
+            state_i=np.concatenate([np.full((channels, 1), -1), np.zeros((channels, 1))], axis=1).astype(np.int64),
+        )
+
+    def make_room(self, rows: int) -> None:
+        if rows <= self.hits_f.shape[0]:
+            return
+        n = self.n_hits
+        hits_f, hits_i, words = self.hits_f[:n], self.hits_i[:n], self.words[:n]
+        self.hits_f = np.empty((2 * rows, el.HIT_FLOATS))
+        self.hits_i = np.empty((2 * rows, el.HIT_INTS), np.int64)
+        self.words = np.empty(2 * rows, np.uint64)
+        self.hits_f[:n], self.hits_i[:n], self.words[:n] = hits_f, hits_i, words
+
+
+def nominal_controls(profile: Profile, draw: Draw) -> Controls:
+    """What a readout sets that follows the written configuration: calibrated thresholds and bias, charge mode."""
+    n = profile.geometry.channels
+    e = profile.electronics
+    vth = np.clip(np.trunc(draw.zero - np.array([e.vth_t1, e.vth_t2, e.vth_e])), 0, 63).astype(np.int64)
+    return Controls(
+        bias_v=draw.output_v(draw.bias_code),
+        is_read=np.ones(n, np.bool_),
+        trigger_mode=np.zeros(n, np.int64),
+        vth=vth,
+        baseline=draw.baseline.copy(),
+        is_charge=np.ones(n, np.bool_),
+        integration=np.full(n, 34, np.int64),
+    )
+
+
+class Detector:
+    """Source, crystals, SiPMs and ASICs of one seed. `set` changes what the readout controls; `advance` sees on."""
+
+    def __init__(self, profile: Profile, seed: int, faults: Sequence[Fault] = (), *, stream_name: str = "events") -> None:
+        self.profile = profile
+        self.draw = draw_detector(profile, seed)
+        self.plan = FaultPlan(tuple(faults), profile.geometry, seed)
+        self.effects = Effects.none(profile.geometry)
+        self.controls = nominal_controls(profile, self.draw)
+        self.bias_v = np.zeros(profile.geometry.bias_channels)
+        self.counters = np.zeros(el.COUNTERS, np.int64)
+        self.parameters = np.zeros((profile.geometry.channels, el.PARAMETERS))
+        self.emission = Emission(profile, stream(seed, stream_name))
+        self._loss_rng = stream(seed, stream_name + " loss")
+        self._gids = np.arange(profile.geometry.channels, dtype=np.uint64)
+        self._buffers = _Buffers.empty(profile.geometry.channels)
+        self._onsets: list[float] = []
+        self._stale = True
+        self.frame = 0
+        self.restart()
+
+    # -- what is set ------------------------------------------------------------------------------------------------
+
+    def set(self, controls: Controls) -> None:
+        """Take new settings; bias outputs follow with their own time constant."""
+        self.controls = controls
+        self._stale = True
+
+    def settle(self) -> None:
+        """Bring the bias outputs to their set-points at once."""
+        self.bias_v = self.controls.bias_v.copy()
+        self._stale = True
+
+    def restart(self) -> None:
+        """Synchronisation: frame ids begin at 0, nothing from before is sent."""
+        self.frame = 0
+        self._buffers = _Buffers.empty(self.profile.geometry.channels)
+        self.emission.clock[0] = -1.0
+        self._onsets = self.plan.onsets_s()
+        self._set_in()
+
+    def _set_in(self) -> None:
+        self.effects = self.plan.effects(self.frame * el.FRAME_CLK * CLOCK_S)
+        self._stale = True
+
+    # -- what holds -------------------------------------------------------------------------------------------------
+
+    def sipm(self) -> SipmState:
+        """State of the SiPMs at the present voltages."""
+        draw = self.draw
+        volts = (self.bias_v + np.where(self.bias_v > 1.5, self.effects.bias_shift_v, 0.0))[draw.bias_of]
+        return sipm_state(
+            self.profile.sipm, self.profile.crystal, volts, draw.breakdown_v, draw.warmer_k[draw.module_of]
+        )
+
+    def advance_bias(self, seconds: float) -> None:
+        """Let the bias outputs follow their set-points."""
+        distance = self.controls.bias_v - self.bias_v
+        if not distance.any():
+            return
+        follow = -np.expm1(-seconds / self.profile.electronics.bias_settle_s)
+        self.bias_v = np.where(np.abs(distance) < 1e-4, self.controls.bias_v, self.bias_v + distance * follow)
+        self._stale = True
+
+    def refresh(self) -> None:
+        """Bring the channel parameters up to date with settings, voltages and faults."""
+        draw, profile, controls, effects = self.draw, self.profile, self.controls, self.effects
+        timing, electronics = profile.timing, profile.electronics
+        p = self.parameters
+        state, module = self.sipm(), draw.module_of
+        detects = state.overvoltage_v > 0.01
+        fired = np.where(detects, state.fired_per_photon, 1e-9) * draw.light_today
+        gain = np.where(detects, state.gain, 1e-9)
+        per_kev = draw.photoelectrons_per_kev * fired
+        signal = fired * gain / (draw.calibrated.fired_per_photon * draw.calibrated.gain)
+        window_clk = np.maximum(controls.integration * INTEGRATION_CLK_PER_CODE, 4.0)
+
+        zero = draw.zero + (controls.baseline - draw.baseline)[:, [0, 0, 1]] * np.array(BASELINE_STEPS)[[0, 0, 1]]
+        steps = zero - controls.vth
+        kev_per_step = np.array(
+            [
+                electronics.threshold_t1_kev_per_step,
+                electronics.threshold_t2_kev_per_step,
+                electronics.threshold_e_kev_per_step,
+            ]
+        )
+        threshold = np.maximum((steps * kev_per_step).max(axis=1), 0.05)
+        is_on = controls.is_read & ~effects.dead & (controls.trigger_mode == MODE_NORMAL)
+        is_pulsed = controls.is_read & (controls.trigger_mode == MODE_TEST_PULSE)
+        p[:, el.ON] = np.where(is_on, 1.0, np.where(is_pulsed, 2.0, 0.0))
+        p[:, el.THRESHOLD_KEV] = threshold
+
+        photon_share = 1.0 / (profile.crystal.photoelectrons_at_511 / 511.0)
+        p[:, el.LIGHT_VARIANCE] = (
+            draw.intrinsic**2 * 511.0
+            + photon_share * (1.0 + state.crosstalk) ** 2 * draw.photoelectrons_per_kev * photon_share / per_kev
+        )
+        dark_cells = state.dark_hz * window_clk * CLOCK_S * (1.0 + state.crosstalk)
+        noise_kev = electronics.noise_units * draw.kev_per_unit / np.maximum(signal, 1e-6)
+        p[:, el.NOISE_VARIANCE] = np.where(detects, noise_kev**2 + dark_cells / per_kev**2, 0.0)
+        p[:, el.SIGNAL] = signal
+        p[:, el.CELL_SHARE] = per_kev / draw.cells
+        p[:, el.SATURATION_UNIT] = draw.units_per_cell * draw.cells * gain
+
+        over = np.maximum(state.overvoltage_v / profile.sipm.overvoltage_v, 0.05)
+        dark = state.dark_hz / profile.sipm.dark_rate_hz
+        best = 1.0 + 0.3 * ((steps[:, 0] - T1_BEST_STEPS) / T1_BEST_STEPS) ** 2
+        photon_ps = draw.photon_sigma_ps**2 / np.maximum(state.pde * state.light, 0.02)
+        p[:, el.PHOTON_VARIANCE] = photon_ps * over**-1.2 * (0.75 + 0.25 * dark) * best / CLOCK_PS**2
+        p[:, el.AMPLIFIER_VARIANCE] = (timing.amplifier_sigma_ps / CLOCK_PS / np.maximum(signal, 0.02)) ** 2
+        p[:, el.FIXED_VARIANCE] = (
+            timing.tdc_sigma_ps**2 + timing.clock_sigma_ps**2 + effects.module_jitter_ps[module] ** 2
+        ) / CLOCK_PS**2
+        p[:, el.WALK_CLK] = timing.walk_ps / CLOCK_PS
+        p[:, el.DELAY_CLK] = (draw.delay_ps + effects.module_delay_ps[module]) / CLOCK_PS
+        p[:, el.OFFSET_CLK] = draw.offset_ps / CLOCK_PS
+        p[:, el.WINDOW_CLK] = window_clk
+        p[:, el.WINDOW_MAX_CLK] = np.maximum(window_clk, 430.0)
+        p[:, el.CHARGE_MODE] = controls.is_charge
+        p[:, el.REARM_CLK] = electronics.rearm_clk
+        p[:, el.CONVERSION_CLK] = electronics.conversion_clk
+        p[:, el.DECAY_CLK] = profile.crystal.decay_ns / (CLOCK_PS / 1000.0)
+
+        threshold_cells = threshold * draw.photoelectrons_per_kev * draw.calibrated.fired_per_photon / gain
+        extra = np.where(detects, dark_pulse_rate_hz(state.dark_hz, state.crosstalk, threshold_cells), 0.0)
+        extra += np.where(detects, effects.extra_hz, 0.0)
+        extra += np.where((steps <= 0.5).all(axis=1), _NOISE_HZ, 0.0)
+        floor = np.minimum(1.05 * threshold / np.maximum(signal, 1e-12), 1e12)
+        self.emission.set_extra(np.where(is_on, extra, 0.0), floor)
+        self._stale = False
+
+    # -- what it sees -----------------------------------------------------------------------------------------------
+
+    def advance(self) -> Block:
+        """The next BLOCK_FRAMES frames."""
+        b = self._buffers
+        if self._onsets and self.frame * el.FRAME_CLK * CLOCK_S >= self._onsets[0]:
+            del self._onsets[0]
+            self._set_in()
+        self.advance_bias(BLOCK_S)
+        if self._stale:
+            self.refresh()
+        until = _BLOCK_CLK + _AHEAD_CLK
+        b.deposits, b.n_deposits = self.emission.generate(until, b.deposits, b.n_deposits)
+        if self.controls.test_pulse is not None:
+            self._add_test_pulses(self.controls.test_pulse)
+        el.sort_by_time(b.deposits, b.n_deposits)
+        b.make_room(b.n_hits + b.n_deposits)
+        b.n_hits, used = el.digitise(
+            b.deposits,
+            b.n_deposits,
+            until,
+            self.parameters,
+            self.draw.tdc,
+            self._gids,
+            b.state_f,
+            b.state_i,
+            b.hits_f,
+            b.hits_i,
+            b.words,
+            b.n_hits,
+            self.counters,
+        )
+        left = b.n_deposits - used
+        b.deposits[:left] = b.deposits[used : b.n_deposits].copy()
+        b.n_deposits = left
+        out = np.empty(2 * BLOCK_FRAMES + b.n_hits, np.uint64)
+        n_words, b.n_hits = el.emit(
+            self.frame,
+            BLOCK_FRAMES,
+            self.parameters,
+            self.draw.qdc,
+            b.hits_f,
+            b.hits_i,
+            b.words,
+            b.n_hits,
+            b.state_i,
+            out,
+            b.starts,
+            self.counters,
+        )
+        self.emission.shift(_BLOCK_CLK)
+        b.deposits[:left, T] -= _BLOCK_CLK
+        el.shift_state(b.state_f, b.hits_f, b.n_hits, _BLOCK_CLK)
+        block = Block(self.frame, out[:n_words], b.starts.copy())
+        self.frame += BLOCK_FRAMES
+        return self._through_link(block)
+
+    def _add_test_pulses(self, pulse: TestPulse) -> None:
+        channels = np.flatnonzero(self.parameters[:, el.ON] == 2.0)
+        b = self._buffers
+        # Deposits reach one frame ahead, so the pulses of this block are those of the frames 1 .. BLOCK_FRAMES.
+        begin = self.frame * el.FRAME_CLK + _AHEAD_CLK
+        first = int(np.ceil((begin - pulse.phase_clk) / pulse.interval_clk))
+        last = int(np.ceil((begin + _BLOCK_CLK - pulse.phase_clk) / pulse.interval_clk))
+        clk = np.arange(first, last) * float(pulse.interval_clk) + pulse.phase_clk - self.frame * el.FRAME_CLK
+        rows = clk.size * channels.size
+        if not rows:
+            return
+        need = b.n_deposits + rows
+        if need > b.deposits.shape[0]:
+            larger = np.empty((2 * need, DEPOSIT_COLUMNS))
+            larger[: b.n_deposits] = b.deposits[: b.n_deposits]
+            b.deposits = larger
+        added = b.deposits[b.n_deposits : need]
+        added[:, T] = np.repeat(clk, channels.size)
+        added[:, CHANNEL] = np.tile(channels, clk.size)
+        added[:, E] = -float(pulse.length_clk)
+        added[:, DECAY] = -1.0
+        added[:, ZE] = 0.0
+        added[:, ZT] = self._loss_rng.standard_normal(rows)
+        merged = b.deposits[:need]
+        merged[:] = merged[np.argsort(merged[:, T], kind="stable")]
+        b.n_deposits = need
+
+    def _through_link(self, block: Block) -> Block:
+        """Frames that the link loses: slices of a quarter of a block, about 1.3 ms, vanish as a whole."""
+        if self.effects.frame_loss <= 0.0:
+            return block
+        slices = 4
+        gone = self._loss_rng.random(slices) < self.effects.frame_loss
+        if not gone.any():
+            return block
+        per_slice = BLOCK_FRAMES // slices
+        lengths = np.diff(block.starts)
+        keep = np.repeat(~gone, per_slice)
+        words = block.words[np.repeat(keep, lengths)]
+        return Block(block.first_frame, words, np.concatenate([[0], np.cumsum(lengths[keep])]))
+
+
+def light_only(profile: Profile) -> Profile:
+    """The profile without lutetium, for the part of the truth that only the source makes."""
+    return replace(profile, crystal=replace(profile.crystal, lu176_bq_per_cm3=0.0))

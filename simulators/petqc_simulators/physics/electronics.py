@@ -1,0 +1,293 @@
+"""The ASIC: from energy in a crystal to an event word, and event words to frames.
+
+The converters are the inverse of what calibration tables describe: a hit at time T is latched at the coarse count c
+with q = c - T in 0.5 .. 1.5 clocks, code a0 + a1 q + a2 q²; the charge Q adds to the integration time t of the
+baseline current, code = P(t + Q). Source: TOFPET2 interface reference, sections 6 and 7.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from petqc.jit import kernel
+
+from petqc_simulators.physics.crystal import CHANNEL, DECAY, ZE, ZT, E, T
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FRAME_CLK = 1024
+FINE_OFFSET = 27
+MAX_FRAME_EVENTS = 126
+"""Largest frame on the gigabit link. Source: TOFPET2 interface reference, section 3.5."""
+
+# Columns of the channel parameters.
+ON = 0  # 1: triggers on light; 2: triggers on test pulses only; 0: off
+THRESHOLD_KEV = 1  # in keV of the calibration day's amplitude
+LIGHT_VARIANCE = 2  # keV² per keV
+NOISE_VARIANCE = 3  # keV²
+SIGNAL = 4  # amplitude per keV of light, 1 on the calibration day
+CELL_SHARE = 5  # share of the cells fired per keV before saturation
+SATURATION_UNIT = 6
+PHOTON_VARIANCE = 7  # clocks², at 511 keV
+AMPLIFIER_VARIANCE = 8  # clocks², at 511 keV
+FIXED_VARIANCE = 9  # clocks²
+WALK_CLK = 10
+DELAY_CLK = 11
+OFFSET_CLK = 12  # the calibration's time offset
+WINDOW_CLK = 13  # integration window of light
+WINDOW_MAX_CLK = 14  # longest integration of a test pulse
+CHARGE_MODE = 15
+REARM_CLK = 16
+CONVERSION_CLK = 17
+DECAY_CLK = 18  # of the scintillator
+PARAMETERS = 19
+
+# Channel state: float columns and integer columns.
+_BUSY, _STARTED, _TAC_FREE = 0, 1, 2
+STATE_FLOATS = 6
+_LAST_HIT, _NEXT_TAC = 0, 1
+STATE_INTS = 2
+
+# Hits: float and integer columns.
+LIGHT_KEV, INTEGRATED_CLK, TRUE_CLK = 0, 1, 2
+HIT_FLOATS = 3
+FRAME, ROW, HIT_CHANNEL, HIT_DECAY = 0, 1, 2, 3
+HIT_INTS = 4
+
+# Counters of what became of deposits.
+ACCEPTED, BELOW, DEAD, NO_BUFFER, PILED, LOST_IN_FRAME = range(6)
+COUNTERS = 6
+
+
+@kernel
+def light_kev(energy: float, deviate: float, light_variance: float, noise_variance: float) -> float:
+    """Energy as the light of one pulse shows it, with its fluctuation."""
+    return max(energy + deviate * math.sqrt(light_variance * energy + noise_variance), 0.0)
+
+
+@kernel
+def timing_sigma_clk(energy: float, parameters: NDArray[np.float64]) -> float:
+    """Standard deviation of one hit's time, in clocks, for a pulse of an energy in keV."""
+    ratio = 511.0 / max(energy, 5.0)
+    return math.sqrt(
+        parameters[PHOTON_VARIANCE] * ratio + parameters[AMPLIFIER_VARIANCE] * ratio * ratio + parameters[FIXED_VARIANCE]
+    )
+
+
+@kernel
+def charge_units(light: float, parameters: NDArray[np.float64]) -> float:
+    """Charge of a pulse with the SiPM's saturation, in clocks of baseline current."""
+    return -parameters[SATURATION_UNIT] * math.expm1(-light * parameters[CELL_SHARE])
+
+
+@kernel
+def _latch(clk: float) -> int:
+    return int(math.ceil(clk + 0.5))
+
+
+@kernel
+def _fine(interval: float, row: NDArray[np.float64], first: int) -> int:
+    code = row[first + 1] + row[first + 2] * interval + row[first + 3] * interval * interval
+    return min(max(int(math.floor(code + 0.5)), 0), 1023)
+
+
+@kernel
+def sort_by_time(deposits: NDArray[np.float64], n: int) -> None:
+    """Order rows by time; they are nearly in order, so that moving each back to its place is cheap."""
+    columns = deposits.shape[1]
+    held = np.empty(columns)
+    for i in range(1, n):
+        if deposits[i, T] >= deposits[i - 1, T]:
+            continue
+        for k in range(columns):
+            held[k] = deposits[i, k]
+        j = i
+        while j > 0 and deposits[j - 1, T] > held[T]:
+            for k in range(columns):
+                deposits[j, k] = deposits[j - 1, k]
+            j -= 1
+        for k in range(columns):
+            deposits[j, k] = held[k]
+
+
+@kernel
+def digitise(
+    deposits: NDArray[np.float64],
+    n_deposits: int,
+    until_clk: float,
+    parameters: NDArray[np.float64],
+    tdc: NDArray[np.float64],
+    gids: NDArray[np.uint64],
+    state_f: NDArray[np.float64],
+    state_i: NDArray[np.int64],
+    hits_f: NDArray[np.float64],
+    hits_i: NDArray[np.int64],
+    words: NDArray[np.uint64],
+    n_hits: int,
+    counters: NDArray[np.int64],
+) -> tuple[int, int]:
+    """Trigger on deposits in order of time; returns the number of hits, and of deposits dealt with.
+
+    A negative energy is a test pulse of that many clocks. Light that arrives while a channel integrates adds to its
+    hit; what arrives while the channel re-arms, or finds all four buffers converting, is lost.
+    """
+    used = 0
+    for i in range(n_deposits):
+        clk = deposits[i, T]
+        if clk >= until_clk:
+            break
+        used = i + 1
+        energy = deposits[i, E]
+        channel = int(deposits[i, CHANNEL])
+        p = parameters[channel]
+        is_pulse = energy < 0.0
+        if p[ON] == 0.0 or is_pulse != (p[ON] == 2.0):
+            continue
+        light = 0.0
+        if not is_pulse:
+            light = light_kev(energy, deposits[i, ZE], p[LIGHT_VARIANCE], p[NOISE_VARIANCE])
+        since = clk - state_f[channel, _STARTED]
+        last = state_i[channel, _LAST_HIT]
+        if last >= 0 and since < p[WINDOW_CLK] and not is_pulse:
+            hits_f[last, LIGHT_KEV] += light * -math.expm1((since - p[WINDOW_CLK]) / p[DECAY_CLK])
+            counters[PILED] += 1
+            continue
+        if not is_pulse and light * p[SIGNAL] < p[THRESHOLD_KEV]:
+            counters[BELOW] += 1
+            continue
+        if clk < state_f[channel, _BUSY]:
+            counters[DEAD] += 1
+            continue
+        tac = state_i[channel, _NEXT_TAC]
+        if state_f[channel, _TAC_FREE + tac] > clk:
+            counters[NO_BUFFER] += 1
+            continue
+        row = channel * 4 + tac
+        t = tdc[row]
+        if is_pulse:
+            window = min(max(-energy, p[WINDOW_CLK]), p[WINDOW_MAX_CLK])
+            measured = clk + deposits[i, ZT] * math.sqrt(p[FIXED_VARIANCE]) + p[DELAY_CLK]
+        else:
+            window = p[WINDOW_CLK]
+            walk = min(p[WALK_CLK] * (511.0 / max(energy, 5.0) - 1.0), 0.4)
+            measured = clk + walk + deposits[i, ZT] * timing_sigma_clk(energy, p) + p[DELAY_CLK]
+        latched = _latch(measured + t[0])
+        tfine = _fine(latched - (measured + t[0]), t, 0)
+        start = measured - p[OFFSET_CLK]
+        if p[CHARGE_MODE] != 0.0:
+            end = int(math.floor(start + window))
+            hits_f[n_hits, INTEGRATED_CLK] = end - start
+        else:
+            over = -energy if is_pulse else 20.0 + 12.0 * math.log(max(light * p[SIGNAL] / p[THRESHOLD_KEV], 1.0))
+            stop = measured + over + t[4]
+            end = _latch(stop)
+            hits_f[n_hits, INTEGRATED_CLK] = -1.0 - _fine(end - stop, t, 4)
+        hits_f[n_hits, LIGHT_KEV] = light
+        hits_f[n_hits, TRUE_CLK] = clk
+        hits_i[n_hits, FRAME] = latched // FRAME_CLK
+        hits_i[n_hits, ROW] = row
+        hits_i[n_hits, HIT_CHANNEL] = channel
+        hits_i[n_hits, HIT_DECAY] = int(deposits[i, DECAY])
+        words[n_hits] = (
+            gids[channel] << np.uint64(42)
+            | np.uint64(tac) << np.uint64(40)
+            | np.uint64(latched % FRAME_CLK) << np.uint64(30)
+            | np.uint64(end % FRAME_CLK) << np.uint64(20)
+            | np.uint64((tfine - FINE_OFFSET) % 1024) << np.uint64(10)
+        )
+        state_f[channel, _STARTED] = clk
+        state_f[channel, _BUSY] = clk + window + p[REARM_CLK]
+        state_f[channel, _TAC_FREE + tac] = clk + window + p[CONVERSION_CLK]
+        state_i[channel, _LAST_HIT] = n_hits
+        state_i[channel, _NEXT_TAC] = (tac + 1) % 4
+        n_hits += 1
+        counters[ACCEPTED] += 1
+    return n_hits, used
+
+
+@kernel
+def _charge_code(integrated: float, light: float, p: NDArray[np.float64], row: NDArray[np.float64]) -> int:
+    if integrated < 0.0:  # time over threshold: the code is the E branch's own
+        return int(-integrated - 1.0)
+    t = integrated + charge_units(light, p)
+    value = 0.0
+    for k in range(row.shape[0] - 1, -1, -1):
+        value = value * t + row[k]
+    return min(max(int(math.floor(value + 0.5)), 0), 1023)
+
+
+@kernel
+def emit(
+    first_frame: int,
+    n_frames: int,
+    parameters: NDArray[np.float64],
+    qdc: NDArray[np.float64],
+    hits_f: NDArray[np.float64],
+    hits_i: NDArray[np.int64],
+    words: NDArray[np.uint64],
+    n_hits: int,
+    state_i: NDArray[np.int64],
+    out: NDArray[np.uint64],
+    starts: NDArray[np.int64],
+    counters: NDArray[np.int64],
+) -> tuple[int, int]:
+    """Make whole frames of the hits of frames 0 .. n_frames - 1, keep the later hits for the next call.
+
+    first_frame is the id of frame 0. starts: (n_frames + 1,) gets the place of each frame in `out`. More events than
+    a frame can carry are lost, and the frame says so. Returns the number of words in `out` and of hits kept.
+    """
+    starts[:] = 0
+    for i in range(n_hits):
+        frame = hits_i[i, FRAME]
+        if frame < n_frames:
+            starts[frame + 1] += 1
+    place = 0
+    for frame in range(n_frames):
+        count = starts[frame + 1]
+        lost = count > MAX_FRAME_EVENTS
+        if lost:
+            counters[LOST_IN_FRAME] += count - MAX_FRAME_EVENTS
+            count = MAX_FRAME_EVENTS
+        starts[frame] = place
+        identity = (first_frame + frame) & ((1 << 36) - 1)
+        out[place] = np.uint64(identity) | np.uint64(count + 2) << np.uint64(36)
+        out[place + 1] = np.uint64(count) | (np.uint64(1 << 16) if lost else np.uint64(0))
+        place += 2 + count
+    starts[n_frames] = place
+    filled = np.zeros(n_frames, np.int64)
+    kept = 0
+    for channel in range(state_i.shape[0]):
+        state_i[channel, _LAST_HIT] = -1
+    for i in range(n_hits):
+        frame = hits_i[i, FRAME]
+        if frame >= n_frames:
+            hits_f[kept] = hits_f[i]
+            hits_i[kept] = hits_i[i]
+            hits_i[kept, FRAME] = frame - n_frames
+            words[kept] = words[i]
+            state_i[hits_i[kept, HIT_CHANNEL], _LAST_HIT] = kept
+            kept += 1
+            continue
+        if filled[frame] == MAX_FRAME_EVENTS:
+            continue
+        row = hits_i[i, ROW]
+        code = _charge_code(
+            hits_f[i, INTEGRATED_CLK], hits_f[i, LIGHT_KEV], parameters[hits_i[i, HIT_CHANNEL]], qdc[row]
+        )
+        out[starts[frame] + 2 + filled[frame]] = words[i] | np.uint64((code - FINE_OFFSET) % 1024)
+        filled[frame] += 1
+    return place, kept
+
+
+@kernel
+def shift_state(state_f: NDArray[np.float64], hits_f: NDArray[np.float64], n_hits: int, clk: float) -> None:
+    """Move the origin of time forward."""
+    for channel in range(state_f.shape[0]):
+        for k in range(state_f.shape[1]):
+            state_f[channel, k] -= clk
+    for i in range(n_hits):
+        hits_f[i, TRUE_CLK] -= clk
