@@ -94,6 +94,8 @@ def _view(run: Run) -> dict[str, Any]:
         "maps": _maps(run, found) if found else [],
         "checks": checks,
         "status_words": [(s, text.STATUS_WORD[s]) for s in text.STATUS_ORDER],
+        "is_measured": bool(run.checks or run.spectra or run.columns),
+        "methods": tables.method_rows(run),
         "column_counts": tables.column_counts(run),
         "offenders": offenders[: tables.MOST_OFFENDERS],
         "more_offenders": max(len(offenders) - tables.MOST_OFFENDERS, 0),

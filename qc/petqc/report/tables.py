@@ -22,6 +22,7 @@ from petqc.report.text import (
     outside,
     plain,
     sentence_case,
+    source_of,
     title_of,
     value_and_uncertainty,
 )
@@ -102,6 +103,41 @@ def attention(table: CheckTable) -> tuple[tuple[CheckRow, ...], int]:
     """The rows to read first, worst first, and how many more there are."""
     rows = [r for status in _NEEDS_ATTENTION for r in table.rows if r.status is status]
     return tuple(rows[:_MOST_ATTENTION]), max(len(rows) - _MOST_ATTENTION, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class MethodRow:
+    """How one check came to its values: methods, limits by level, source."""
+
+    title: str
+    id: str
+    methods: str
+    limits: tuple[tuple[str, str], ...]
+    source: str
+
+
+def method_rows(run: Run) -> list[MethodRow]:
+    """One row a check, in the order of the run: what is needed to judge its values years later."""
+    rows = []
+    for check_id in dict.fromkeys(c.id for c in run.checks):
+        results = sorted((c for c in run.checks if c.id == check_id), key=lambda c: node_sort_key(c.node))
+        limits = dict.fromkeys((level_of(c.node), limits_text(c.limits)) for c in results)
+        by_level: dict[str, list[str]] = {}
+        for level, said in limits:
+            by_level.setdefault(level, []).append(said)
+        rows.append(
+            MethodRow(
+                title=title_of(check_id),
+                id=check_id,
+                methods="; ".join(dict.fromkeys(c.method for c in results if c.method)),
+                limits=tuple(
+                    (level, said[0] if len(said) == 1 else "by node, see the table of checks")
+                    for level, said in by_level.items()
+                ),
+                source=source_of(check_id),
+            )
+        )
+    return rows
 
 
 @dataclass(frozen=True, slots=True)

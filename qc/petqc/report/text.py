@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from petqc.limits import Limits, Status
 
 if TYPE_CHECKING:
+    from petqc.checks import Check
     from petqc.results import CheckResult
 
 MINUS = "\N{MINUS SIGN}"
@@ -164,15 +165,22 @@ def title_of(check_id: str) -> str:
     The id as words where no such check is registered: reports of older and newer versions stay readable.
     """
     base, _, part = check_id.partition(".")
-    title = _titles().get(base) or sentence_case(base)
+    check = _registered().get(base)
+    title = check.title if check else sentence_case(base)
     return f"{title}, {part.replace('_', ' ')}" if part else title
 
 
+def source_of(check_id: str) -> str:
+    """Where a check's formula and limits come from, as its registration says; empty for an unknown check."""
+    check = _registered().get(check_id.partition(".")[0])
+    return check.source if check else ""
+
+
 @cache
-def _titles() -> dict[str, str]:
+def _registered() -> dict[str, Check]:
     from petqc.checks import all_checks
 
-    return {c.id: c.title for c in all_checks()}
+    return {c.id: c for c in all_checks()}
 
 
 def sentence_case(key: str) -> str:
