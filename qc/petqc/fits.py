@@ -1,0 +1,495 @@
+"""Fits of photopeaks and coincidence peaks: a number with its covariance, or a refusal that says why.
+
+Source: daily-qc.md §2a and §2c for the models, §2k for the bounds; performance.md §4-5 for the method.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from petqc.errors import FitFailedError, TooFewCountsError
+from petqc.fit_kernels import (
+    A1,
+    A2,
+    CONVERGED,
+    HIGH,
+    LOW,
+    MU1,
+    MU2,
+    N_PARAMETERS,
+    NO_CONVERGENCE,
+    NO_RANGE,
+    S1,
+    S2,
+    SINGULAR,
+    STEP,
+    TOO_FEW,
+    expected,
+    photopeak_fit,
+    photopeak_fits,
+    poisson_fit,
+)
+from petqc.statistics import pearson_p_value, sparse_chi2_p_value
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FWHM_OF_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
+"""FWHM of a Gaussian of unit standard deviation."""
+FWTM_OF_SIGMA = 2.0 * math.sqrt(2.0 * math.log(10.0))
+
+MIN_NET_COUNTS = 200
+"""Fewest counts of the peak itself for a number. Source: daily-qc.md §2a."""
+MIN_P_VALUE = 1e-4
+"""Lowest goodness of fit for a number. Source: daily-qc.md §2a."""
+SHAPE_TOLERANCE = 0.02
+"""No model is exact: the shape is trusted to 2 % of the counts in a bin when the goodness of fit is judged, so that a
+peak of a million counts is not refused for a tail that moves its position by far less than any limit."""
+
+SCALE_BELOW = 0.05
+"""Below this goodness of fit errors are scaled by sqrt(chi2 / degrees of freedom): the misfit is then real."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeakFit:
+    """A fitted peak.
+
+    parameters: (9,) in the order of petqc.fit_kernels. covariance: (9, 9). edges: (n + 1,) of the fitted bins;
+    counts, model, background: (n,). area, mu, fwhm: of the peak (with its second Gaussian, if it has one) with one
+    standard deviation each; fwtm: full width at a tenth of the maximum. chi2, n_free_bins (bins minus parameters),
+    p_value: Pearson, exact counts; p_value_shape: the same allowing for SHAPE_TOLERANCE. scale: square root of
+    chi2 / n_free_bins if above 1: errors of mu, fwhm and area are already multiplied by it.
+    """
+
+    parameters: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    edges: NDArray[np.float64]
+    counts: NDArray[np.float64]
+    model: NDArray[np.float64]
+    background: NDArray[np.float64]
+    area: float
+    area_error: float
+    mu: float
+    mu_error: float
+    fwhm: float
+    fwhm_error: float
+    fwtm: float
+    fwtm_error: float
+    chi2: float
+    n_free_bins: int
+    p_value: float
+    p_value_shape: float
+    scale: float
+    log_likelihood: float
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of the first Gaussian."""
+        return float(self.parameters[S1])
+
+    @property
+    def is_double(self) -> bool:
+        """Whether the peak has a second Gaussian."""
+        return bool(self.parameters[S2] > 0)
+
+    def on(self, edges: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Fit and background on a finer or wider axis with the same bins; NaN outside the fitted range.
+
+        Args:
+            edges: (m + 1,) bin edges that contain the fitted ones.
+        """
+        fit = np.full(edges.size - 1, np.nan)
+        background = np.full(edges.size - 1, np.nan)
+        first = int(np.searchsorted(edges, self.edges[0] - 1e-9 * abs(self.edges[0])))
+        fit[first : first + self.model.size] = self.model
+        background[first : first + self.model.size] = self.background
+        return fit, background
+
+
+def fit_photopeak(
+    edges: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    seed: float,
+    *,
+    relative_range: tuple[float, float] = (400.0 / 511.0, 650.0 / 511.0),
+    relative_sigma: float = 0.05,
+    min_p_value: float = MIN_P_VALUE,
+) -> PeakFit:
+    """Fit Gauss + erfc step + straight background around a photopeak.
+
+    The range is 400-650 keV for a peak at 511 keV and moves with the peak.
+
+    Args:
+        edges: (n + 1,) bin edges.
+        counts: (n,) counts.
+        seed: position to start from, in the unit of edges.
+        relative_range: ends of the fitted range as multiples of the peak position.
+        relative_sigma: standard deviation to start from as a share of the position.
+        min_p_value: lowest goodness of fit to accept.
+
+    Raises:
+        TooFewCountsError: fewer than MIN_NET_COUNTS in the peak.
+        FitFailedError: no convergence, edge of range, or the model does not describe the counts.
+
+    Source: daily-qc.md §2a.
+    """
+    edges = np.ascontiguousarray(edges, np.float64)
+    counts = np.ascontiguousarray(counts, np.float64)
+    p, model = np.empty(N_PARAMETERS), np.zeros(counts.size)
+    covariance = np.empty((N_PARAMETERS, N_PARAMETERS))
+    status, first, last, nll = photopeak_fit(
+        edges, counts, seed, relative_sigma * seed, 1.0 - relative_range[0], relative_range[1] - 1.0,
+        float(MIN_NET_COUNTS), _SLOTS_PHOTOPEAK, p, model, covariance,
+    )  # fmt: skip
+    if status == NO_RANGE:
+        raise FitFailedError(f"no room for a fit range around {seed:.4g} on this axis")
+    if status == TOO_FEW:
+        raise TooFewCountsError(
+            f"{counts[first:last].sum():.0f} counts in the fit range, at least {MIN_NET_COUNTS} wanted"
+        )
+    if status != CONVERGED:
+        raise FitFailedError(f"the fit of a peak near {seed:.4g} does not converge")
+    part_edges, part = edges[first : last + 1], counts[first:last]
+    return accept(_peak_fit(part_edges, part, model[first:last], p, covariance, nll, _SLOTS_PHOTOPEAK), min_p_value)
+
+
+@dataclass(frozen=True, slots=True)
+class PeakFits:
+    """Many fitted photopeaks; arrays of one length, NaN where there is no number.
+
+    mu, mu_error, fwhm, fwhm_error, area: as in PeakFit. reason: (m,) why there is no number, "" where there is one.
+    """
+
+    mu: NDArray[np.float64]
+    mu_error: NDArray[np.float64]
+    fwhm: NDArray[np.float64]
+    fwhm_error: NDArray[np.float64]
+    area: NDArray[np.float64]
+    reason: NDArray[np.object_]
+
+
+def fit_photopeaks(
+    edges: NDArray[np.float64],
+    counts: NDArray[np.uint32],
+    centre: NDArray[np.float64],
+    sigma: NDArray[np.float64],
+    *,
+    search: float = 0.3,
+    relative_range: tuple[float, float] = (400.0 / 511.0, 650.0 / 511.0),
+) -> PeakFits:
+    """Fit the photopeak of every channel, as fit_photopeak does for one.
+
+    Args:
+        edges: (n + 1,) bin edges.
+        counts: (m, n) counts.
+        centre: (m,) where to look for the peak.
+        sigma: (m,) standard deviation to start from.
+        search: half of the range to look in, as a share of the centre.
+        relative_range: as for fit_photopeak.
+
+    Source: daily-qc.md §2a.
+    """
+    m = counts.shape[0]
+    status = np.zeros(m, np.int64)
+    parameters = np.full((m, N_PARAMETERS), np.nan)
+    errors, quality = np.zeros((m, 3)), np.zeros((m, 4))
+    photopeak_fits(
+        np.ascontiguousarray(edges, np.float64), np.ascontiguousarray(counts, np.uint32),
+        np.ascontiguousarray(centre, np.float64), np.ascontiguousarray(sigma, np.float64), search,
+        1.0 - relative_range[0], relative_range[1] - 1.0, float(MIN_NET_COUNTS), _SLOTS_PHOTOPEAK,
+        status, parameters, errors, quality, SHAPE_TOLERANCE,
+    )  # fmt: skip
+    n_parameters = int(_SLOTS_PHOTOPEAK.max()) + 1
+    n_bins = quality[:, 2].astype(np.int64)
+    p_value = sparse_chi2_p_value(quality[:, 0], n_bins, quality[:, 3], n_parameters)
+    p_shape = sparse_chi2_p_value(quality[:, 1], n_bins, quality[:, 3], n_parameters)
+    scale = np.sqrt(np.maximum(quality[:, 0] / np.maximum(n_bins - n_parameters, 1), 1.0))
+    scale = np.where(p_value < SCALE_BELOW, scale, 1.0)
+    area, mu, s = parameters[:, A1], parameters[:, MU1], parameters[:, S1]
+    low, high = mu * relative_range[0], mu * relative_range[1]
+    reason = np.full(m, "", dtype=object)
+    with np.errstate(invalid="ignore"):
+        refusals = (
+            (p_shape < MIN_P_VALUE, "the model does not describe the spectrum"),
+            (FWHM_OF_SIGMA * s > 0.75 * (high - low), "the peak fills the fit range"),
+            (area < 5.0 * errors[:, 0] * scale, "no peak stands out of the background"),
+            (area < MIN_NET_COUNTS, f"fewer than {MIN_NET_COUNTS} counts in the peak"),
+            (~np.isfinite(mu) | (status == SINGULAR) | (status == NO_CONVERGENCE), "the fit does not converge"),
+            (status == NO_RANGE, "no room for a fit range on the axis"),
+            (status == TOO_FEW, f"fewer than {MIN_NET_COUNTS} counts"),
+        )
+    for refused, why in refusals:  # the last one that applies is the most basic one
+        reason[refused] = why
+    usable = reason == ""
+    return PeakFits(
+        mu=np.where(usable, mu, np.nan),
+        mu_error=np.where(usable, errors[:, 1] * scale, np.nan),
+        fwhm=np.where(usable, FWHM_OF_SIGMA * s, np.nan),
+        fwhm_error=np.where(usable, FWHM_OF_SIGMA * errors[:, 2] * scale, np.nan),
+        area=np.where(usable, area, np.nan),
+        reason=reason,
+    )
+
+
+def fit_time_peak(
+    edges: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    *,
+    min_p_value: float = MIN_P_VALUE,
+    min_net_counts: int = MIN_NET_COUNTS,
+    allow_second: bool = True,
+) -> PeakFit:
+    """Fit a coincidence peak: Gauss (and a second, wider one with the same mean if the counts ask for it) + flat.
+
+    Args:
+        edges: (n + 1,) bin edges, only bins that lie wholly inside the coincidence window.
+        counts: (n,) counts.
+        min_p_value: lowest goodness of fit to accept.
+        min_net_counts: fewest counts in the peak.
+        allow_second: try the second Gaussian.
+
+    Raises:
+        TooFewCountsError: fewer than min_net_counts in the peak.
+        FitFailedError: no convergence, edge of range, or the model does not describe the counts.
+
+    Source: daily-qc.md §2c.
+    """
+    if counts.sum() < min_net_counts:
+        raise TooFewCountsError(f"{counts.sum():.0f} pairs, at least {min_net_counts} wanted")
+    start = _time_start(edges, counts)
+    fit = _fit(edges, counts, start, _SLOTS_TIME)
+    if allow_second and fit.area > 10 * min_net_counts:
+        for wider, share in ((1.8, 0.15), (3.5, 0.05)):
+            second = fit.parameters.copy()
+            second[A1], second[A2] = fit.area * (1 - share), fit.area * share
+            second[MU2], second[S2] = second[MU1], fit.sigma * wider
+            second[S1] = fit.sigma * (0.95 if wider > 1.5 else 0.85)
+            try:
+                double = _fit(edges, counts, second, _SLOTS_TIME_DOUBLE)
+            except FitFailedError:
+                continue
+            # Twice the gain in log-likelihood is worth two parameters only beyond noise (99.9 %, two degrees).
+            if double.log_likelihood - fit.log_likelihood > 6.9 and _is_sane_double(double, edges):
+                fit = double
+                break
+    return accept(fit, min_p_value, min_net_counts)
+
+
+def fit_two_peaks(
+    edges: NDArray[np.float64], counts: NDArray[np.float64], mu: tuple[float, float], sigma: tuple[float, float]
+) -> PeakFit:
+    """Fit two free Gaussians on a straight background; not yet accepted or refused.
+
+    Args:
+        edges: (n + 1,) bin edges.
+        counts: (n,) counts.
+        mu: positions to start from.
+        sigma: standard deviations to start from.
+
+    Raises:
+        FitFailedError: no convergence.
+    """
+    start = np.zeros(N_PARAMETERS)
+    level = _edge_levels(edges, counts)
+    start[LOW], start[HIGH] = level
+    net = max(counts.sum() - 0.5 * sum(level) * (edges[-1] - edges[0]), 10.0)
+    start[A1], start[A2] = 0.5 * net, 0.5 * net
+    start[MU1], start[MU2] = mu
+    start[S1], start[S2] = sigma
+    return _fit(edges, counts, start, _SLOTS_TWO_PEAKS)
+
+
+def fit_one_peak(edges: NDArray[np.float64], counts: NDArray[np.float64], mu: float, sigma: float) -> PeakFit:
+    """Fit one free Gaussian on a straight background; not yet accepted or refused.
+
+    Args:
+        edges: (n + 1,) bin edges.
+        counts: (n,) counts.
+        mu: position to start from.
+        sigma: standard deviation to start from.
+
+    Raises:
+        FitFailedError: no convergence.
+    """
+    start = np.zeros(N_PARAMETERS)
+    level = _edge_levels(edges, counts)
+    start[LOW], start[HIGH] = level
+    start[A1] = max(counts.sum() - 0.5 * sum(level) * (edges[-1] - edges[0]), 10.0)
+    start[MU1], start[S1] = mu, sigma
+    return _fit(edges, counts, start, _SLOTS_ONE_PEAK)
+
+
+def accept(fit: PeakFit, min_p_value: float = MIN_P_VALUE, min_net_counts: float = MIN_NET_COUNTS) -> PeakFit:
+    """The fit, if it can be trusted.
+
+    Raises:
+        TooFewCountsError: fewer counts in the peak than wanted.
+        FitFailedError: the peak stands at the edge of the range or the model does not describe the counts.
+    """
+    low, high = float(fit.edges[0]), float(fit.edges[-1])
+    if fit.area < min_net_counts:
+        raise TooFewCountsError(f"{fit.area:.0f} counts in the peak, at least {min_net_counts:.0f} wanted")
+    if fit.area < 5.0 * fit.area_error:
+        raise FitFailedError(f"no peak stands out of the background: {fit.area:.0f} ± {fit.area_error:.0f} counts")
+    if not low + fit.sigma < fit.mu < high - fit.sigma:
+        raise FitFailedError(f"the peak at {fit.mu:.5g} stands at the edge of the fit range {low:.5g} to {high:.5g}")
+    if fit.fwhm > 0.75 * (high - low):
+        raise FitFailedError(f"the peak's FWHM {fit.fwhm:.4g} fills the fit range {low:.5g} to {high:.5g}")
+    if fit.p_value_shape < min_p_value:
+        raise FitFailedError(
+            f"the model does not describe the spectrum: p = {fit.p_value_shape:.1e}, at least {min_p_value:.0e} wanted"
+        )
+    return fit
+
+
+def _slots(*groups: tuple[int, ...]) -> NDArray[np.int64]:
+    slots = np.full(N_PARAMETERS, -1, np.int64)
+    for number, group in enumerate(groups):
+        slots[list(group)] = number
+    return slots
+
+
+_SLOTS_PHOTOPEAK = _slots((A1,), (MU1,), (S1,), (STEP,), (LOW,), (HIGH,))
+_SLOTS_TIME = _slots((A1,), (MU1,), (S1,), (LOW, HIGH))
+_SLOTS_TIME_DOUBLE = _slots((A1,), (MU1, MU2), (S1,), (A2,), (S2,), (LOW, HIGH))
+_SLOTS_ONE_PEAK = _slots((A1,), (MU1,), (S1,), (LOW,), (HIGH,))
+_SLOTS_TWO_PEAKS = _slots((A1,), (MU1,), (S1,), (A2,), (MU2,), (S2,), (LOW,), (HIGH,))
+
+
+def _fit(
+    edges: NDArray[np.float64], counts: NDArray[np.float64], start: NDArray[np.float64], slots: NDArray[np.int64]
+) -> PeakFit:
+    edges = np.ascontiguousarray(edges, np.float64)
+    counts = np.ascontiguousarray(counts, np.float64)
+    width = float(edges[1] - edges[0])
+    lower = np.zeros(N_PARAMETERS)
+    lower[[MU1, MU2]] = -np.inf
+    lower[[S1, S2]] = 0.2 * width  # narrower than its bins a peak has no measurable width
+    p = start.copy()
+    if slots[S2] < 0:
+        p[[A2, MU2, S2]] = 0.0
+        lower[S2] = 0.0
+    model = np.empty(counts.size)
+    covariance = np.empty((N_PARAMETERS, N_PARAMETERS))
+    status, steps, nll = poisson_fit(counts, edges, p, slots, lower, model, covariance)
+    if status != CONVERGED:
+        raise FitFailedError(f"the fit does not converge ({steps} steps)")
+    return _peak_fit(edges, counts, model, p, covariance, nll, slots)
+
+
+def _peak_fit(
+    edges: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    model: NDArray[np.float64],
+    p: NDArray[np.float64],
+    covariance: NDArray[np.float64],
+    nll: float,
+    slots: NDArray[np.int64],
+) -> PeakFit:
+    if slots[S2] >= 0 and p[S2] < p[S1] and slots[MU1] == slots[MU2]:
+        order = [A2, MU2, S2, A1, MU1, S1, STEP, LOW, HIGH]  # first the narrow one
+        p, covariance = p[order], covariance[np.ix_(order, order)]
+    n_parameters = int(slots.max()) + 1
+    chi2, p_value = pearson_p_value(counts, model, n_parameters)
+    _, p_shape = pearson_p_value(counts, model, n_parameters, SHAPE_TOLERANCE)
+    n_free_bins = counts.size - n_parameters
+    scale = max(1.0, math.sqrt(chi2 / n_free_bins)) if n_free_bins > 0 and p_value < SCALE_BELOW else 1.0
+    without = p.copy()
+    without[[A1, A2]] = 0.0
+    background, jac = np.empty(counts.size), np.empty((counts.size, N_PARAMETERS))
+    expected(without, edges, background, jac)
+    values, errors = _shape(p, covariance, tied=bool(slots[MU1] == slots[MU2] and slots[S2] >= 0))
+    errors = [e * scale for e in errors]
+    return PeakFit(
+        p, covariance, edges, counts, model, background,
+        values[0], errors[0], values[1], errors[1], values[2], errors[2], values[3], errors[3],
+        chi2, n_free_bins, p_value, p_shape, scale, -nll,
+    )  # fmt: skip
+
+
+def _shape(p: NDArray[np.float64], covariance: NDArray[np.float64], *, tied: bool) -> tuple[list[float], list[float]]:
+    """Area, mean, FWHM, FWTM and their errors; of both Gaussians together if they share their mean."""
+    if not tied:
+        errors = [math.sqrt(max(covariance[j, j], 0.0)) for j in (A1, MU1, S1)]
+        values = [float(p[A1]), float(p[MU1]), FWHM_OF_SIGMA * float(p[S1]), FWTM_OF_SIGMA * float(p[S1])]
+        return values, [errors[0], errors[1], FWHM_OF_SIGMA * errors[2], FWTM_OF_SIGMA * errors[2]]
+    base = np.array([p[A1], p[S1], p[A2], p[S2]])
+    part = covariance[np.ix_([A1, S1, A2, S2], [A1, S1, A2, S2])]
+    widths, errors = [], []
+    for fraction in (0.5, 0.1):
+        widths.append(_full_width(base, fraction))
+        gradient = np.empty(4)
+        for j in range(4):
+            step = 1e-4 * max(abs(base[j]), 1e-9)
+            up, down = base.copy(), base.copy()
+            up[j] += step
+            down[j] -= step
+            gradient[j] = (_full_width(up, fraction) - _full_width(down, fraction)) / (2 * step)
+        errors.append(math.sqrt(max(float(gradient @ part @ gradient), 0.0)))
+    area_error = math.sqrt(max(part[0, 0] + part[2, 2] + 2 * part[0, 2], 0.0))
+    mean_error = math.sqrt(max(covariance[MU1, MU1], 0.0))
+    return [float(p[A1] + p[A2]), float(p[MU1]), *widths], [area_error, mean_error, *errors]
+
+
+def _full_width(shape: NDArray[np.float64], fraction: float) -> float:
+    """Full width at a fraction of the maximum of two Gaussians with one mean; shape: area, sigma, area, sigma."""
+    a1, s1, a2, s2 = (float(v) for v in shape)
+    h1, h2 = a1 / s1, a2 / s2
+    target = fraction * (h1 + h2)
+    low, high = 0.0, 10.0 * max(s1, s2)
+    for _ in range(80):
+        x = 0.5 * (low + high)
+        value = h1 * math.exp(-0.5 * (x / s1) ** 2) + h2 * math.exp(-0.5 * (x / s2) ** 2)
+        low, high = (x, high) if value > target else (low, x)
+    return low + high
+
+
+def _is_sane_double(fit: PeakFit, edges: NDArray[np.float64]) -> bool:
+    p = fit.parameters
+    return bool(
+        p[S2] < 0.5 * (edges[-1] - edges[0])
+        and p[A2] > 0.01 * fit.area
+        and p[A1] > 0.1 * fit.area
+        and math.isfinite(fit.fwhm_error)
+        and fit.fwhm_error > 0
+    )
+
+
+def _edge_levels(edges: NDArray[np.float64], counts: NDArray[np.float64]) -> tuple[float, float]:
+    """Counts per unit of x at the two ends."""
+    width = float(edges[1] - edges[0])
+    few = max(2, counts.size // 16)
+    return max(float(counts[:few].mean()), 0.05) / width, max(float(counts[-few:].mean()), 0.05) / width
+
+
+def _time_start(edges: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Start from the data: smoothed maximum, background away from it, width of the half of the excess around it."""
+    n = counts.size
+    width = float(edges[1] - edges[0])
+    smooth = max(1, n // 60)
+    kernel = np.ones(2 * smooth + 1) / (2 * smooth + 1)
+    flat = np.convolve(counts, kernel, "same")
+    top = int(np.argmax(flat))
+    background = float(np.median(counts)) if np.median(counts) > 0 else float(np.sort(counts)[: n // 2].mean())
+    half = 0.5 * (flat[top] + background)
+    left = top
+    while left > 0 and flat[left] > half:
+        left -= 1
+    right = top
+    while right < n - 1 and flat[right] > half:
+        right += 1
+    fwhm = max(right - left, 2) * width
+    fwhm = math.sqrt(max(fwhm**2 - (0.8 * (2 * smooth + 1) * width) ** 2, (1.5 * width) ** 2))
+    near = np.abs(np.arange(n) - top) * width < 2.0 * fwhm
+    outside = counts[~near]
+    background = float(outside.mean()) if outside.size > n // 8 else background
+    start = np.zeros(N_PARAMETERS)
+    start[LOW] = start[HIGH] = max(background, 0.01) / width
+    start[A1] = max(float((counts[near] - background).sum()), 0.1 * float(counts.sum()), 10.0)
+    start[MU1] = 0.5 * (edges[top] + edges[top + 1])
+    start[S1] = max(fwhm / FWHM_OF_SIGMA, 0.5 * width)
+    return start

@@ -1,0 +1,242 @@
+"""Finding peaks without a model, widths by the NEMA rule, and spectra with two humps where one peak is expected."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from petqc.errors import FitFailedError, TooFewCountsError
+from petqc.fits import PeakFit, fit_one_peak, fit_two_peaks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPeak:
+    """A local excess: position and sigma in the unit of the axis, significance in standard deviations, net counts."""
+
+    position: float
+    sigma: float
+    significance: float
+    net: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
+class NemaWidth:
+    """Width by parabola and linear interpolation, and its position, all in the unit of the axis."""
+
+    width: float
+    left: float
+    right: float
+    maximum: float
+    position: float
+
+
+@dataclass(frozen=True, slots=True)
+class TwoHumps:
+    """Two peaks where one was expected: positions, widths (FWHM), and the fit that shows them."""
+
+    low: float
+    high: float
+    low_error: float
+    high_error: float
+    fwhm_low: float
+    fwhm_high: float
+    gain: float
+    fit: PeakFit
+
+
+def find_peaks(
+    edges: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    *,
+    min_significance: float = 5.0,
+    sigmas: tuple[float, ...] | None = None,
+) -> list[FoundPeak]:
+    """Peaks of a spectrum, the most significant first.
+
+    A matched filter without area (the negative second derivative of a Gaussian, so that any straight background
+    drops out) is run over several widths; its value over its own Poisson error is the significance. A Compton edge
+    or a shoulder gives far less than a line of the same height.
+
+    Args:
+        edges: (n + 1,) edges of bins of one width.
+        counts: (n,) counts.
+        min_significance: weakest peak to give, in standard deviations.
+        sigmas: widths to try, in the unit of edges; default: from 1.2 bins to a twelfth of the axis, in steps of 1.4.
+    """
+    n = counts.size
+    width = float(edges[1] - edges[0])
+    if sigmas is None:
+        steps = max(1, math.ceil(math.log(max(n / 12.0 / 1.2, 1.5)) / math.log(1.4)))
+        sigmas = tuple(1.2 * width * 1.4**k for k in range(steps))
+    centres = 0.5 * (edges[:-1] + edges[1:])
+    found: list[FoundPeak] = []
+    for sigma in sigmas:
+        s = sigma / width
+        reach = math.ceil(4 * s)
+        x = np.arange(-reach, reach + 1) / s
+        kernel = (1.0 - x**2) * np.exp(-0.5 * x**2)
+        kernel -= kernel.mean()
+        if kernel.size > n:
+            continue
+        padded = np.pad(counts, reach, mode="edge")
+        signal = np.convolve(padded, kernel[::-1], "valid")
+        noise = np.sqrt(np.convolve(padded, kernel[::-1] ** 2, "valid") + 1e-9)
+        value = signal / noise
+        inner = (value[1:-1] >= value[:-2]) & (value[1:-1] > value[2:]) & (value[1:-1] >= min_significance)
+        # What a Gaussian peak of the filter's own width and one count gives: by it the answer is turned into counts.
+        norm = float((kernel * np.exp(-0.5 * x**2)).sum()) / (math.sqrt(2 * math.pi) * s)
+        for k in np.flatnonzero(inner) + 1:
+            net = float(signal[k]) / norm
+            height = net * width / (math.sqrt(2 * math.pi) * sigma)
+            found.append(FoundPeak(float(centres[k]), sigma, float(value[k]), net, height))
+    found.sort(key=lambda p: -p.significance)
+    kept: list[FoundPeak] = []
+    for peak in found:
+        # One structure answers at many widths: keep the best answer, and narrower ones only outside of it.
+        if all(abs(peak.position - other.position) > 1.5 * max(peak.sigma, other.sigma) for other in kept):
+            kept.append(peak)
+    return kept
+
+
+def nema_width(
+    edges: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    background: NDArray[np.float64] | float = 0.0,
+    fraction: float = 0.5,
+) -> NemaWidth:
+    """Full width of a peak: parabola through the highest bin and its neighbours, linear interpolation at a fraction.
+
+    Args:
+        edges: (n + 1,) edges of bins of one width.
+        counts: (n,) counts.
+        background: counts to subtract from each bin first, (n,) or one number.
+        fraction: 0.5 for FWHM, 0.1 for FWTM.
+
+    Raises:
+        FitFailedError: the maximum is at the end of the axis, or a side never falls to the fraction.
+
+    Source: daily-qc.md §2a and §2c (NEMA NU 2-2018 style).
+    """
+    net = np.asarray(counts, np.float64) - background
+    top = int(np.argmax(net))
+    if top == 0 or top == net.size - 1:
+        raise FitFailedError("the highest bin is the first or the last one")
+    a, b, c = net[top - 1], net[top], net[top + 1]
+    curve = a - 2 * b + c
+    shift = 0.5 * (a - c) / curve if curve < 0 else 0.0
+    maximum = float(b - 0.25 * (a - c) * shift)
+    if maximum <= 0:
+        raise FitFailedError("no peak above the background")
+    target = fraction * maximum
+    centres = 0.5 * (edges[:-1] + edges[1:])
+    width = float(edges[1] - edges[0])
+    left = top
+    while left > 0 and net[left - 1] > target:
+        left -= 1
+    right = top
+    while right < net.size - 1 and net[right + 1] > target:
+        right += 1
+    if left == 0 or right == net.size - 1:
+        raise FitFailedError(f"the peak does not fall to {fraction:g} of its maximum inside the axis")
+    x_left = centres[left] - width * (net[left] - target) / (net[left] - net[left - 1])
+    x_right = centres[right] + width * (net[right] - target) / (net[right] - net[right + 1])
+    return NemaWidth(
+        float(x_right - x_left), float(x_left), float(x_right), maximum, float(centres[top] + shift * width)
+    )
+
+
+def two_humps(
+    edges: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    low: float,
+    high: float,
+    *,
+    min_share: float = 0.4,
+    min_gain: float = 12.0,
+    max_ratio: float = 3.0,
+) -> TwoHumps | None:
+    """Two peaks in a range where a photopeak is expected to be alone; None if one peak (or none) describes it.
+
+    Asked for: two maxima of the smoothed spectrum with a valley between them that noise does not make (3 standard
+    deviations below the lower one), of comparable height, and a likelihood that prefers two Gaussians on a straight
+    background to one by min_gain.
+
+    Args:
+        edges: (n + 1,) edges of bins of one width.
+        counts: (n,) counts.
+        low: lower end of the range.
+        high: upper end of the range.
+        min_share: lowest height of the smaller hump as a share of the larger one.
+        min_gain: least gain in log-likelihood (three parameters more).
+        max_ratio: largest ratio of the two positions.
+
+    Raises:
+        TooFewCountsError: fewer than 200 counts in the range.
+    """
+    width = float(edges[1] - edges[0])
+    first = max(0, round((low - float(edges[0])) / width))
+    last = min(counts.size, round((high - float(edges[0])) / width))
+    part_edges, part = edges[first : last + 1], counts[first:last]
+    if part.sum() < 200:
+        raise TooFewCountsError(f"{part.sum():.0f} counts between {low:g} and {high:g}, at least 200 wanted")
+    pair = _humps(part_edges, part, min_share, max_ratio)
+    if pair is None:
+        return None
+    a, b, sigma = pair
+    try:
+        two = fit_two_peaks(part_edges, part, (a, b), (sigma, sigma))
+    except FitFailedError:
+        return None
+    try:
+        one = fit_one_peak(part_edges, part, 0.5 * (a + b), abs(b - a))
+        gain = two.log_likelihood - one.log_likelihood
+    except FitFailedError:
+        gain = math.inf
+    p, covariance = two.parameters, two.covariance
+    humps = sorted(
+        (float(p[k]), math.sqrt(max(float(covariance[k, k]), 0.0)), 2.3548 * float(p[k + 1])) for k in (1, 4)
+    )
+    separated = humps[1][0] - humps[0][0] > 0.5 * (humps[0][2] + humps[1][2]) * 0.8
+    if gain < min_gain or not separated or not low <= humps[0][0] < humps[1][0] <= high:
+        return None
+    (mu1, e1, w1), (mu2, e2, w2) = humps
+    return TwoHumps(mu1, mu2, e1, e2, w1, w2, gain if math.isfinite(gain) else 1e9, two)
+
+
+def _humps(
+    edges: NDArray[np.float64], counts: NDArray[np.float64], min_share: float, max_ratio: float
+) -> tuple[float, float, float] | None:
+    """The two highest maxima with a real valley between them, and a width to start from."""
+    n = counts.size
+    centres = 0.5 * (edges[:-1] + edges[1:])
+    width = float(edges[1] - edges[0])
+    for s in (n / 40.0, n / 25.0, n / 16.0):
+        reach = math.ceil(3 * s)
+        kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / s) ** 2)
+        kernel /= kernel.sum()
+        padded = np.pad(counts, reach, mode="edge")
+        smooth = np.convolve(padded, kernel, "valid")
+        error = np.sqrt(np.convolve(padded, kernel**2, "valid"))
+        tops = np.flatnonzero((smooth[1:-1] >= smooth[:-2]) & (smooth[1:-1] > smooth[2:])) + 1
+        tops = tops[np.argsort(-smooth[tops])]
+        if tops.size < 2:
+            continue
+        best = tops[0]
+        for other in tops[1:]:
+            i, j = sorted((int(best), int(other)))
+            if smooth[other] < min_share * smooth[best]:
+                break
+            valley = i + int(np.argmin(smooth[i : j + 1]))
+            depth = smooth[other] - smooth[valley]
+            if depth > 3.0 * math.hypot(error[valley], error[other]) and centres[j] < max_ratio * max(
+                centres[i], width
+            ):
+                return float(centres[i]), float(centres[j]), 0.2 * float(centres[j] - centres[i])
+    return None
