@@ -8,14 +8,19 @@ calls. The vendor's own semantics (buffers, coarse sort, no policy for multiples
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import numpy as np
+
+from petqc.errors import BadInputError
+from petqc.events import Coincidences, EnergyUnit, Hits, Singles
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
-    from petqc.events import Coincidences, Hits, Singles
+    from petqc.calibration import CalibrationSet
+    from petqc.formats.petsys_config import PetsysConfig
 
 DROP_REASONS = (
     "kept",
@@ -36,6 +41,10 @@ GROUP_REASONS = ("kept", "too_few_hits", "too_many_hits", "energy_too_low", "ene
 """Why a group of hits did not become a single; the position in this tuple is the number that kernels use."""
 
 Multiples = Literal["discard", "all"]
+
+_VENDOR_CLOCK_PS = 5000.0
+_LONGEST_WINDOW_PS = 1e9
+_LEAST_WORDS = 1 << 15  # smaller inputs are held until they add up to this
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,47 @@ class ProcessingSettings:
     vendor_compatible: bool = False
     compacted: bool = True
     clock_hz: float = 200e6
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, with the setting's name."""
+        if not 0 <= self.group_window_ps <= _LONGEST_WINDOW_PS:
+            raise BadInputError(f"group_window_ps is {self.group_window_ps}", do="give 0..1e9 ps")
+        if not 0 < self.coincidence_window_ps <= _LONGEST_WINDOW_PS:
+            raise BadInputError(f"coincidence_window_ps is {self.coincidence_window_ps}", do="give a full width in ps")
+        if not self.coincidence_window_ps < self.delay_ps <= _LONGEST_WINDOW_PS:
+            raise BadInputError(
+                f"delay_ps is {self.delay_ps}, the coincidence window {self.coincidence_window_ps}",
+                do="the delayed window must not overlap the prompt one and may be at most 1e9 ps away",
+            )
+        if not 0 <= self.group_min_hits <= self.group_max_hits <= 255:
+            raise BadInputError(f"group_min_hits {self.group_min_hits}, group_max_hits {self.group_max_hits}")
+        if self.coincidence_energy is not None and not self.coincidence_energy[0] < self.coincidence_energy[1]:
+            raise BadInputError(f"coincidence_energy is {self.coincidence_energy}", do="give (low, high)")
+        if self.multiples not in {"discard", "all"}:
+            raise BadInputError(f"multiples is {self.multiples!r}", do="give discard or all")
+        if not self.clock_hz > 0:
+            raise BadInputError(f"clock_hz is {self.clock_hz}")
+
+    @classmethod
+    def from_config(cls, config: PetsysConfig) -> ProcessingSettings:
+        """What a configuration's `[sw_trigger]` section asks for, and the energy window of its `[petqc]` section.
+
+        The vendor's coincidence window is one-sided, ours is the full width: twice as large for the same pairs. Limits
+        on the energy of groups are taken as they stand, in the unit of the calibrated energies. The energy window is
+        in keV and used only where the configuration calibrates in keV.
+        """
+        trigger = config.sw_trigger
+        kev = config.tables.get("energy_kev")
+        return cls(
+            group_window_ps=trigger.group_time_window * _VENDOR_CLOCK_PS,
+            group_max_distance_mm=trigger.group_max_distance,
+            group_min_hits=trigger.group_min_hits,
+            group_max_hits=trigger.group_max_hits,
+            group_min_energy=trigger.group_min_energy,
+            group_max_energy=trigger.group_max_energy,
+            coincidence_window_ps=2 * trigger.coincidence_time_window * _VENDOR_CLOCK_PS,
+            coincidence_energy=config.petqc.energy_window_kev if kev is not None and kev.size else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,3 +162,110 @@ class Processed:
     delayed: Coincidences
     delayed_unambiguous: NDArray[np.bool_]
     hits: Hits | None = None
+
+    @classmethod
+    def empty(cls, energy_unit: EnergyUnit = "arbitrary", *, with_hits: bool = False) -> Processed:
+        """Nothing yet."""
+        none = Hits(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int32), energy_unit)
+        return cls(
+            Singles.empty(energy_unit),
+            Coincidences.empty(energy_unit),
+            Coincidences.empty(energy_unit),
+            np.empty(0, np.bool_),
+            none if with_hits else None,
+        )
+
+
+class Processor:
+    """Turns a stream of whole frames into singles and coincidences; one run, one processor, one thread at a time.
+
+    Args:
+        calibration: of the detector.
+        settings: what makes a single and a coincidence.
+        trigger_id: the unit (port * 32 + slave) whose events are trigger records, as a recording's header says.
+        keep_hits: give calibrated hits, too, sorted by time.
+    """
+
+    def __init__(
+        self,
+        calibration: CalibrationSet,
+        settings: ProcessingSettings,
+        *,
+        trigger_id: int | None = None,
+        keep_hits: bool = False,
+    ) -> None:
+        from petqc.pipeline import PetqcPipeline, Pipeline
+        from petqc.vendor_mode import VendorPipeline
+
+        self.settings = settings
+        self._held: list[NDArray[np.uint64]] = []
+        self._n_held = 0
+        self._unit = calibration.energy_unit
+        self._keep_hits = keep_hits
+        make = VendorPipeline if settings.vendor_compatible else PetqcPipeline
+        self._pipeline: Pipeline = make(calibration, settings, trigger_id, keep_hits=keep_hits)
+
+    @property
+    def account(self) -> ProcessingAccount:
+        """Where everything went so far. Words still held back are not in it; after `finish` nothing is."""
+        return self._pipeline.account()
+
+    def feed(self, words: NDArray[np.uint64]) -> Processed:
+        """Take whole frames (two header words and the events each) and return what became final.
+
+        Raises:
+            BadInputError: a frame is not whole, or its size and its number of events disagree.
+        """
+        if words.ndim != 1 or words.dtype != np.uint64:
+            raise BadInputError(f"words are {words.dtype} of shape {words.shape}", do="give a row of uint64")
+        if self._n_held + words.size < _LEAST_WORDS:
+            if words.size:
+                self._held.append(words.copy())  # the caller may use its buffer again
+                self._n_held += words.size
+            return Processed.empty(self._unit, with_hits=self._keep_hits)
+        return self._pipeline.run(self._release(words))
+
+    def end_step(self, last_frame: int | None = None) -> Processed:
+        """Close a step: return all that is left. Frames missing before the next one fed are not this run's loss.
+
+        Args:
+            last_frame: the last frame of the step as an index says; a recording does not store a closing run of empty
+                frames, so without it live time ends at the last frame seen.
+        """
+        done = self._pipeline.run(self._release(None))
+        rest = self._pipeline.end(last_frame)
+        return joined([done, rest])
+
+    def finish(self, last_frame: int | None = None) -> Processed:
+        """Close the run: return all that is left (`last_frame`: as in `end_step`)."""
+        return self.end_step(last_frame)
+
+    def _release(self, words: NDArray[np.uint64] | None) -> NDArray[np.uint64]:
+        parts = self._held if words is None else [*self._held, words]
+        self._held, self._n_held = [], 0
+        if len(parts) == 1:
+            return np.ascontiguousarray(parts[0])
+        return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+
+
+_Columns = TypeVar("_Columns", Hits, Singles, Coincidences)
+
+
+def _join(parts: list[_Columns]) -> _Columns:
+    if len(parts) == 1:
+        return parts[0]
+    names = [f.name for f in fields(parts[0]) if f.name != "energy_unit"]
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return replace(parts[0], **columns)
+
+
+def joined(parts: list[Processed]) -> Processed:
+    """One result from consecutive ones (at least one)."""
+    hits = [part.hits for part in parts if part.hits is not None]
+    return Processed(
+        _join([part.singles for part in parts]),
+        _join([part.prompts for part in parts]),
+        _join([part.delayed for part in parts]),
+        np.concatenate([part.delayed_unambiguous for part in parts]),
+        _join(hits) if hits else None,
+    )

@@ -202,9 +202,7 @@ def _rows(
     return Rows(tdc_rows, charge, linear)
 
 
-def _modes(
-    acquisition: str | NDArray[Any], chip_row: NDArray[np.int32], n_channels: int
-) -> NDArray[np.int8]:
+def _modes(acquisition: str | NDArray[Any], chip_row: NDArray[np.int32], n_channels: int) -> NDArray[np.int8]:
     if isinstance(acquisition, str):
         if acquisition not in {"tot", "qdc"}:
             raise BadInputError(f"acquisition {acquisition!r} is neither tot nor qdc")
@@ -256,7 +254,7 @@ def _places(
 
 def _relation(table: NDArray[Any] | None, n_regions: int) -> NDArray[np.uint8]:
     relation = np.zeros((max(n_regions, 1), max(n_regions, 1)), np.uint8)
-    for first, second, kind in (table[["region1", "region2", "kind"]].tolist() if table is not None else ()):
+    for first, second, kind in table[["region1", "region2", "kind"]].tolist() if table is not None else ():
         if first < n_regions and second < n_regions:
             bit = COINCIDENCE_BIT if kind == COINCIDENCE else SAME_PHOTON_BIT
             relation[first, second] = relation[second, first] = bit

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 N_COEFFICIENTS = 10
-CODES_PER_CUBIC = 64
-N_CUBICS = 1024 // CODES_PER_CUBIC
+N_CUBICS = 16
 
 _T_LOW_CLOCKS, _T_HIGH_CLOCKS = -64.0, 1024.0  # charge runs cover 0..430 clocks; the rest is for pedestal and tails
-_FLAT = 0.05  # beyond the point where the slope falls below this share of its value at t = 0 a code tells nothing
+_FLAT = 0.1  # beyond the point where the slope falls below this share of its value at t = 0 a code tells nothing
+_TOP_MARGIN_CODES, _TOP_FAR_CODES = 4.0, 2048.0
+
+TOP, SCALE, V_LOW, CODE_LOW, CODE_HIGH, END_LOW, END_HIGH = range(7)
+"""Columns of `ChargeTable.ends`."""
 
 
 def code_of_time(t_clocks: NDArray[np.float64], p: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -67,55 +70,74 @@ def time_of_code_newton(
 
 @dataclass(frozen=True, slots=True)
 class ChargeTable:
-    """Inverse of ADC(t) as cubics: t_eq = ((c3 u + c2) u + c1) u + c0, u = code mod 64, one cubic per 64 codes.
+    """Inverse of ADC(t) as cubics in v = √(top - code), one row a channel and TAC.
 
-    cubics: (n_rows, 16, 4) float32, c0 first. code_low, code_high: (n_rows,) int32, the range in which the curve rises
-    and a code means a time; outside the table goes on straight, with the slope of its end.
+    A curve that bends towards its highest code has an inverse like a square root there; in v it is smooth, so that
+    few cubics reach single precision. t_eq = ((c3 u + c2) u + c1) u + c0 with x = (v - v_low) scale, u = x - trunc(x).
+    cubics: (n_rows, 16, 4) float32, c0 first. ends: (n_rows, 8) float32: top, scale, v_low, the lowest and highest code
+    of the rise and the slopes d t / d code there: outside, where a code hardly tells a time, the inverse goes on
+    straight. usable: (n_rows,) bool.
     """
 
     cubics: NDArray[np.float32]
-    code_low: NDArray[np.int32]
-    code_high: NDArray[np.int32]
+    ends: NDArray[np.float32]
+    usable: NDArray[np.bool_]
 
 
 def charge_table(p: NDArray[np.float32]) -> ChargeTable:
-    """Build the table for rows of coefficients, p: (n_rows, 10). Rows whose p1, the slope at t = 0, is not positive
-    are not calibrated and give zeros."""
+    """Build the table for rows of coefficients, p: (n_rows, 10).
+
+    Rows whose p1, the slope at t = 0, is not positive are not calibrated.
+    """
     n_rows = p.shape[0]
+    usable = p[:, 1] > 0
     cubics = np.zeros((n_rows, N_CUBICS, 4), np.float32)
-    low = np.zeros(n_rows, np.int32)
-    high = np.full(n_rows, -1, np.int32)
-    for begin in range(0, n_rows, 4096):  # bounds the memory of the search grid
-        rows = slice(begin, begin + 4096)
-        good = p[rows, 1] > 0
-        if good.any():
-            cubics_part, low_part, high_part = _table_of(p[rows][good].astype(np.float64))
-            cubics[rows][good], low[rows][good], high[rows][good] = cubics_part, low_part, high_part
-    return ChargeTable(cubics, low, high)
+    ends = np.zeros((n_rows, 8), np.float32)
+    for part in np.array_split(np.flatnonzero(usable), n_rows // 4096 + 1):  # bounds the memory of the search grid
+        if part.size:
+            cubics[part], ends[part] = _table_of(p[part].astype(np.float64))
+    return ChargeTable(cubics, ends, usable)
 
 
-def _table_of(p: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]:
+def time_of_code(code: NDArray[np.float32], row: NDArray[np.int64], table: ChargeTable) -> NDArray[np.float32]:
+    """The fast inversion, float32, as the kernels do it; code and row: (n,)."""
+    ends = table.ends[row]
+    c = np.asarray(code, np.float32)
+    inside = np.clip(c, ends[:, CODE_LOW], ends[:, CODE_HIGH])
+    x = (np.sqrt(ends[:, TOP] - inside) - ends[:, V_LOW]) * ends[:, SCALE]
+    k = np.clip(x.astype(np.int64), 0, N_CUBICS - 1)
+    u = x - k.astype(np.float32)
+    a = table.cubics[row, k]
+    t: NDArray[np.float32] = ((a[:, 3] * u + a[:, 2]) * u + a[:, 1]) * u + a[:, 0]
+    beyond = np.where(c > inside, ends[:, END_HIGH], ends[:, END_LOW]) * (c - inside)
+    return t + beyond
+
+
+def _table_of(p: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     t_low, t_high = _rising_range(p)
     code_low, code_high = code_of_time(t_low, p), code_of_time(t_high, p)
-    knots = np.arange(0, 1025, CODES_PER_CUBIC, dtype=np.float64)[:, None]
-    inside = np.clip(knots, code_low, code_high)
-    left, right = np.broadcast_to(t_low, inside.shape).copy(), np.broadcast_to(t_high, inside.shape).copy()
+    slope_low, slope_high = slope_at_time(t_low, p), slope_at_time(t_high, p)
+    bend = slope_at_time(t_high + 0.5, p) - slope_at_time(t_high - 0.5, p)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rise_left = np.where(bend < 0, -(slope_high**2) / (2 * bend), _TOP_FAR_CODES)
+    top = code_high + np.clip(rise_left, _TOP_MARGIN_CODES, _TOP_FAR_CODES)
+    v_low, v_high = np.sqrt(top - code_high), np.sqrt(top - code_low)
+    v = v_low + (v_high - v_low) * np.arange(N_CUBICS + 1)[:, None] / N_CUBICS
+    code = top - v**2
+    left, right = np.broadcast_to(t_low, v.shape).copy(), np.broadcast_to(t_high, v.shape).copy()
     for _ in range(50):  # bisection cannot fail on a rising curve; 1100 clocks / 2^50 is far below single precision
         middle = 0.5 * (left + right)
-        above = code_of_time(middle, p) >= inside
+        above = code_of_time(middle, p) >= code
         right = np.where(above, middle, right)
         left = np.where(above, left, middle)
-    slope = 1.0 / slope_at_time(right, p)
-    time = right + (knots - inside) * slope
-    h = float(CODES_PER_CUBIC)
-    t0, t1, d0, d1 = time[:-1], time[1:], slope[:-1], slope[1:]
-    chord = (t1 - t0) / h
-    cubics = np.stack([t0, d0, (3 * chord - 2 * d0 - d1) / h, (d0 + d1 - 2 * chord) / h**2], axis=-1)
-    return (
-        np.ascontiguousarray(cubics.transpose(1, 0, 2)).astype(np.float32),
-        np.ceil(code_low).astype(np.int32),
-        np.floor(code_high).astype(np.int32),
+    step = (v_high - v_low) / N_CUBICS
+    slope = -2 * v / slope_at_time(right, p) * step  # d t / d x, x in cubics
+    t0, t1, d0, d1 = right[:-1], right[1:], slope[:-1], slope[1:]
+    cubics = np.stack([t0, d0, 3 * (t1 - t0) - 2 * d0 - d1, d0 + d1 - 2 * (t1 - t0)], axis=-1)
+    ends = np.stack(
+        [top, 1 / step, v_low, code_low, code_high, 1 / slope_low, 1 / slope_high, np.zeros_like(top)], axis=-1
     )
+    return np.ascontiguousarray(cubics.transpose(1, 0, 2)).astype(np.float32), ends.astype(np.float32)
 
 
 def _rising_range(p: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -125,8 +147,8 @@ def _rising_range(p: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[
     slope = slope_at_time(grid, p)
     flat = slope < _FLAT * slope[origin]
     code = code_of_time(grid, p)
-    stop_above = (flat | (code > 1024))[origin:]
-    stop_below = (flat | (code < 0))[origin::-1]
-    n_above = np.where(stop_above.any(0), np.maximum(stop_above.argmax(0) - 1, 0), stop_above.shape[0] - 1)
+    stop_above = (flat | (code > 1100))[origin:]
+    stop_below = (flat | (code < -100))[origin::-1]
+    n_above = np.where(stop_above.any(0), np.maximum(stop_above.argmax(0) - 1, 1), stop_above.shape[0] - 1)
     n_below = np.where(stop_below.any(0), np.maximum(stop_below.argmax(0) - 1, 0), stop_below.shape[0] - 1)
     return -n_below.astype(np.float64), n_above.astype(np.float64)

@@ -1,0 +1,432 @@
+"""petqc's own way from frames to coincidences: calibrated-time order, carry-over at every edge, a policy for multiples.
+
+Four stages, each with its own buffer of what cannot be decided yet: hits wait until no earlier one can come and until
+their group's window is known; singles until no earlier single can come; pairs until every possible partner is known.
+"""
+
+from __future__ import annotations
+
+from math import ceil, floor
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from petqc import kernels as k
+from petqc.errors import BadInputError
+from petqc.events import Coincidences, Hits, Singles
+from petqc.formats.petsys_tables import QDC
+from petqc.processing import DROP_REASONS, GROUP_REASONS, Processed, ProcessingAccount, joined
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from petqc.calibration import CalibrationSet
+    from petqc.processing import ProcessingSettings
+
+_BLOCK_HITS = 1 << 15  # hits of one pass through the kernels: large against their call, small against the cache
+_BLOCK_FRAMES = 1 << 16
+_END_OF_TIME_PS = 1 << 62
+_MARGIN_PS = 4  # rounding of times to whole ps, and of the bounds of the calibration
+
+
+class Pipeline(Protocol):
+    """What a processor runs: petqc's own chain or the vendor's."""
+
+    def run(self, words: NDArray[np.uint64]) -> Processed:
+        """Take whole frames, give what became final."""
+        ...
+
+    def end(self, last_frame: int | None) -> Processed:
+        """Close a step, give the rest."""
+        ...
+
+    def account(self) -> ProcessingAccount:
+        """Where everything went so far."""
+        ...
+
+
+class FrameWalk:
+    """Goes through words in blocks of frames with hits, and keeps the account of frames."""
+
+    def __init__(self, settings: ProcessingSettings, *, keep_late: bool) -> None:
+        self.state = np.zeros(k.N_STATE, np.int64)
+        self.state[[k.S_LAST, k.S_FIRST, k.S_BEFORE]] = -1
+        self.position = np.empty(_BLOCK_FRAMES, np.int64)
+        self.frame_id = np.empty(_BLOCK_FRAMES, np.int64)
+        self._compacted = settings.compacted
+        self._keep_late = keep_late
+        self._frame_s = k.CLOCKS_PER_FRAME / settings.clock_hz
+        self._words_before = 0
+
+    def blocks(self, words: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
+        """Number of frames listed in `position` and `frame_id`, and of their hits, block by block.
+
+        Raises:
+            BadInputError: a frame is not whole, or its size and number of events disagree.
+        """
+        at = 0
+        while at < words.size:
+            n_frames, n_hits, at, malformed = k.index_frames(
+                words, at, _BLOCK_HITS, self._compacted, self._keep_late, self.state, self.position, self.frame_id
+            )
+            yield n_frames, n_hits
+            if malformed:
+                raise BadInputError(
+                    f"word {self._words_before + at} is not the start of a whole frame",
+                    where="raw frames",
+                    do="feed whole frames, as the reader and the driver give them",
+                )
+        self._words_before += words.size
+
+    def end_step(self, last_frame: int | None) -> None:
+        """Account for frames up to the given last one, and let the next frame follow without a gap."""
+        state = self.state
+        if last_frame is not None and 0 <= state[k.S_LAST] < last_frame:
+            missing = last_frame - int(state[k.S_LAST])
+            state[k.S_FRAMES] += missing
+            lost = state[k.S_KIND] == k.KIND_LOST or not self._compacted
+            state[k.S_LOST if lost else k.S_EMPTY] += missing
+            state[k.S_LAST] = last_frame
+        if state[k.S_LAST] >= 0:
+            state[k.S_BEFORE] = state[k.S_LAST]
+        state[k.S_LAST] = -1
+        state[k.S_KIND] = k.KIND_NONE
+
+    def account(self, **counts: Any) -> ProcessingAccount:
+        """The account of frames, with the given counts of hits and what became of them."""
+        state = [int(x) for x in self.state]
+        last = max(state[k.S_LAST], state[k.S_BEFORE])
+        return ProcessingAccount(
+            frames=state[k.S_FRAMES],
+            frames_lost=state[k.S_LOST],
+            frames_partly_lost=state[k.S_PARTLY_LOST],
+            frames_empty=state[k.S_EMPTY],
+            out_of_order=state[k.S_LATE],
+            hits=state[k.S_HITS],
+            first_frame=state[k.S_FIRST] if state[k.S_FIRST] >= 0 else None,
+            last_frame=last if last >= 0 else None,
+            live_time_s=(state[k.S_FRAMES] - state[k.S_LOST]) * self._frame_s,
+            **counts,
+        )
+
+
+def row_states(calibration: CalibrationSet, *, vendor: bool = False) -> NDArray[np.uint8]:
+    """How to treat the hits of each row: as time over threshold, as charge, or dropped and why; (n_rows,).
+
+    vendor: only 0 means missing, and there is no calibration in keV.
+    """
+    rows = calibration.rows
+    mode = np.repeat(calibration.mode, 4)
+    is_charge = mode == QDC
+    a1_t, a1_e = rows.tdc[:, 2], rows.tdc[:, 6]
+    no_tdc = (a1_t == 0) | (~is_charge & (a1_e == 0))
+    no_charge = rows.charge[:, 1] == 0
+    if not vendor:
+        no_tdc |= (a1_t < 0) | (~is_charge & (a1_e < 0))
+        no_charge = ~calibration.curves.usable
+    problems = [(mode < 0, k.D_MODE), (no_tdc, k.D_TDC), (is_charge & no_charge, k.D_CHARGE)]
+    if rows.linearisation.size:
+        problems.append((is_charge & (rows.linearisation[:, 0] == 0), k.D_ENERGY))
+    if calibration.kev.size and not vendor:
+        problems.append((np.repeat(calibration.kev[:, 0] <= 0, 4), k.D_KEV))
+    if calibration.mapped:
+        problems.append((np.repeat(calibration.region < 0, 4), k.D_MAP))
+    state = np.where(is_charge, k.ROW_CHARGE, k.ROW_TOT).astype(np.uint8)
+    for holds, reason in reversed(problems):  # the first that holds is the reason given
+        state[holds] = k.ROW_DROP + reason
+    return state
+
+
+def chip_rows(calibration: CalibrationSet, trigger_id: int | None) -> NDArray[np.int32]:
+    """First row of each chip, with the chips of the trigger unit marked."""
+    chips = calibration.chip_row.copy()
+    if trigger_id is not None:
+        chips[trigger_id << 6 : (trigger_id + 1) << 6] = k.CHIP_TRIGGER
+    return chips
+
+
+class _Columns:
+    """Rows of parallel arrays with room to grow; the first n are in use."""
+
+    def __init__(self, **dtypes: Any) -> None:
+        self.n = 0
+        self._arrays = {name: np.empty(0, dtype) for name, dtype in dtypes.items()}
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self._arrays[name]
+
+    def reserve(self, n: int) -> None:
+        """Make room for n rows in all."""
+        if n > next(iter(self._arrays.values())).size:
+            room = n + n // 2 + 1024
+            for name, array in self._arrays.items():
+                grown = np.empty((room, *array.shape[1:]), array.dtype)
+                grown[: self.n] = array[: self.n]
+                self._arrays[name] = grown
+
+    def append(self, **columns: NDArray[Any]) -> None:
+        """Add rows."""
+        n_new = next(iter(columns.values())).size
+        self.reserve(self.n + n_new)
+        for name, column in columns.items():
+            self._arrays[name][self.n : self.n + n_new] = column
+        self.n += n_new
+
+    def drop_first(self, n: int) -> None:
+        """Forget the first n rows."""
+        if n:
+            left = self.n - n
+            for array in self._arrays.values():
+                array[:left] = array[n : self.n].copy()
+            self.n = left
+
+
+class PetqcPipeline:
+    """The chain of petqc mode (`petqc.processing.Processor` is its front)."""
+
+    def __init__(
+        self,
+        calibration: CalibrationSet,
+        settings: ProcessingSettings,
+        trigger_id: int | None,
+        *,
+        keep_hits: bool,
+    ) -> None:
+        self._calibration = calibration
+        self._settings = settings
+        self._keep_hits = keep_hits
+        self._period_ps = 1e12 / settings.clock_hz
+        self._walk = FrameWalk(settings, keep_late=False)
+        self._chip_row = chip_rows(calibration, trigger_id)
+        self._row_state = row_states(calibration)
+        tdc = calibration.rows.tdc
+        self._tdc = np.ascontiguousarray(tdc[:, [1, 2, 3, 0, 5, 6, 7, 4]])
+        self._shift_ps = tdc[:, 0].astype(np.float64) * self._period_ps + np.repeat(calibration.offset_ps, 4)
+        self._early_ps = ceil(max(calibration.time_shift_ps(self._period_ps)[1], 0.0)) + _MARGIN_PS
+        self._window_ps = floor(settings.group_window_ps)
+        self._half_ps = floor(settings.coincidence_window_ps / 2)
+        self._delay_ps = round(settings.delay_ps)
+        self._hits = _Columns(time_ps=np.int64, energy=np.float32, channel=np.int32)
+        self._n_hits_given = 0  # leading hits that were already given as hits, and wait for their group only
+        self._sort = _Columns(key=np.int64, spare=np.int64, energy=np.float32, channel=np.int32)
+        self._bucket = np.empty(0, np.int32)
+        self._singles = _Columns(time_ps=np.int64, energy=np.float32, channel=np.int32, n_hits=np.uint8)
+        self._pairable = _Columns(time_ps=np.int64, energy=np.float32, channel=np.int32, n_hits=np.uint8)
+        self._n_paired = 0  # leading singles whose pairs were already given, and that are kept to be looked at
+        self._scratch = _Columns(partners=np.int32, forward=np.int32, back=np.int32)
+        self._prompt = np.empty((1024, 2), np.int32)
+        self._delayed = np.empty((1024, 2), np.int32)
+        self._alone = np.empty(1024, np.bool_)
+        self._tally = np.zeros(k.N_DROP, np.int64)
+        self._group_tally = np.zeros(6, np.int64)
+        self._counts = {"singles": 0, "singles_in_window": 0, "prompts": 0, "delayed": 0, "multiples": 0}
+
+    def run(self, words: NDArray[np.uint64]) -> Processed:
+        """Take whole frames, give what became final."""
+        parts = []
+        for n_frames, n_hits in self._walk.blocks(words):
+            self._decode(words, n_frames, n_hits)
+            parts.append(self._advance(self._known_ps()))
+        if not parts:
+            return Processed.empty(self._calibration.energy_unit, with_hits=self._keep_hits)
+        return joined(parts)
+
+    def end(self, last_frame: int | None) -> Processed:
+        """Close a step, give the rest."""
+        self._walk.end_step(last_frame)
+        rest = self._advance(_END_OF_TIME_PS)
+        self._pairable.drop_first(self._pairable.n)
+        self._n_paired = 0
+        return rest
+
+    def account(self) -> ProcessingAccount:
+        """Where everything went so far."""
+        tally = self._tally.copy()
+        tally[k.D_LATE] = self._walk.state[k.S_LATE_HITS]
+        return self._walk.account(
+            hits_dropped={name: int(tally[i]) for i, name in enumerate(DROP_REASONS) if i},
+            hits_beyond_charge_curve=int(tally[k.D_BEYOND]),
+            hits_kept=int(tally[k.D_KEPT]),
+            groups_rejected={name: int(self._group_tally[i]) for i, name in enumerate(GROUP_REASONS) if i},
+            hits_in_rejected_groups=int(self._group_tally[5]),
+            **self._counts,
+        )
+
+    def _known_ps(self) -> int:
+        """Every hit before this time has been decoded: a later frame can only hold later ones."""
+        frame_ps = self._period_ps * k.CLOCKS_PER_FRAME
+        following = int(self._walk.state[k.S_LAST]) + 1
+        whole = floor(frame_ps)
+        return following * whole + floor(following * (frame_ps - whole)) - self._early_ps
+
+    def _decode(self, words: NDArray[np.uint64], n_frames: int, n_hits: int) -> None:
+        hits, calibration = self._hits, self._calibration
+        hits.reserve(hits.n + n_hits)
+        hits.n = k.decode_hits(
+            words,
+            self._walk.position,
+            self._walk.frame_id,
+            n_frames,
+            self._period_ps,
+            self._chip_row,
+            self._row_state,
+            self._tdc,
+            self._shift_ps,
+            calibration.curves.cubics,
+            calibration.curves.ends,
+            calibration.rows.linearisation,
+            calibration.kev,
+            hits.n,
+            hits["time_ps"],
+            hits["energy"],
+            hits["channel"],
+            self._tally,
+        )
+
+    def _advance(self, known_ps: int) -> Processed:
+        hits, settings, calibration, sort = self._hits, self._settings, self._calibration, self._sort
+        sort.reserve(hits.n)
+        if self._bucket.size < 2 * hits.n + 2:
+            self._bucket = np.empty(3 * hits.n + 2, np.int32)
+        k.sort_hits(
+            hits["time_ps"],
+            hits["energy"],
+            hits["channel"],
+            hits.n,
+            sort["key"],
+            sort["spare"],
+            self._bucket,
+            sort["energy"],
+            sort["channel"],
+        )
+        given = self._give_hits(known_ps) if self._keep_hits else None
+        singles = self._singles
+        singles.reserve(singles.n + hits.n)
+        first_open, singles.n = k.group_hits(
+            hits["time_ps"],
+            hits["energy"],
+            hits["channel"],
+            hits.n,
+            known_ps,
+            self._window_ps,
+            settings.group_max_distance_mm**2,
+            settings.group_min_hits,
+            settings.group_max_hits,
+            settings.group_min_energy,
+            settings.group_max_energy,
+            calibration.region,
+            calibration.xyz_mm,
+            calibration.relation,
+            singles.n,
+            singles["time_ps"],
+            singles["energy"],
+            singles["channel"],
+            singles["n_hits"],
+            self._group_tally,
+        )
+        frontier = known_ps if first_open == hits.n else min(known_ps, int(hits["time_ps"][first_open]))
+        hits.drop_first(first_open)
+        self._n_hits_given = max(self._n_hits_given - first_open, 0)
+        done = self._give_singles(frontier)
+        return self._pair(done, frontier, given)
+
+    def _give_hits(self, known_ps: int) -> Hits:
+        hits = self._hits
+        final = int(np.searchsorted(hits["time_ps"][: hits.n], known_ps, "left"))
+        part = slice(self._n_hits_given, final)
+        self._n_hits_given = final
+        channel = hits["channel"][part] & ~np.int32(k.TAKEN)
+        return Hits(
+            hits["time_ps"][part].copy(),
+            hits["energy"][part].copy(),
+            self._calibration.channel[channel],
+            self._calibration.energy_unit,
+        )
+
+    def _give_singles(self, frontier_ps: int) -> Singles:
+        """Singles before the frontier, final; those in the energy window go on to be paired."""
+        singles = self._singles
+        k.order_singles(singles["time_ps"], singles["energy"], singles["channel"], singles["n_hits"], singles.n)
+        final = int(np.searchsorted(singles["time_ps"][: singles.n], frontier_ps, "left"))
+        columns = {name: singles[name][:final].copy() for name in ("time_ps", "energy", "channel", "n_hits")}
+        singles.drop_first(final)
+        self._counts["singles"] += final
+        dense = columns["channel"]
+        columns["channel"] = self._calibration.channel[dense]
+        done = Singles(**columns, energy_unit=self._calibration.energy_unit)
+        columns["channel"] = dense
+        window = self._settings.coincidence_energy
+        if window is not None:
+            inside = (columns["energy"] >= window[0]) & (columns["energy"] <= window[1])
+            columns = {name: column[inside] for name, column in columns.items()}
+        self._counts["singles_in_window"] += int(columns["time_ps"].size)
+        self._pairable.append(**columns)
+        return done
+
+    def _pair(self, singles: Singles, known_ps: int, hits: Hits | None) -> Processed:
+        """Pairs of all singles whose every possible partner, and the partners of those, are known."""
+        waiting = self._pairable
+        n, own_from = waiting.n, self._n_paired
+        time = waiting["time_ps"][:n]
+        reach = self._delay_ps + 2 * self._half_ps
+        own_to = max(int(np.searchsorted(time, known_ps - reach, "left")), own_from)
+        self._scratch.reserve(n)
+        scratch, settings = self._scratch, self._settings
+        while True:
+            n_prompt, n_delayed, discarded, too_small = k.pair_singles(
+                time,
+                waiting["channel"],
+                n,
+                own_from,
+                own_to,
+                self._half_ps,
+                self._delay_ps,
+                self._calibration.region,
+                self._calibration.relation,
+                scratch["partners"],
+                scratch["forward"],
+                scratch["back"],
+                self._prompt,
+                self._delayed,
+                self._alone,
+                settings.multiples == "all",
+            )
+            if not too_small:
+                break
+            room = 2 * self._prompt.shape[0]
+            self._prompt, self._delayed = np.empty((room, 2), np.int32), np.empty((room, 2), np.int32)
+            self._alone = np.empty(room, np.bool_)
+        prompts = self._pairs(self._prompt[:n_prompt], 0)
+        delayed = self._pairs(self._delayed[:n_delayed], self._delay_ps)
+        alone = self._alone[:n_delayed].copy()
+        self._counts["prompts"] += n_prompt
+        self._counts["delayed"] += n_delayed
+        self._counts["multiples"] += discarded
+        oldest = int(time[own_to]) if own_to < n else known_ps - reach
+        past = int(np.searchsorted(time, oldest - 2 * self._half_ps, "left"))
+        past = min(past, own_to)
+        waiting.drop_first(past)
+        self._n_paired = own_to - past
+        return Processed(singles, prompts, delayed, alone, hits)
+
+    def _pairs(self, index: NDArray[np.int32], delay_ps: int) -> Coincidences:
+        """Columns of pairs (earlier, later); side a is the one of the higher region, the later one of equals."""
+        waiting, calibration = self._pairable, self._calibration
+        earlier, later = index[:, 0], index[:, 1]
+        channel = waiting["channel"]
+        swap = calibration.region[channel[earlier]] > calibration.region[channel[later]]
+        a, b = np.where(swap, earlier, later), np.where(swap, later, earlier)
+        time, energy, n_hits = waiting["time_ps"], waiting["energy"], waiting["n_hits"]
+        return Coincidences(
+            time[a] + np.where(swap, delay_ps, 0),
+            time[b] + np.where(swap, 0, delay_ps),
+            energy[a],
+            energy[b],
+            calibration.channel[channel[a]],
+            calibration.channel[channel[b]],
+            n_hits[a],
+            n_hits[b],
+            calibration.energy_unit,
+        )

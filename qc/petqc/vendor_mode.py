@@ -1,0 +1,210 @@
+"""The vendor's own processing semantics, record by record: for comparison with the vendor's converters, not for QC.
+
+What differs from petqc mode: hits are processed in buffers of about 3072 and nothing is paired across their edges; they
+are sorted by coarse time only, by an unstable sort whose order of ties is reproduced (`petqc.introsort`); every pair in
+the window is a coincidence; there is no delayed window. Source: PETsys sw_daq_tofpet2 revision 194662e, as measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from petqc import vendor_kernels as vk
+from petqc.events import Coincidences, EnergyUnit, Hits, Singles
+from petqc.pipeline import FrameWalk, chip_rows, row_states
+from petqc.processing import DROP_REASONS, GROUP_REASONS, Processed, ProcessingAccount
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from petqc.calibration import CalibrationSet
+    from petqc.processing import ProcessingSettings
+
+_BUFFER_HITS = 3072
+_EXPECTED_FRAME_HITS = 2048
+_TOT_NS_PER_CLOCK = np.float32(5.0)
+
+VENDOR_UNITS: dict[str, EnergyUnit] = {"tot": "ns", "qdc": "clock", "mixed": "arbitrary"}
+"""Unit of the energies that the vendor writes, by kind of acquisition."""
+
+
+@dataclass(frozen=True, slots=True)
+class VendorEvents:
+    """What a run of buffers gave: hits, photons as lists of hits, and pairs of photons.
+
+    hits: in the order of the vendor's singles output; energy in clocks in either mode. tot: (n hits,) bool. The hits of
+    photon g are member[first[g] : first[g + 1]], strongest first. energy_sum: (n photons,) float32.
+    pair: (n pairs, 2) photons, the one of the higher region first.
+    """
+
+    time_ps: NDArray[np.int64]
+    energy: NDArray[np.float32]
+    channel: NDArray[np.int32]
+    tot: NDArray[np.bool_]
+    member: NDArray[np.int64]
+    first: NDArray[np.int64]
+    energy_sum: NDArray[np.float32]
+    pair: NDArray[np.int64]
+
+    @property
+    def output_energy(self) -> NDArray[np.float32]:
+        """Energies of hits as the vendor writes them: ns for time over threshold, clocks for charge."""
+        return np.where(self.tot, self.energy * _TOT_NS_PER_CLOCK, self.energy).astype(np.float32)
+
+
+class VendorChain:
+    """Frames in, events out, in the vendor's buffers; keeps an incomplete buffer from call to call."""
+
+    def __init__(self, calibration: CalibrationSet, settings: ProcessingSettings, trigger_id: int | None) -> None:
+        self._calibration = calibration
+        self._settings = settings
+        self._walk = FrameWalk(settings, keep_late=True)
+        self._chip_row = chip_rows(calibration, trigger_id)
+        self._row_state = row_states(calibration, vendor=True)
+        self._words = np.empty(0, np.uint64)
+        self._frames = np.empty(0, np.int64)
+        self._tally = np.zeros(len(DROP_REASONS), np.int64)
+        self._group_tally = np.zeros(6, np.int64)
+
+    def run(self, words: NDArray[np.uint64]) -> VendorEvents:
+        """Take whole frames, give the events of the buffers that they completed."""
+        event_parts, frame_parts = [self._words], [self._frames]
+        for n_frames, n_hits in self._walk.blocks(words):
+            events, frames = np.empty(n_hits, np.uint64), np.empty(n_hits, np.int64)
+            vk.copy_events(words, self._walk.position, n_frames, events, frames)
+            event_parts.append(events)
+            frame_parts.append(frames)
+        self._words, self._frames = np.concatenate(event_parts), np.concatenate(frame_parts)
+        return self._buffers(closing=False)
+
+    def end(self, last_frame: int | None) -> VendorEvents:
+        """Close a step: give the events of the last buffer."""
+        self._walk.end_step(last_frame)
+        return self._buffers(closing=True)
+
+    def account(self, **counts: int) -> ProcessingAccount:
+        """Frames, hits and groups; pairs as given."""
+        return self._walk.account(
+            hits_dropped={name: int(self._tally[i]) for i, name in enumerate(DROP_REASONS) if i},
+            hits_kept=int(self._tally[0]),
+            groups_rejected={name: int(self._group_tally[i]) for i, name in enumerate(GROUP_REASONS) if i},
+            hits_in_rejected_groups=int(self._group_tally[5]),
+            **counts,
+        )
+
+    def _buffers(self, *, closing: bool) -> VendorEvents:
+        edges = vk.buffer_edges(self._frames, closing, _BUFFER_HITS, _EXPECTED_FRAME_HITS)
+        used = int(edges[-1])
+        settings, calibration = self._settings, self._calibration
+        n = used
+        time, energy = np.empty(n, np.int64), np.empty(n, np.float32)
+        channel, tot = np.empty(n, np.int32), np.empty(n, np.bool_)
+        member, first = np.empty(n, np.int64), np.zeros(n + 1, np.int64)
+        energy_sum = np.empty(n, np.float32)
+        room = n + 1024
+        tally, group_tally = self._tally.copy(), self._group_tally.copy()
+        while True:
+            pair = np.empty((room, 2), np.int64)
+            n_hits, n_groups, n_pairs = vk.process_buffers(
+                self._words,
+                self._frames,
+                edges,
+                self._chip_row,
+                self._row_state,
+                calibration.rows.tdc,
+                calibration.offset_ps / 5000.0,
+                calibration.rows.charge,
+                calibration.rows.linearisation,
+                calibration.region,
+                calibration.xyz_mm,
+                calibration.relation,
+                settings.group_window_ps / 5000.0,
+                settings.group_max_distance_mm,
+                settings.group_min_hits,
+                settings.group_max_hits,
+                settings.group_min_energy,
+                settings.group_max_energy,
+                settings.coincidence_window_ps / 10000.0,
+                time,
+                energy,
+                channel,
+                tot,
+                member,
+                first,
+                energy_sum,
+                pair,
+                tally,
+                group_tally,
+            )
+            if n_pairs <= room:
+                break
+            room = n_pairs
+            tally, group_tally = self._tally.copy(), self._group_tally.copy()
+        self._tally, self._group_tally = tally, group_tally
+        self._words, self._frames = self._words[used:], self._frames[used:]
+        return VendorEvents(
+            time[:n_hits],
+            energy[:n_hits],
+            channel[:n_hits],
+            tot[:n_hits],
+            member[: first[n_groups]],
+            first[: n_groups + 1],
+            energy_sum[:n_groups],
+            pair[:n_pairs],
+        )
+
+
+class VendorPipeline:
+    """The vendor's chain as a `petqc.pipeline.Pipeline`: photons as singles, all pairs as prompts, nothing delayed.
+
+    Singles come in the order of their seeds. Energies are sums over the photon, in ns for time over threshold and in
+    clocks for charge.
+    """
+
+    def __init__(
+        self,
+        calibration: CalibrationSet,
+        settings: ProcessingSettings,
+        trigger_id: int | None,
+        *,
+        keep_hits: bool,
+    ) -> None:
+        self._chain = VendorChain(calibration, settings, trigger_id)
+        self._keep_hits = keep_hits
+        self._unit: EnergyUnit = VENDOR_UNITS[calibration.acquisition]
+        self._counts = {"singles": 0, "singles_in_window": 0, "prompts": 0}
+
+    def run(self, words: NDArray[np.uint64]) -> Processed:
+        """Take whole frames, give the events of the buffers that they completed."""
+        return self._processed(self._chain.run(words))
+
+    def end(self, last_frame: int | None) -> Processed:
+        """Close a step: give the events of the last buffer."""
+        return self._processed(self._chain.end(last_frame))
+
+    def account(self) -> ProcessingAccount:
+        """Where everything went so far."""
+        return self._chain.account(**self._counts)
+
+    def _processed(self, events: VendorEvents) -> Processed:
+        strongest = events.member[events.first[:-1]]
+        n_hits = np.minimum(np.diff(events.first), 255).astype(np.uint8)
+        scale = np.where(events.tot[strongest], _TOT_NS_PER_CLOCK, np.float32(1))
+        time, channel = events.time_ps[strongest], events.channel[strongest]
+        energy = (events.energy_sum * scale).astype(np.float32)
+        a, b = events.pair[:, 0], events.pair[:, 1]
+        self._counts["singles"] += int(strongest.size)
+        self._counts["singles_in_window"] += int(strongest.size)
+        self._counts["prompts"] += int(a.size)
+        return Processed(
+            Singles(time, energy, channel, n_hits, self._unit),
+            Coincidences(
+                time[a], time[b], energy[a], energy[b], channel[a], channel[b], n_hits[a], n_hits[b], self._unit
+            ),
+            Coincidences.empty(self._unit),
+            np.empty(0, np.bool_),
+            Hits(events.time_ps, events.output_energy, events.channel, self._unit) if self._keep_hits else None,
+        )
