@@ -18,6 +18,10 @@ MAX111XX_CONTROL: Final = 0x0826
 ABSENT_WORD: Final = 0xFFFF
 
 
+FPGA_FLASH: Final = 0xFFEF
+"""SPI id of the memory the FPGA starts from."""
+
+
 def module_adc(module: int) -> int:
     """SPI id of the ADC of a front-end module."""
     return 256 * module + 4

@@ -1,0 +1,191 @@
+"""What one can ask of a board, in its own terms: registers, ASIC configurations, SPI transfers.
+
+Bytes come from the codec and go through the link; an answer of the wrong shape is an error of the link, never a value.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from petqc_drivers.errors import DeviceFaultError, LocalProtocolError, RemoteProtocolError, VerifyError
+from petqc_drivers.petsys.asic import AsicConfiguration
+from petqc_drivers.petsys.link import ago
+from petqc_drivers.petsys.registers import register
+from petqc_drivers.petsys.spi import parse_spi_reply
+from petqc_drivers.petsys.wire import (
+    AsicCommand,
+    AsicStatus,
+    Function,
+    WireError,
+    asic_address,
+    check_memory_write_reply,
+    parse_asic_reply,
+    parse_memory_read_reply,
+)
+
+if TYPE_CHECKING:
+    from petqc_drivers.petsys.link import ReadoutLink
+    from petqc_drivers.petsys.spi import SpiRequest
+
+ASIC_TRIES: Final = 5
+"""The vendor repeats a failing ASIC operation as often."""
+ABSENT_TRIES: Final = 3
+"""How often a position that does not acknowledge is asked before it counts as empty."""
+
+
+class Board:
+    """Typed access to one board over a link.
+
+    Args:
+        link: The way to it.
+        since: Epoch of the link in which the caller's task began; by default every access begins its own.
+    """
+
+    def __init__(self, link: ReadoutLink, *, since: int | None = None) -> None:
+        self.link = link
+        self._since = since
+
+    @property
+    def name(self) -> str:
+        """The board's name in messages."""
+        return self.link.name
+
+    def _malformed(self, what: str, error: WireError) -> NoReturn:
+        raise RemoteProtocolError(
+            f"{what}: {error}", device=self.name, last_good=ago(self.link.last_good_s), do="check the board's firmware"
+        ) from error
+
+    async def _exchange(self, function: Function, payload: bytes, what: str) -> bytes:
+        return await self.link.exchange(function, payload, what=what, since=self._since)
+
+    async def read(self, name: str) -> int:
+        """Value of a register.
+
+        Raises:
+            RemoteProtocolError: If the answer has the wrong length.
+        """
+        found = register(name)
+        what = f"read {found}"
+        reply = await self._exchange(Function.REGISTERS, found.read().to_bytes(), what)
+        try:
+            return found.decode(parse_memory_read_reply(reply, found.n_bytes))
+        except WireError as error:
+            self._malformed(what, error)
+
+    async def write(self, name: str, value: int) -> None:
+        """Write a register.
+
+        Raises:
+            LocalProtocolError: If the value does not fit or must not be written this way.
+            RemoteProtocolError: If the board does not acknowledge as it must.
+        """
+        found = register(name)
+        what = f"write {found}"
+        try:
+            payload = found.write(value).to_bytes()
+        except WireError as error:
+            raise LocalProtocolError(f"{what}: {error}", device=self.name) from error
+        reply = await self._exchange(Function.REGISTERS, payload, what)
+        try:
+            check_memory_write_reply(reply)
+        except WireError as error:
+            self._malformed(what, error)
+
+    async def write_verified(self, name: str, value: int) -> None:
+        """Write a register that can be read back, and compare.
+
+        Raises:
+            VerifyError: If another value is read back.
+        """
+        await self.write(name, value)
+        found = await self.read(name)
+        if found != value:
+            raise VerifyError(
+                f"register {register(name)} reads {found:#x} after writing {value:#x}",
+                device=self.name,
+                do="check the firmware version and the power of the board",
+            )
+
+    async def spi(self, request: SpiRequest, what: str) -> int:
+        """The bits a transfer sampled.
+
+        Raises:
+            RemoteProtocolError: If the answer has the wrong length.
+        """
+        reply = await self._exchange(Function.SPI, request.to_bytes(), what)
+        try:
+            return parse_spi_reply(reply, request.n_sampled)
+        except WireError as error:
+            self._malformed(what, error)
+
+    async def asic_read(
+        self, chip: int, asics_per_module: int, channel: int | None, *, may_be_absent: bool = False
+    ) -> int | None:
+        """Configuration of a chip as an integer.
+
+        Returns:
+            None if the position does not acknowledge and `may_be_absent`.
+
+        Raises:
+            DeviceFaultError: If the ASIC does not answer well in as many tries as are allowed.
+        """
+        command = AsicCommand(asic_address(chip, asics_per_module), channel, None)
+        payload, what = command.to_bytes(), _asic_name("read", chip, channel)
+        refused = 0
+        status = 0
+        for _ in range(ASIC_TRIES):
+            reply = await self._exchange(Function.ASIC, payload, what)
+            try:
+                status, value = parse_asic_reply(reply, command.n_configuration_bits)
+            except WireError as error:
+                self._malformed(what, error)
+            if value is not None:
+                return value
+            refused += status == AsicStatus.BAD_ACKNOWLEDGE_0
+            if may_be_absent and refused >= ABSENT_TRIES:
+                return None
+        self._asic_failed(what, status)
+
+    async def asic_write(
+        self, chip: int, asics_per_module: int, channel: int | None, wanted: AsicConfiguration
+    ) -> None:
+        """Write a configuration, read it back and compare every bit.
+
+        Raises:
+            DeviceFaultError: If the ASIC does not accept it in as many tries as are allowed.
+            VerifyError: If another configuration is read back.
+        """
+        command = AsicCommand(asic_address(chip, asics_per_module), channel, wanted.value)
+        payload, what = command.to_bytes(), _asic_name("write", chip, channel)
+        status = 0
+        for _ in range(ASIC_TRIES):
+            reply = await self._exchange(Function.ASIC, payload, what)
+            try:
+                status, _ = parse_asic_reply(reply, 0)
+            except WireError as error:
+                self._malformed(what, error)
+            if status == AsicStatus.OK:
+                break
+        else:
+            self._asic_failed(what, status)
+        value = await self.asic_read(chip, asics_per_module, channel)
+        if value is not None and value != wanted.value:
+            found = AsicConfiguration(wanted.block, wanted.version, value)
+            raise VerifyError(
+                f"{_asic_name('read back', chip, channel)}: {wanted.differences(found)}",
+                device=self.name,
+                do="reset and configure again; if it stays, the ASIC or its supply is bad",
+            )
+
+    def _asic_failed(self, what: str, status: int) -> NoReturn:
+        names = {s.value: s.name.lower().replace("_", " ") for s in AsicStatus}
+        raise DeviceFaultError(
+            f"{what} failed {ASIC_TRIES} times: status {status:#04x} ({names.get(status, 'generic error')})",
+            device=self.name,
+            last_good=ago(self.link.last_good_s),
+            do="check the power and seat of this module",
+        )
+
+
+def _asic_name(verb: str, chip: int, channel: int | None) -> str:
+    return f"{verb} ASIC {chip} " + ("global configuration" if channel is None else f"channel {channel}")

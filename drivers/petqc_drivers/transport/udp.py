@@ -1,0 +1,277 @@
+"""Datagrams of one peer: a socket with a large receive buffer, drained all the time by a thread of its own.
+
+The thread gives every datagram of the peer to a handler on the spot, so frames never pass through the event loop. The
+first byte of a datagram is received apart from the rest: a protocol whose payload follows a one-byte mark gets the
+payload aligned. Datagrams of other senders are counted and dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import select
+import socket
+import struct
+import threading
+import time
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+from petqc_drivers.errors import ConnectError, DriverError, LinkLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_LOG = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+MAX_DATAGRAM_BYTES: Final = 65_536
+RECEIVE_BUFFER_BYTES: Final = 8 << 20
+"""Asked of the kernel, which gives at most net.core.rmem_max; 8 MiB are 64 ms of a full gigabit link."""
+_BURST: Final = 512
+"""Datagrams taken before the thread looks at anything else."""
+_CLOSE_S: Final = 2.0
+_SO_RXQ_OVFL: Final = 40
+_SO_MEMINFO: Final = 55
+_MEMINFO_DROPS: Final = 8
+_DROPS_BYTES: Final = 4
+_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(_DROPS_BYTES)
+"""Socket options of Linux that Python has no names for (include/uapi/asm-generic/socket.h)."""
+
+
+class DatagramHandler(Protocol):
+    """What is done with the datagrams; every method is called from the receive thread."""
+
+    def room(self) -> memoryview:
+        """Where the next datagram goes without its first byte; 65 536 writable bytes."""
+
+    def datagram(self, first: int, n_bytes: int) -> None:
+        """A datagram: its first byte, and how many bytes behind it were put into the room."""
+
+    def pause(self) -> float | None:
+        """Nothing more is waiting. Returns in how many seconds to call again even if nothing comes, None for never."""
+
+    def failed(self, error: DriverError) -> None:
+        """The thread ends because of this."""
+
+
+class UdpReceiver:
+    """The socket and its thread. `open` and `aclose` belong to one event loop; counters may be read anywhere.
+
+    Attributes:
+        peer: IPv4 address in digits, and port.
+        counters: Datagrams and bytes of the peer, and those dropped: `foreign`, `empty`, `truncated`.
+        foreign_sender: Address of the last foreign datagram; helps when a board answers from another port.
+        receive_buffer_bytes: What the kernel gave.
+    """
+
+    def __init__(
+        self, peer: tuple[str, int], handler: DatagramHandler, *, receive_buffer_bytes: int = RECEIVE_BUFFER_BYTES
+    ) -> None:
+        self.peer = peer
+        self.counters: Counter[str] = Counter()
+        self.foreign_sender: tuple[str, int] | None = None
+        self.receive_buffer_bytes = 0
+        self._asked_bytes = receive_buffer_bytes
+        self._handler = handler
+        self._calls: deque[Callable[[], None]] = deque()
+        self._socket: socket.socket | None = None
+        self._wake = -1
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended: asyncio.Future[None] | None = None
+        self._is_closing = False
+        self._drops_told = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the socket exists and its thread runs."""
+        return self._thread is not None and self._thread.is_alive() and not self._is_closing
+
+    def open(self) -> None:
+        """Bind to the interface that leads to the peer and start the thread.
+
+        Raises:
+            ConnectError: If there is no way to the peer or no socket to be had.
+        """
+        name = f"{self.peer[0]}:{self.peer[1]}"
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._asked_bytes)
+            self.receive_buffer_bytes = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+            sock.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                probe.connect(self.peer)  # sends nothing; tells which of our addresses leads there
+                sock.bind((probe.getsockname()[0], 0))
+        except OSError as error:
+            sock.close()
+            raise ConnectError(f"no way to the board: {error}", device=name, do="check address and cable") from error
+        # Not a connected socket: a board that answers from another port would then be silent instead of noticed.
+        self._socket, self._wake = sock, os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._loop = asyncio.get_running_loop()
+        self._ended = self._loop.create_future()
+        self._thread = threading.Thread(target=self._run, name=f"petqc-udp-{name}", daemon=True)
+        self._thread.start()
+
+    def send(self, datagram: bytes) -> None:
+        """Send one datagram; a full send buffer loses it, as the network might.
+
+        Raises:
+            ConnectError: If there is no socket or the system refuses.
+        """
+        if self._socket is None:
+            raise ConnectError("the socket is closed", device=f"{self.peer[0]}:{self.peer[1]}", do="connect again")
+        try:
+            self._socket.sendto(datagram, self.peer)
+        except BlockingIOError:
+            self.counters["send_buffer_full"] += 1
+        except OSError as error:
+            raise ConnectError(
+                f"cannot send: {error}", device=f"{self.peer[0]}:{self.peer[1]}", do="check address and cable"
+            ) from error
+
+    def kernel_drops(self) -> int:
+        """Datagrams that the kernel dropped since `open` because the receive buffer was full."""
+        if self._socket is None:
+            return self._drops_told
+        # The count that travels with datagrams misses drops behind the last one; this one does not.
+        info = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * (_MEMINFO_DROPS + 1))
+        if len(info) == 4 * (_MEMINFO_DROPS + 1):
+            self._drops_told = max(self._drops_told, struct.unpack_from("=I", info, 4 * _MEMINFO_DROPS)[0])
+        return self._drops_told
+
+    async def call(self, function: Callable[[], _T], *, timeout_s: float) -> _T:
+        """Run a function in the receive thread, between two datagrams.
+
+        Raises:
+            LinkLostError: If the thread does not get to it in time (the consumer of the data blocks it).
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[_T] = loop.create_future()
+
+        def settle(result: _T | None, error: Exception | None) -> None:
+            if answer.done():
+                return
+            if error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(result)  # type: ignore[arg-type]
+
+        def run() -> None:
+            try:
+                result = function()
+            except Exception as error:  # noqa: BLE001 - goes to the caller
+                self._post(settle, None, error)
+            else:
+                self._post(settle, result, None)
+
+        device = f"{self.peer[0]}:{self.peer[1]}"
+        if not self.is_open:
+            raise LinkLostError("the receive thread is not running", device=device, do="connect again")
+        self._calls.append(run)
+        self._poke()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await answer
+        except TimeoutError:
+            raise LinkLostError(
+                f"the receive thread did not answer in {timeout_s} s", device=device, do="the consumer of frames blocks"
+            ) from None
+
+    def post(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Run a function in the event loop; for handlers."""
+        self._post(function, *arguments)
+
+    async def aclose(self) -> None:
+        """End the thread and close the socket; safe to call at any time and more than once."""
+        thread, ended = self._thread, self._ended
+        if thread is None or ended is None:
+            return
+        self._is_closing = True
+        self._poke()
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await asyncio.shield(ended)
+        except TimeoutError:
+            _LOG.error("receive thread %s is stuck in its consumer; it is left behind", thread.name)
+
+    def _post(self, function: Callable[..., None], *arguments: Any) -> None:
+        if self._loop is not None:
+            try:
+                self._loop.call_soon_threadsafe(function, *arguments)
+            except RuntimeError:  # the loop is closed: nobody is left to be told
+                _LOG.debug("event loop gone, dropped %r", function)
+
+    def _poke(self) -> None:
+        if self._wake >= 0:
+            os.eventfd_write(self._wake, 1)
+
+    def _run(self) -> None:
+        try:
+            self._receive()
+        except Exception as error:  # noqa: BLE001 - a thread has nobody above it; the handler passes it on
+            _LOG.exception("receive thread failed")
+            self._handler.failed(
+                LinkLostError(f"the receive thread failed: {error!r}", device=f"{self.peer[0]}:{self.peer[1]}")
+            )
+        finally:
+            self._post(self._end)
+
+    def _end(self) -> None:
+        # In the loop and not in aclose, so that everything is released also when aclose is cancelled.
+        if self._thread is not None:
+            self._thread.join(_CLOSE_S)
+        if self._socket is not None:
+            self.kernel_drops()
+            self._socket.close()
+            os.close(self._wake)
+        self._socket, self._wake, self._thread = None, -1, None
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+    def _receive(self) -> None:
+        sock, wake = self._socket, self._wake
+        if sock is None:
+            return
+        poller = select.poll()
+        poller.register(sock.fileno(), select.POLLIN)
+        poller.register(wake, select.POLLIN)
+        due: float | None = None
+        while not self._is_closing:
+            wait_ms = None if due is None else max(0.0, 1000 * (due - time.monotonic()))
+            if any(fd == wake for fd, _ in poller.poll(wait_ms)):
+                os.eventfd_read(wake)
+            self._burst(sock)
+            while self._calls:
+                self._calls.popleft()()
+            again_s = self._handler.pause()
+            due = None if again_s is None else time.monotonic() + again_s
+
+    def _burst(self, sock: socket.socket) -> None:
+        first = bytearray(1)
+        for _ in range(_BURST):
+            try:
+                n, ancillary, flags, sender = sock.recvmsg_into([first, self._handler.room()], _ANCILLARY_BYTES)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # A report about an earlier datagram of ours (port or host unreachable); time-outs decide what it means.
+                self.counters["socket_errors"] += 1
+                _LOG.debug("receive from %s: %s", self.peer, error)
+                return
+            for level, kind, data in ancillary:
+                if level == socket.SOL_SOCKET and kind == _SO_RXQ_OVFL and len(data) == _DROPS_BYTES:
+                    self._drops_told = struct.unpack("=I", data)[0]
+            if sender != self.peer:
+                self.counters["foreign"] += 1
+                self.foreign_sender = sender
+            elif n == 0:
+                self.counters["empty"] += 1
+            elif flags & socket.MSG_TRUNC:
+                self.counters["truncated"] += 1
+            else:
+                self.counters["datagrams"] += 1
+                self.counters["bytes"] += n
+                self._handler.datagram(first[0], n - 1)
