@@ -118,21 +118,29 @@ class Board:
         except WireError as error:
             self._malformed(what, error)
 
-    async def asic_read(
-        self, chip: int, asics_per_module: int, channel: int | None, *, may_be_absent: bool = False
-    ) -> int | None:
-        """Configuration of a chip as an integer.
+    async def asic_probe(self, chip: int, asics_per_module: int) -> int | None:
+        """Global configuration of a chip, None if nothing acknowledges at its position.
 
-        Returns:
-            None if the position does not acknowledge and `may_be_absent`.
+        Raises:
+            DeviceFaultError: If something is there and does not answer well in as many tries as are allowed.
+        """
+        return await self._asic_read(chip, asics_per_module, None, ABSENT_TRIES)
+
+    async def asic_read(self, chip: int, asics_per_module: int, channel: int | None) -> int:
+        """Configuration of a chip (or of one of its channels) as an integer.
 
         Raises:
             DeviceFaultError: If the ASIC does not answer well in as many tries as are allowed.
         """
+        value = await self._asic_read(chip, asics_per_module, channel, ASIC_TRIES)
+        if value is None:
+            raise self._asic_failure(_asic_name("read", chip, channel), AsicStatus.BAD_ACKNOWLEDGE_0)
+        return value
+
+    async def _asic_read(self, chip: int, asics_per_module: int, channel: int | None, absent_after: int) -> int | None:
         command = AsicCommand(asic_address(chip, asics_per_module), channel, None)
         payload, what = command.to_bytes(), _asic_name("read", chip, channel)
-        refused = 0
-        status = 0
+        refused = status = 0
         for _ in range(ASIC_TRIES):
             reply = await self._exchange(Function.ASIC, payload, what)
             try:
@@ -142,9 +150,9 @@ class Board:
             if value is not None:
                 return value
             refused += status == AsicStatus.BAD_ACKNOWLEDGE_0
-            if may_be_absent and refused >= ABSENT_TRIES:
+            if refused >= absent_after:
                 return None
-        self._asic_failed(what, status)
+        raise self._asic_failure(what, status)
 
     async def asic_write(
         self, chip: int, asics_per_module: int, channel: int | None, wanted: AsicConfiguration
@@ -167,9 +175,9 @@ class Board:
             if status == AsicStatus.OK:
                 break
         else:
-            self._asic_failed(what, status)
+            raise self._asic_failure(what, status)
         value = await self.asic_read(chip, asics_per_module, channel)
-        if value is not None and value != wanted.value:
+        if value != wanted.value:
             found = AsicConfiguration(wanted.block, wanted.version, value)
             raise VerifyError(
                 f"{_asic_name('read back', chip, channel)}: {wanted.differences(found)}",
@@ -177,9 +185,9 @@ class Board:
                 do="reset and configure again; if it stays, the ASIC or its supply is bad",
             )
 
-    def _asic_failed(self, what: str, status: int) -> NoReturn:
+    def _asic_failure(self, what: str, status: int) -> DeviceFaultError:
         names = {s.value: s.name.lower().replace("_", " ") for s in AsicStatus}
-        raise DeviceFaultError(
+        return DeviceFaultError(
             f"{what} failed {ASIC_TRIES} times: status {status:#04x} ({names.get(status, 'generic error')})",
             device=self.name,
             last_good=ago(self.link.last_good_s),
