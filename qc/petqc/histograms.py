@@ -112,13 +112,15 @@ class QcHistograms:
         self.energy_unit = energy_unit
         self.settings = settings
         n, n_modules = len(topology), len(topology.module_nodes)
-        self.energy_edges = np.arange(settings.energy_bins + 1) * float(settings.energy_bin)
+        self.energy_edges: NDArray[np.float64] = (
+            np.arange(settings.energy_bins + 1, dtype=np.float64) * settings.energy_bin
+        )
         self.energy_counts = np.zeros((n, settings.energy_bins), np.uint32)
         self.energy_outside = np.zeros((n, 2), np.int64)
         self.singles = np.zeros(n, np.int64)
         self.singles_in_window = np.zeros(n, np.int64)
         half = -(-(settings.coincidence_window_ps // 2) // settings.tof_bin_ps)
-        self.tof_edges = np.arange(-half, half + 1) * float(settings.tof_bin_ps) - 0.5
+        self.tof_edges: NDArray[np.float64] = np.arange(-half, half + 1, dtype=np.float64) * settings.tof_bin_ps - 0.5
         n_pairs = n_modules * (n_modules - 1) // 2
         self.tof_prompt = np.zeros((n_pairs, 2 * half), np.uint32)
         self.tof_delayed = np.zeros((n_pairs, 2 * half), np.uint32)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.errors import FitFailedError, TooFewCountsError
-from petqc.fits import PeakFit, fit_one_peak, fit_two_peaks
+from petqc.fit_kernels import MU1, MU2
+from petqc.fits import FWHM_OF_SIGMA, PeakFit, fit_one_peak, fit_two_peaks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,12 +40,13 @@ class NemaWidth:
 
 @dataclass(frozen=True, slots=True)
 class TwoHumps:
-    """Two peaks where one was expected: positions, widths (FWHM), and the fit that shows them."""
+    """Two peaks where one was expected: where their maxima stand, their widths (FWHM), and the fit that shows them.
+
+    gain: how much more likely (logarithm) two peaks are than one.
+    """
 
     low: float
     high: float
-    low_error: float
-    high_error: float
     fwhm_low: float
     fwhm_high: float
     gain: float
@@ -197,17 +199,14 @@ def two_humps(
     try:
         one = fit_one_peak(part_edges, part, 0.5 * (a + b), abs(b - a))
         gain = two.log_likelihood - one.log_likelihood
-    except FitFailedError:
-        gain = math.inf
-    p, covariance = two.parameters, two.covariance
-    humps = sorted(
-        (float(p[k]), math.sqrt(max(float(covariance[k, k]), 0.0)), 2.3548 * float(p[k + 1])) for k in (1, 4)
-    )
-    separated = humps[1][0] - humps[0][0] > 0.5 * (humps[0][2] + humps[1][2]) * 0.8
-    if gain < min_gain or not separated or not low <= humps[0][0] < humps[1][0] <= high:
+    except FitFailedError:  # one Gaussian cannot even be brought near it
+        gain = two.log_likelihood + float(np.sum(part - part * np.log(max(part.mean(), 1e-9))))
+    p = two.parameters
+    (mu1, w1), (mu2, w2) = sorted((float(p[k]), FWHM_OF_SIGMA * float(p[k + 1])) for k in (MU1, MU2))
+    separated = mu2 - mu1 > 0.4 * (w1 + w2)
+    if gain < min_gain or not separated or not low <= mu1 < mu2 <= high:
         return None
-    (mu1, e1, w1), (mu2, e2, w2) = humps
-    return TwoHumps(mu1, mu2, e1, e2, w1, w2, gain if math.isfinite(gain) else 1e9, two)
+    return TwoHumps(a, b, w1, w2, gain, two)
 
 
 def _humps(

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+import numpy as np
 
+from petqc.channel_map import SCANNER
+from petqc.errors import FitFailedError, QcError, TooFewCountsError
+from petqc.fits import FWHM_OF_SIGMA, PeakFit, PeakFits, fit_photopeak, fit_photopeaks, fit_time_peak
+from petqc.limits import Limits, Status
+from petqc.peaks import TwoHumps, find_peaks, two_humps
+from petqc.results import CheckResult
+from petqc.statistics import channel_sigmas
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from petqc.checks import Level
     from petqc.histograms import QcHistograms
     from petqc.results import EnvironmentReading, RawFile
 
 SourceShape = Literal["point", "line", "extended", "none"]
+
+ANNIHILATION_KEV = 510.99895
+"""Source: CODATA electron rest energy."""
+SCANNER_SIGMAS = 3.0
+"""Limits of nodes that stand alone (scanner, modules, ASICs) are never tighter than this many standard deviations, so
+that a short run does not raise an alarm of noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +41,10 @@ class RunContext:
     started_at, finished_at: RFC 3339. limits: overrides, by check id or `id.level` (`photopeak.module`), of single
     sides of the limits. baselines: reference values by check id and node. account: counters of processing and
     receiving (`frames`, `frames_lost`, `datagrams_rejected`, …). elapsed_s and live_time_s: duration of the recording
-    and the part of it that was live; None if nobody knows. coincidence_window_ps: full width 2τ. source: shape of the
-    radioactive source; CTR is only a CTR for a point or a line. has_pair_search False: there was nothing to pair, so
-    checks on coincidences do not apply. expected_channels False: the channels are those that were seen, so a silent
-    one cannot be told from one that does not exist.
+    and the part of it that was live; None if nobody knows. source: shape of the radioactive source; CTR is only a CTR
+    for a point or a line. has_singles False: only coincidences were recorded. has_pair_search False: there was nothing
+    to pair. Checks that need what is missing do not apply. expected_channels False: the channels are those that were
+    seen, so that a silent one cannot be told from one that does not exist.
     """
 
     run_id: str
@@ -44,16 +64,312 @@ class RunContext:
     elapsed_s: float | None = None
     live_time_s: float | None = None
     source: SourceShape = "point"
-    source_name: str = ""
     has_singles: bool = True
     has_pair_search: bool = True
     expected_channels: bool = True
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why there is no fit; n is the number of counts there were."""
+
+    reason: str
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One place of the hardware tree: its level, its name, and the positions of its channels in the topology."""
+
+    level: Level
+    name: str
+    members: NDArray[np.int64]
+
+
 @dataclass(slots=True)
 class QcInput:
-    """Histograms and context, handed to every check."""
+    """Histograms and context, handed to every check; fits are made once and shared."""
 
     histograms: QcHistograms
     context: RunContext
+    _energy: dict[str, PeakFit | Refusal] = field(default_factory=dict)
+    _humps: dict[str, TwoHumps | None] = field(default_factory=dict)
+    _times: dict[int, PeakFit | Refusal] = field(default_factory=dict)
+    _channels: PeakFits | None = None
+
+    @property
+    def is_kev(self) -> bool:
+        """Whether energies are calibrated."""
+        return self.histograms.energy_unit == "kev"
+
+    @property
+    def energy_unit(self) -> str:
+        """Unit of energies as people write it."""
+        return {"kev": "keV", "ns": "ns", "clock": "clk", "arbitrary": "a.u."}[self.histograms.energy_unit]
+
+    @property
+    def live_time_s(self) -> float | None:
+        """Live time if it is known and not zero."""
+        live = self.context.live_time_s
+        return live if live is not None and live > 0 else None
+
+    def nodes(self, *levels: Level) -> Iterator[Node]:
+        """The nodes of the given levels, scanner first."""
+        topology = self.histograms.topology
+        if "scanner" in levels:
+            yield Node("scanner", SCANNER, np.arange(len(topology)))
+        if "module" in levels:
+            for i, name in enumerate(topology.module_nodes):
+                yield Node("module", name, np.flatnonzero(topology.module == i))
+        if "asic" in levels:
+            for i, name in enumerate(topology.asic_nodes):
+                yield Node("asic", name, np.flatnonzero(topology.asic == i))
+
+    def spectrum(self, members: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Energy spectrum of some channels together, (n bins,)."""
+        summed: NDArray[np.float64] = self.histograms.energy_counts[members].sum(axis=0, dtype=np.float64)
+        return summed
+
+    def energy_fit(self, node: Node) -> PeakFit | Refusal:
+        """Photopeak of a node's summed spectrum."""
+        if node.name not in self._energy:
+            self._energy[node.name] = self._fit_energy(node)
+        return self._energy[node.name]
+
+    def humps(self, node: Node) -> TwoHumps | None:
+        """Two peaks where one photopeak is expected, if the node's spectrum has them."""
+        if node.name not in self._humps:
+            edges, counts = self.histograms.energy_edges, self.spectrum(node.members)
+            low, high = (0.6 * ANNIHILATION_KEV, 1.5 * ANNIHILATION_KEV) if self.is_kev else self._bulk(counts)
+            try:
+                self._humps[node.name] = two_humps(edges, counts, low, high)
+            except QcError:
+                self._humps[node.name] = None
+        return self._humps[node.name]
+
+    def channel_fits(self) -> PeakFits:
+        """Photopeak of every channel; it is looked for around its module's peak."""
+        if self._channels is None:
+            h = self.histograms
+            centre = np.full(len(h.topology), ANNIHILATION_KEV if self.is_kev else math.nan)
+            sigma = centre * 0.05
+            for node in self.nodes("module"):
+                fit = self.energy_fit(node)
+                if isinstance(fit, PeakFit):
+                    # The sum of many channels is wider than one, but as a width to look for it will do.
+                    centre[node.members], sigma[node.members] = fit.mu, fit.sigma
+                elif not self.is_kev:
+                    peaks = find_peaks(h.energy_edges, self.spectrum(node.members))
+                    if peaks:
+                        centre[node.members], sigma[node.members] = peaks[0].position, peaks[0].sigma
+            middle = 0.5 * float(h.energy_edges[-1])
+            centre, sigma = np.nan_to_num(centre, nan=middle), np.nan_to_num(sigma, nan=0.05 * middle)
+            self._channels = fit_photopeaks(h.energy_edges, h.energy_counts, centre, sigma)
+        return self._channels
+
+    def time_fit(self, pair: int) -> PeakFit | Refusal:
+        """Coincidence peak of a pair of modules, or of all pairs together (-1)."""
+        if pair not in self._times:
+            edges, counts = self.time_spectrum(pair)
+            try:
+                self._times[pair] = fit_time_peak(edges, counts)
+            except QcError as error:
+                self._times[pair] = Refusal(str(error), int(counts.sum()))
+        return self._times[pair]
+
+    def time_spectrum(self, pair: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Edges and counts of prompt time differences, only the bins that lie wholly inside the window."""
+        h = self.histograms
+        counts = h.tof_prompt.sum(axis=0, dtype=np.int64) if pair < 0 else h.tof_prompt[pair]
+        half = 0.5 * h.settings.coincidence_window_ps
+        inside = np.flatnonzero((h.tof_edges[:-1] >= -half - 0.5) & (h.tof_edges[1:] <= half + 0.5))
+        return h.tof_edges[inside[0] : inside[-1] + 2], counts[inside].astype(np.float64)
+
+    def limits(self, check_id: str, level: Level, node: str) -> tuple[Limits, float | None]:
+        """Limits of a check at a node as configured, and the node's baseline."""
+        from petqc.checks import get_check
+
+        baseline = self.context.baselines.get(check_id, {}).get(node)
+        override = {**self.context.limits.get(check_id, {}), **self.context.limits.get(f"{check_id}.{level}", {})}
+        check = get_check(check_id)
+        if check.unit == "keV" and not self.is_kev:
+            check = replace(check, limits={})
+        return check.limits_at(level, baseline, override), baseline
+
+    def judge(
+        self,
+        check_id: str,
+        node: Node | tuple[Level, str],
+        value: float,
+        unit: str,
+        uncertainty: float,
+        n: float,
+        *,
+        limits: Limits | None = None,
+        sigmas: float = SCANNER_SIGMAS,
+        method: str | None = None,
+        reason: str | None = None,
+        part: str = "",
+    ) -> CheckResult:
+        """A measured value against its limits.
+
+        Limits are never tighter than `sigmas` standard deviations from the middle between the warn limits (or from
+        the one there is): what was used stands in the result.
+
+        Args:
+            check_id: the check.
+            node: where; or level and name.
+            value: the number.
+            unit: its unit.
+            uncertainty: one standard deviation.
+            n: counts behind it.
+            limits: instead of the check's own.
+            sigmas: least distance of limits from their middle.
+            method: how it was measured.
+            reason: a remark.
+            part: name of a secondary number of the check, becomes `id.part`.
+        """
+        level, name = (node.level, node.name) if isinstance(node, Node) else node
+        found, baseline = self.limits(check_id, level, name)
+        if part:
+            baseline = None
+        if limits is not None:
+            override = self.context.limits.get(f"{check_id}.{part}" if part else f"{check_id}.{level}", {})
+            found = replace(limits, **override) if override else limits
+        used = widened(found, sigmas * uncertainty)
+        full_id = f"{check_id}.{part}" if part else check_id
+        result = CheckResult.measured(
+            full_id, name, value, unit, uncertainty, int(n), used, method=method, reason=reason
+        )
+        return replace(result, baseline=baseline) if baseline is not None else result
+
+    def missing(
+        self,
+        check_id: str,
+        node: Node | tuple[Level, str],
+        unit: str,
+        n: float,
+        reason: str,
+        *,
+        method: str | None = None,
+        needed: bool = True,
+    ) -> CheckResult:
+        """No number and why; needed False: the run is not invalid for it."""
+        level, name = (node.level, node.name) if isinstance(node, Node) else node
+        found, baseline = self.limits(check_id, level, name)
+        result = CheckResult.missing(check_id, name, unit, int(n), found, reason, method=method)
+        return replace(result, baseline=baseline, status=Status.INVALID if needed else Status.NO_LIMITS)
+
+    def channel_status(
+        self,
+        check_id: str,
+        value: NDArray[np.float64],
+        uncertainty: NDArray[np.float64],
+        centre: float | NDArray[np.float64],
+    ) -> NDArray[np.object_]:
+        """Status of every channel: outside its limits, and further from the centre than noise can bring it.
+
+        Args:
+            check_id: the check whose channel limits (deviations from the centre) hold.
+            value: (n,) values.
+            uncertainty: (n,) standard deviations.
+            centre: what a good channel has.
+
+        Source: daily-qc.md §0.5 and §5.2 (5 sigma for crystals).
+        """
+        limits, _ = self.limits(check_id, "channel", "")
+        status = np.full(value.size, str(Status.INVALID), dtype=object)
+        known = np.isfinite(value)
+        off = np.where(known, value - centre, 0.0)
+        noise = channel_sigmas(int(known.sum())) * np.where(known, uncertainty, 0.0)
+        status[known] = str(Status.PASS)
+        for kind, low, high in (
+            (Status.WARN, limits.warn_low, limits.warn_high),
+            (Status.FAIL, limits.fail_low, limits.fail_high),
+        ):
+            if low is not None:
+                status[known & (off < np.minimum(low, -noise))] = str(kind)
+            if high is not None:
+                status[known & (off > np.maximum(high, noise))] = str(kind)
+        return status
+
+    def channels_outside(self, check_id: str, status: NDArray[np.object_]) -> CheckResult:
+        """How many channels are outside their limits, judged like dead ones. Source: daily-qc.md §5.2."""
+        topology = self.histograms.topology
+        flagged = np.flatnonzero((status == str(Status.WARN)) | (status == str(Status.FAIL)))
+        measured = int((status != str(Status.INVALID)).sum())
+        limits = Limits(warn_high=max(1.0, 0.002 * len(topology)), fail_high=max(2.0, 0.01 * len(topology)))
+        reason = None
+        if flagged.size:
+            names = ", ".join(channel_name(int(topology.channels[i])) for i in flagged[:5])
+            reason = names + (f" and {flagged.size - 5} more" if flagged.size > 5 else "")
+        return self.judge(
+            check_id, ("scanner", SCANNER), float(flagged.size), "channels", 0.0, measured,
+            limits=limits, reason=reason, part="channels_outside",
+        )  # fmt: skip
+
+    def _fit_energy(self, node: Node) -> PeakFit | Refusal:
+        edges, counts = self.histograms.energy_edges, self.spectrum(node.members)
+        n = int(counts.sum())
+        if n == 0:
+            return Refusal("no counts at all", 0)
+        humps = self.humps(node)
+        if humps is not None:
+            unit = self.energy_unit
+            return Refusal(
+                f"two humps near {humps.low:.4g} and {humps.high:.4g} {unit}, not one photopeak: "
+                "parts of this node differ in gain",
+                n,
+            )
+        peaks = find_peaks(edges, counts)
+        if self.is_kev:
+            peaks = [
+                p for p in peaks if 0.55 < p.position / ANNIHILATION_KEV < 1.6 and 0.02 < p.sigma / p.position < 0.15
+            ]
+        if not peaks:
+            return Refusal("no peak stands out of the spectrum", n)
+        seed = peaks[0]
+        try:
+            return fit_photopeak(edges, counts, seed.position, relative_sigma=seed.sigma / seed.position)
+        except (TooFewCountsError, FitFailedError) as error:
+            return Refusal(str(error), n)
+
+    def _bulk(self, counts: NDArray[np.float64]) -> tuple[float, float]:
+        """Where humps are looked for on an axis without keV: around the strongest peaks."""
+        edges = self.histograms.energy_edges
+        peaks = [p for p in find_peaks(edges, counts, min_significance=8.0) if p.sigma / max(p.position, 1e-9) > 0.05]
+        if not peaks:
+            return float(edges[0]), float(edges[-1])
+        top = max(p.position for p in peaks[:2])
+        return 0.2 * top, min(2.0 * top, float(edges[-1]))
+
+
+def widened(limits: Limits, distance: float) -> Limits:
+    """Limits with every side at least this far from the middle of the tightest pair (or from nothing, if one-sided)."""
+    low, high = limits.warn_low, limits.warn_high
+    if low is None or high is None:
+        low, high = limits.fail_low, limits.fail_high
+    if low is None or high is None or distance <= 0.0:
+        return limits
+    middle = 0.5 * (low + high)
+    return Limits(
+        *(None if v is None else min(v, middle - distance) for v in (limits.fail_low, limits.warn_low)),
+        *(None if v is None else max(v, middle + distance) for v in (limits.warn_high, limits.fail_high)),
+    )
+
+
+def channel_name(absolute: int) -> str:
+    """A channel as people say it."""
+    from petqc.channel_map import channel_node
+
+    return channel_node(absolute).replace(":", " ")
+
+
+def resolution_percent(fit: PeakFit) -> tuple[float, float]:
+    """Energy resolution, FWHM over position in per cent, and its error."""
+    value = 100.0 * fit.fwhm / fit.mu
+    correlation = float(fit.covariance[1, 2]) * FWHM_OF_SIGMA * fit.scale**2
+    variance = (fit.fwhm_error / fit.fwhm) ** 2 + (fit.mu_error / fit.mu) ** 2
+    variance -= 2.0 * correlation / (fit.fwhm * fit.mu)
+    return value, value * math.sqrt(max(variance, 0.0))
