@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import copy
+import base64
+import dataclasses
+import hashlib
 import math
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +16,8 @@ import pytest
 
 from petqc.channel_map import absolute_channel, asic_node, channel_node
 from petqc.limits import Limits, Status, worst
-from petqc.report import content_security_policy, render_html, write_html
+from petqc.report import channels, content_security_policy, maps, render_html, spectra, tables, write_html
+from petqc.report.text import THIN
 from petqc.results import (
     ChannelColumn,
     CheckResult,
@@ -173,14 +176,17 @@ def _timing(rng: np.random.Generator, node: str, n: int) -> Spectrum:
 def _checks() -> list[CheckResult]:
     got = CheckResult.measured
     none = Limits()
-    checks = []
-    for node, shift in (("scanner", 0.0), (MODULES[0], 0.4), (MODULES[1], -0.5)):
-        checks.append(got("photopeak", node, 510.83 + shift, "keV", 0.12, 260_000, PEAK, method="erfc-step/1"))
-    for chip in range(8):
-        checks.append(got("photopeak", f"asic:0.0.{chip}", 508.9 + 0.6 * chip, "keV", 0.3, 32_000, PEAK))
-    for node, shift in (("scanner", 0.0), (MODULES[0], -0.3), (MODULES[1], 2.4)):
-        checks.append(got("energy_resolution", node, 10.52 + shift, "%", 0.06, 260_000, RESOLUTION))
-    checks += [
+    whole_and_modules = (("scanner", 0.0), (MODULES[0], 0.4), (MODULES[1], -0.5))
+    asics = [(f"asic:0.0.{chip}", 0.6 * chip - 2.0) for chip in range(8)]
+    return [
+        *(
+            got("photopeak", node, 510.83 + shift, "keV", 0.12, 260_000, PEAK, method="erfc-step/1")
+            for node, shift in (*whole_and_modules, *asics)
+        ),
+        *(
+            got("energy_resolution", node, 10.52 + shift, "%", 0.06, 260_000, RESOLUTION)
+            for node, shift in (("scanner", 0.0), (MODULES[0], -0.3), (MODULES[1], 2.4))
+        ),
         got("window_acceptance", "scanner", 99.71, "%", 0.02, 260_000, Limits(97.5, 99.0)),
         got("ctr_fit", "scanner", 213.9, "ps", 1.1, 45_000, Limits(None, None, 230.0, 245.0), method="gauss-flat/1"),
         got("ctr_nema", "scanner", 216.2, "ps", 3.9, 45_000, none, method="nema-style/1"),
@@ -196,4 +202,373 @@ def _checks() -> list[CheckResult]:
         got("lost_frames", "scanner", 0.0004, "%", 0.00004, 30_517_578, Limits(None, None, 1.0, 5.0)),
         got("live_time", "scanner", 99.9996, "%", 0.0001, 30_517_578, Limits(95.0, 99.0)),
     ]
-    return checks
+
+
+VOID = {"meta", "br", "link", "hr", "img", "input"}
+
+
+class Page(HTMLParser):
+    """What a page holds: elements with attributes, ids, links, text by element, and whether tags are balanced."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: list[tuple[tuple[str, ...], str]] = []
+        self.feed(html)
+        self.close()
+        assert not self.open, f"left open: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open[-1] == tag, f"</{tag}> closes <{self.open[-1]}>"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.texts.append((tuple(self.open), data.strip()))
+
+    def with_class(self, tag: str, name: str) -> list[dict[str, str | None]]:
+        return [a for t, a in self.elements if t == tag and name in (a.get("class") or "").split()]
+
+    @property
+    def text(self) -> str:
+        return " ".join(t for where, t in self.texts if "style" not in where)
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return make_run()
+
+
+@pytest.fixture(scope="module")
+def html(run: Run) -> str:
+    return render_html(run)
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def test_the_verdict_is_said_in_word_sign_and_sentence(run: Run, page: Page) -> None:
+    assert page.with_class("header", "warn")
+    heading = [t for where, t in page.texts if "h1" in where]
+    assert heading == ["Warning"]
+    assert run.sentence in page.text
+    assert run.run_id in page.text
+    assert "2026-03-02 06:00:00 UTC" in page.text
+    assert "5 min 12 s" in page.text
+    assert "2 modules, 8 ASICs, 512 channels" in page.text
+
+
+def test_simulated_runs_say_so_and_real_ones_do_not(run: Run, page: Page) -> None:
+    assert page.with_class("p", "simulated")
+    assert any("simulated" in t for where, t in page.texts if "title" in where)
+    real = Page(render_html(dataclasses.replace(run, simulated=False)))
+    assert not real.with_class("p", "simulated")
+    assert "simulated" not in real.text.lower()
+
+
+def test_the_page_needs_nothing_but_itself(html: str, page: Page) -> None:
+    for name, attributes in page.elements:
+        assert name not in {"script", "link", "img", "iframe", "object", "embed", "form"}
+        assert not [a for a in attributes if a.startswith("on") or a == "style"]
+        assert all((attributes.get(a) or "#").startswith("#") for a in ("href", "src"))
+    assert not re.search(r"(https?:)?//[a-z]", html)
+    assert "@import" not in html
+    assert not re.search(r"url\((?!#)", html)
+
+
+def test_the_policy_names_the_hash_of_the_style_sheet(html: str, page: Page) -> None:
+    style = re.search(r"<style>(.*?)</style>", html, re.DOTALL)
+    assert style is not None
+    digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
+    said = next(a["content"] for t, a in page.elements if t == "meta" and a.get("http-equiv"))
+    assert said == content_security_policy()
+    assert f"style-src 'sha256-{digest}'" in content_security_policy()
+    assert "default-src 'none'" in content_security_policy()
+
+
+def test_ids_are_unique_and_links_lead_somewhere(page: Page) -> None:
+    ids = [a["id"] for _, a in page.elements if a.get("id")]
+    assert len(ids) == len(set(ids))
+    targets = {(a["href"] or "")[1:] for _, a in page.elements if a.get("href")}
+    assert targets <= set(ids)
+    labels = {a["aria-labelledby"] for _, a in page.elements if a.get("aria-labelledby")}
+    assert labels <= set(ids)
+
+
+def test_the_six_tiles_give_value_uncertainty_unit_and_limits(page: Page) -> None:
+    assert len([a for t, a in page.elements if t == "article"]) == 6
+    bars = [a["aria-label"] or "" for a in page.with_class("svg", "limits")]
+    assert len(bars) == 6
+    assert any(
+        "510.83 ± 0.12 keV" in b and "warn outside 505.9 to 516.1, fail outside 495.7 to 526.3" in b for b in bars
+    )
+    assert any("213.9 ± 1.1 ps" in b and "warn above 230, fail above 245" in b for b in bars)
+    for said in ("216 ± 4 ps", "99.710 ± 0.020 %", "9.20 ± 0.17 1/s"):
+        assert said in page.text
+
+
+def test_spectra_are_drawn_linear_with_pulls_and_logarithmic(page: Page) -> None:
+    figures = [a["aria-label"] or "" for a in page.with_class("svg", "figure")]
+    system = next(f for f in figures if f.startswith("Linear. Energy of scanner"))
+    assert "window 425 to 650 keV" in system
+    assert "510.83 ± 0.12 keV" in system
+    assert re.search(r"chi-square of the fit \d+ in 62 bins", system)
+    assert "Logarithmic: Energy, scanner." in figures
+    assert any(f.startswith(f"Time difference of {PAIR}") for f in figures)
+    for module in MODULES:
+        assert any(f.startswith(f"Energy of {module}:") for f in figures)
+    assert page.with_class("path", "pull")
+    assert page.with_class("path", "delayed")
+    assert page.with_class("rect", "window")
+
+
+def test_the_half_height_marks_stand_at_the_full_width_at_half_maximum(run: Run) -> None:
+    timing = next(s for s in run.spectra if s.id == "ctr_fit")
+    peak = spectra.peak_of(timing)
+    assert peak is not None
+    assert peak.high - peak.low == pytest.approx(214.0, abs=1.0)
+    assert peak.position == pytest.approx(6.0, abs=5.0)
+    low, high = spectra.close_up(timing)
+    assert -700 < low < -600
+    assert 600 < high < 700
+
+
+def test_every_channel_is_on_every_map_with_its_number(page: Page, run: Run) -> None:
+    titles = [t for where, t in page.texts if where[-2:] == ("rect", "title")]
+    assert len(titles) == 4 * 512
+    for number in (0, 255, 511):
+        node = channel_node(int(run.channels["channel"][number]))
+        assert len([t for t in titles if t.startswith(f"{node} ")]) == 4
+    dead = channel_node(int(run.channels["channel"][DEAD[0]]))
+    assert f"{dead} column 5 row 2: no number: too few counts: 0 of 200, invalid, dead" in titles
+
+
+def test_maps_mark_dead_hot_and_out_of_limits_by_shape(page: Page) -> None:
+    maps = page.with_class("svg", "map")
+    assert len(maps) == 8
+    for shape, count in (("dead", 8), ("hot", 4), ("fail", 1)):
+        drawn = [p for p in page.with_class("path", shape) if "sign" in (p["class"] or "")]
+        assert len(drawn) == count + 1  # and once in the key
+    label = maps[0]["aria-label"] or ""
+    assert "Map of photopeak of module:0.0.0, 256 channels; median 51" in label
+    assert "1 dead; 1 hot; 1 fail; 1 without a number." in label
+
+
+def test_a_map_has_row_zero_at_the_bottom_and_colour_by_value() -> None:
+    run = make_run()
+    column = run.columns[0]
+    column.value[0], column.value[255] = 400.0, 700.0  # outside the range of colours on both sides
+    found = channels.read_channels(run)
+    assert found is not None
+    module = found.modules[0]
+    colours = maps.colour_range(column.value)
+    svg = str(maps.draw_map(column, found, module, colours, has_titles=True))
+    first, last = (
+        re.search(rf'<rect class="(\w+)" x="(\d+)" y="(\d+)"[^>]*><title>channel:0.0.{c} ', svg)
+        for c in ("0.0", "3.63")
+    )
+    assert first is not None
+    assert last is not None
+    assert (first[1], last[1]) == ("q0", "q31")
+    assert int(first[2]) < int(last[2])
+    assert int(first[3]) > int(last[3])
+
+
+def test_channels_without_a_crystal_map_stand_in_order_of_their_numbers(run: Run) -> None:
+    flat = {**run.channels, "column": np.full(512, -1, np.int16), "row": np.full(512, -1, np.int16)}
+    text = Page(render_html(dataclasses.replace(run, channels=flat))).text
+    assert "no crystal map: by channel number" in text
+
+
+def test_a_large_scanner_stays_a_small_page() -> None:
+    run = make_run(modules=40)
+    html = render_html(run)
+    assert len(html.encode()) < 3_000_000
+    assert "8192 more are in channels.parquet" in html.replace(THIN, "")
+    Page(html)
+
+
+def test_the_page_of_the_bench_is_below_three_megabytes(html: str) -> None:
+    assert len(html.encode()) < 3_000_000
+
+
+def test_the_table_of_checks_has_them_all_and_filters_by_link(run: Run, page: Page) -> None:
+    rows = [a for t, a in page.elements if t == "tr" and (a.get("id") or "").startswith("check-")]
+    assert len(rows) == len(run.checks)
+    links = {a["href"] for t, a in page.elements if t == "a"}
+    assert {"#only-warn", "#only-pass", "#only-no-limits", "#checks"} <= links
+    assert "#only-fail" not in links  # there is none to show
+    for status in Status:
+        assert f"#only-{status}:target ~ .scroll tbody tr:not(.{status})" in next(
+            t for where, t in page.texts if "style" in where
+        )
+
+
+def test_headers_of_tables_have_a_scope(page: Page) -> None:
+    headers = [a for t, a in page.elements if t == "th"]
+    assert headers
+    assert all(a.get("scope") in {"col", "row"} for a in headers)
+
+
+def test_headings_leave_no_level_out(page: Page) -> None:
+    levels = [int(t[1]) for t, _ in page.elements if re.fullmatch(r"h[1-6]", t)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in pairwise(levels))
+
+
+def test_channels_that_need_attention_are_listed_by_address_worst_first(run: Run) -> None:
+    found = channels.read_channels(run)
+    assert found is not None
+    listed = tables.offenders(run, found)
+    assert [o.status for o in listed] == sorted((o.status for o in listed), key=tables.STATUS_ORDER.index)
+    by_node = {o.node: o for o in listed}
+    assert by_node["channel:0.0.0.37"].issues[0][1] is Status.FAIL
+    merged = by_node["channel:0.0.0.37"].issues[1]
+    assert merged[0].count(",") >= 2  # one reason for all the values that could not be given
+    assert merged[2] == "no number: too few counts: 0 of 200"
+    assert "channel:0.0.0.0" not in by_node
+
+
+def test_readings_say_measured_or_commanded_and_how_old(page: Page) -> None:
+    assert "commanded" in page.text
+    assert "5 min 5 s" in page.text
+    assert "1 h 6 min" in page.text
+    assert "24.31" in page.text
+    assert len(page.with_class("tr", "doubtful")) == 1
+
+
+def test_the_account_gives_shares(page: Page) -> None:
+    assert f"30{THIN}517{THIN}578" in page.text
+    assert "0.0004 %" in page.text
+    assert "Dropped energy" in page.text
+
+
+def test_traceability_is_complete(run: Run, page: Page) -> None:
+    for said in (run.config_hash, *run.calibration_ids.values(), *run.software.values(), "ab" * 32, "daily-0001.rawf"):
+        assert said in page.text
+    assert "asic: warn outside 505.9 to 516.1, fail outside 495.7 to 526.3" in page.text
+    assert "erfc-step/1" in page.text
+
+
+def test_causes_come_with_address_evidence_and_next_step(page: Page) -> None:
+    for said in ("open bond or broken SiPM", "channel:0.0.0.37", "neighbours 2 % low", "Next: measure the current"):
+        assert said in page.text
+
+
+def test_the_same_run_gives_the_same_bytes(run: Run, html: str, tmp_path: Path) -> None:
+    assert render_html(run) == html
+    assert render_html(make_run()) == html
+    assert render_html(make_run(seed=2)) != html
+    write_html(run, tmp_path / "a.html")
+    write_html(run, tmp_path / "a.html")
+    assert (tmp_path / "a.html").read_bytes() == html.encode()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.html"]
+
+
+def test_a_saved_run_gives_the_same_page(run: Run, html: str, tmp_path: Path) -> None:
+    run.save(tmp_path)
+    assert render_html(Run.load(tmp_path)) == html
+
+
+HOSTILE = "</style></svg><script>alert(1)</script>\"' onload='x' {{ 7*7 }} <!-- ]]>"
+
+
+def test_hostile_strings_stay_text() -> None:
+    run = make_run()
+    run.run_id = run.kind = run.sentence = run.scanner = run.config_hash = HOSTILE
+    run.started_at = run.finished_at = HOSTILE
+    run.software = {HOSTILE: HOSTILE}
+    run.calibration_ids = {HOSTILE: HOSTILE}
+    run.raw_files = [RawFile(HOSTILE, HOSTILE)]
+    run.notes = [HOSTILE]
+    run.account = {HOSTILE: 1}
+    run.environment = [EnvironmentReading(HOSTILE, HOSTILE, 1.0, HOSTILE, True, HOSTILE, 1.0)]
+    run.diagnosis = [Hypothesis(HOSTILE, HOSTILE, 0.5, (HOSTILE,), HOSTILE)]
+    run.checks = [
+        CheckResult.missing(HOSTILE, HOSTILE, HOSTILE, 0, Limits(), HOSTILE, method=HOSTILE),
+        CheckResult.missing("photopeak", "scanner", HOSTILE, 0, PEAK, HOSTILE),
+    ]
+    run.spectra = [
+        dataclasses.replace(s, quantity=HOSTILE, unit=HOSTILE, text=HOSTILE, id=HOSTILE) for s in run.spectra
+    ]
+    run.channels["module"] = np.array([HOSTILE] * 512, object)
+    run.columns = [
+        dataclasses.replace(run.columns[0], id=HOSTILE, unit=HOSTILE, reason=np.array([HOSTILE] * 512, object))
+    ]
+    html = render_html(run)
+    page = Page(html)
+    assert "<script" not in html
+    assert not [a for _, a in page.elements if any(k.startswith("on") for k in a)]
+    assert HOSTILE in page.text
+    assert f"no number: {HOSTILE}" in page.text
+
+
+def test_a_run_that_measured_nothing_gives_a_page_that_says_why() -> None:
+    run = Run(
+        run_id="r", kind="daily", started_at="", finished_at="", simulated=False, verdict=Status.INVALID,
+        sentence="Not measured: the readout stopped sending after 3.2 s.", software={}, config_hash="",
+        calibration_ids={},
+    )  # fmt: skip
+    page = Page(render_html(run))
+    assert page.with_class("header", "invalid")
+    assert "the readout stopped sending after 3.2 s" in page.text
+    assert "Nothing was measured" in page.text
+    assert not [a for t, a in page.elements if t == "article"]
+    targets = {(a["href"] or "")[1:] for _, a in page.elements if a.get("href")}
+    assert targets <= {a["id"] for _, a in page.elements if a.get("id")}
+
+
+def test_values_that_are_missing_leave_a_reason_not_a_number() -> None:
+    run = make_run()
+    run.checks = [
+        CheckResult.missing("photopeak", "scanner", "keV", 57, PEAK, "two humps at 29 and 59, not one peak"),
+        CheckResult.missing("ctr_fit", PAIR, "ps", 12, Limits(), "too few pairs: 12 of 200"),
+    ]
+    run.spectra = [dataclasses.replace(s, fit=None, background=None) for s in run.spectra]
+    for column in run.columns:
+        column.value[:] = np.nan
+        column.uncertainty[:] = np.nan
+    html = render_html(run)
+    page = Page(html)
+    assert "two humps at 29 and 59, not one peak" in page.text
+    assert "too few pairs: 12 of 200" in page.text
+    assert "no number" in page.text
+    assert page.with_class("svg", "scale") == []
+    assert not re.search(r"\bnan\b", html, re.IGNORECASE)
+
+
+def test_empty_and_flat_spectra_are_drawn() -> None:
+    run = make_run()
+    edges = np.array([0.0, 1.0])
+    run.spectra = [
+        Spectrum("photopeak", "scanner", "energy", "keV", np.arange(0.0, 401.0), np.zeros(400)),
+        Spectrum("photopeak", MODULES[0], "energy", "keV", edges, np.array([3.0])),
+        Spectrum("ctr_fit", PAIR, "time difference", "ps", np.array([0.0]), np.zeros(0)),
+        Spectrum("other", "scanner", "multiplicity", "", np.arange(5.0), np.array([1e7, 1e6, 0.0, 1.0])),
+    ]
+    page = Page(render_html(run))
+    labels = [a["aria-label"] or "" for a in page.with_class("svg", "figure")]
+    assert any(label.startswith("Linear. Energy of scanner: 0 counts") for label in labels)
+    assert any("Multiplicity of scanner" in label for label in labels)
+    assert "This run has no timing histogram." in page.text
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_each_verdict_has_its_word_and_sign(run: Run, status: Status) -> None:
+    page = Page(render_html(dataclasses.replace(run, verdict=status)))
+    assert page.with_class("header", status)
+    assert {"href": f"#s-{status}"} in [a for t, a in page.elements if t == "use"]
+    assert f"s-{status}" in [a.get("id") for t, a in page.elements if t == "symbol"]

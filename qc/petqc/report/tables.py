@@ -168,15 +168,16 @@ def offenders(run: Run, channels: Channels) -> list[Offender]:
     """Channels outside limits or without a number, worst first."""
     found = []
     for index in range(len(channels)):
-        issues = [_issue(c, index) for c in run.columns if status_at(c, index) in _NEEDS_ATTENTION]
-        if issues:
+        said: dict[tuple[Status, str], list[str]] = {}
+        for column in run.columns:
+            status = status_at(column, index)
+            if status in _NEEDS_ATTENTION:
+                said.setdefault((status, _cell(column, index)), []).append(title_of(column.id))
+        if said:
+            issues = [(", ".join(titles), status, what) for (status, what), titles in said.items()]
             issues.sort(key=lambda issue: STATUS_ORDER.index(issue[1]))
             found.append(Offender(index, channels.nodes[index], issues[0][1], tuple(issues)))
     return sorted(found, key=lambda o: (STATUS_ORDER.index(o.status), -len(o.issues), node_sort_key(o.node)))
-
-
-def _issue(column: ChannelColumn, index: int) -> tuple[str, Status, str]:
-    return title_of(column.id), status_at(column, index), _cell(column, index)
 
 
 def _cell(column: ChannelColumn, index: int) -> str:
