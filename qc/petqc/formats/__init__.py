@@ -5,6 +5,6 @@ One module a format. Every reader says where its input is damaged (`Damage`) ins
 
 from __future__ import annotations
 
-from petqc.formats.damage import Damage
+from petqc.formats.damage import Damage, DamageLog
 
-__all__ = ["Damage"]
+__all__ = ["Damage", "DamageLog"]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from petqc.errors import BadInputError
-from petqc.formats.damage import Damage
+from petqc.formats.damage import Damage, DamageLog
 from petqc.formats.petsys_frames import (
     ENDED,
     FIRST_ID,
@@ -79,7 +79,7 @@ class RawReader:
         self.path, self.prefix = _prefix(Path(path))
         self.bytes_read = 0
         self.usable_end = HEADER_BYTES
-        self.damages: list[Damage] = []
+        self.damages = DamageLog()
         self.warnings: list[str] = []
         self._broken = False
         self._frames = 0
@@ -175,7 +175,7 @@ class RawReader:
     @property
     def damage(self) -> Damage | None:
         """The first place that the last `blocks` could not use; None if it used everything."""
-        return self.damages[0] if self.damages else None
+        return self.damages.first
 
     @property
     def state(self) -> RecordingState:
@@ -206,7 +206,7 @@ class RawReader:
             (n,) uint64, whole frames one after the other (2 + n_events words each). The arrays are the caller's.
             `damages`, `bytes_read` and `state` are right once the iteration has ended.
         """
-        self.damages = []
+        self.damages = DamageLog()
         self._broken = False
         self.bytes_read = HEADER_BYTES if step is None else 0
         self._frames = 0
@@ -233,7 +233,7 @@ class RawReader:
         return self._frames
 
     def _damaged(self, offset: int, n_bytes: int, reason: str, *, cut: bool = False) -> None:
-        self.damages.append(Damage(offset, reason, self._frames, max(0, n_bytes)))
+        self.damages.note(offset, reason, self._frames, max(0, n_bytes))
         self._broken |= not cut
 
     def _pread(self, offset: int, n_words: int) -> NDArray[np.uint64]:
