@@ -64,10 +64,14 @@ def _partition(a: NDArray[np.int64], first: int, last: int) -> int:
     """Move the pivot to a[first], part the rest around it; where the upper part begins."""
     low, middle, high = first + 1, first + (last - first) // 2, last - 1
     x, y, z = a[low] >> PAYLOAD_BITS, a[middle] >> PAYLOAD_BITS, a[high] >> PAYLOAD_BITS
-    if x < y:
-        pick = middle if y < z else (high if x < z else low)
+    if x < y < z:
+        pick = middle
+    elif x < y:
+        pick = high if x < z else low
+    elif x < z:
+        pick = low
     else:
-        pick = low if x < z else (high if y < z else middle)
+        pick = high if y < z else middle
     a[first], a[pick] = a[pick], a[first]
     pivot = a[first] >> PAYLOAD_BITS
     i = first + 1

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from petqc import event_kernels as ek
 from petqc import kernels as k
 from petqc.errors import BadInputError
 from petqc.events import Coincidences, Hits, Singles
@@ -206,6 +207,7 @@ class PetqcPipeline:
         self._shift_ps = tdc[:, 0].astype(np.float64) * self._period_ps + np.repeat(calibration.offset_ps, 4)
         self._early_ps = ceil(max(calibration.time_shift_ps(self._period_ps)[1], 0.0)) + _MARGIN_PS
         self._window_ps = floor(settings.group_window_ps)
+        self._limit_unit = self._period_ps * 1e-3 if calibration.energy_unit == "ns" else 1.0
         self._half_ps = floor(settings.coincidence_window_ps / 2)
         self._delay_ps = round(settings.delay_ps)
         self._hits = _Columns(time_ps=np.int64, energy=np.float32, channel=np.int32)
@@ -290,7 +292,7 @@ class PetqcPipeline:
         sort.reserve(hits.n)
         if self._bucket.size < 2 * hits.n + 2:
             self._bucket = np.empty(3 * hits.n + 2, np.int32)
-        k.sort_hits(
+        ek.sort_hits(
             hits["time_ps"],
             hits["energy"],
             hits["channel"],
@@ -304,7 +306,7 @@ class PetqcPipeline:
         given = self._give_hits(known_ps) if self._keep_hits else None
         singles = self._singles
         singles.reserve(singles.n + hits.n)
-        first_open, singles.n = k.group_hits(
+        first_open, singles.n = ek.group_hits(
             hits["time_ps"],
             hits["energy"],
             hits["channel"],
@@ -314,8 +316,8 @@ class PetqcPipeline:
             settings.group_max_distance_mm**2,
             settings.group_min_hits,
             settings.group_max_hits,
-            settings.group_min_energy,
-            settings.group_max_energy,
+            settings.group_min_energy * self._limit_unit,
+            settings.group_max_energy * self._limit_unit,
             calibration.region,
             calibration.xyz_mm,
             calibration.relation,
@@ -337,7 +339,7 @@ class PetqcPipeline:
         final = int(np.searchsorted(hits["time_ps"][: hits.n], known_ps, "left"))
         part = slice(self._n_hits_given, final)
         self._n_hits_given = final
-        channel = hits["channel"][part] & ~np.int32(k.TAKEN)
+        channel = hits["channel"][part] & ~np.int32(ek.TAKEN)
         return Hits(
             hits["time_ps"][part].copy(),
             hits["energy"][part].copy(),
@@ -348,7 +350,7 @@ class PetqcPipeline:
     def _give_singles(self, frontier_ps: int) -> Singles:
         """Singles before the frontier, final; those in the energy window go on to be paired."""
         singles = self._singles
-        k.order_singles(singles["time_ps"], singles["energy"], singles["channel"], singles["n_hits"], singles.n)
+        ek.order_singles(singles["time_ps"], singles["energy"], singles["channel"], singles["n_hits"], singles.n)
         final = int(np.searchsorted(singles["time_ps"][: singles.n], frontier_ps, "left"))
         columns = {name: singles[name][:final].copy() for name in ("time_ps", "energy", "channel", "n_hits")}
         singles.drop_first(final)
@@ -375,7 +377,7 @@ class PetqcPipeline:
         self._scratch.reserve(n)
         scratch, settings = self._scratch, self._settings
         while True:
-            n_prompt, n_delayed, discarded, too_small = k.pair_singles(
+            n_prompt, n_delayed, discarded, too_small = ek.pair_singles(
                 time,
                 waiting["channel"],
                 n,

@@ -8,8 +8,8 @@ calls. The vendor's own semantics (buffers, coarse sort, no policy for multiples
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Literal, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -52,9 +52,10 @@ class ProcessingSettings:
     """What makes a single and what makes a coincidence. Windows are full widths in ps.
 
     group_window_ps: a hit joins the photon of an earlier hit up to this much later. group_max_distance_mm: and up to
-    this far from it. group_min_energy, group_max_energy: inclusive, in the unit of the calibrated energies (vendor
-    mode with time over threshold: clocks, as the vendor compares them). coincidence_window_ps: full width 2τ, so
-    pairs have |dt| <= half of it. coincidence_energy: inclusive range for each single before pairs are searched.
+    this far from it. group_min_energy, group_max_energy: inclusive limits of the sum, in keV where energies are
+    calibrated in keV, else in clocks, for time over threshold, too. coincidence_window_ps: full width 2τ, so
+    pairs have |dt| <= half of it. coincidence_energy: inclusive range for each single before pairs are searched, in the
+    unit of the calibrated energies.
     delay_ps: shift of the delayed window. multiples: "discard" drops every pair one of whose singles has a second
     possible partner; "all" keeps every pair. compacted: True for recordings, where a run of empty frames is stored as
     its first frame; False for a live stream, where every missing frame is a lost frame.
@@ -99,8 +100,8 @@ class ProcessingSettings:
         """What a configuration's `[sw_trigger]` section asks for, and the energy window of its `[petqc]` section.
 
         The vendor's coincidence window is one-sided, ours is the full width: twice as large for the same pairs. Limits
-        on the energy of groups are taken as they stand, in the unit of the calibrated energies. The energy window is
-        in keV and used only where the configuration calibrates in keV.
+        on the energy of groups are taken as they stand. The energy window is in keV and used only where the
+        configuration calibrates in keV.
         """
         trigger = config.sw_trigger
         kev = config.tables.get("energy_kev")
@@ -254,9 +255,12 @@ _Columns = TypeVar("_Columns", Hits, Singles, Coincidences)
 def _join(parts: list[_Columns]) -> _Columns:
     if len(parts) == 1:
         return parts[0]
-    names = [f.name for f in fields(parts[0]) if f.name != "energy_unit"]
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    return replace(parts[0], **columns)
+    columns: dict[str, Any] = {
+        f.name: np.concatenate([getattr(part, f.name) for part in parts])
+        for f in fields(parts[0])
+        if f.name != "energy_unit"
+    }
+    return type(parts[0])(**columns, energy_unit=parts[0].energy_unit)
 
 
 def joined(parts: list[Processed]) -> Processed:

@@ -49,7 +49,7 @@ def buffer_edges(frames: NDArray[np.int64], closing: bool, buffer_hits: int, fra
     edges[0] = 0
     n_edges = 1
     capacity = np.int64(0)
-    begin = np.int64(0)
+    begin = 0
     i = 0
     while i < n:
         j = i + 1
@@ -71,7 +71,7 @@ def buffer_edges(frames: NDArray[np.int64], closing: bool, buffer_hits: int, fra
 
 @kernel
 def _charge_time(code: np.float32, start: np.float32, p: NDArray[np.float32]) -> np.float32:
-    """t with ADC(t) = code, single precision: Newton steps of at most 10 until one is at most 0.05, which still counts."""
+    """Time t with ADC(t) = code, single precision; a Newton step of at most 0.05 is the last one taken."""
     t = start
     for _ in range(100):
         value = np.float32(0)

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from petqc.events import EnergyUnit
     from petqc.formats.petsys_config import PetsysConfig
+    from petqc.formats.petsys_frames import RawHeader
 
-__all__ = ["ROWS_PER_CHIP", "CalibrationSet", "Rows"]
+__all__ = ["ROWS_PER_CHIP", "CalibrationSet", "Rows", "acquisition_of"]
 
 Acquisition = Literal["tot", "qdc", "mixed"]
 
@@ -152,6 +153,13 @@ class CalibrationSet:
         least = (low.astype(np.float64) + t0) * period_ps + offset
         most = (high.astype(np.float64) + t0) * period_ps + offset
         return float(np.nanmin(least)), float(np.nanmax(most))
+
+
+def acquisition_of(header: RawHeader, modes: NDArray[Any] | None) -> Literal["tot", "qdc"] | NDArray[Any]:
+    """How a recording was taken, as its header and (where they are mixed) its modes say; for `from_config`."""
+    if header.mixed and modes is not None:
+        return modes
+    return "qdc" if header.all_charge else "tot"
 
 
 def _absolute(table: NDArray[Any]) -> NDArray[np.int32]:

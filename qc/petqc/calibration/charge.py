@@ -36,7 +36,7 @@ def code_of_time(t_clocks: NDArray[np.float64], p: NDArray[np.float64]) -> NDArr
 
 
 def slope_at_time(t_clocks: NDArray[np.float64], p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """d code / d t, in codes a clock; shapes as in `code_of_time`."""
+    """D code / d t, in codes a clock; shapes as in `code_of_time`."""
     value = np.zeros(np.broadcast_shapes(np.shape(t_clocks), p.shape[:-1]))
     for k in range(p.shape[-1] - 1, 0, -1):
         value = value * t_clocks + k * p[..., k]
@@ -109,7 +109,7 @@ def time_of_code(code: NDArray[np.float32], row: NDArray[np.int64], table: Charg
     u = x - k.astype(np.float32)
     a = table.cubics[row, k]
     t: NDArray[np.float32] = ((a[:, 3] * u + a[:, 2]) * u + a[:, 1]) * u + a[:, 0]
-    beyond = np.where(c > inside, ends[:, END_HIGH], ends[:, END_LOW]) * (c - inside)
+    beyond: NDArray[np.float32] = np.where(c > inside, ends[:, END_HIGH], ends[:, END_LOW]) * (c - inside)
     return t + beyond
 
 

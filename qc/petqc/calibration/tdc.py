@@ -32,7 +32,7 @@ def code_of_interval(
 def interval_of_code(
     fine: NDArray[np.float32], a0: NDArray[np.float32], a1: NDArray[np.float32], a2: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Interval q in clocks, single precision, in the form that does not cancel: 2(f - a0) / (a1 + √(a1² - 4(a0 - f)a2)).
+    """Interval q in clocks, single precision, without cancellation: 2(f - a0) / (a1 + √(a1² - 4(a0 - f)a2)).
 
     It is right for a2 = 0 too. NaN where no interval gives this code. Arrays broadcast.
     """

@@ -28,4 +28,5 @@ def centred(offset_ps: NDArray[np.float64]) -> NDArray[np.float64]:
     has = np.isfinite(offset_ps)
     if not has.any():
         return offset_ps
-    return offset_ps - offset_ps[has].mean()
+    mean: np.float64 = offset_ps[has].mean()
+    return offset_ps - mean
