@@ -69,7 +69,7 @@ def make_run(seed: int = 1, modules: int = 2) -> Run:
             "frames_lost": 122,
             "frames_partly_lost": 4,
             "hits": 9_412_377,
-            "dropped_energy": 812,
+            "hits_dropped_tdc": 812,
             "out_of_order": 17,
             "live_time_s": 312.4,
         },
@@ -453,7 +453,8 @@ def test_readings_say_measured_or_commanded_and_how_old(page: Page) -> None:
 def test_the_account_gives_shares(page: Page) -> None:
     assert f"30{THIN}517{THIN}578" in page.text
     assert "0.0004 %" in page.text
-    assert "Dropped energy" in page.text
+    assert "Hits dropped: tdc" in page.text
+    assert "0.0086 %" in page.text
 
 
 def test_traceability_is_complete(run: Run, page: Page) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 MOST_OFFENDERS = 100
 MOST_CHANNEL_ROWS = 2048
 _MOST_ATTENTION = 8
+_SHARES_OF_FRAMES = {"frames_lost", "frames_partly_lost", "frames_empty", "frames_missing", "frames_dropped"}
 _NEEDS_ATTENTION = (Status.FAIL, Status.INVALID, Status.WARN)
 
 
@@ -255,15 +256,13 @@ def reading_rows(run: Run) -> list[ReadingRow]:
 
 def account_rows(run: Run) -> list[tuple[str, str, str]]:
     """What, how many, and the share of all frames or hits where that says something."""
-    totals = {"frames": run.account.get("frames"), "hits": run.account.get("hits")}
+    frames, hits = run.account.get("frames"), run.account.get("hits")
     rows = []
     for key, value in run.account.items():
-        whole = totals["frames"] if key.startswith("frames_") else totals["hits"] if _is_loss(key) else None
+        whole = hits if key.startswith("hits_") else frames if key in _SHARES_OF_FRAMES else None
         share = f"{plain(round(100.0 * value / whole, 4))} %" if whole else ""
         name, unit = (key[:-2], " s") if key.endswith("_s") else (key, "")
-        rows.append((sentence_case(name.replace(".", ": ")), plain(float(value)) + unit, share))
+        for group in ("hits_dropped_", "groups_rejected_"):
+            name = name.replace(group, f"{group[:-1]}: ")
+        rows.append((sentence_case(name), plain(float(value)) + unit, share))
     return rows
-
-
-def _is_loss(key: str) -> bool:
-    return any(word in key for word in ("drop", "reject", "out_of_order"))
