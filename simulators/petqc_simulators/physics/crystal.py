@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.jit import kernel
-
 from petqc_simulators.physics.source import ELECTRON_KEV
 
 if TYPE_CHECKING:
@@ -154,8 +153,8 @@ def track(
                 near_z, far_z = _enter(-back, -face, z, uz)
             else:
                 near_z, far_z = _enter(face, back, z, uz)
-            near = max(max(near_x, near_y), max(near_z, 0.0))
-            far = min(min(far_x, far_y), far_z)
+            near = max(near_x, near_y, near_z, 0.0)
+            far = min(far_x, far_y, far_z)
             if far > near + 1e-9 and near < entry:
                 entry = near
                 leave = far

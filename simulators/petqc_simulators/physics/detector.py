@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -133,7 +133,9 @@ def nominal_controls(profile: Profile, draw: Draw) -> Controls:
 class Detector:
     """Source, crystals, SiPMs and ASICs of one seed. `set` changes what the readout controls; `advance` sees on."""
 
-    def __init__(self, profile: Profile, seed: int, faults: Sequence[Fault] = (), *, stream_name: str = "events") -> None:
+    def __init__(
+        self, profile: Profile, seed: int, faults: Sequence[Fault] = (), *, stream_name: str = "events"
+    ) -> None:
         self.profile = profile
         self.draw = draw_detector(profile, seed)
         self.plan = FaultPlan(tuple(faults), profile.geometry, seed)
@@ -222,11 +224,8 @@ class Detector:
         p[:, el.ON] = np.where(is_on, 1.0, np.where(is_pulsed, 2.0, 0.0))
         p[:, el.THRESHOLD_KEV] = threshold
 
-        photon_share = 1.0 / (profile.crystal.photoelectrons_at_511 / 511.0)
-        p[:, el.LIGHT_VARIANCE] = (
-            draw.intrinsic**2 * 511.0
-            + photon_share * (1.0 + state.crosstalk) ** 2 * draw.photoelectrons_per_kev * photon_share / per_kev
-        )
+        # per_kev counts crosstalk too: one detected photon stands for 1 + crosstalk cells, with an excess noise alike.
+        p[:, el.LIGHT_VARIANCE] = draw.intrinsic**2 * 511.0 + (1.0 + state.crosstalk) ** 2 / per_kev
         dark_cells = state.dark_hz * window_clk * CLOCK_S * (1.0 + state.crosstalk)
         noise_kev = electronics.noise_units * draw.kev_per_unit / np.maximum(signal, 1e-6)
         p[:, el.NOISE_VARIANCE] = np.where(detects, noise_kev**2 + dark_cells / per_kev**2, 0.0)
@@ -358,8 +357,3 @@ class Detector:
         keep = np.repeat(~gone, per_slice)
         words = block.words[np.repeat(keep, lengths)]
         return Block(block.first_frame, words, np.concatenate([[0], np.cumsum(lengths[keep])]))
-
-
-def light_only(profile: Profile) -> Profile:
-    """The profile without lutetium, for the part of the truth that only the source makes."""
-    return replace(profile, crystal=replace(profile.crystal, lu176_bq_per_cm3=0.0))

@@ -1,4 +1,4 @@
-"""The individual detector that a seed stands for: every parameter of every channel, on the calibration day and today."""
+"""The individual detector that a seed stands for: every parameter, on the calibration day and today."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ class Draw:
 
     def output_v(self, code: NDArray[np.int64]) -> NDArray[F64]:
         """True voltage of the bias outputs for DAC codes, (outputs,)."""
-        return FULL_SCALE_V * code / DAC_CODES * self.dac_gain + self.dac_offset_v
+        return np.asarray(FULL_SCALE_V * code / DAC_CODES * self.dac_gain + self.dac_offset_v)
 
 
 def nearest_code(volts: NDArray[F64], points_v: NDArray[F64], points_code: NDArray[np.int64]) -> NDArray[np.int64]:
     """DAC codes for voltages by a table of points; points_v: (outputs, points), points_code: (points,)."""
     codes = [np.interp(v, row, points_code) for v, row in zip(volts, points_v, strict=True)]
-    return np.rint(np.array(codes)).astype(np.int64)
+    return np.array([round(float(code)) for code in codes], np.int64)
 
 
 def bias_points(draw_gain: NDArray[F64], draw_offset_v: NDArray[F64]) -> tuple[NDArray[np.int64], NDArray[F64]]:
@@ -89,7 +89,7 @@ def _tdc(rng: np.random.Generator, rows: int, codes_per_clock: float) -> NDArray
             rng.normal(codes_per_clock, 5.0, rows),
             -np.clip(rng.normal(5.0, 2.0, rows), 0.05, 12.0),
         ]
-    return np.round(np.stack(columns, axis=1), 5)
+    return np.asarray(np.round(np.stack(columns, axis=1), 5), F64)
 
 
 def _qdc(rng: np.random.Generator, rows: int) -> NDArray[F64]:
@@ -98,7 +98,7 @@ def _qdc(rng: np.random.Generator, rows: int) -> NDArray[F64]:
     table[:, 1] = rng.normal(3.0, 0.15, rows)
     table[:, 2] = rng.normal(-1.2e-3, 2e-4, rows)
     table[:, 3] = np.clip(rng.normal(1e-6, 3e-7, rows), 1e-7, None)
-    return np.asarray([[float(f"{value:.9g}") for value in row] for row in table])
+    return np.array([[float(f"{value:.9g}") for value in row] for row in table], F64)
 
 
 def draw_detector(profile: Profile, seed: int) -> Draw:
@@ -145,8 +145,7 @@ def draw_detector(profile: Profile, seed: int) -> Draw:
     offset_ps = np.round(delay_ps - delay_ps.mean(), 2)
     today = profile.today
     moved_ps = (
-        rng.normal(0.0, today.channel_delay_ps, n)
-        + rng.normal(0.0, today.module_delay_ps, geometry.modules)[module_of]
+        rng.normal(0.0, today.channel_delay_ps, n) + rng.normal(0.0, today.module_delay_ps, geometry.modules)[module_of]
     )
     zero = np.array([57.0, 52.0, 50.0]) + rng.normal(0.0, 1.0, (n, 3))
     return Draw(

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.jit import kernel
-
 from petqc_simulators.physics.crystal import CHANNEL, DECAY, ZE, ZT, E, T
 
 if TYPE_CHECKING:
@@ -74,25 +73,27 @@ def timing_sigma_clk(energy: float, parameters: NDArray[np.float64]) -> float:
     """Standard deviation of one hit's time, in clocks, for a pulse of an energy in keV."""
     ratio = 511.0 / max(energy, 5.0)
     return math.sqrt(
-        parameters[PHOTON_VARIANCE] * ratio + parameters[AMPLIFIER_VARIANCE] * ratio * ratio + parameters[FIXED_VARIANCE]
+        parameters[PHOTON_VARIANCE] * ratio
+        + parameters[AMPLIFIER_VARIANCE] * ratio * ratio
+        + parameters[FIXED_VARIANCE]
     )
 
 
 @kernel
 def charge_units(light: float, parameters: NDArray[np.float64]) -> float:
     """Charge of a pulse with the SiPM's saturation, in clocks of baseline current."""
-    return -parameters[SATURATION_UNIT] * math.expm1(-light * parameters[CELL_SHARE])
+    return float(-parameters[SATURATION_UNIT] * math.expm1(-light * parameters[CELL_SHARE]))
 
 
 @kernel
 def _latch(clk: float) -> int:
-    return int(math.ceil(clk + 0.5))
+    return math.ceil(clk + 0.5)
 
 
 @kernel
 def _fine(interval: float, row: NDArray[np.float64], first: int) -> int:
     code = row[first + 1] + row[first + 2] * interval + row[first + 3] * interval * interval
-    return min(max(int(math.floor(code + 0.5)), 0), 1023)
+    return int(min(max(math.floor(code + 0.5), 0), 1023))
 
 
 @kernel
@@ -179,7 +180,7 @@ def digitise(
         tfine = _fine(latched - (measured + t[0]), t, 0)
         start = measured - p[OFFSET_CLK]
         if p[CHARGE_MODE] != 0.0:
-            end = int(math.floor(start + window))
+            end = math.floor(start + window)
             hits_f[n_hits, INTEGRATED_CLK] = end - start
         else:
             over = -energy if is_pulse else 20.0 + 12.0 * math.log(max(light * p[SIGNAL] / p[THRESHOLD_KEV], 1.0))
@@ -217,7 +218,7 @@ def _charge_code(integrated: float, light: float, p: NDArray[np.float64], row: N
     value = 0.0
     for k in range(row.shape[0] - 1, -1, -1):
         value = value * t + row[k]
-    return min(max(int(math.floor(value + 0.5)), 0), 1023)
+    return min(max(math.floor(value + 0.5), 0), 1023)
 
 
 @kernel

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.jit import kernel
-
 from petqc_simulators.physics.crystal import (
+    CHANNEL,
     CLOCK_PS,
     DECAY,
     ZE,
     ZT,
-    CHANNEL,
     E,
     T,
     attenuation_tables,

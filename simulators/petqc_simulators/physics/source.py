@@ -74,7 +74,9 @@ def source_model(settings: SourceSettings, geometry: Geometry) -> SourceModel:
     )
 
 
-def beta_quantiles(endpoint_kev: float = LU176_ENDPOINT_KEV, daughter_z: int = 72, n: int = 4096) -> NDArray[np.float64]:
+def beta_quantiles(
+    endpoint_kev: float = LU176_ENDPOINT_KEV, daughter_z: int = 72, n: int = 4096
+) -> NDArray[np.float64]:
     """Quantiles of a beta spectrum: entry i is the energy below which (i + 0.5) / n of all electrons lie.
 
     Allowed shape p W (Q - T)^2 with the non-relativistic Fermi function, in keV.

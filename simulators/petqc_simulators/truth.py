@@ -1,0 +1,349 @@
+"""The truth about a simulated detector: what a perfect analysis of an endless run would find, and in which sense.
+
+Every gamma is followed as in the simulation, from another random stream; everything that is Gaussian (light, noise,
+timing) is then folded in exactly instead of drawn, and pile-up and accidental coincidences are left out. So the numbers
+come from the parameters, never from the events that a run or recording contains.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from petqc.channel_map import asic_node, channel_node, module_node, pair_node
+from petqc_simulators.densities import FWHM_PER_SIGMA, mixture_density, peak_and_fwhm
+from petqc_simulators.physics import electronics as el
+from petqc_simulators.physics.crystal import CHANNEL, CLOCK_PS, DECAY, DEPOSIT_COLUMNS, ZE, E, T
+from petqc_simulators.physics.detector import Detector
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from petqc_simulators.faults import Fault
+    from petqc_simulators.profile import Profile
+
+SCHEMA = "petqc-simulated-truth/1"
+TRUTH_SECONDS = 3.0
+"""Simulated time that the mixtures are built from: about 75 000 photopeak pairs on the bench."""
+_PHOTON_KEV = 510.999
+_TOF_GRID_PS = np.arange(-1500.0, 1501.0, 1.0)
+_ENERGY_GRID_KEV = np.arange(0.0, 1601.0, 1.0)
+
+DEFINITIONS = {
+    "photopeak_kev": (
+        "Place of the maximum of the full-energy peak, in keV of the written calibration: the density of the summed "
+        "energy of all singles whose recorded hits together hold the whole 511 keV photon, attributed to the channel "
+        "of the strongest hit. Background and singles with missing energy are not part of it."
+    ),
+    "photopeak_one_hit_kev": "The same for photons absorbed in one crystal: what the channel's own gain is today.",
+    "energy_resolution_percent": (
+        "Full width at half maximum of the same full-energy peak, in percent of its place; light statistics, "
+        "electronic noise, ADC steps and, above channel level, the differences between channels included."
+    ),
+    "ctr_fwhm_ps": (
+        "Full width at half maximum of the density of dt = t_a - t_b of pairs of singles of one annihilation, both in "
+        "the energy window, times calibrated with the written tables: TDC steps, depth of interaction, time walk and "
+        "the offsets that changed since the calibration are part of it, accidental pairs are not. Side a is the "
+        "module of the higher trigger region. At ASIC and channel level: all such pairs with one side there."
+    ),
+    "ctr_rms_fwhm_ps": "2.3548 times the standard deviation of the same density.",
+    "tof_mean_ps": "Mean of the same density: half of it is each module's offset if the two share it equally.",
+    "time_offset_ps": (
+        "Mean over the node's channels of today's delay minus the written time offset, positive is late; relative to "
+        "the mean of all channels. Delays that depend on energy or depth are not part of it."
+    ),
+    "singles_hz": "Rate of groups of hits of one decay in one module above the thresholds, by strongest hit.",
+    "singles_in_window_hz": "The same with the summed energy in the energy window.",
+    "prompts_hz": "Rate of decays with a single in the energy window in each of the two modules, accidentals left out.",
+    "randoms_hz": "2 tau times the product of the two modules' singles_in_window_hz, 2 tau as configured.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """Singles of the truth, (n,) each; mean_kev and sigma_kev are of the calibrated sum, clk of the strongest hit."""
+
+    decay: NDArray[np.int64]
+    channel: NDArray[np.int64]
+    n_hits: NDArray[np.int64]
+    deposited_kev: NDArray[np.float64]
+    energy_kev: NDArray[np.float64]
+    mean_kev: NDArray[np.float64]
+    sigma_kev: NDArray[np.float64]
+    time_ps: NDArray[np.float64]
+    sigma_ps: NDArray[np.float64]
+
+
+class Response:
+    """Calibrated energy of a deposit: mean and standard deviation, for today's detector and the written tables."""
+
+    def __init__(self, detector: Detector) -> None:
+        self.p = detector.parameters
+        self.k = detector.draw.kev_per_unit
+        self.s = detector.draw.saturation_unit
+        self.qdc = detector.draw.qdc
+        slope = detector.draw.tdc.reshape(-1, 4, 8)
+        codes_per_clk = np.abs(slope[:, :, 2] + 2.0 * slope[:, :, 3] * 1.0)
+        self.tdc_variance_ps2 = ((CLOCK_PS / codes_per_clk) ** 2 / 12.0).mean(axis=1)
+
+    def calibrated_kev(self, light: NDArray[np.float64], channel: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Energy that the written tables give for an amount of light (keV)."""
+        charge = -self.p[channel, el.SATURATION_UNIT] * np.expm1(-light * self.p[channel, el.CELL_SHARE])
+        s = self.s[channel]
+        return np.asarray(-self.k[channel] * s * np.log1p(-np.minimum(charge / s, 1.0 - 1e-9)))
+
+    def moments(
+        self, energy: NDArray[np.float64], channel: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and standard deviation for a deposit, by five-point Gauss-Hermite folding; ADC steps included."""
+        sigma = np.sqrt(self.p[channel, el.LIGHT_VARIANCE] * energy + self.p[channel, el.NOISE_VARIANCE])
+        nodes, weights = np.polynomial.hermite_e.hermegauss(5)
+        values = [self.calibrated_kev(np.maximum(energy + z * sigma, 0.0), channel) for z in nodes]
+        norm = weights.sum()
+        mean = sum(w * v for w, v in zip(weights, values, strict=True)) / norm
+        square = sum(w * v * v for w, v in zip(weights, values, strict=True)) / norm
+        middle = self.calibrated_kev(energy, channel)
+        charge = -self.p[channel, el.SATURATION_UNIT] * np.expm1(-energy * self.p[channel, el.CELL_SHARE])
+        time = self.p[channel, el.WINDOW_CLK] - 0.5 + charge
+        row = self.qdc[channel * 4]
+        codes_per_unit = row[:, 1] + 2 * row[:, 2] * time + 3 * row[:, 3] * time**2
+        step_kev = self.k[channel] * np.exp(middle / (self.k[channel] * self.s[channel])) / codes_per_unit
+        return np.asarray(mean), np.sqrt(np.maximum(square - mean**2, 0.0) + step_kev**2 / 12.0)
+
+
+def _groups(detector: Detector, seconds: float) -> _Groups:
+    emission = detector.emission
+    rows = np.empty((int(400_000 * max(seconds, 0.1)), DEPOSIT_COLUMNS))
+    rows, n = emission.generate(seconds / (CLOCK_PS * 1e-12), rows, 0)
+    rows = rows[:n]
+    p, response = detector.parameters, Response(detector)
+    channel = rows[:, CHANNEL].astype(np.int64)
+    energy = rows[:, E]
+    light = np.maximum(
+        energy + rows[:, ZE] * np.sqrt(p[channel, el.LIGHT_VARIANCE] * energy + p[channel, el.NOISE_VARIANCE]), 0.0
+    )
+    seen = (p[channel, el.ON] == 1.0) & (light * p[channel, el.SIGNAL] >= p[channel, el.THRESHOLD_KEV])
+    rows, channel, energy, light = rows[seen], channel[seen], energy[seen], light[seen]
+    measured = response.calibrated_kev(light, channel)
+    module = detector.draw.module_of[channel]
+    order = np.lexsort((-measured, module, rows[:, DECAY]))
+    rows, channel, energy, measured, module = (
+        rows[order],
+        channel[order],
+        energy[order],
+        measured[order],
+        module[order],
+    )
+    key = rows[:, DECAY].astype(np.int64) * 2 + module
+    if not key.size:
+        none, no = np.empty(0), np.empty(0, np.int64)
+        return _Groups(no, no, no, none, none, none, none, none, none)
+    first = np.flatnonzero(np.concatenate([[True], np.diff(key) != 0]))
+    # A hit too far from the strongest one is a photon of its own for the event processing.
+    geometry = detector.profile.geometry
+    column, line = channel % geometry.columns, channel // geometry.columns % geometry.rows
+    strongest = np.repeat(first, np.diff(np.concatenate([first, [key.size]])))
+    apart = geometry.pitch_mm * np.hypot(column - column[strongest], line - line[strongest])
+    near = apart <= detector.profile.processing.group_max_distance_mm
+    mean, sigma = response.moments(energy, channel)
+    walk = np.minimum(p[channel, el.WALK_CLK] * (511.0 / np.maximum(energy, 5.0) - 1.0), 0.4)
+    delay = p[channel, el.DELAY_CLK] - p[channel, el.OFFSET_CLK]
+    ratio = 511.0 / np.maximum(energy, 5.0)
+    variance = (
+        p[channel, el.PHOTON_VARIANCE] * ratio
+        + p[channel, el.AMPLIFIER_VARIANCE] * ratio**2
+        + p[channel, el.FIXED_VARIANCE]
+    ) * CLOCK_PS**2 + response.tdc_variance_ps2[channel]
+
+    def summed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.add.reduceat(np.where(near, values, 0.0), first)
+
+    return _Groups(
+        decay=rows[first, DECAY].astype(np.int64),
+        channel=channel[first],
+        n_hits=summed(np.ones(key.size)).astype(np.int64),
+        deposited_kev=summed(energy),
+        energy_kev=summed(measured),
+        mean_kev=summed(mean),
+        sigma_kev=np.sqrt(summed(sigma**2)),
+        time_ps=(rows[first, T] + walk[first] + delay[first]) * CLOCK_PS,
+        sigma_ps=np.sqrt(variance[first]),
+    )
+
+
+def _peak(
+    groups: _Groups, mine: NDArray[np.bool_], *, step_kev: float, least: int = 20
+) -> tuple[float, float, int] | None:
+    """Place and FWHM of the full-energy peak of some singles, and how many singles stand for it."""
+    n = int(mine.sum())
+    if n < least:
+        return None
+    middle = float(np.median(groups.mean_kev[mine]))
+    grid = np.arange(middle - 150.0, middle + 150.0, step_kev)
+    density = mixture_density(grid, groups.mean_kev[mine], groups.sigma_kev[mine])
+    return (*peak_and_fwhm(grid, density), n)
+
+
+def _energy(groups: _Groups, of: NDArray[np.int64], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Photopeak and resolution of every node; `of` is the node's index for each channel."""
+    full = np.abs(groups.deposited_kev - _PHOTON_KEV) < 0.01
+    node = of[groups.channel]
+    found: dict[str, dict[str, Any]] = {}
+    for index, name in enumerate(names):
+        mine = full & (node == index)
+        step = 0.5 if len(names) < 64 else 2.0
+        both = _peak(groups, mine, step_kev=step)
+        single = _peak(groups, mine & (groups.n_hits == 1), step_kev=step)
+        if both is None or single is None:
+            continue
+        found[name] = {
+            "photopeak_kev": round(both[0], 5),
+            "photopeak_one_hit_kev": round(single[0], 5),
+            "energy_resolution_percent": round(100.0 * both[1] / both[0], 5),
+            "full_energy_singles_hz": both[2],
+        }
+    return found
+
+
+def _ctr(mean: NDArray[np.float64], sigma: NDArray[np.float64], *, step_ps: float) -> dict[str, Any] | None:
+    if mean.size < 20:
+        return None
+    middle = float(np.median(mean))
+    grid = np.arange(middle - 1500.0, middle + 1500.0 + step_ps, step_ps)
+    _, fwhm = peak_and_fwhm(grid, mixture_density(grid, mean, sigma))
+    return {
+        "ctr_fwhm_ps": round(fwhm, 4),
+        "ctr_rms_fwhm_ps": round(FWHM_PER_SIGMA * math.sqrt(float((sigma**2).mean() + mean.var())), 4),
+        "tof_mean_ps": round(float(mean.mean()), 4),
+        "pairs": int(mean.size),
+    }
+
+
+def _spectrum(groups: _Groups, mine: NDArray[np.bool_], seconds: float) -> list[float]:
+    density = mixture_density(_ENERGY_GRID_KEV, groups.mean_kev[mine], np.maximum(groups.sigma_kev[mine], 0.3))
+    return [round(float(v) / seconds, 4) for v in density]
+
+
+def compute_truth(
+    profile: Profile, seed: int, faults: Sequence[Fault] = (), *, seconds: float = TRUTH_SECONDS
+) -> dict[str, Any]:
+    """The truth document of a detector with its faults, after all of them have set in.
+
+    Args:
+        profile: the scanner.
+        seed: the detector's seed.
+        faults: what is planted.
+        seconds: simulated time that the mixtures are built from.
+    """
+    detector = Detector(profile, seed, faults, stream_name="truth")
+    detector.settle()
+    detector.effects = detector.plan.effects(math.inf)
+    detector.refresh()
+    groups = _groups(detector, seconds)
+    geometry, numbers = profile.geometry, profile.processing
+    channels = np.arange(geometry.channels)
+    levels: dict[str, tuple[NDArray[np.int64], list[str]]] = {
+        "scanner": (np.zeros(channels.size, np.int64), ["scanner"]),
+        "modules": (
+            detector.draw.module_of,
+            [module_node(m * geometry.crystals_per_module, geometry.asics_per_module) for m in range(geometry.modules)],
+        ),
+        "asics": (channels // 64, [asic_node(64 * a) for a in range(geometry.chips)]),
+        "channels": (channels, [channel_node(int(c)) for c in channels]),
+    }
+    nodes: dict[str, dict[str, dict[str, Any]]] = {}
+    residual = (detector.parameters[:, el.DELAY_CLK] - detector.parameters[:, el.OFFSET_CLK]) * CLOCK_PS
+    residual = residual - residual.mean()
+    in_window = (groups.energy_kev >= numbers.energy_window_low_kev) & (
+        groups.energy_kev <= numbers.energy_window_high_kev
+    )
+    module = detector.draw.module_of[groups.channel] if groups.channel.size else groups.channel
+    for level, (of, names) in levels.items():
+        energy = _energy(groups, of, names)
+        node = of[groups.channel]
+        count = np.bincount(node, minlength=len(names)) / seconds
+        inside = np.bincount(node[in_window], minlength=len(names)) / seconds
+        nodes[level] = {
+            name: {
+                **energy.get(name, {}),
+                "singles_hz": round(float(count[i]), 4),
+                "singles_in_window_hz": round(float(inside[i]), 4),
+                "time_offset_ps": round(float(residual[of == i].mean()), 4),
+            }
+            for i, name in enumerate(names)
+        }
+        for values in nodes[level].values():
+            if "full_energy_singles_hz" in values:
+                values["full_energy_singles_hz"] = round(values["full_energy_singles_hz"] / seconds, 4)
+
+    # Rows come ordered by decay and module, so that the two singles of one annihilation are neighbours.
+    kept = np.flatnonzero(in_window)
+    pair = np.flatnonzero(np.diff(groups.decay[kept]) == 0)
+    b, a = kept[pair], kept[pair + 1]
+    dt = groups.time_ps[a] - groups.time_ps[b]
+    sigma = np.hypot(groups.sigma_ps[a], groups.sigma_ps[b])
+    near = np.abs(dt) <= numbers.coincidence_time_window_clk * CLOCK_PS
+    a, b, dt, sigma = a[near], b[near], dt[near], sigma[near]
+    scanner = _ctr(dt, sigma, step_ps=1.0)
+    tau2_s = 2 * numbers.coincidence_time_window_clk * CLOCK_PS * 1e-12
+    per_module = np.bincount(module[in_window], minlength=geometry.modules) / seconds
+    names = levels["modules"][1]
+    pair_values = {
+        **(scanner or {}),
+        "prompts_hz": round(dt.size / seconds, 4),
+        "randoms_hz": round(float(tau2_s * per_module[0] * per_module[1]), 4),
+    }
+    nodes["scanner"]["scanner"].update(pair_values)
+    for level, step_ps in (("asics", 2.0), ("channels", 10.0)):
+        of, level_names = levels[level]
+        side_a, side_b = of[groups.channel[a]], of[groups.channel[b]]
+        for i, name in enumerate(level_names):
+            mine = (side_a == i) | (side_b == i)
+            one_side = _ctr(dt[mine], sigma[mine], step_ps=step_ps)
+            if one_side is not None:
+                nodes[level][name].update(one_side)
+    state = detector.sipm()
+    volts = detector.bias_v + np.where(detector.bias_v > 1.5, detector.effects.bias_shift_v, 0.0)
+    density = mixture_density(_TOF_GRID_PS, dt, sigma) / max(dt.size, 1)
+    return {
+        "schema": SCHEMA,
+        "profile": profile.name,
+        "seed": seed,
+        "source": profile.source.kind,
+        "activity_bq": profile.source.activity_bq if profile.source.kind != "none" else 0.0,
+        "definitions": DEFINITIONS,
+        "from_simulated_seconds": seconds,
+        "energy_window_kev": [numbers.energy_window_low_kev, numbers.energy_window_high_kev],
+        "coincidence_window_ps": 2 * numbers.coincidence_time_window_clk * CLOCK_PS,
+        "faults": detector.plan.describe(),
+        "dead_channels": [channel_node(int(c)) for c in np.flatnonzero(detector.effects.dead)],
+        "hot_channels": [channel_node(int(c)) for c in np.flatnonzero(detector.effects.extra_hz)],
+        "frames_lost_share": detector.effects.frame_loss,
+        "sipm_temperature_degc": [
+            round(profile.environment.calibration_degc + float(w), 4) for w in detector.draw.warmer_k
+        ],
+        "bias_v": [round(float(v), 5) for v in volts],
+        "overvoltage_v": [
+            round(float(state.overvoltage_v[detector.draw.bias_of == i].mean()), 5)
+            for i in range(geometry.bias_channels)
+        ],
+        "pairs": {pair_node(names[1], names[0]): pair_values},
+        **nodes,
+        "tof_density": {
+            "unit": "1/ps",
+            "first_ps": float(_TOF_GRID_PS[0]),
+            "step_ps": 1.0,
+            "values": [round(float(v), 9) for v in density],
+        },
+        "energy_spectrum": {
+            "unit": "singles per keV and second",
+            "first_kev": 0.0,
+            "step_kev": 1.0,
+            **{name: _spectrum(groups, module == i, seconds) for i, name in enumerate(names)},
+        },
+    }
