@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BATCH_WORDS = 1 << 18
-"""Words handed on at once, 2 MiB: large enough that the cost of a call does not count, small enough to stay in cache."""
+"""Words handed on at once, 2 MiB: so many that the cost of a call does not count, so few that they stay in cache."""
 STOP_DEADLINE_S = 20.0
 """For whatever waits in the queue when the acquisition ends."""
 
@@ -81,7 +81,7 @@ class Pipeline:
         self._thread.start()
 
     def sink(self, words: NDArray[np.uint64]) -> None:
-        """Take whole frames; called from the receive thread, never waits for the disk or the processing."""
+        """Take whole frames, which are ours from now on; called from the receive thread, never waits for anything."""
         with self._ready:
             if self.failure is not None or self._ending or self._waiting_words + words.size > self._queue_words:
                 self._frames_dropped += self._count_frames(words)

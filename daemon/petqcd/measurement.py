@@ -7,12 +7,13 @@ import shutil
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from petqcd import clock
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from petqc.analysis import RunContext
@@ -59,15 +60,13 @@ class Measurement:
 
     def warm_up(self) -> None:
         """Compile, or load, everything that frames will need, by feeding noise to a processor that is thrown away."""
-        import numpy
-
         from petqc.histograms import QcHistograms
         from petqc.processing import Processor
 
         processor = Processor(self._calibration, self._settings, trigger_id=None)
         h = self.histograms
         histograms = QcHistograms(h.topology, h.energy_unit, h.settings)
-        histograms.add(processor.feed(noise_frames(h.topology.channels, numpy.random.default_rng(1))))
+        histograms.add(processor.feed(noise_frames(h.topology.channels, np.random.default_rng(1))))
         histograms.add(processor.finish())
 
     def keep_configuration(self) -> None:
@@ -166,25 +165,21 @@ class Measurement:
 
 def count_frames(words: NDArray[np.uint64]) -> int:
     """Number of frames in an array of whole frames."""
-    import numpy
-
     from petqc.formats.petsys_frames import FRAMES, N_WALK
     from petqc.formats.petsys_kernels import walk_frames
 
-    result = numpy.zeros(N_WALK, numpy.int64)
+    result = np.zeros(N_WALK, np.int64)
     walk_frames(words, result)
     return int(result[FRAMES])
 
 
 def noise_frames(channels: NDArray[np.int32], random: np.random.Generator) -> NDArray[np.uint64]:
     """Whole frames of meaningless events on existing channels; enough of them for every stage of the processing."""
-    import numpy
-
     n_frames, n_events = 4096, 8
-    words = random.integers(0, 1 << 42, (n_frames, n_events + 2), numpy.uint64)
+    words = random.integers(0, 1 << 42, (n_frames, n_events + 2), np.uint64)
     if channels.size:
-        words[:, 2:] |= random.choice(channels, (n_frames, n_events)).astype(numpy.uint64) << numpy.uint64(42)
-    words[:, 0] = numpy.arange(n_frames, dtype=numpy.uint64) | numpy.uint64(n_events + 2) << numpy.uint64(36)
+        words[:, 2:] |= random.choice(channels, (n_frames, n_events)).astype(np.uint64) << np.uint64(42)
+    words[:, 0] = np.arange(n_frames, dtype=np.uint64) | np.uint64(n_events + 2) << np.uint64(36)
     words[:, 1] = n_events
     return words.reshape(-1)
 

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: one table of names, an own registry, and a text that a scrape reads without touching anything.
+"""Metrics for Prometheus: one table of names, an own registry, and a text that a scrape reads without waiting.
 
 Ages are timestamps of the last success, so a value that stopped being renewed cannot look fresh. Every known series
 exists from the start. Labels are scanner, module, device and check, never channels, crystals or run ids.

@@ -421,9 +421,13 @@ class RunManager:
             elapsed_s=acquired.elapsed_s if acquired is not None else None,
             live_time_s=measurement.live_time_s if measurement is not None else None,
             source="none" if simulator is not None and simulator.source == "none" else self._config.qc.daily.source,
-            source_name=simulator.source if simulator is not None else self._config.qc.daily.source_name,
-            notes=notes,
+            notes=(*self._about_source(), *notes),
         )
+
+    def _about_source(self) -> tuple[str, ...]:
+        simulator = self._config.board.simulator
+        name = f"simulated {simulator.source}" if simulator is not None else self._config.qc.daily.source_name
+        return (f"Source: {name}.",) if name else ()
 
     def _limits(self) -> BiasLimits:
         if self._config.board.bias is None:

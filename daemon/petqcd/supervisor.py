@@ -96,6 +96,11 @@ class DeviceSupervisor:
         """Whether it is known where the device answers."""
         return self._endpoint is not None
 
+    @property
+    def runs_nothing(self) -> bool:
+        """Whether `run` has nothing to do: the device is not a process of ours."""
+        return self._config.simulator is None
+
     async def endpoint(self, deadline_s: float) -> Endpoint:
         """Where the device answers; waits for a simulator that is being started.
 

@@ -122,6 +122,19 @@ class Reader:
         document: dict[str, Any] = json.loads(text)
         return document
 
+    def last_document(self) -> dict[str, Any]:
+        """The document of the newest run that is stored.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        query = select(schema.runs.c.document).where(schema.runs.c.state == "finished")
+        rows = self._rows(query.order_by(schema.runs.c.sequence.desc()).limit(1))
+        if not rows:
+            raise NotFoundError("there is no run yet")
+        document: dict[str, Any] = json.loads(rows[0]["document"])
+        return document
+
     def running(self) -> list[StoredRun]:
         """Runs that were claimed and never stored, oldest first."""
         query = select(*_LINE).where(schema.runs.c.state == "running").order_by(schema.runs.c.sequence)

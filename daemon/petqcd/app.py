@@ -1,0 +1,203 @@
+"""The daemon: its parts, in the order in which they start, and the reverse in which they end."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import logging
+import os
+import shutil
+from contextlib import AsyncExitStack
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Self
+
+from petqcd import clock
+from petqcd.client import SOCKET_NAME
+from petqcd.errors import NotFoundError
+from petqcd.metrics import Metrics
+from petqcd.progress import Bus
+from petqcd.runs import RunManager
+from petqcd.store import Store
+from petqcd.supervisor import DeviceSupervisor
+from petqcd.web.api import make_app
+from petqcd.web.server import Server, make_server, tcp_socket, unix_socket
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from petqcd.config import PetqcConfig
+    from petqcd.runs import MakeBoard
+
+log = logging.getLogger(__name__)
+
+HOUSEKEEPING_EVERY_S = 5.0
+
+
+class Daemon:
+    """`async with Daemon(config, state_dir) as daemon:` starts everything and ends everything.
+
+    Attributes:
+        config, store, bus, metrics, device, runs: its parts.
+        http: address of the read-only listener.
+    """
+
+    def __init__(self, config: PetqcConfig, state_dir: Path, make_board: MakeBoard | None = None) -> None:
+        self.config = config
+        self.state_dir = state_dir
+        self.version = importlib.metadata.version("petqcd")
+        self.bus = Bus()
+        self.metrics = Metrics(config.scanner.name, config.board.name, simulated=config.board.is_simulated)
+        self._make_board = make_board
+        self._started_unix_s = clock.unix_s()
+        self._stack = AsyncExitStack()
+        self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[Any]] = []
+        self.http = ""
+
+    async def __aenter__(self) -> Self:
+        """Start: store, history of interrupted runs, device, listeners.
+
+        Raises:
+            DaemonError: naming what stands in the way; everything that had started is ended again.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End: the run first (bias off before anything else), then the listeners, the simulator, the store."""
+        await self._stack.aclose()
+
+    async def run_until_stopped(self) -> None:
+        """Wait for `stop`; a part that failed by a programming error ends the daemon with it."""
+        stop = asyncio.create_task(self._stop.wait(), name="wait for stop")
+        try:
+            done, _ = await asyncio.wait({stop, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stop}:
+                task.result()
+                raise RuntimeError(f"{task.get_name()} ended by itself")
+        finally:
+            stop.cancel()
+            await asyncio.wait({stop})
+
+    def stop(self) -> None:
+        """Ask for an orderly end; may be a signal handler."""
+        self._stop.set()
+
+    def status(self) -> dict[str, Any]:
+        """What is, as plain types."""
+        progress = self.runs.progress
+        return {
+            "scanner": self.config.scanner.name,
+            "simulated": self.config.board.is_simulated,
+            "version": self.version,
+            "process": os.getpid(),
+            "started_at": clock.utc_text(self._started_unix_s),
+            "http": self.http,
+            "state_dir": str(self.state_dir),
+            "configuration": str(self.config.source_file) if self.config.source_file else None,
+            "device": self.device.state.document(),
+            "run": progress.document() if progress else None,
+        }
+
+    def not_ready(self) -> list[str]:
+        """What stands in the way of a run, for /readyz."""
+        missing = []
+        if not self.device.ready:
+            missing.append(f"{self.device.state.name}: {self.device.state.detail or 'is being started'}")
+        if self.config.board.bias is None:
+            missing.append(f"{self.device.state.name}: hard limits are not configured")
+        return missing
+
+    async def _start(self) -> None:
+        self.store = Store(self.state_dir)
+        self._stack.callback(self.store.close)
+        self.device = DeviceSupervisor(self.config.board, self.state_dir, self.bus, self.metrics)
+        self.runs = RunManager(
+            self.config, self.store, self.bus, self.metrics, self.device, self._make_board or _petsys_board
+        )
+        await self._restore()
+        await self.runs.recover()
+        self._own(asyncio.create_task(self.device.run(), name="device supervisor"), ends=self.device.runs_nothing)
+        self._own(asyncio.create_task(self._housekeeping(), name="housekeeping"))
+        await self._listen()
+        self._stack.push_async_callback(self.runs.aclose)
+
+    async def _restore(self) -> None:
+        """Metrics continue where the last daemon left them, with the times they had."""
+        from petqc.results import Run
+
+        try:
+            document = await asyncio.to_thread(self.store.last_document)
+        except NotFoundError:
+            return
+        run = Run.from_document(document)
+        self.metrics.restore(run, finished_unix_s=datetime.fromisoformat(run.finished_at).timestamp())
+
+    def _own(self, task: asyncio.Task[Any], *, ends: bool = False) -> None:
+        """Hold a task; ends: it may end by itself."""
+        if not ends:
+            self._tasks.append(task)
+
+        async def end() -> None:
+            task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled() and task.exception() is not None:
+                log.error("%s failed", task.get_name(), exc_info=task.exception())
+
+        self._stack.push_async_callback(end)
+
+    async def _listen(self) -> None:
+        reading = tcp_socket(self.config.api.host, self.config.api.port)
+        self._stack.callback(reading.close)
+        commanding = unix_socket(self.state_dir)
+        self._stack.callback(commanding.close)
+        self._stack.callback(lambda: (self.state_dir / SOCKET_NAME).unlink(missing_ok=True))
+        host, port = reading.getsockname()[:2]
+        self.http = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        servers: list[Server] = []
+        tasks = []
+        for listener, commands in ((reading, False), (commanding, True)):
+            server = make_server(make_app(self, commands=commands))
+            name = "command socket" if commands else "read-only listener"
+            tasks.append(asyncio.create_task(server.serve(sockets=[listener]), name=name))
+            servers.append(server)
+        self._tasks += tasks
+
+        async def end() -> None:
+            self.bus.close()
+            for server in servers:
+                server.should_exit = True
+            await asyncio.wait(tasks)
+
+        self._stack.push_async_callback(end)
+        for server, task in zip(servers, tasks, strict=True):
+            ready = asyncio.create_task(server.ready.wait(), name="wait for the listener")
+            await asyncio.wait({ready, task}, return_when=asyncio.FIRST_COMPLETED)
+            ready.cancel()
+            await asyncio.wait({ready})
+            if task.done():
+                task.result()
+
+    async def _housekeeping(self) -> None:
+        dropped = 0
+        while True:
+            usage = await asyncio.to_thread(shutil.disk_usage, self.state_dir)
+            self.metrics.set("petqc_state_free_bytes", usage.free)
+            self.metrics.set("petqc_store_wal_bytes", self.store.wal_bytes)
+            self.metrics.add("petqc_listeners_dropped_total", self.bus.dropped - dropped)
+            dropped = self.bus.dropped
+            await asyncio.sleep(HOUSEKEEPING_EVERY_S)
+
+
+def _petsys_board(*arguments: Any) -> Any:
+    """The real board, imported when the first one is needed."""
+    from petqcd.petsys_board import PetsysBoard
+
+    return PetsysBoard(*arguments)

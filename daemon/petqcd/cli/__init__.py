@@ -1,0 +1,38 @@
+"""The `petqc` command: its entry point, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+
+def main() -> None:
+    """Run a command; what people did wrong is told in one line, with the exit code that scripts rely on."""
+    if sys.argv[1:2] == ["version"] and sys.argv[2:] in ([], ["--json"]):
+        # Scripts ask this often, and loading the machinery of options takes five times as long as the answer.
+        from petqcd.cli.tools import tell_version
+
+        tell_version(as_json="--json" in sys.argv)
+        return
+    from petqc.errors import QcError
+    from petqcd.cli.commands import app
+    from petqcd.errors import EXIT_UNREACHABLE, EXIT_USAGE, DaemonError
+
+    try:
+        app()
+    except DaemonError as error:
+        _end(str(error), error.code, error.exit_code)
+    except QcError as error:
+        _end(str(error), error.code, EXIT_USAGE)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output went away; nothing is left to say to it
+        sys.exit(EXIT_UNREACHABLE)
+    except KeyboardInterrupt:
+        _end("interrupted", "interrupted", 130)
+
+
+def _end(message: str, code: str, exit_code: int) -> None:
+    sys.stderr.write(f"petqc: {message}\n")
+    if "--json" in sys.argv[1:]:
+        sys.stdout.write(json.dumps({"code": code, "error": message}) + "\n")
+    sys.exit(exit_code)

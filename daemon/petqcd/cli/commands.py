@@ -1,0 +1,19 @@
+"""All commands in one application; everything heavy is imported inside the command that needs it."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(
+    name="petqc",
+    help="Scanner control and detector QC for SiPM time-of-flight PET and PET/MR.",
+    epilog="Exit codes: 0 pass or warn, 1 fail, 2 wrong use or configuration, 3 not reachable, 4 could not measure.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for _module in (service, files, history, tools):
+    _module.register(app)

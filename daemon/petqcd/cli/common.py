@@ -1,0 +1,50 @@
+"""Options that commands share, and where their daemon is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from petqcd.errors import EXIT_FAIL, EXIT_INVALID, EXIT_OK
+
+if TYPE_CHECKING:
+    from petqcd.config import PetqcConfig
+
+Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        help="petqc.toml. Default: $PETQC_CONFIG, ./petqc.toml, /etc/petqc/petqc.toml, else simulated.",
+    ),
+]
+StateDir = Annotated[
+    Path | None, typer.Option("--state-dir", help="State directory. Default: $PETQC_STATE_DIR, [store] directory, …")
+]
+
+VERDICT_EXIT = {"pass": EXIT_OK, "warn": EXIT_OK, "fail": EXIT_FAIL, "invalid": EXIT_INVALID}
+
+
+def configuration(config: Path | None, state_dir: Path | None) -> tuple[PetqcConfig, Path]:
+    """The configuration and the state directory that belong together."""
+    from petqcd.config import find_config, load_config, state_directory
+
+    loaded = load_config(find_config(config))
+    return loaded, state_dir.absolute() if state_dir else state_directory(loaded)
+
+
+def say(text: str) -> None:
+    """One line for a person, on stderr."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def give_json(document: Any) -> None:
+    """A document on stdout."""
+    sys.stdout.write(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,81 @@
+"""analyse, convert: recorded data, no daemon needed."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from petqcd.cli.common import VERDICT_EXIT, Json, give_json
+from petqcd.cli.progress import Bar
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("analyse")(analyse)
+    app.command("convert")(convert)
+
+
+def analyse(
+    *,
+    files: Annotated[list[Path], typer.Argument(help=".rawf, .ldat, list text, .spe, .ptu, .pt3, Janus lists.")],
+    config: Annotated[Path | None, typer.Option("--config", help="config.ini of the readout that recorded.")] = None,
+    descriptor: Annotated[Path | None, typer.Option(help="Columns, units and separators of a list text, TOML.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write the report, an HTML page.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All nodes, ASICs that pass too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """QC of recorded data."""
+    from petqc.analysis import analyse_file
+
+    with Bar("analysing") as bar:
+        run = analyse_file(files, config=config, descriptor=descriptor, progress=bar.part)
+    if report is not None:
+        from petqc.report import write_html
+
+        write_html(run, report)
+    where = {"report": str(report)} if report is not None else {}
+    if as_json:
+        give_json({**run.document(), "where": where})
+    else:
+        from petqcd.cli.show import print_run
+
+        print_run(run, everything=everything, where=where)
+    raise typer.Exit(VERDICT_EXIT[str(run.verdict)])
+
+
+def convert(
+    *,
+    file: Annotated[Path, typer.Argument(help="A recording, .rawf.")],
+    to: Annotated[Literal["singles", "groups", "coincidences"], typer.Option(help="What to make.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="NAME (makes NAME.ldat, NAME.lidx), or the text file.")],
+    config: Annotated[Path, typer.Option("--config", help="config.ini of the readout that recorded.")],
+    vendor_compatible: Annotated[
+        bool, typer.Option("--vendor-compatible", help="Reproduce the vendor's own converter, its losses too.")
+    ] = False,
+    text: Annotated[bool, typer.Option("--text", help="Tab-separated text instead of binary.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Recordings to singles, groups or coincidences in the vendor's formats."""
+    from petqc.convert import convert as convert_file
+
+    with Bar("converting") as bar:
+        summary: Any = convert_file(
+            file, to, config=config, out=out, vendor_compatible=vendor_compatible, text=text, progress=bar.part
+        )
+    if as_json:
+        give_json(_plain(asdict(summary)))
+        return
+    sys.stdout.write("\n".join(f"{name}: {value}" for name, value in asdict(summary).items() if value) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """Paths as text, the rest as it is."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

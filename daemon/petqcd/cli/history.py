@@ -1,0 +1,99 @@
+"""status, history, show: what is and what was. What was can be read without a daemon."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from petqcd.cli.common import VERDICT_EXIT, ConfigFile, Json, StateDir, configuration, give_json, say
+from petqcd.errors import UnreachableError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Run = Annotated[str, typer.Argument(help="Run id, or `last`.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("status")(status)
+    app.command("history")(history)
+    app.command("show")(show)
+
+
+def status(*, config: ConfigFile = None, state_dir: StateDir = None, as_json: Json = False) -> None:
+    """What the daemon does now."""
+    from petqcd.client import Client
+
+    _, folder = configuration(config, state_dir)
+    found = Client(folder).get("/api/v1/status")
+    if as_json:
+        give_json(found)
+    else:
+        from petqcd.cli.show import print_status
+
+        print_status(found)
+
+
+def history(
+    *,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=500, help="How many runs.")] = 20,
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Runs, newest first."""
+    _, folder = configuration(config, state_dir)
+    runs = _ask(folder, f"/api/v1/runs?limit={limit}", limit=limit)["runs"]
+    if as_json:
+        give_json({"runs": runs})
+    else:
+        from petqcd.cli.show import print_history
+
+        print_history(runs)
+
+
+def show(
+    run_id: Run = "last",
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="All nodes, ASICs that pass too.")] = False,
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """One run: verdict, values with uncertainties and limits. Ends with the verdict's exit code."""
+    from urllib.parse import quote
+
+    from petqc.results import Run as Document
+
+    _, folder = configuration(config, state_dir)
+    document = _ask(folder, f"/api/v1/runs/{quote(run_id, safe='')}", run_id=run_id)
+    run = Document.from_document(document)
+    if as_json:
+        give_json(document)
+    else:
+        from petqcd.cli.show import print_run
+
+        report = folder / "runs" / run.run_id / "report.html"
+        print_run(run, everything=everything, where={"report": str(report)} if report.is_file() else {})
+    raise typer.Exit(VERDICT_EXIT[str(run.verdict)])
+
+
+def _ask(folder: Path, path: str, *, limit: int = 0, run_id: str | None = None) -> Any:
+    """Ask the daemon, or without one read the history itself."""
+    from petqcd.client import Client
+
+    try:
+        return Client(folder).get(path)
+    except UnreachableError as error:
+        from petqcd.store import read_only
+
+        if not (folder / "history.sqlite").is_file():
+            raise
+        with read_only(folder) as reader:
+            say(f"petqc: {error}; reading the history itself")
+            if run_id is not None:
+                return reader.document(run_id)
+            return {"runs": [asdict(line) for line in reader.history(limit)]}

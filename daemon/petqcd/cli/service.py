@@ -1,0 +1,243 @@
+"""demo, serve, run: the daemon, and runs through it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from petqcd.cli.common import VERDICT_EXIT, ConfigFile, Json, StateDir, configuration, give_json, say
+from petqcd.cli.progress import Bar
+from petqcd.errors import EXIT_UNREACHABLE, DaemonError, StoreError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from petqc.results import Run
+    from petqcd.app import Daemon
+    from petqcd.config import PetqcConfig
+
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log everything to stderr.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("demo")(demo)
+    app.command("serve")(serve)
+    group = typer.Typer(help="Start a run.", no_args_is_help=True)
+    group.command("daily")(run_daily)
+    app.add_typer(group, name="run")
+    app.command("abort")(abort)
+
+
+def demo(
+    *,
+    profile: Annotated[str, typer.Option(help="Detector to simulate.")] = "bench",
+    once: Annotated[bool, typer.Option("--once", help="Stop after the run, with the verdict's exit code.")] = False,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the simulated detector.")] = 1,
+    seconds: Annotated[float, typer.Option(min=0.5, max=86_400, help="Acquisition time.")] = 15.0,
+    source: Annotated[str, typer.Option(help="na22, ge68 or none.")] = "na22",
+    fault: Annotated[list[str] | None, typer.Option(help="Fault, ID[=size][@seconds]; may be repeated.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port of console and metrics, 0: any.")] = 0,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run the daily QC of a simulated scanner: simulator and daemon on loopback, the whole way over the wire."""
+    from pydantic import ValidationError
+
+    from petqcd.config import ApiConfig, DailyConfig, PetqcConfig, QcConfig, bench_device, state_directory
+    from petqcd.errors import ConfigError
+
+    _logging(verbose=verbose)
+    try:
+        device = bench_device(profile=profile, seed=seed, source=source, faults=tuple(fault or ()))
+        config = PetqcConfig(
+            device=(device,),
+            qc=QcConfig(daily=DailyConfig(seconds=seconds)),
+            api=ApiConfig(listen=f"127.0.0.1:{port}"),
+        )
+    except ValidationError as error:
+        raise ConfigError("; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())) from error
+    folder = state_dir.absolute() if state_dir else state_directory() / "demo"
+    raise typer.Exit(asyncio.run(_demo(config, folder, once=once, as_json=as_json)))
+
+
+async def _demo(config: PetqcConfig, state_dir: Path, *, once: bool, as_json: bool) -> int:
+    from petqcd.app import Daemon
+
+    async with Daemon(config, state_dir) as daemon:
+        _end_on_signals(daemon)
+        run = await _run_inside(daemon)
+        if run is None:
+            return EXIT_UNREACHABLE
+        where = _where(daemon.store.folder_of(run.run_id), daemon.http)
+        _give(run, where, as_json=as_json)
+        if once:
+            return VERDICT_EXIT[str(run.verdict)]
+        say(f"serving on {daemon.http} until Ctrl-C")
+        await daemon.run_until_stopped()
+        return VERDICT_EXIT[str(run.verdict)]
+
+
+async def _run_inside(daemon: Daemon) -> Run | None:
+    """One daily run of a daemon in this process, with a bar; None if it could not be stored."""
+    from petqc.results import Run
+
+    with daemon.bus.listen() as queue, Bar("daily QC, simulated") as bar:
+        waiting = asyncio.create_task(daemon.run_until_stopped(), name="watch the daemon")
+        try:
+            run_id = await daemon.runs.start("daily", source="petqc demo")
+            while True:
+                following = asyncio.create_task(queue.get(), name="next event")
+                done, _ = await asyncio.wait({following, waiting}, return_when=asyncio.FIRST_COMPLETED)
+                if following not in done:
+                    following.cancel()
+                    await asyncio.wait({following})
+                    waiting.result()
+                    # Told to stop: the run ends as a record, and its verdict is what there is to tell.
+                    await daemon.runs.aclose()
+                    break
+                event = following.result()
+                if event is None:
+                    break
+                if event.name == "progress":
+                    bar.document(event.data)
+                elif event.name == "finished" and event.data["run_id"] == run_id:
+                    break
+                elif event.name == "lost":
+                    say(f"the run could not be stored: {event.data['error']}")
+                    return None
+        finally:
+            waiting.cancel()
+            await asyncio.wait({waiting})
+    folder = daemon.store.folder_of(run_id)
+    document = await asyncio.to_thread(daemon.store.document, run_id)
+    with suppress(Exception):
+        return await asyncio.to_thread(Run.load, folder)
+    return Run.from_document(document)
+
+
+def serve(
+    *,
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run the daemon until it is told to stop (Ctrl-C or SIGTERM)."""
+    _logging(verbose=verbose)
+    loaded, folder = configuration(config, state_dir)
+    if loaded.source_file is None:
+        say("no petqc.toml: the simulated bench")
+    asyncio.run(_serve(loaded, folder, as_json=as_json))
+
+
+async def _serve(config: PetqcConfig, state_dir: Path, *, as_json: bool) -> None:
+    from petqcd.app import Daemon
+
+    async with Daemon(config, state_dir) as daemon:
+        _end_on_signals(daemon)
+        if as_json:
+            sys.stdout.write(json.dumps({"ready": True, "http": daemon.http, "state_dir": str(state_dir)}) + "\n")
+            sys.stdout.flush()
+        say(f"petqc {daemon.version} serves {daemon.http} · commands: {state_dir / 'petqcd.sock'}")
+        await daemon.run_until_stopped()
+        say("stopping")
+
+
+def run_daily(
+    *,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait; end with the verdict's exit code.")] = False,
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Start the daily run on the daemon."""
+    from petqcd.client import Client
+
+    _, folder = configuration(config, state_dir)
+    client = Client(folder)
+    if not wait:
+        run_id = client.post("/api/v1/runs", {"kind": "daily"})["run_id"]
+        if as_json:
+            give_json({"run_id": run_id})
+        else:
+            sys.stdout.write(f"{run_id}\n")
+        return
+    run_id = _follow(client)
+    _show(client, folder, run_id, as_json=as_json)
+
+
+def _follow(client: Any) -> str:
+    """Start a run and watch it to its end; returns its id."""
+    with closing(client.events()) as events, Bar("daily QC") as bar:
+        next(events)  # `state`: from here on nothing that happens is missed
+        run_id: str = client.post("/api/v1/runs", {"kind": "daily"})["run_id"]
+        for name, data in events:
+            if name == "progress" and data["run_id"] == run_id:
+                bar.document(data)
+            elif name == "finished" and data["run_id"] == run_id:
+                return run_id
+            elif name == "lost" and data["run_id"] == run_id:
+                raise StoreError(f"run {run_id} could not be stored: {data['error']}")
+    raise DaemonError(f"the daemon stopped while run {run_id} was going on (its record: petqc show {run_id})")
+
+
+def _show(client: Any, state_dir: Path, run_id: str, *, as_json: bool) -> None:
+    from petqc.results import Run
+
+    run = Run.from_document(client.get(f"/api/v1/runs/{run_id}"))
+    http = client.get("/api/v1/status")["http"]
+    _give(run, _where(state_dir / "runs" / run_id, http), as_json=as_json)
+    raise typer.Exit(VERDICT_EXIT[str(run.verdict)])
+
+
+def abort(*, config: ConfigFile = None, state_dir: StateDir = None, as_json: Json = False) -> None:
+    """Stop the run that is going on: bias off first; it becomes an invalid record."""
+    from petqcd.client import Client
+
+    _, folder = configuration(config, state_dir)
+    run_id = Client(folder).post("/api/v1/abort", {})["run_id"]
+    if as_json:
+        give_json({"run_id": run_id})
+    else:
+        sys.stdout.write(f"run {run_id} is being stopped\n")
+
+
+def _where(folder: Path, http: str) -> dict[str, str]:
+    found = {"report": str(folder / "report.html")} if (folder / "report.html").is_file() else {}
+    if (folder / "recording.rawf").is_file():
+        found["recording"] = str(folder / "recording.rawf")
+    return {**found, "console": http, "metrics": f"{http}/metrics"}
+
+
+def _give(run: Run, where: dict[str, str], *, as_json: bool) -> None:
+    if as_json:
+        give_json({**run.document(), "where": where})
+        return
+    from petqcd.cli.show import print_run
+
+    print_run(run, where=where)
+
+
+def _end_on_signals(daemon: Daemon) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, daemon.stop)
+
+
+def _logging(*, verbose: bool) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    for name in ("numba", "matplotlib", "asyncio"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,142 @@
+"""A run, the history and the status as tables; a status is always a word and a symbol, never a colour alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from petqc.results import CheckResult, Run
+
+SYMBOLS = {"pass": "✔", "warn": "▲", "fail": "✖", "invalid": "?", "no-limits": "·"}
+PLAIN_SYMBOLS = {"pass": "+", "warn": "!", "fail": "X", "invalid": "?", "no-limits": "."}
+STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "invalid": "magenta", "no-limits": "dim"}
+LEVELS = ("scanner", "module", "pair")
+"""Levels that a table shows by themselves; of the others only what is not passing."""
+_WORDS = {"no-limits": "no limits"}
+_MOST_LOWER = 12
+_NARROW = 100
+
+
+def console() -> Console:
+    """Results go to stdout, without markup in values; a pipe gets lines that are not folded."""
+    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 140
+    return Console(markup=False, highlight=False, emoji=False, width=width)
+
+
+def status_text(status: str) -> Text:
+    """`✔ pass`."""
+    encoding = (sys.stdout.encoding or "ascii").lower()
+    symbols = SYMBOLS if encoding.startswith("utf") else PLAIN_SYMBOLS
+    return Text(f"{symbols[status]} {_WORDS.get(status, status)}", STYLES[status])
+
+
+def print_run(run: Run, *, everything: bool = False, where: Mapping[str, str] | None = None) -> None:
+    """The verdict, a table a physicist understands, notes, and where the rest is.
+
+    Args:
+        run: the run.
+        everything: all nodes, ASICs that pass too.
+        where: further lines, by what they are.
+    """
+    out = console()
+    head = Text.assemble(status_text(str(run.verdict)), "  ", (run.sentence, "bold"))
+    mark = "SIMULATED · " if run.simulated else ""
+    out.print(Text(f"{mark}{run.kind} QC of {run.scanner or 'unnamed scanner'} · run {run.run_id}", "bold"))
+    out.print(head)
+    shown, hidden = chosen(run.checks, everything=everything)
+    if shown:
+        out.print(_table(shown))
+    if hidden:
+        out.print(f"and {hidden} more at lower levels, in the report and in the files of the run")
+    for note in run.notes:
+        out.print(f"note: {note}")
+    for name, value in (where or {}).items():
+        out.print(f"{name + ':':<10}{value}", soft_wrap=True)
+
+
+def chosen(checks: Sequence[CheckResult], *, everything: bool) -> tuple[list[CheckResult], int]:
+    """The results that a table shows, and how many it does not."""
+    from petqc.report.text import level_of
+
+    order = {id_: i for i, id_ in enumerate(dict.fromkeys(c.id for c in checks))}
+    upper = [c for c in checks if everything or level_of(c.node) in LEVELS]
+    lower = [c for c in checks if not everything and level_of(c.node) not in LEVELS]
+    flagged = [c for c in lower if str(c.status) in ("fail", "warn", "invalid")]
+    gravity = {"fail": 0, "invalid": 1, "warn": 2}
+    flagged.sort(key=lambda c: gravity[str(c.status)])
+    shown = upper + flagged[:_MOST_LOWER]
+    shown.sort(key=lambda c: order[c.id])
+    return shown, len(flagged) - len(flagged[:_MOST_LOWER])
+
+
+def _table(checks: Sequence[CheckResult]) -> Table:
+    from petqc.report.text import limits_text, measured, node_sort_key
+
+    titles = _titles()
+    table = Table(show_edge=False, pad_edge=False, header_style="bold")
+    table.add_column("check", overflow="fold")
+    table.add_column("where", overflow="fold")
+    table.add_column("value ± uncertainty", justify="right", overflow="fold")
+    table.add_column("limits", overflow="fold")
+    table.add_column("status", no_wrap=True)
+    last = ""
+    for c in sorted(checks, key=lambda c: (list(titles).index(c.id) if c.id in titles else -1, node_sort_key(c.node))):
+        name = titles.get(c.id, c.id)
+        value = measured(c.value, c.uncertainty, c.unit) if c.value is not None else f"no number: {c.reason}"
+        table.add_row(name if name != last else "", c.node, value, limits_text(c.limits), status_text(str(c.status)))
+        last = name
+    return table
+
+
+def _titles() -> dict[str, str]:
+    """Titles of the checks in reading order; a run of another version may have others, which keep their ids."""
+    from petqc.checks import all_checks
+
+    return {c.id: c.title for c in all_checks()}
+
+
+def print_history(runs: Sequence[Mapping[str, Any]]) -> None:
+    """The history, newest first."""
+    from petqc.report.text import moment
+
+    out = console()
+    if not runs:
+        out.print("no run yet")
+        return
+    table = Table(show_edge=False, pad_edge=False, header_style="bold")
+    for name in ("started", "run", "kind", "verdict", "what it says"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("started", "run", "verdict"))
+    for run in runs:
+        kind = f"{run['kind']} (simulated)" if run["simulated"] else run["kind"]
+        verdict = status_text(run["verdict"]) if run["verdict"] else Text("going on")
+        table.add_row(moment(run["started_at"]), run["run_id"], kind, verdict, run["sentence"] or "")
+    out.print(table)
+
+
+def print_status(status: Mapping[str, Any]) -> None:
+    """What is, now."""
+    out = console()
+    device, run, last = status["device"], status["run"], status.get("last_run")
+    lines = {
+        "scanner": status["scanner"] + (" (SIMULATED)" if status["simulated"] else ""),
+        "daemon": f"petqc {status['version']}, process {status['process']}, since {status['started_at']}",
+        "console": status["http"],
+        "metrics": f"{status['http']}/metrics",
+        "state in": status["state_dir"],
+        "board": f"{device['name']}: {device['state']}" + (f" ({device['detail']})" if device["detail"] else ""),
+        "bias": device["bias"],
+        "run": f"{run['run_id']}: {run['stage']}, {run['fraction']:.0%}, {run['detail']}" if run else "none going on",
+    }
+    if last:
+        verdict = status_text(last["verdict"]).plain if last["verdict"] else "going on"
+        lines["last run"] = f"{last['run_id']}: {verdict}: {last['sentence'] or ''}"
+    for name, value in lines.items():
+        out.print(f"{name + ':':<10}{value}", soft_wrap=True)

@@ -1,0 +1,134 @@
+"""simulate, check-config, off, version."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path  # noqa: TC003 - typer reads annotations when it runs
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from petqcd.cli.common import ConfigFile, Json, StateDir, configuration, give_json, say
+from petqcd.errors import EXIT_UNREACHABLE, DaemonError
+
+if TYPE_CHECKING:
+    from petqcd.board import OffOutcome
+    from petqcd.config import PetqcConfig
+
+OFF_DAEMON_DEADLINE_S = 8.0
+"""For a daemon that is alive: it may try three connections. A dead one refuses at once."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("off")(off)
+    app.command("check-config")(check_config)
+    app.command(
+        "simulate",
+        add_help_option=False,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )(simulate)
+    app.command("version")(version)
+
+
+def off(*, config: ConfigFile = None, state_dir: StateDir = None, as_json: Json = False) -> None:
+    """Emergency off: bias off now. Works with the daemon down, then straight to the configured board."""
+    from petqcd.client import Client
+
+    loaded, folder = configuration(config, state_dir)
+    try:
+        told = Client(folder).post("/api/v1/off", {}, OFF_DAEMON_DEADLINE_S)
+    except DaemonError as error:
+        say(f"petqc: {error}; switching off directly")
+        outcome = _off_directly(loaded)
+        told = {"state": str(outcome.state), "told": outcome.told, "attempts": outcome.attempts}
+    if as_json:
+        give_json(told)
+    else:
+        sys.stdout.write(told["told"] + "\n")
+    if told["state"] not in ("off-confirmed", "off-commanded"):
+        raise typer.Exit(EXIT_UNREACHABLE)
+
+
+def _off_directly(config: PetqcConfig) -> OffOutcome:
+    import asyncio
+
+    from petqcd.board import close, switch_off
+    from petqcd.errors import UnreachableError
+    from petqcd.petsys_board import PetsysBoard
+
+    board = config.board
+    if board.address is None or board.configuration is None:
+        raise UnreachableError(
+            f"{board.name} is a simulator that lives with its daemon, and there is no daemon: nothing is on"
+        )
+    address = board.address
+
+    async def work() -> OffOutcome:
+        # No configuration is read: off must not depend on a file that may be broken.
+        first = PetsysBoard.for_off(address)
+        try:
+            return await switch_off(first, lambda: PetsysBoard.for_off(address))
+        finally:
+            await close(first)
+
+    return asyncio.run(work())
+
+
+def check_config(
+    *,
+    file: Annotated[
+        Path | None, typer.Argument(help="petqc.toml. Default: the one that petqc serve would read.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a configuration and the files it names, and say what it means."""
+    from petqc.formats.petsys_config import load_config as load_board
+
+    loaded, folder = configuration(file, None)
+    board = loaded.board
+    warnings: list[str] = []
+    if board.configuration is not None:
+        warnings += load_board(board.configuration).warnings
+    if board.bias is None:
+        warnings.append(f"{board.name}: no [device.bias]: bias will be refused")
+    document = {
+        "configuration": str(loaded.source_file) if loaded.source_file else None,
+        "config_hash": loaded.hash,
+        "scanner": loaded.scanner.name,
+        "simulated": board.is_simulated,
+        "state_dir": str(folder),
+        "warnings": warnings,
+        "settings": loaded.model_dump(mode="json"),
+    }
+    if as_json:
+        give_json(document)
+        return
+    source = loaded.source_file or "no petqc.toml"
+    what = "a simulated bench" if board.simulator is not None else f"a board at {board.address}"
+    sys.stdout.write(f"{source}: fine: scanner {loaded.scanner.name}, {what}, state in {folder}\n")
+    sys.stdout.writelines(f"warning: {warning}\n" for warning in warnings)
+
+
+def simulate(context: typer.Context) -> None:
+    """A simulated board on the wire, for this daemon or any other client (arguments: see simulate --help)."""
+    command = [sys.executable, "-m", "petqc_simulators", "serve", *context.args]
+    os.execv(sys.executable, command)  # noqa: S606 - our own interpreter and module
+
+
+def version(*, as_json: Json = False) -> None:
+    """Version of petqc and of python."""
+    tell_version(as_json=as_json)
+
+
+def tell_version(*, as_json: bool) -> None:
+    """What `version` says."""
+    import platform
+    from importlib import metadata
+
+    found = {"petqc": metadata.version("petqcd"), "python": platform.python_version()}
+    if as_json:
+        give_json(found)
+    else:
+        sys.stdout.write(f"petqc {found['petqc']} (python {found['python']})\n")

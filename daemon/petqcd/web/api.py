@@ -1,0 +1,201 @@
+"""The routes. One table says for each of them what kind of action it is; a route without an entry fails a test."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import FastAPI, Query, Request
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, ConfigDict
+
+from petqc.report import content_security_policy
+from petqcd.errors import BusyError, DaemonError, NotFoundError, RefusedError, StoreError, UnreachableError
+from petqcd.web import pages
+from petqcd.web.guard import LOCAL_HOSTS, SOCKET_HOST, Guard
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.types import ASGIApp
+
+    from petqcd.app import Daemon
+
+ACTIONS: dict[tuple[str, str], str] = {
+    ("GET", "/"): "view",
+    ("GET", "/static/{name}"): "view",
+    ("GET", "/metrics"): "view",
+    ("GET", "/healthz"): "view",
+    ("GET", "/readyz"): "view",
+    ("GET", "/api/v1/openapi.json"): "view",
+    ("GET", "/api/v1/status"): "view",
+    ("GET", "/api/v1/runs"): "view",
+    ("GET", "/api/v1/runs/{run_id}"): "view",
+    ("GET", "/api/v1/runs/{run_id}/report"): "view",
+    ("GET", "/api/v1/events"): "view",
+    ("POST", "/api/v1/runs"): "start-run",
+    ("POST", "/api/v1/abort"): "start-run",
+    ("POST", "/api/v1/off"): "off",
+}
+"""What each route does; everything but `view` exists on the UNIX socket only."""
+
+HEARTBEAT_S = 5.0
+"""A comment in a silent event stream, so that either end notices a dead one."""
+MOST_RUNS = 500
+
+
+class StartRun(BaseModel):
+    """Body of the command that starts a run."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    kind: str
+
+
+class Nothing(BaseModel):
+    """Body of a command that needs none."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def make_app(daemon: Daemon, *, commands: bool) -> ASGIApp:
+    """The guarded application of one listener."""
+    app = FastAPI(
+        title="petqc",
+        version=daemon.version,
+        docs_url=None,  # the page would load its code from elsewhere
+        redoc_url=None,
+        openapi_url="/api/v1/openapi.json",
+    )
+    _add_reading(app, daemon)
+    if commands:
+        _add_commands(app, daemon)
+
+    @app.exception_handler(DaemonError)
+    async def failed(_request: Request, error: DaemonError) -> JSONResponse:
+        return JSONResponse({"code": error.code, "error": str(error)}, status_code=_status(error))
+
+    hosts = {SOCKET_HOST} if commands else LOCAL_HOSTS | set(daemon.config.api.hosts)
+    return Guard(app, hosts=hosts, commands=commands)
+
+
+def _status(error: DaemonError) -> int:
+    if isinstance(error, NotFoundError):
+        return 404
+    if isinstance(error, BusyError | RefusedError):
+        return 409
+    if isinstance(error, StoreError | UnreachableError):
+        return 503
+    return 500
+
+
+def _add_reading(app: FastAPI, daemon: Daemon) -> None:
+    store = daemon.store
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> HTMLResponse:
+        lines = await asyncio.to_thread(store.history, 100)
+        return HTMLResponse(pages.index(daemon.status(), lines))
+
+    @app.get("/static/{name}", include_in_schema=False)
+    async def static(name: str) -> Response:
+        found = pages.static(name)
+        if found is None:
+            raise NotFoundError(f"there is no {name!r}")
+        return Response(found[0], media_type=found[1], headers={"Cache-Control": "max-age=3600"})
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        return Response(daemon.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    @app.get("/healthz")
+    async def healthz() -> PlainTextResponse:
+        """The process answers."""
+        return PlainTextResponse("ok\n")
+
+    @app.get("/readyz")
+    async def readyz() -> JSONResponse:
+        """Whether a run could be started now, and if not, what is missing."""
+        missing = daemon.not_ready()
+        return JSONResponse({"ready": not missing, "missing": missing}, status_code=503 if missing else 200)
+
+    @app.get("/api/v1/status")
+    async def status() -> dict[str, Any]:
+        """What is: the device, the run going on, the last run."""
+        return {**daemon.status(), "last_run": await asyncio.to_thread(_last, daemon)}
+
+    @app.get("/api/v1/runs")
+    async def runs(
+        limit: Annotated[int, Query(ge=1, le=MOST_RUNS)] = 50,
+        kind: str | None = None,
+        before: Annotated[int | None, Query(ge=1, lt=2**63)] = None,
+    ) -> dict[str, Any]:
+        """The history, newest first; page with `before` = the lowest sequence seen."""
+        lines = await asyncio.to_thread(store.history, limit, kind, before)
+        return {"runs": [asdict(line) for line in lines]}
+
+    @app.get("/api/v1/runs/{run_id}")
+    async def run(run_id: str) -> JSONResponse:
+        """The document of a run; `last` is the newest."""
+        return JSONResponse(await asyncio.to_thread(store.document, run_id))
+
+    @app.get("/api/v1/runs/{run_id}/report")
+    async def report(run_id: str) -> FileResponse:
+        """The report of a run as a page."""
+        line = await asyncio.to_thread(store.line, run_id)
+        path = store.state_dir / line.folder / "report.html"
+        if not await asyncio.to_thread(path.is_file):
+            raise NotFoundError(f"run {line.run_id} has no report")
+        return FileResponse(
+            path, media_type="text/html", headers={"Content-Security-Policy": content_security_policy()}
+        )
+
+    @app.get("/api/v1/events")
+    async def events() -> StreamingResponse:
+        """Live events: `state` first, then `progress`, `device`, `finished`, `lost` as they come."""
+        return StreamingResponse(_events(daemon), media_type="text/event-stream")
+
+
+def _add_commands(app: FastAPI, daemon: Daemon) -> None:
+    @app.post("/api/v1/runs", status_code=201)
+    async def start(body: StartRun) -> dict[str, str]:
+        """Start a run; answered once its claim is stored."""
+        return {"run_id": await daemon.runs.start(body.kind, source="command on the UNIX socket")}
+
+    @app.post("/api/v1/abort")
+    async def abort(_body: Nothing) -> dict[str, str]:
+        """Stop the run that is going on: bias off first; it becomes an invalid record."""
+        return {"run_id": daemon.runs.abort()}
+
+    @app.post("/api/v1/off")
+    async def off(_body: Nothing) -> dict[str, Any]:
+        """Bias off, now; overtakes a run."""
+        outcome = await daemon.runs.off()
+        return {"state": str(outcome.state), "told": outcome.told, "attempts": outcome.attempts}
+
+
+def _last(daemon: Daemon) -> dict[str, Any] | None:
+    lines = daemon.store.history(1)
+    return asdict(lines[0]) if lines else None
+
+
+async def _events(daemon: Daemon) -> AsyncIterator[str]:
+    with daemon.bus.listen() as queue:
+        yield _event("state", daemon.status())
+        while True:
+            try:
+                async with asyncio.timeout(HEARTBEAT_S):
+                    event = await queue.get()
+            except TimeoutError:
+                yield ": still here\n\n"
+                continue
+            if event is None:
+                return
+            yield _event(event.name, event.data)
+
+
+def _event(name: str, data: dict[str, Any]) -> str:
+    return f"event: {name}\ndata: {json.dumps(data, allow_nan=False)}\n\n"
