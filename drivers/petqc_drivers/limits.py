@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, final
 from petqc_drivers.errors import LimitError, LocalProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _EPSILON_V: Final = 1e-9
 """Float noise of interpolation; far below any DAC step."""
@@ -46,7 +46,8 @@ class HardLimit:
 
     Attributes:
         channel: The channel this limit was written for; `guard` refuses it for any other.
-        v_min: Lowest set-point while energised.
+        v_min: Lowest set-point; ramps begin at the lowest output of the device and pass through here, so more than a
+            step above that cannot be reached.
         v_max: Highest set-point.
         max_step_v: Largest single step of a ramp.
         slew_v_per_s: Fastest ramp, up and down.
@@ -200,3 +201,27 @@ def guard_lowest(
     if code != lowest_code:
         raise LimitError(f"lowest code {lowest_code:#06x} came out as {code:#06x}", device=channel)
     return SetOutput(seal=_SEAL, channel=channel, function=function, payloads=payloads, commanded=None)
+
+
+def guard_enable(
+    lowest: Sequence[SetOutput], *, n_outputs: int, channel: str, function: int, payload: bytes
+) -> SetOutput:
+    """Sealed message that switches a supply on, for outputs that were all brought to their lowest.
+
+    Args:
+        lowest: The messages that brought them there, one of each output.
+        n_outputs: How many outputs the supply feeds.
+        channel: The supply, for messages.
+        function: Front-end function of the payload.
+        payload: The message.
+
+    Raises:
+        LimitError: If an output is missing or would not be at its lowest.
+    """
+    if any(output.commanded is not None for output in lowest):
+        raise LimitError("switching on refused: an output is not at its lowest", device=channel)
+    if len({output.channel for output in lowest}) != n_outputs:
+        raise LimitError(
+            f"switching on refused: {len(lowest)} of {n_outputs} outputs are at their lowest", device=channel
+        )
+    return SetOutput(seal=_SEAL, channel=channel, function=function, payloads=(payload,), commanded=None)

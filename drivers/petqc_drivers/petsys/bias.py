@@ -11,12 +11,16 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from petqc_drivers.errors import LimitError
-from petqc_drivers.limits import HardLimit, SetOutput, Volts, guard, guard_lowest
+from petqc_drivers.limits import HardLimit, SetOutput, Volts, guard, guard_enable, guard_lowest
+from petqc_drivers.petsys.registers import POWER_BIAS, POWER_FEM, register
 from petqc_drivers.petsys.spi import LTC2668_WRITE, Ltc2668Word, SpiRequest, bias_dac, parse_ltc2668
 from petqc_drivers.petsys.wire import Function
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +236,26 @@ def encode_bias(
         function=Function.SPI,
         encode=lambda volts: frames(table.code_for(volts)),
         decode=decode,
+    )
+
+
+def encode_supply_on(kind: BiasKind, lowest: Sequence[SetOutput]) -> SetOutput:
+    """Sealed message that switches the bias supply on, the front-end modules staying on.
+
+    Args:
+        kind: The mezzanine that was identified.
+        lowest: What brought every one of its outputs to the lowest.
+
+    Raises:
+        LimitError: If an output is missing.
+    """
+    power = register("power")
+    return guard_enable(
+        lowest,
+        n_outputs=kind.n_channels,
+        channel="bias supply",
+        function=Function.REGISTERS,
+        payload=power.write(POWER_FEM | POWER_BIAS).to_bytes(),
     )
 
 

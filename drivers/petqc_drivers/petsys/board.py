@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from petqc_drivers.errors import DeviceFaultError, LocalProtocolError, RemoteProtocolError, VerifyError
 from petqc_drivers.petsys.asic import AsicConfiguration
+from petqc_drivers.petsys.bias import echo_matches
 from petqc_drivers.petsys.link import ago
-from petqc_drivers.petsys.registers import register
+from petqc_drivers.petsys.registers import POWER_BIAS, POWER_FEM, register
 from petqc_drivers.petsys.spi import parse_spi_reply
 from petqc_drivers.petsys.wire import (
     AsicCommand,
@@ -24,11 +25,14 @@ from petqc_drivers.petsys.wire import (
 )
 
 if TYPE_CHECKING:
+    from petqc_drivers.limits import SetOutput
     from petqc_drivers.petsys.link import ReadoutLink
     from petqc_drivers.petsys.spi import SpiRequest
 
 ASIC_TRIES: Final = 5
 """The vendor repeats a failing ASIC operation as often."""
+BIAS_TRIES: Final = 2
+_DAC_BITS: Final = 24
 ABSENT_TRIES: Final = 3
 """How often a position that does not acknowledge is asked before it counts as empty."""
 
@@ -39,11 +43,13 @@ class Board:
     Args:
         link: The way to it.
         since: Epoch of the link in which the caller's task began; by default every access begins its own.
+        tries: How often to send a command before the board counts as silent; by default as the link was made.
     """
 
-    def __init__(self, link: ReadoutLink, *, since: int | None = None) -> None:
+    def __init__(self, link: ReadoutLink, *, since: int | None = None, tries: int | None = None) -> None:
         self.link = link
         self._since = since
+        self._tries = tries
 
     @property
     def name(self) -> str:
@@ -56,7 +62,7 @@ class Board:
         ) from error
 
     async def _exchange(self, function: Function, payload: bytes, what: str) -> bytes:
-        return await self.link.exchange(function, payload, what=what, since=self._since)
+        return await self.link.exchange(function, payload, what=what, since=self._since, tries=self._tries)
 
     async def read(self, name: str) -> int:
         """Value of a register.
@@ -117,6 +123,45 @@ class Board:
             return parse_spi_reply(reply, request.n_sampled)
         except WireError as error:
             self._malformed(what, error)
+
+    async def set_bias(self, output: SetOutput) -> None:
+        """Set a bias output and see that its DAC has taken the code.
+
+        Two attempts are allowed, because the first cannot show it when the low byte of the code changes.
+
+        Raises:
+            VerifyError: If the DAC does not show the code.
+        """
+        shown = 0
+        for _ in range(BIAS_TRIES):
+            replies = await self.link.set_output(output, since=self._since, tries=self._tries)
+            try:
+                shown = parse_spi_reply(replies[-1], _DAC_BITS)
+            except WireError as error:
+                self._malformed(f"set {output.channel}", error)
+            if echo_matches(output, shown):
+                return
+        raise VerifyError(
+            f"{output.channel}: the DAC shows {shown:#08x}, not what it was told",
+            device=self.name,
+            last_good=ago(self.link.last_good_s),
+            do="switch off; check the seat of the bias mezzanine",
+        )
+
+    async def supply_on(self, output: SetOutput) -> None:
+        """Switch the bias supply on and read back that it is.
+
+        Raises:
+            VerifyError: If the board does not say so.
+        """
+        reply, *_ = await self.link.set_output(output, since=self._since, tries=self._tries)
+        try:
+            check_memory_write_reply(reply)
+        except WireError as error:
+            self._malformed("switch the bias supply on", error)
+        found = await self.read("power")
+        if found != POWER_FEM | POWER_BIAS:
+            raise VerifyError(f"register {register('power')} reads {found:#x} after switching on", device=self.name)
 
     async def asic_probe(self, chip: int, asics_per_module: int) -> int | None:
         """Global configuration of a chip, None if nothing acknowledges at its position.

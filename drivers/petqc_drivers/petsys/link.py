@@ -94,10 +94,14 @@ class ReadoutLink(Protocol):
     async def aclose(self) -> None:
         """Let go of it; safe at any time."""
 
-    async def exchange(self, function: int, payload: bytes, *, what: str, since: int | None = None) -> bytes:
+    async def exchange(
+        self, function: int, payload: bytes, *, what: str, since: int | None = None, tries: int | None = None
+    ) -> bytes:
         """Send a command and return the payload of its reply; `since` is the epoch in which the caller began."""
 
-    async def set_output(self, output: SetOutput, *, since: int | None = None) -> tuple[bytes, ...]:
+    async def set_output(
+        self, output: SetOutput, *, since: int | None = None, tries: int | None = None
+    ) -> tuple[bytes, ...]:
         """Send sealed messages and return their replies."""
 
     def overtake(self) -> None:
@@ -259,7 +263,9 @@ class UdpReadoutLink:
         self._epoch += 1
         self._drop_waiting(OvertakenError("dropped because switching off goes first", device=self.name))
 
-    async def exchange(self, function: int, payload: bytes, *, what: str, since: int | None = None) -> bytes:
+    async def exchange(
+        self, function: int, payload: bytes, *, what: str, since: int | None = None, tries: int | None = None
+    ) -> bytes:
         """Send a command until it is answered and return the payload of the reply.
 
         Args:
@@ -267,6 +273,7 @@ class UdpReadoutLink:
             payload: Its payload.
             what: What this is, for messages ("read 0x0203 time_tag").
             since: Epoch in which the caller's task began; by default now.
+            tries: How often to send it before the board counts as silent; by default as the link was made.
 
         Raises:
             ReplyTimeoutError: If no try is answered.
@@ -274,9 +281,11 @@ class UdpReadoutLink:
             LocalProtocolError: If it could raise an output.
         """
         refuse_unsealed(function, payload, device=self.name)
-        return await self._exchange(function, payload, what, self._epoch if since is None else since)
+        return await self._exchange(function, payload, what, self._epoch if since is None else since, tries)
 
-    async def set_output(self, output: SetOutput, *, since: int | None = None) -> tuple[bytes, ...]:
+    async def set_output(
+        self, output: SetOutput, *, since: int | None = None, tries: int | None = None
+    ) -> tuple[bytes, ...]:
         """Send sealed messages one after the other and return their replies.
 
         Raises:
@@ -284,14 +293,15 @@ class UdpReadoutLink:
             OvertakenError: If switching off went first.
         """
         epoch = self._epoch if since is None else since
-        replies = [await self._exchange(output.function, p, f"set {output.channel}", epoch) for p in output.payloads]
-        return tuple(replies)
+        what = f"set {output.channel}"
+        return tuple([await self._exchange(output.function, p, what, epoch, tries) for p in output.payloads])
 
-    async def _exchange(self, function: int, payload: bytes, what: str, epoch: int) -> bytes:
+    async def _exchange(self, function: int, payload: bytes, what: str, epoch: int, tries: int | None) -> bytes:
         loop = asyncio.get_running_loop()
+        tries = tries or self._tries
         async with self._turn:
             self._counts["commands"] += 1
-            for _ in range(self._tries):
+            for _ in range(tries):
                 if epoch != self._epoch:
                     raise OvertakenError(f"{what} dropped because switching off went first", device=self.name)
                 if self._failure is not None:
@@ -311,7 +321,7 @@ class UdpReadoutLink:
                 self._last_good_s = time.monotonic()
                 return reply
         raise ReplyTimeoutError(
-            f"no reply to {what} in {self._tries} tries of {self._reply_timeout_s} s",
+            f"no reply to {what} in {tries} tries of {self._reply_timeout_s} s",
             device=self.name,
             last_good=ago(self._last_good_s),
             do="check power and cable of the board, then connect again",

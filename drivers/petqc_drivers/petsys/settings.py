@@ -1,0 +1,166 @@
+"""Settings of a TOFPET2 readout as plain values; whoever reads configuration files fills them in."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal
+
+from petqc_drivers.errors import LocalProtocolError
+from petqc_drivers.petsys.asic import AsicConfiguration, AsicVersion
+from petqc_drivers.petsys.link import REPLY_TIMEOUT_S, TRIES
+from petqc_drivers.petsys.wire import WireError
+from petqc_drivers.transport.udp import RECEIVE_BUFFER_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from petqc_drivers.limits import HardLimit
+    from petqc_drivers.petsys.bias import BiasChannel, BiasCurve
+
+Mode = Literal["qdc", "tot"]
+
+
+@dataclass(frozen=True, slots=True)
+class BiasSettings:
+    """What belongs to one bias output: how far it may go, and which code gives which voltage."""
+
+    limit: HardLimit
+    curve: BiasCurve
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedBoard:
+    """Identity that a board must have; None means that any will do.
+
+    Attributes:
+        base_pcb: Base board id.
+        firmware_variant: Kind of unit and of module.
+        firmware_revisions: Lowest and highest firmware revision that is accepted.
+    """
+
+    base_pcb: int | None = None
+    firmware_variant: int | None = None
+    firmware_revisions: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PetsysUdpSettings:
+    """One front-end board on UDP.
+
+    Attributes:
+        host: IPv4 address of the board, in digits.
+        udp_port: Its UDP port.
+        port: Port number it has in channel numbers and settings tables (the board itself never sees it).
+        slave: Slave number likewise.
+        reply_timeout_s: How long to wait for one reply.
+        tries: How often a command is sent before the board counts as silent.
+        no_data_timeout_s: An acquisition in which no frame comes for this long has failed.
+        receive_buffer_bytes: Asked of the kernel, which may give less.
+        settle_s: Wait after the last step of a bias ramp.
+        on_close: Whether closing switches off a bias supply that this driver switched on.
+        bias: The bias outputs that may be used, by address.
+        expected: Identity the board must have.
+    """
+
+    host: str = "192.168.1.25"
+    udp_port: int = 2000
+    port: int = 0
+    slave: int = 0
+    reply_timeout_s: float = REPLY_TIMEOUT_S
+    tries: int = TRIES
+    no_data_timeout_s: float = 2.0
+    receive_buffer_bytes: int = RECEIVE_BUFFER_BYTES
+    settle_s: float = 0.1
+    on_close: Literal["off", "hold"] = "off"
+    bias: Mapping[BiasChannel, BiasSettings] = field(default_factory=dict)
+    expected: ExpectedBoard = field(default_factory=ExpectedBoard)
+
+    def __post_init__(self) -> None:
+        try:
+            ipaddress.IPv4Address(self.host)
+        except ValueError as error:
+            raise LocalProtocolError(f"board address {self.host!r} is not an IPv4 address in digits") from error
+        if not 0 < self.udp_port <= 0xFFFF:
+            raise LocalProtocolError(f"UDP port {self.udp_port} is not 1..65535")
+        if not (0 <= self.port < 32 and 0 <= self.slave < 32):
+            raise LocalProtocolError(f"port {self.port} or slave {self.slave} is not 0..31")
+        for name in ("reply_timeout_s", "no_data_timeout_s"):
+            number = getattr(self, name)
+            if not 0 < number < math.inf:
+                raise LocalProtocolError(f"{name} must be a finite time above 0, not {number!r}")
+        if not 0 <= self.settle_s < math.inf or self.tries < 1 or self.receive_buffer_bytes < 1:
+            raise LocalProtocolError("settle_s must be finite, tries and receive_buffer_bytes at least 1")
+        for channel, settings in self.bias.items():
+            if settings.limit.channel != str(channel):
+                raise LocalProtocolError(f"the hard limit of {channel} is made out for {settings.limit.channel}")
+            if (channel.port, channel.slave) != (self.port, self.slave):
+                raise LocalProtocolError(f"{channel} does not belong to board {self.port}/{self.slave}")
+
+
+# Set by the driver from what the board says about its links, and by the stages of the bring-up.
+_RESERVED_GLOBAL: Final = ("tx_mode", "tx_nlinks", "tx_ddr", "tdc_clk_div")
+_MODE_FIELDS: Final = ("qdc_mode", "intg_en", "intg_signal_en")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AsicSettings:
+    """What the ASICs shall be set to, on top of the values every chip gets at initialisation.
+
+    Attributes:
+        mode: Charge (qdc) or time over threshold (tot), of all channels.
+        global_fields: Global configuration fields, all chips.
+        channel_fields: Channel configuration fields, all channels.
+        per_channel: Channel fields by (chip, channel), for example thresholds; `trigger_mode_1` 3 switches one off.
+        mode_of: Mode by (chip, channel) where it differs.
+        expected_chips: Chips that must be found, no more and no less; None accepts what is there.
+    """
+
+    mode: Mode = "qdc"
+    global_fields: Mapping[str, int] = field(default_factory=dict)
+    channel_fields: Mapping[str, int] = field(default_factory=dict)
+    per_channel: Mapping[tuple[int, int], Mapping[str, int]] = field(default_factory=dict)
+    mode_of: Mapping[tuple[int, int], Mode] = field(default_factory=dict)
+    expected_chips: frozenset[int] | None = None
+
+    def __post_init__(self) -> None:
+        for name in _RESERVED_GLOBAL:
+            if name in self.global_fields:
+                raise LocalProtocolError(f"ASIC field {name} follows the board's links and cannot be set")
+        for fields in (self.channel_fields, *self.per_channel.values()):
+            for name in _MODE_FIELDS:
+                if name in fields:
+                    raise LocalProtocolError(f"ASIC field {name} follows the mode; set mode or mode_of instead")
+        for chip, channel in (*self.per_channel, *self.mode_of):
+            if not (0 <= chip < 64 and 0 <= channel < 64):
+                raise LocalProtocolError(f"ASIC {chip} channel {channel}: both are 0..63")
+
+    def global_configuration(self, version: AsicVersion) -> AsicConfiguration:
+        """The global configuration of a chip of this version, links aside.
+
+        Raises:
+            LocalProtocolError: If a field does not exist or a value does not fit.
+        """
+        try:
+            return AsicConfiguration.default("global", version).replace(self.global_fields)
+        except WireError as error:
+            raise LocalProtocolError(str(error)) from error
+
+    def channel_configuration(self, version: AsicVersion, chip: int, channel: int) -> AsicConfiguration:
+        """The configuration of one channel of a chip of this version.
+
+        Raises:
+            LocalProtocolError: If a field does not exist or a value does not fit.
+        """
+        is_charge = self.mode_of.get((chip, channel), self.mode) == "qdc"
+        try:
+            return AsicConfiguration.default("channel", version).replace(
+                {
+                    **self.channel_fields,
+                    **self.per_channel.get((chip, channel), {}),
+                    **dict.fromkeys(_MODE_FIELDS, int(is_charge)),
+                }
+            )
+        except WireError as error:
+            raise LocalProtocolError(f"ASIC {chip} channel {channel}: {error}") from error
