@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from petqcd.cli import files, history, service, tools
+
 app = typer.Typer(
     name="petqc",
     help="Scanner control and detector QC for SiPM time-of-flight PET and PET/MR.",
