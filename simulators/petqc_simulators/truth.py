@@ -16,7 +16,7 @@ import numpy as np
 from petqc.channel_map import asic_node, channel_node, module_node, pair_node
 from petqc_simulators.densities import FWHM_PER_SIGMA, mixture_density, peak_and_fwhm
 from petqc_simulators.physics import electronics as el
-from petqc_simulators.physics.crystal import CHANNEL, CLOCK_PS, DECAY, DEPOSIT_COLUMNS, ZE, E, T
+from petqc_simulators.physics.crystal import CHANNEL, CLOCK_PS, DECAY, DEPOSIT_COLUMNS, ZE, ZT, E, T
 from petqc_simulators.physics.detector import Detector
 
 if TYPE_CHECKING:
@@ -116,6 +116,30 @@ class Response:
         return np.asarray(mean), np.sqrt(np.maximum(square - mean**2, 0.0) + step_kev**2 / 12.0)
 
 
+def _single_of(
+    detector: Detector, key: NDArray[np.int64], channel: NDArray[np.int64], clk: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Number of the single that each hit belongs to; rising with key (decay and module).
+
+    As the event processing does it: the earliest hit takes the hits near it, the earliest of the rest the next ones.
+    """
+    geometry = detector.profile.geometry
+    column, line = channel % geometry.columns, channel // geometry.columns % geometry.rows
+    single = np.full(key.size, -1, np.int64)
+    left = np.lexsort((clk, key))
+    for turn in range(16):
+        if not left.size:
+            break
+        begins = np.concatenate([[True], np.diff(key[left]) != 0])
+        seed = left[np.flatnonzero(begins)[np.cumsum(begins) - 1]]
+        apart = geometry.pitch_mm * np.hypot(column[left] - column[seed], line[left] - line[seed])
+        # The last turn takes what is left: a decay never makes so many singles.
+        near = (apart <= detector.profile.processing.group_max_distance_mm) | (turn == 15)
+        single[left[near]] = key[left[near]] * 16 + turn
+        left = left[~near]
+    return single
+
+
 def _groups(detector: Detector, seconds: float) -> _Groups:
     emission = detector.emission
     rows = np.empty((int(400_000 * max(seconds, 0.1)), DEPOSIT_COLUMNS))
@@ -129,50 +153,38 @@ def _groups(detector: Detector, seconds: float) -> _Groups:
     )
     seen = (p[channel, el.ON] == 1.0) & (light * p[channel, el.SIGNAL] >= p[channel, el.THRESHOLD_KEV])
     rows, channel, energy, light = rows[seen], channel[seen], energy[seen], light[seen]
-    measured = response.calibrated_kev(light, channel)
-    module = detector.draw.module_of[channel]
-    order = np.lexsort((-measured, module, rows[:, DECAY]))
-    rows, channel, energy, measured, module = (
-        rows[order],
-        channel[order],
-        energy[order],
-        measured[order],
-        module[order],
-    )
-    key = rows[:, DECAY].astype(np.int64) * 2 + module
-    if not key.size:
+    if not channel.size:
         none, no = np.empty(0), np.empty(0, np.int64)
         return _Groups(no, no, no, none, none, none, none, none, none)
-    first = np.flatnonzero(np.concatenate([[True], np.diff(key) != 0]))
-    # A hit too far from the strongest one is a photon of its own for the event processing.
-    geometry = detector.profile.geometry
-    column, line = channel % geometry.columns, channel // geometry.columns % geometry.rows
-    strongest = np.repeat(first, np.diff(np.concatenate([first, [key.size]])))
-    apart = geometry.pitch_mm * np.hypot(column - column[strongest], line - line[strongest])
-    near = apart <= detector.profile.processing.group_max_distance_mm
-    mean, sigma = response.moments(energy, channel)
+    measured = response.calibrated_kev(light, channel)
     walk = np.minimum(p[channel, el.WALK_CLK] * (511.0 / np.maximum(energy, 5.0) - 1.0), 0.4)
-    delay = p[channel, el.DELAY_CLK] - p[channel, el.OFFSET_CLK]
     ratio = 511.0 / np.maximum(energy, 5.0)
     variance = (
         p[channel, el.PHOTON_VARIANCE] * ratio
         + p[channel, el.AMPLIFIER_VARIANCE] * ratio**2
         + p[channel, el.FIXED_VARIANCE]
-    ) * CLOCK_PS**2 + response.tdc_variance_ps2[channel]
+    )
+    clk = rows[:, T] + walk + p[channel, el.DELAY_CLK] - p[channel, el.OFFSET_CLK]
+    key = rows[:, DECAY].astype(np.int64) * 2 + detector.draw.module_of[channel]
+    single = _single_of(detector, key, channel, clk + rows[:, ZT] * np.sqrt(variance))
+    order = np.lexsort((-measured, single))
+    first_of = np.flatnonzero(np.concatenate([[True], np.diff(single[order]) != 0]))
+    first = order[first_of]
+    mean, sigma = response.moments(energy, channel)
 
     def summed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.add.reduceat(np.where(near, values, 0.0), first)
+        return np.add.reduceat(values[order], first_of)
 
     return _Groups(
         decay=rows[first, DECAY].astype(np.int64),
         channel=channel[first],
-        n_hits=summed(np.ones(key.size)).astype(np.int64),
+        n_hits=np.diff(np.concatenate([first_of, [key.size]])),
         deposited_kev=summed(energy),
         energy_kev=summed(measured),
         mean_kev=summed(mean),
         sigma_kev=np.sqrt(summed(sigma**2)),
-        time_ps=(rows[first, T] + walk[first] + delay[first]) * CLOCK_PS,
-        sigma_ps=np.sqrt(variance[first]),
+        time_ps=clk[first] * CLOCK_PS,
+        sigma_ps=np.sqrt(variance[first] * CLOCK_PS**2 + response.tdc_variance_ps2[channel[first]]),
     )
 
 
@@ -229,6 +241,13 @@ def _spectrum(groups: _Groups, mine: NDArray[np.bool_], seconds: float) -> list[
     return [round(float(v) / seconds, 4) for v in density]
 
 
+def _runs_of_two(values: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """For each run of equal values whether it has two members, and its length."""
+    edges = np.flatnonzero(np.concatenate([[True], np.diff(values) != 0, [True]])) if values.size else np.zeros(1, int)
+    lengths = np.diff(edges)
+    return lengths == 2, lengths
+
+
 def compute_truth(
     profile: Profile, seed: int, faults: Sequence[Fault] = (), *, seconds: float = TRUTH_SECONDS
 ) -> dict[str, Any]:
@@ -281,10 +300,13 @@ def compute_truth(
             if "full_energy_singles_hz" in values:
                 values["full_energy_singles_hz"] = round(values["full_energy_singles_hz"] / seconds, 4)
 
-    # Rows come ordered by decay and module, so that the two singles of one annihilation are neighbours.
+    # Singles come ordered by decay and module; a decay with more than one in a module is ambiguous and left out.
     kept = np.flatnonzero(in_window)
-    pair = np.flatnonzero(np.diff(groups.decay[kept]) == 0)
-    b, a = kept[pair], kept[pair + 1]
+    is_pair, lengths = _runs_of_two(groups.decay[kept])
+    kept = kept[np.repeat(is_pair, lengths)]
+    b, a = kept[0::2], kept[1::2]
+    facing = module[a] != module[b]
+    a, b = a[facing], b[facing]
     dt = groups.time_ps[a] - groups.time_ps[b]
     sigma = np.hypot(groups.sigma_ps[a], groups.sigma_ps[b])
     near = np.abs(dt) <= numbers.coincidence_time_window_clk * CLOCK_PS
@@ -333,7 +355,10 @@ def compute_truth(
             for i in range(geometry.bias_channels)
         ],
         "pairs": {pair_node(names[1], names[0]): pair_values},
-        **nodes,
+        "scanner": nodes["scanner"]["scanner"],
+        "modules": nodes["modules"],
+        "asics": nodes["asics"],
+        "channels": nodes["channels"],
         "tof_density": {
             "unit": "1/ps",
             "first_ps": float(_TOF_GRID_PS[0]),
