@@ -207,6 +207,7 @@ class QcInput:
         n: float,
         *,
         limits: Limits | None = None,
+        centre: float | None = None,
         sigmas: float = SCANNER_SIGMAS,
         method: str | None = None,
         reason: str | None = None,
@@ -214,8 +215,7 @@ class QcInput:
     ) -> CheckResult:
         """A measured value against its limits.
 
-        Limits are never tighter than `sigmas` standard deviations from the middle between the warn limits (or from
-        the one there is): what was used stands in the result.
+        Limits are never tighter than `sigmas` standard deviations around `centre`: what was used stands in the result.
 
         Args:
             check_id: the check.
@@ -225,7 +225,8 @@ class QcInput:
             uncertainty: one standard deviation.
             n: counts behind it.
             limits: instead of the check's own.
-            sigmas: least distance of limits from their middle.
+            centre: what a good node has; default: the baseline, or the middle between the warn limits.
+            sigmas: least distance of limits from the centre.
             method: how it was measured.
             reason: a remark.
             part: name of a secondary number of the check, becomes `id.part`.
@@ -237,7 +238,7 @@ class QcInput:
         if limits is not None:
             override = self.context.limits.get(f"{check_id}.{part}" if part else f"{check_id}.{level}", {})
             found = replace(limits, **override) if override else limits
-        used = widened(found, sigmas * uncertainty)
+        used = widened(found, sigmas * uncertainty, baseline if centre is None else centre)
         full_id = f"{check_id}.{part}" if part else check_id
         result = CheckResult.measured(
             full_id, name, value, unit, uncertainty, int(n), used, method=method, reason=reason
@@ -345,17 +346,20 @@ class QcInput:
         return 0.2 * top, min(2.0 * top, float(edges[-1]))
 
 
-def widened(limits: Limits, distance: float) -> Limits:
-    """Limits with every side at least this far from the middle of the tightest pair (or from nothing, if one-sided)."""
-    low, high = limits.warn_low, limits.warn_high
-    if low is None or high is None:
-        low, high = limits.fail_low, limits.fail_high
-    if low is None or high is None or distance <= 0.0:
+def widened(limits: Limits, distance: float, centre: float | None = None) -> Limits:
+    """Limits with every side at least this far from the centre; one-sided limits without a centre stay as they are."""
+    if distance <= 0.0:
         return limits
-    middle = 0.5 * (low + high)
+    if centre is None:
+        low, high = limits.warn_low, limits.warn_high
+        if low is None or high is None:
+            low, high = limits.fail_low, limits.fail_high
+        if low is None or high is None:
+            return limits
+        centre = 0.5 * (low + high)
     return Limits(
-        *(None if v is None else min(v, middle - distance) for v in (limits.fail_low, limits.warn_low)),
-        *(None if v is None else max(v, middle + distance) for v in (limits.warn_high, limits.fail_high)),
+        *(None if v is None else min(v, centre - distance) for v in (limits.fail_low, limits.warn_low)),
+        *(None if v is None else max(v, centre + distance) for v in (limits.warn_high, limits.fail_high)),
     )
 
 

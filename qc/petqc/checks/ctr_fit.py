@@ -1,0 +1,154 @@
+"""CTR by likelihood fit: of the scanner, of every pair of modules, and of single modules where that is defined."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from petqc.channel_map import SCANNER
+from petqc.checks import CheckOutput, check
+from petqc.fits import FWHM_OF_SIGMA
+from petqc.limits import Limits
+from petqc.qc_input import Refusal
+from petqc.results import Spectrum
+from petqc.statistics import sigma_bound
+
+if TYPE_CHECKING:
+    from petqc.checks import Level
+    from petqc.fits import PeakFit
+    from petqc.qc_input import QcInput
+    from petqc.results import CheckResult
+
+_SITE = Limits(warn_high=650.0, fail_high=750.0)
+_LABELS = {"point": "ctr_point", "line": "ctr_line", "extended": "width_extended", "none": "width_extended"}
+
+
+@check(
+    "ctr_fit",
+    title="CTR (likelihood fit)",
+    unit="ps",
+    levels=("scanner", "pair", "module"),
+    order=40,
+    limits={"scanner": _SITE, "pair": _SITE},
+    relative={
+        "scanner": Limits(warn_high=3.0, fail_high=10.0),
+        "pair": Limits(warn_high=5.0, fail_high=15.0),
+        "module": Limits(warn_high=5.0, fail_high=15.0),
+    },
+    source="formula: daily-qc.md §2c (Gauss, second Gauss if the counts ask for it, flat randoms; single modules by "
+    "non-negative least squares of pair variances); limits: daily-qc.md §5.2 (+3 %, +10 %; module +5 %, +15 % of the "
+    "baseline); without a baseline those of one site, daily-qc.md §1.3",
+)
+def ctr_fit(q: QcInput) -> CheckOutput:
+    """FWHM of the coincidence peak in ps, with the loaded calibration and whatever skew it leaves."""
+    h = q.histograms
+    if not q.context.has_pair_search or h.n_pairs == 0:
+        return CheckOutput(notes=["No coincidences between modules were searched: nothing is said about timing."])
+    label = _LABELS[q.context.source]
+    results: list[CheckResult] = []
+    spectra: list[Spectrum] = []
+    notes: list[str] = []
+    fits: dict[int, PeakFit] = {}
+    pairs = [-1, *range(h.n_pairs)] if h.n_pairs > 1 else [0]
+    for pair in pairs:
+        level: Level = "scanner" if pair < 0 or h.n_pairs == 1 else "pair"
+        name = SCANNER if level == "scanner" else h.pair_name(pair)
+        fit = q.time_fit(pair)
+        if isinstance(fit, Refusal):
+            # In a ring most pairs do not face each other: too few counts there is geometry, not a fault.
+            needed = level == "scanner"
+            results.append(q.missing("ctr_fit", (level, name), "ps", fit.n, fit.reason, method=label, needed=needed))
+        else:
+            fits[pair] = fit
+            results.append(_judged(q, level, name, fit, label))
+            notes += _honest(fit, name)
+        if level == "scanner" or len(spectra) < 12:
+            spectra.append(_spectrum(q, pair, name, fit))
+    if h.n_pairs > 1:
+        singles, note = _single_modules(q, fits)
+        results += singles
+        notes += [note] if note else []
+    if label == "width_extended":
+        notes.append("The source is extended: the width of the time peak contains the source and is not a CTR.")
+    return CheckOutput(results, None, spectra, notes)
+
+
+def _judged(q: QcInput, level: Level, name: str, fit: PeakFit, label: str) -> CheckResult:
+    shape = "two Gaussians + flat" if fit.is_double else "Gauss + flat"
+    limits = Limits() if label == "width_extended" else None
+    return q.judge(
+        "ctr_fit", (level, name), fit.fwhm, "ps", fit.fwhm_error, fit.area,
+        limits=limits, method=f"{label}, Poisson likelihood: {shape}",
+    )  # fmt: skip
+
+
+def _honest(fit: PeakFit, name: str) -> list[str]:
+    """The fit's own error against the bound. Source: daily-qc.md §2k, last paragraph."""
+    if fit.is_double:
+        return []
+    half = 0.5 * float(fit.edges[-1] - fit.edges[0]) / fit.sigma
+    share = min(max(float(fit.background.sum() / fit.model.sum()), 0.0), 0.99)
+    bound = FWHM_OF_SIGMA * sigma_bound(fit.sigma, fit.area, share, min(half, 40.0))
+    if fit.fwhm_error < 0.9 * bound:
+        return [f"CTR at {name}: the fit's error {fit.fwhm_error:.2g} ps beats the bound of {bound:.2g} ps"]
+    if fit.fwhm_error > 2.0 * bound:
+        return [f"CTR at {name}: the fit's error {fit.fwhm_error:.2g} ps is over twice the bound of {bound:.2g} ps"]
+    return []
+
+
+def _spectrum(q: QcInput, pair: int, name: str, fit: PeakFit | Refusal) -> Spectrum:
+    h = q.histograms
+    edges, counts = q.time_spectrum(pair)
+    first = int(np.searchsorted(h.tof_edges, edges[0]))
+    delayed = h.tof_delayed.sum(axis=0, dtype=np.int64) if pair < 0 else h.tof_delayed[pair]
+    shown = None if isinstance(fit, Refusal) else fit.on(edges)
+    half = 0.5 * h.settings.coincidence_window_ps
+    return Spectrum(
+        "time",
+        name,
+        "time difference",
+        "ps",
+        edges,
+        counts,
+        fit=None if shown is None else shown[0],
+        background=None if shown is None else shown[1],
+        delayed=delayed[first : first + counts.size].astype(np.float64),
+        window=(-half, half),
+        text=fit.reason if isinstance(fit, Refusal) else "",
+    )
+
+
+def _single_modules(q: QcInput, fits: dict[int, PeakFit]) -> tuple[list[CheckResult], str]:
+    """Single-module FWHM from v_ij = s_i² + s_j². Source: daily-qc.md §2c, module-pair CTR."""
+    from scipy.optimize import nnls
+
+    h = q.histograms
+    known = [(p, f) for p, f in fits.items() if p >= 0]
+    n_modules = len(h.topology.module_nodes)
+    design = np.zeros((len(known), n_modules))
+    variance, weight = np.zeros(len(known)), np.zeros(len(known))
+    for k, (pair, fit) in enumerate(known):
+        design[k, list(h.pair_modules(pair))] = 1.0
+        variance[k] = fit.fwhm**2
+        weight[k] = 1.0 / (2.0 * fit.fwhm * fit.fwhm_error)
+    if not known or np.linalg.matrix_rank(design) < n_modules:
+        return [], "Pairs of modules do not suffice to tell single modules' time resolution apart."
+    weighted = design * weight[:, None]
+    squares, _ = nnls(weighted, variance * weight)
+    covariance = np.linalg.inv(weighted.T @ weighted)
+    results = []
+    for i, name in enumerate(h.topology.module_nodes):
+        n = sum(f.area for p, f in known if i in h.pair_modules(p))
+        if squares[i] <= 0.0:
+            results.append(
+                q.missing("ctr_fit", ("module", name), "ps", n, "the pairs leave no width for this module alone")
+            )
+            continue
+        value = math.sqrt(squares[i])
+        error = math.sqrt(covariance[i, i]) / (2.0 * value)
+        results.append(
+            q.judge("ctr_fit", ("module", name), value, "ps", error, n, method="FWHM of this module alone, from pairs")
+        )
+    return results, ""

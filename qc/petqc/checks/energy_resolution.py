@@ -1,0 +1,74 @@
+"""How wide the photopeak is: FWHM over position in per cent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from petqc.checks import CheckOutput, check
+from petqc.limits import Limits, Status
+from petqc.qc_input import Refusal, resolution_percent
+from petqc.results import ChannelColumn
+
+if TYPE_CHECKING:
+    from petqc.qc_input import QcInput
+
+_METHOD = "Poisson likelihood, FWHM of the summed spectrum's photopeak over its position"
+_SITE = Limits(warn_high=14.0, fail_high=16.0)
+_DRIFT = Limits(warn_high=5.0, fail_high=15.0)
+
+
+@check(
+    "energy_resolution",
+    title="Energy resolution",
+    unit="%",
+    levels=("scanner", "module", "asic", "channel"),
+    order=20,
+    limits={"scanner": _SITE, "module": _SITE, "asic": _SITE},
+    relative={"scanner": _DRIFT, "module": _DRIFT, "asic": _DRIFT},
+    source="formula: daily-qc.md §2a; limits: daily-qc.md §5.2 (+5 %, +15 % of the baseline); without a baseline those "
+    "of one site for its LYSO scanner, daily-qc.md §1.3",
+)
+def energy_resolution(q: QcInput) -> CheckOutput:
+    """FWHM at the photopeak in per cent of its position; of a module: of all its channels together."""
+    if not q.context.has_singles:
+        return CheckOutput()
+    results = []
+    single = len(q.histograms.topology.module_nodes) == 1
+    # Other energy units are other detectors (germanium, sodium iodide): the LYSO limits are not theirs.
+    limits = None if q.is_kev else Limits()
+    for node in q.nodes("scanner", "module", "asic"):
+        if node.level == "scanner" and single:
+            continue
+        fit = q.energy_fit(node)
+        if isinstance(fit, Refusal):
+            if not (node.level == "asic" and fit.n == 0):
+                needed = node.level != "scanner"
+                results.append(
+                    q.missing("energy_resolution", node, "%", fit.n, fit.reason, method=_METHOD, needed=needed)
+                )
+            continue
+        value, error = resolution_percent(fit)
+        has_baseline = node.name in q.context.baselines.get("energy_resolution", {})
+        results.append(
+            q.judge(
+                "energy_resolution",
+                node,
+                value,
+                "%",
+                error,
+                fit.area,
+                limits=None if has_baseline else limits,
+                method=_METHOD,
+            )
+        )
+    fits = q.channel_fits()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        percent = 100.0 * fits.fwhm / fits.mu
+        errors = percent * np.hypot(fits.fwhm_error / fits.fwhm, fits.mu_error / fits.mu)
+    status = np.where(np.isfinite(percent), str(Status.NO_LIMITS), str(Status.INVALID)).astype(object)
+    column = ChannelColumn(
+        "energy_resolution", "%", percent, errors, np.nan_to_num(fits.area).astype(np.int64), status, fits.reason
+    )
+    return CheckOutput(results, column)

@@ -1,0 +1,107 @@
+"""Where the 511 keV photopeak stands, per scanner, module, ASIC and channel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from petqc.checks import CheckOutput, check
+from petqc.limits import Limits, Status
+from petqc.qc_input import ANNIHILATION_KEV, Refusal
+from petqc.results import ChannelColumn, Spectrum
+
+if TYPE_CHECKING:
+    from petqc.qc_input import QcInput
+
+_METHOD = "Poisson likelihood: Gauss + erfc step + line, 400-650 keV around the peak"
+
+
+def _around_511(warn_percent: float, fail_percent: float) -> Limits:
+    e = ANNIHILATION_KEV / 100.0
+    return Limits(
+        *(ANNIHILATION_KEV + share * e for share in (-fail_percent, -warn_percent, warn_percent, fail_percent))
+    )
+
+
+def _deviation(warn_percent: float, fail_percent: float) -> Limits:
+    e = ANNIHILATION_KEV / 100.0
+    return Limits(*(share * e for share in (-fail_percent, -warn_percent, warn_percent, fail_percent)))
+
+
+@check(
+    "photopeak",
+    title="Photopeak position",
+    unit="keV",
+    levels=("scanner", "module", "asic", "channel"),
+    order=10,
+    limits={
+        "scanner": _around_511(1.0, 3.0),
+        "module": _around_511(1.0, 3.0),
+        "asic": _around_511(1.0, 3.0),
+        "channel": _deviation(3.0, 8.0),
+    },
+    relative={
+        "scanner": Limits(-3.0, -1.0, 1.0, 3.0),
+        "module": Limits(-3.0, -1.0, 1.0, 3.0),
+        "asic": Limits(-3.0, -1.0, 1.0, 3.0),
+    },
+    source="formula: daily-qc.md §2a; limits: daily-qc.md §5.2, rows photopeak of block and crystal",
+)
+def photopeak(q: QcInput) -> CheckOutput:
+    """Position of the photopeak in keV; without a calibration in keV it is given in the unit there is, unjudged."""
+    if not q.context.has_singles:
+        return CheckOutput(notes=["No singles were recorded: nothing is said about energies."])
+    h = q.histograms
+    results, spectra, notes = [], [], []
+    for node in q.nodes("scanner", "module", "asic"):
+        fit = q.energy_fit(node)
+        counts = q.spectrum(node.members)
+        lone = node.level == "scanner" and len(h.topology.module_nodes) == 1
+        if isinstance(fit, Refusal):
+            if not lone and not (node.level == "asic" and fit.n == 0):  # a silent ASIC is the dead channels' business
+                # The sum over modules is a summary: if a module speaks for itself, it need not.
+                needed = node.level != "scanner"
+                results.append(
+                    q.missing("photopeak", node, q.energy_unit, fit.n, fit.reason, method=_METHOD, needed=needed)
+                )
+        elif not lone:
+            results.append(q.judge("photopeak", node, fit.mu, q.energy_unit, fit.mu_error, fit.area, method=_METHOD))
+        if node.level != "asic":
+            shown = None if isinstance(fit, Refusal) else fit.on(h.energy_edges)
+            humps = q.humps(node)
+            if shown is None and humps is not None:
+                shown = humps.fit.on(h.energy_edges)
+            spectra.append(
+                Spectrum(
+                    "energy",
+                    node.name,
+                    "energy",
+                    q.energy_unit,
+                    h.energy_edges,
+                    counts,
+                    fit=None if shown is None else shown[0],
+                    background=None if shown is None else shown[1],
+                    window=h.settings.energy_window,
+                    text=fit.reason if isinstance(fit, Refusal) else "",
+                )
+            )
+    if not q.is_kev:
+        notes.append(f"Energies are in {q.energy_unit}, not calibrated in keV: peak positions have no limits.")
+    channels = q.channel_fits()
+    if q.is_kev:
+        status = q.channel_status("photopeak", channels.mu, channels.mu_error, ANNIHILATION_KEV)
+        results.append(q.channels_outside("photopeak", status))
+    else:
+        known = np.isfinite(channels.mu)
+        status = np.where(known, str(Status.NO_LIMITS), str(Status.INVALID)).astype(object)
+    column = ChannelColumn(
+        "photopeak",
+        q.energy_unit,
+        channels.mu,
+        channels.mu_error,
+        np.nan_to_num(channels.area).astype(np.int64),
+        status,
+        channels.reason,
+    )
+    return CheckOutput(results, column, spectra, notes)
