@@ -1,0 +1,139 @@
+"""What a PETsys configuration directory means for the driver: thresholds, modes, bias targets, hard limits.
+
+The configuration is what people wrote; the driver takes plain values. Nothing is clamped on the way: a threshold that
+does not fit its DAC is refused with its channel named.
+
+Source: PETsys TOFPET2 readout, configuration tables; DAC code of a threshold = whole part of (zero - setting).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from petqc_drivers.limits import HardLimit, Volts
+from petqc_drivers.petsys.bias import BiasChannel, BiasCurve
+from petqc_drivers.petsys.settings import AsicSettings, BiasSettings
+
+from petqcd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from petqc.formats.petsys_config import PetsysConfig
+    from petqc_drivers.petsys.settings import Mode
+
+    from petqcd.config import BiasLimits
+
+INTERNAL_TRIGGER_ID = 1
+"""Trigger id of a single board with internal trigger. Source: PETsys recordings of such a board."""
+CHANNEL_OFF = 3
+"""Value of the ASIC field trigger_mode_1 that switches a channel off."""
+UNUSABLE = -1.0
+"""What the vendor's calibration writes where a discriminator could not be calibrated."""
+_DAC_CODES = range(64)
+_THRESHOLDS = (("vth_t1", "zero_t1"), ("vth_t2", "zero_t2"), ("vth_e", "zero_e"))
+_NAMED = 5
+
+
+def asic_settings(config: PetsysConfig) -> AsicSettings:
+    """Thresholds, baselines and modes of every channel of the configuration.
+
+    Raises:
+        ConfigError: a threshold does not fit its DAC, or a channel has a setting and no calibration.
+        BadInputError: a table that is needed is missing.
+    """
+    settings = config.require("disc_settings")
+    zeros = {_channel(row): row for row in config.require("disc_calibration")}
+    per_channel: dict[tuple[int, int], dict[str, int]] = {}
+    problems: list[str] = []
+    for row in settings:
+        channel = _channel(row)
+        zero = zeros.get(channel)
+        if zero is None:
+            problems.append(f"channel {channel[0]}.{channel[1]} has no discriminator calibration")
+            continue
+        fields = _thresholds(row, zero)
+        outside = [f"{name} = {code}" for name, code in fields.items() if name in _DAC and code not in _DAC_CODES]
+        if outside:
+            problems.append(f"channel {channel[0]}.{channel[1]}: {', '.join(outside)} is outside 0..63")
+        per_channel[channel] = fields
+    if problems:
+        more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+        raise ConfigError(f"{config.path}: discriminators: {'; '.join(problems[:_NAMED])}{more}")
+    mode, mode_of = _modes(config)
+    return AsicSettings(
+        mode=mode,
+        global_fields=dict(config.asic_parameters.global_fields),
+        channel_fields=dict(config.asic_parameters.channel_fields),
+        per_channel=per_channel,
+        mode_of=mode_of,
+        expected_chips=frozenset(chip for chip, _ in per_channel),
+    )
+
+
+def switched_off(config: PetsysConfig) -> list[tuple[int, int]]:
+    """Chip and channel of those whose discriminators could not be calibrated and are therefore switched off."""
+    return [_channel(row) for row in config.require("disc_calibration") if _is_unusable(row)]
+
+
+def bias_settings(config: PetsysConfig, limits: BiasLimits) -> dict[BiasChannel, BiasSettings]:
+    """Hard limit and calibration curve of every bias output of the configuration.
+
+    Raises:
+        LimitError: a calibration that cannot be one.
+    """
+    points: dict[BiasChannel, list[tuple[int, float]]] = {}
+    for row in config.require("bias_calibration"):
+        points.setdefault(_output(row), []).append((int(row["dac_code"]), float(row["volts"])))
+    return {
+        channel: BiasSettings(
+            limit=HardLimit(
+                channel=str(channel),
+                v_min=Volts(limits.v_min),
+                v_max=Volts(limits.v_max),
+                max_step_v=limits.max_step_v,
+                slew_v_per_s=limits.slew_v_per_s,
+            ),
+            curve=BiasCurve(tuple(curve)),
+        )
+        for channel, curve in points.items()
+    }
+
+
+def bias_targets(config: PetsysConfig) -> dict[BiasChannel, Volts]:
+    """Working voltage of every bias output: offset + breakdown + overvoltage."""
+    return {
+        _output(row): Volts(float(row["offset"]) + float(row["breakdown"]) + float(row["overvoltage"]))
+        for row in config.require("bias_settings")
+    }
+
+
+_DAC = frozenset(name for name, _ in _THRESHOLDS)
+
+
+def _thresholds(setting: Any, zero: Any) -> dict[str, int]:
+    if _is_unusable(zero):
+        return {"trigger_mode_1": CHANNEL_OFF}
+    codes = {name: int(float(zero[z]) - float(setting[name])) for name, z in _THRESHOLDS}
+    return {**codes, "baseline_t": int(zero["baseline_t"]), "baseline_e": int(zero["baseline_e"])}
+
+
+def _is_unusable(zero: Any) -> bool:
+    return any(float(zero[z]) == UNUSABLE for _, z in _THRESHOLDS)
+
+
+def _modes(config: PetsysConfig) -> tuple[Mode, dict[tuple[int, int], Mode]]:
+    table = config.tables.get("acquisition_mode")
+    if table is None or not table.size:
+        has_charge = config.tables.get("qdc") is not None
+        return ("qdc" if has_charge else "tot"), {}
+    mode_of: dict[tuple[int, int], Mode] = {_channel(row): "qdc" if int(row["mode"]) else "tot" for row in table}
+    charge = sum(mode == "qdc" for mode in mode_of.values())
+    usual: Mode = "qdc" if 2 * charge >= len(mode_of) else "tot"
+    return usual, {channel: mode for channel, mode in mode_of.items() if mode != usual}
+
+
+def _channel(row: Any) -> tuple[int, int]:
+    return int(row["chip"]), int(row["channel"])
+
+
+def _output(row: Any) -> BiasChannel:
+    return BiasChannel(int(row["port"]), int(row["slave"]), int(row["slot"]), int(row["channel"]))

@@ -1,0 +1,141 @@
+"""petqc.toml: what is accepted, what is refused, and that the refusal names the line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from petqcd.config import PetqcConfig, find_config, load_config, state_directory
+from petqcd.errors import ConfigError
+
+GOOD = """\
+[scanner]
+name = "pet-3"
+
+[[device]]
+name = "board"
+address = "udp://192.168.1.25:2000"
+configuration = "readout/config.ini"
+[device.bias]
+v_min = 20.0
+v_max = 45.0
+max_step_v = 1.0
+slew_v_per_s = 5.0
+
+[qc.daily]
+seconds = 60
+source = "line"
+
+[limits.photopeak]
+warn_low = 500.0
+[limits.photopeak.module]
+fail_low = 490.0
+
+[store]
+directory = "state"
+
+[api]
+listen = "127.0.0.1:9000"
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "petqc.toml"
+    path.write_text(text)
+    return path
+
+
+def test_no_configuration_is_the_simulated_bench() -> None:
+    config = load_config(None)
+    assert config.board.is_simulated
+    assert config.board.simulator is not None
+    assert config.board.simulator.profile == "bench"
+    assert config.board.bias is not None
+    assert config.api.host == "127.0.0.1"
+
+
+def test_a_whole_file_is_read_and_its_paths_are_absolute(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, GOOD))
+    assert config.scanner.name == "pet-3"
+    assert config.board.configuration == tmp_path / "readout/config.ini"
+    assert not config.board.is_simulated
+    assert config.qc.daily.seconds == 60
+    assert config.limit_overrides() == {"photopeak": {"warn_low": 500.0}, "photopeak.module": {"fail_low": 490.0}}
+    assert state_directory(config) == tmp_path / "state"
+    assert config.api.port == 9000
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        ('name = "pet-3"', 'nme = "pet-3"', 2, "scanner.nme: unknown key"),
+        ("seconds = 60", "second = 60", 15, "qc.daily.second: unknown key"),
+        ("seconds = 60", "seconds = -1", 15, "qc.daily.seconds"),
+        ("seconds = 60", "seconds = nan", 15, "qc.daily.seconds"),
+        ("[store]", "[stores]", 23, "stores: unknown key"),
+        ("v_min = 20.0", "v_min = 50.0", 8, "v_min (50 V) must be below v_max (45 V)"),
+        ("v_max = 45.0", "v_max = inf", 10, "device[0].bias.v_max"),
+        ("v_max = 45.0", "v_max = 61.0", 10, "device[0].bias.v_max"),
+        ("max_step_v = 1.0", "max_step_v = 0", 11, "device[0].bias.max_step_v"),
+        ("slew_v_per_s = 5.0\n", "", 8, "device[0].bias.slew_v_per_s: Field required"),
+        ("warn_low = 500.0", "warn_low = 500.0\nwarn_high = 400.0", 18, "limits must rise"),
+        ("fail_low = 490.0", "fial_low = 490.0", 21, "limits.photopeak.module.fial_low: unknown key"),
+        ('"127.0.0.1:9000"', '"0.0.0.0:9000"', 27, "api.listen"),
+        ('"127.0.0.1:9000"', '"127.0.0.1:90000"', 27, "api.listen"),
+        ('configuration = "readout/config.ini"\n', "", 4, "needs configuration"),
+        ("[device.bias]", "[device.simulator]\nseed = 1\n[device.bias]", 4, "not both"),
+    ],
+)
+def test_a_wrong_key_is_refused_with_its_line(tmp_path: Path, old: str, new: str, line: int, said: str) -> None:
+    assert old in GOOD
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, GOOD.replace(old, new)))
+    message = str(caught.value)
+    assert said in message
+    assert f"petqc.toml:{line}: " in message
+
+
+def test_every_wrong_key_is_named_at_once(tmp_path: Path) -> None:
+    text = GOOD.replace("seconds = 60", "secs = 60").replace('name = "pet-3"', 'nme = "x"')
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, text))
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_the_second_device_of_two_is_the_one_whose_line_is_named(tmp_path: Path) -> None:
+    text = '[[device]]\nname = "a"\n[device.simulator]\n[[device]]\nname = "b"\ncolour = 1\n[device.simulator]\n'
+    with pytest.raises(ConfigError, match=r"petqc.toml:6: device\[1\].colour: unknown key"):
+        load_config(write(tmp_path, text))
+
+
+def test_a_file_that_is_no_toml_names_the_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="line 2"):
+        load_config(write(tmp_path, "[scanner]\nname = = 1\n"))
+
+
+def test_a_named_file_must_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PETQC_CONFIG", raising=False)
+    assert find_config(None) is None or find_config(None) == Path("/etc/petqc/petqc.toml")
+    with pytest.raises(ConfigError, match="no such file"):
+        find_config(tmp_path / "nothing.toml")
+    found = write(tmp_path, GOOD)
+    assert find_config(None) == Path(found.name)
+
+
+def test_the_hash_follows_what_is_configured_and_not_where_it_lies(tmp_path: Path) -> None:
+    one = PetqcConfig()
+    assert one.hash == PetqcConfig().hash
+    other = one.model_copy(update={"scanner": one.scanner.model_copy(update={"name": "other"})})
+    assert other.hash != one.hash
+    assert one.model_copy(update={"source_file": tmp_path / "petqc.toml"}).hash == one.hash
+
+
+def test_the_environment_names_the_state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PETQC_STATE_DIR", str(tmp_path / "here"))
+    assert state_directory(load_config(write(tmp_path, GOOD))) == tmp_path / "here"
+    monkeypatch.delenv("PETQC_STATE_DIR")
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
+    assert state_directory() == tmp_path / "xdg" / "petqc"

@@ -1,0 +1,254 @@
+"""The history: durable before acknowledged, never changed, one writer, whole after kill -9."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from petqc.limits import Limits, Status
+from petqc.results import CheckResult, Run
+from petqcd.errors import NotFoundError, StoreError
+from petqcd.store import Store, read_only
+from petqcd.store.writer import SETTINGS
+
+
+def a_run(run_id: str, *, n_checks: int = 3) -> Run:
+    checks = [
+        CheckResult.measured(
+            "photopeak", f"module:0.0.{i}", 510.0 + i, "keV", 0.2, 1000, Limits(warn_low=500.0, warn_high=520.0)
+        )
+        for i in range(n_checks)
+    ]
+    return Run(
+        run_id=run_id,
+        kind="daily",
+        started_at="2026-03-02T06:00:00+00:00",
+        finished_at="2026-03-02T06:01:00+00:00",
+        simulated=True,
+        verdict=Status.PASS,
+        sentence="Scan: all fine.",
+        software={"petqc": "0"},
+        config_hash="c",
+        calibration_ids={},
+        checks=checks,
+        scanner="bench",
+    )
+
+
+async def claim(store: Store, run_id: str) -> int:
+    return await store.begin_run(
+        run_id, kind="daily", scanner="bench", simulated=True, started_at="2026-03-02T06:00:00+00:00", config_hash="c"
+    )
+
+
+async def claimed_and_stored(store: Store, run_id: str) -> int:
+    await claim(store, run_id)
+    return await store.finish_run(a_run(run_id))
+
+
+def rows(path: Path, query: str) -> list[Any]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(query).fetchall()
+
+
+def test_a_run_is_claimed_then_stored_and_read_back(tmp_path: Path) -> None:
+    with closing(Store(tmp_path)) as store:
+
+        async def work() -> None:
+            assert await claim(store, "a") == 1
+            assert [r.run_id for r in store.running()] == ["a"]
+            with pytest.raises(NotFoundError, match="still going on"):
+                store.document("a")
+            assert await store.finish_run(a_run("a")) == 1
+            assert await claimed_and_stored(store, "b") == 2
+
+        asyncio.run(work())
+        assert [r.run_id for r in store.history()] == ["b", "a"]
+        assert [r.run_id for r in store.history(before=2)] == ["a"]
+        assert store.line("last").run_id == "b"
+        assert store.document("a") == a_run("a").document()
+        assert store.last_document()["run_id"] == "b"
+        assert not store.running()
+        with pytest.raises(NotFoundError):
+            store.document("c")
+    assert rows(tmp_path / "history.sqlite", "SELECT count(*) FROM results") == [(6,)]
+
+
+def test_order_is_by_sequence_and_not_by_wall_time(tmp_path: Path) -> None:
+    with closing(Store(tmp_path)) as store:
+
+        async def work() -> None:
+            for name, started in (("first", "2026-03-02T06:00:00+00:00"), ("second", "2020-01-01T00:00:00+00:00")):
+                await store.begin_run(
+                    name, kind="daily", scanner="s", simulated=False, started_at=started, config_hash="c"
+                )
+
+        asyncio.run(work())
+        assert [r.run_id for r in store.history()] == ["second", "first"]
+
+
+def test_a_stored_run_is_never_changed_or_deleted(tmp_path: Path) -> None:
+    with closing(Store(tmp_path)) as store:
+        asyncio.run(claimed_and_stored(store, "a"))
+        with pytest.raises(StoreError, match="never changed"):
+            asyncio.run(store.finish_run(a_run("a")))
+    with closing(sqlite3.connect(tmp_path / "history.sqlite")) as connection:
+        for statement in (
+            "UPDATE runs SET verdict = 'pass'",
+            "DELETE FROM runs",
+            "UPDATE results SET value = 1",
+            "DELETE FROM results",
+        ):
+            with pytest.raises(sqlite3.IntegrityError, match="never"):
+                connection.execute(statement)
+
+
+def test_a_run_that_was_never_claimed_is_not_stored(tmp_path: Path) -> None:
+    with closing(Store(tmp_path)) as store:
+        with pytest.raises(StoreError, match="never claimed"):
+            asyncio.run(store.finish_run(a_run("ghost")))
+        assert store.history() == []
+
+
+def test_the_same_run_cannot_be_claimed_twice(tmp_path: Path) -> None:
+    with closing(Store(tmp_path)) as store:
+        asyncio.run(claim(store, "a"))
+        with pytest.raises(StoreError, match="UNIQUE"):
+            asyncio.run(claim(store, "a"))
+        assert len(store.history()) == 1
+
+
+def test_a_cancelled_wait_leaves_the_write_whole(tmp_path: Path) -> None:
+    with closing(Store(tmp_path)) as store:
+        gate = threading.Event()
+        blocker = store._writer.submit(lambda _: gate.wait(10))
+
+        async def work() -> None:
+            task = asyncio.create_task(claim(store, "a"))
+            await asyncio.sleep(0)  # the claim is in the writer's queue now
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        asyncio.run(work())
+        gate.set()
+        assert blocker.result(10)
+        asyncio.run(claim(store, "b"))  # stands behind a in the queue
+        assert [r.run_id for r in store.history()] == ["b", "a"]
+
+
+def test_a_second_daemon_is_refused_with_the_process_named(tmp_path: Path) -> None:
+    with closing(Store(tmp_path)), pytest.raises(StoreError, match=f"process {os.getpid()}"):
+        Store(tmp_path)
+    Store(tmp_path).close()
+
+
+def test_settings_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SETTINGS, "synchronous", 7)
+    with pytest.raises(StoreError, match="synchronous"):
+        Store(tmp_path)
+    monkeypatch.undo()
+    Store(tmp_path).close()
+
+
+def test_another_schema_version_is_refused(tmp_path: Path) -> None:
+    Store(tmp_path).close()
+    with closing(sqlite3.connect(tmp_path / "history.sqlite")) as connection, connection:
+        connection.execute("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
+    with pytest.raises(StoreError, match="schema version 99"):
+        Store(tmp_path)
+
+
+def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite"
+    path.write_bytes(b"this is not a database, and it is long enough to be looked at as one" * 20)
+    before = path.read_bytes()
+    with pytest.raises(StoreError):
+        Store(tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_the_history_is_readable_without_a_daemon(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError), read_only(tmp_path):
+        pass
+    with closing(Store(tmp_path)) as store:
+        asyncio.run(claimed_and_stored(store, "a"))
+        with read_only(tmp_path) as reader:
+            assert reader.line("last").verdict == "pass"
+    with read_only(tmp_path) as reader:
+        assert reader.document("a")["verdict"] == "pass"
+        assert not hasattr(reader, "finish_run")
+
+
+def test_a_closed_store_says_so(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.close()
+    store.close()
+    with pytest.raises(StoreError, match="closed"):
+        asyncio.run(claim(store, "a"))
+
+
+def test_the_files_are_for_their_owner_only(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    Store(folder).close()
+    assert folder.stat().st_mode & 0o077 == 0
+    assert (folder / "history.sqlite").stat().st_mode & 0o077 == 0
+
+
+WRITER = """
+import asyncio, sys
+from contextlib import closing
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_daemon_store import claimed_and_stored
+from petqcd.store import Store
+
+async def work(store):
+    for n in range(100_000):
+        sequence = await claimed_and_stored(store, f"run-{sys.argv[3]}-{n}")
+        print(f"run-{sys.argv[3]}-{n}", flush=True)
+
+with closing(Store(Path(sys.argv[1]))) as store:
+    asyncio.run(work(store))
+"""
+
+
+def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    acknowledged: list[str] = []
+    for life in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path), str(Path(__file__).parent), str(life)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        with process, process.stdout:
+            for line in process.stdout:
+                acknowledged.append(line.strip())
+                if len(acknowledged) == 40 * (life + 1):
+                    process.send_signal(signal.SIGKILL)
+                    break
+            acknowledged += [line.strip() for line in process.stdout if line.endswith("\n")]
+        assert process.returncode == -signal.SIGKILL
+    assert len(acknowledged) >= 120
+    with closing(Store(tmp_path)) as store:
+        stored = {r.run_id: r for r in store.history(limit=10_000)}
+        for run_id in acknowledged:
+            assert stored[run_id].state == "finished"
+            assert store.document(run_id) == a_run(run_id).document()
+        # At most the run that was being written when each life ended is neither acknowledged nor whole.
+        assert len(stored) - len(acknowledged) <= 3
+        assert len(store.running()) <= 3
+    assert rows(tmp_path / "history.sqlite", "PRAGMA integrity_check") == [("ok",)]
+    whole = "SELECT count(*) FROM runs r WHERE state = 'finished' AND (SELECT count(*) FROM results WHERE run = r.sequence) != 3"
+    assert rows(tmp_path / "history.sqlite", whole) == [(0,)]
