@@ -362,7 +362,7 @@ def test_maps_mark_dead_hot_and_out_of_limits_by_shape(page: Page) -> None:
         drawn = [p for p in page.with_class("path", shape) if "sign" in (p["class"] or "")]
         assert len(drawn) == count + 1  # and once in the key
     label = maps[0]["aria-label"] or ""
-    assert "Map of photopeak of module:0.0.0, 256 channels; median 51" in label
+    assert "of module:0.0.0, 256 channels; median 51" in label
     assert "1 dead; 1 hot; 1 fail; 1 without a number." in label
 
 

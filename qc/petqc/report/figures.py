@@ -98,10 +98,10 @@ def _group(run: Run, found: list[Spectrum], checks: tuple[str, ...]) -> Group:
         ("counts", "counts"),
         *((("fit", "fit"),) if any(s.fit is not None for s in usable) else ()),
         *((("background", "fitted background"),) if any(s.background is not None for s in usable) else ()),
-        *((("delayed", "delayed window"),) if any(s.delayed is not None for s in usable) else ()),
+        *((("delayed", "delayed window, smoothed"),) if any(s.delayed is not None for s in usable) else ()),
         *(
             (("window", "energy window" if checks == ENERGY_CHECKS else "window"),)
-            if any(s.window for s in usable)
+            if any(spectra.has_window(s) for s in usable)
             else ()
         ),
         *((("band", "pulls within ±2"),) if any(s.fit is not None for s in usable) else ()),
@@ -137,8 +137,26 @@ def _figure(run: Run, spectrum: Spectrum, checks: tuple[str, ...], *, is_large: 
                 spectrum, f"Logarithmic: {title}, {spectrum.node}.", size=spectra.LARGE_LOG, between=whole, is_log=True
             )
         )
-    lines = tuple(Line(title_of(c.id), result_text(c), limits_text(c.limits), c.status) for c in results)
-    return Figure(title, spectrum.node, tuple(panels), words, spectrum.text, lines)
+    said_by_checks = any(c.reason and c.reason == spectrum.text for c in results)
+    return Figure(
+        title, spectrum.node, tuple(panels), words, "" if said_by_checks else spectrum.text, tuple(_lines(results))
+    )
+
+
+def _lines(results: list[CheckResult]) -> list[Line]:
+    """A line a check; checks that have no number for one reason share one."""
+    shared: dict[str, list[CheckResult]] = {}
+    for result in results:
+        shared.setdefault(result.reason or "" if result.value is None else result.id, []).append(result)
+    return [
+        Line(
+            ", ".join(title_of(c.id) for c in together),
+            result_text(together[0]),
+            limits_text(together[0].limits) if together[0].value is not None else "none",
+            together[0].status,
+        )
+        for together in shared.values()
+    ]
 
 
 def _label(result: CheckResult | None) -> str:

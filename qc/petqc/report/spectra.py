@@ -81,7 +81,7 @@ def extent(spectrum: Spectrum) -> tuple[float, float]:
         return float(edges[0]), float(edges[-1])
     at = np.flatnonzero(seen)
     low, high = float(edges[at[0]]), float(edges[at[-1] + 1])
-    if spectrum.window is not None:
+    if spectrum.window is not None and has_window(spectrum):
         margin = 0.02 * (high - low)
         low = max(min(low, spectrum.window[0] - margin), float(edges[0]))
         high = min(max(high, spectrum.window[1] + margin), float(edges[-1]))
@@ -194,7 +194,7 @@ def draw(
         tag("path", class_="counts", d=steps(xs, y.of(data.counts), floor)),
     ]
     if data.delayed is not None:
-        layers.append(tag("path", class_="delayed", d=steps(xs, y.of(np.nan_to_num(data.delayed)))))
+        layers.append(tag("path", class_="delayed", d=steps(*_smoothed(data.edges, data.delayed, x, y))))
     for values, name in ((data.background, "background"), (data.fit, "fit")):
         if values is not None:
             layers.append(tag("path", class_=name, d=line(x.of(data.centre), _where_finite(y, values))))
@@ -205,6 +205,16 @@ def draw(
     return picture(size.width, size.height, label, *layers)
 
 
+def _smoothed(
+    edges: NDArray[np.float64], counts: NDArray[np.float64], x: Scale, y: Scale
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Means of about forty groups of bins: delayed events are few and flat, and a bin of them says nothing."""
+    every = max(1, counts.size // 40)
+    n = counts.size // every
+    means = np.nan_to_num(counts)[: n * every].reshape(n, every).mean(axis=1)
+    return x.of(edges[: n * every + 1 : every]), y.of(means)
+
+
 def _tops(data: _Drawn) -> list[float]:
     return [float(np.nanmax(v)) for v in (data.fit, data.delayed) if v is not None and _finite(v).any()]
 
@@ -213,8 +223,17 @@ def _where_finite(y: Scale, values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(np.isfinite(values), y.of(np.nan_to_num(values)), np.nan)
 
 
-def _window(spectrum: Spectrum, x: Scale, y: Scale) -> list[Markup]:
+def has_window(spectrum: Spectrum) -> bool:
+    """Whether the window leaves anything outside: one as wide as the axis is not worth drawing."""
     if spectrum.window is None:
+        return False
+    low, high = float(spectrum.edges[0]), float(spectrum.edges[-1])
+    inside = min(high, spectrum.window[1]) - max(low, spectrum.window[0])
+    return inside < 0.99 * (high - low)
+
+
+def _window(spectrum: Spectrum, x: Scale, y: Scale) -> list[Markup]:
+    if spectrum.window is None or not has_window(spectrum):
         return []
     low, high = (x.at(v) for v in spectrum.window)
     sides = [

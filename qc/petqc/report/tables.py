@@ -23,6 +23,7 @@ from petqc.report.text import (
     plain,
     sentence_case,
     source_of,
+    status_word,
     title_of,
     value_and_uncertainty,
 )
@@ -89,7 +90,7 @@ def _row(number: int, result: CheckResult) -> CheckRow:
         sigma=sigma,
         unit=result.unit,
         status=result.status,
-        word=STATUS_WORD[result.status],
+        word=status_word(result),
         limits=limits_text(result.limits),
         warn=outside(result.limits.warn_low, result.limits.warn_high),
         fail=outside(result.limits.fail_low, result.limits.fail_high),
@@ -100,10 +101,28 @@ def _row(number: int, result: CheckResult) -> CheckRow:
     )
 
 
-def attention(table: CheckTable) -> tuple[tuple[CheckRow, ...], int]:
-    """The rows to read first, worst first, and how many more there are."""
-    rows = [r for status in _NEEDS_ATTENTION for r in table.rows if r.status is status]
-    return tuple(rows[:_MOST_ATTENTION]), max(len(rows) - _MOST_ATTENTION, 0)
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One row to look at, or several of one node that have no number for the same reason."""
+
+    rows: tuple[CheckRow, ...]
+
+    @property
+    def first(self) -> CheckRow:
+        """The row that speaks for all."""
+        return self.rows[0]
+
+
+def attention(table: CheckTable) -> tuple[tuple[Finding, ...], int]:
+    """What to read first, worst first, and how many more there are."""
+    found: dict[tuple[str, ...], list[CheckRow]] = {}
+    for status in _NEEDS_ATTENTION:
+        for row in table.rows:
+            if row.status is status:
+                key = (row.status, row.node, row.reason) if status is Status.INVALID else (row.anchor,)
+                found.setdefault(key, []).append(row)
+    findings = [Finding(tuple(rows)) for rows in found.values()]
+    return tuple(findings[:_MOST_ATTENTION]), max(len(findings) - _MOST_ATTENTION, 0)
 
 
 @dataclass(frozen=True, slots=True)

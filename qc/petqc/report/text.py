@@ -18,6 +18,8 @@ MINUS = "\N{MINUS SIGN}"
 THIN = "\N{NARROW NO-BREAK SPACE}"
 NO_NUMBER = "\N{EN DASH}"
 _MOST_DECIMALS = 9
+_LEAST_UNCERTAINTY = 5e-7
+"""Uncertainties below this are those of a calculation, not of a measurement: the value is given plainly."""
 
 STATUS_WORD = {
     Status.PASS: "pass",
@@ -72,9 +74,9 @@ def plain(value: float) -> str:
 def value_and_uncertainty(value: float, uncertainty: float | None) -> tuple[str, str]:
     """Value and one standard deviation to the same decimals; the second is empty where there is none.
 
-    Numbers known exactly (uncertainty 0) and numbers without an uncertainty are given plainly.
+    Numbers known exactly (uncertainty 0, or next to it) and numbers without an uncertainty are given plainly.
     """
-    if uncertainty is None or not math.isfinite(uncertainty) or uncertainty <= 0:
+    if uncertainty is None or not math.isfinite(uncertainty) or uncertainty < _LEAST_UNCERTAINTY:
         return plain(value), ""
     decimals = decimals_of(uncertainty)
     return fixed(value, decimals), fixed(uncertainty, decimals)
@@ -101,6 +103,13 @@ def outside(low: float | None, high: float | None) -> str:
     if low is not None:
         return f"below {plain(low)}"
     return "" if high is None else f"above {plain(high)}"
+
+
+def status_word(result: CheckResult) -> str:
+    """The status as a word; a number that is missing and not needed is just that."""
+    if result.value is None and result.status is Status.NO_LIMITS:
+        return "no number"
+    return STATUS_WORD[result.status]
 
 
 def result_text(result: CheckResult) -> str:

@@ -10,13 +10,13 @@ from petqc.limits import Status
 from petqc.report.svg import Scale, picture, short, tag
 from petqc.report.text import (
     STATUS_ORDER,
-    STATUS_WORD,
     level_of,
     limits_text,
     measured,
     node_sort_key,
     plain,
     result_text,
+    status_word,
     title_of,
     value_and_uncertainty,
 )
@@ -113,7 +113,7 @@ def _tile(run: Run, check_id: str, heading: str, others: tuple[tuple[str, str], 
         sigma=sigma,
         unit=result.unit,
         status=result.status,
-        word=STATUS_WORD[result.status],
+        word=status_word(result),
         reason=result.reason or "",
         limits=limits_text(result.limits),
         bar=limit_bar(result),
