@@ -50,7 +50,7 @@ class Reading:
 
     Attributes:
         name: What it is, for example `temperature_sipm`.
-        node: Place in the hardware tree, for example `port0/slave0/module1/asic2`.
+        node: Place in the hardware tree, for example `asic:0.0.6` (port, slave, chip).
         value: The number, None if there is none that could be believed.
         unit: Of the value.
         measured: False for a value that was commanded and not read back from the output itself.

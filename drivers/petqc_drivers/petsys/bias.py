@@ -91,7 +91,7 @@ class BiasChannel:
     channel: int
 
     def __str__(self) -> str:
-        return f"bias {self.port}/{self.slave}/{self.slot}/{self.channel}"
+        return f"bias:{self.port}.{self.slave}.{self.slot}.{self.channel}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ class Board:
 
     def __init__(self, link: ReadoutLink, *, since: int | None = None, tries: int | None = None) -> None:
         self.link = link
-        self._since = since
+        self.since = since
         self._tries = tries
 
     @property
@@ -62,7 +62,7 @@ class Board:
         ) from error
 
     async def _exchange(self, function: Function, payload: bytes, what: str) -> bytes:
-        return await self.link.exchange(function, payload, what=what, since=self._since, tries=self._tries)
+        return await self.link.exchange(function, payload, what=what, since=self.since, tries=self._tries)
 
     async def read(self, name: str) -> int:
         """Value of a register.
@@ -134,7 +134,7 @@ class Board:
         """
         shown = 0
         for _ in range(BIAS_TRIES):
-            replies = await self.link.set_output(output, since=self._since, tries=self._tries)
+            replies = await self.link.set_output(output, since=self.since, tries=self._tries)
             try:
                 shown = parse_spi_reply(replies[-1], _DAC_BITS)
             except WireError as error:
@@ -154,7 +154,7 @@ class Board:
         Raises:
             VerifyError: If the board does not say so.
         """
-        reply, *_ = await self.link.set_output(output, since=self._since, tries=self._tries)
+        reply, *_ = await self.link.set_output(output, since=self.since, tries=self._tries)
         try:
             check_memory_write_reply(reply)
         except WireError as error:

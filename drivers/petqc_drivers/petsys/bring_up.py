@@ -53,6 +53,8 @@ class BringUp:
         chips: Chips in use, with their versions.
         globals: Global configuration of each, as read back.
         channels: Configuration of each (chip, channel), as read back.
+        synchronised_unix_s: When time tag and frame ids were at 0, seconds since 1970.
+        synchronised_within_s: How well that is known.
         tries: Whole bring-ups it took.
         duration_s: How long it took.
     """
@@ -60,6 +62,8 @@ class BringUp:
     chips: dict[int, AsicVersion]
     globals: dict[int, AsicConfiguration]
     channels: dict[tuple[int, int], AsicConfiguration]
+    synchronised_unix_s: float
+    synchronised_within_s: float
     tries: int
     duration_s: float
 
@@ -86,7 +90,7 @@ async def bring_up(board: Board, kind: BoardKind, settings: AsicSettings) -> Bri
     for attempt in range(1, TRIES + 1):
         try:
             await _quiet(board)
-            await _synchronise(board)
+            sync_s, within_s = await _synchronise(board)
             await _power_modules(board, kind)
             found = await _configure(board, kind, settings)
         except _HalfThereError as error:
@@ -98,7 +102,16 @@ async def bring_up(board: Board, kind: BoardKind, settings: AsicSettings) -> Bri
                     do="check seat and supply of the module these ASICs are on",
                 ) from error
             continue
-        return BringUp(*found, tries=attempt, duration_s=time.monotonic() - started_s)
+        chips, global_of, channel_of = found
+        return BringUp(
+            chips=chips,
+            globals=global_of,
+            channels=channel_of,
+            synchronised_unix_s=sync_s,
+            synchronised_within_s=within_s,
+            tries=attempt,
+            duration_s=time.monotonic() - started_s,
+        )
     raise AssertionError("unreachable")
 
 
@@ -121,10 +134,11 @@ async def _quiet(board: Board) -> None:
         )
 
 
-async def _synchronise(board: Board) -> None:
-    """Steps 10 to 13: time tag and frame id restart at 0."""
-    before_s = time.monotonic()
+async def _synchronise(board: Board) -> tuple[float, float]:
+    """Steps 10 to 13: time tag and frame id restart at 0. Returns when that was (Unix time) and within what."""
+    before_s, unix_s = time.monotonic(), time.time()
     await board.write("sync", 1)
+    within_s = time.monotonic() - before_s
     await board.write("sync", 0)
     await asyncio.sleep(SYNC_PAUSE_S)
     await board.write("sync", 0)
@@ -136,6 +150,7 @@ async def _synchronise(board: Board) -> None:
             device=board.name,
             do="check that nobody else uses this board, then connect again",
         )
+    return unix_s + within_s / 2, within_s / 2
 
 
 async def _power_modules(board: Board, kind: BoardKind) -> None:

@@ -96,13 +96,23 @@ class FrameIntake:
         sink: Called with (n,) uint64, whole frames, its own copy; must not block.
         min_frame: Frames before this id are older than the start and dropped.
         device: Name of the board for messages.
+        on_first: Told once when the first frame is accepted.
         on_failure: Told once when delivery ends early.
     """
 
-    def __init__(self, sink: Sink, *, min_frame: int, device: str, on_failure: Callable[[DriverError], None]) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        min_frame: int,
+        device: str,
+        on_first: Callable[[], None],
+        on_failure: Callable[[DriverError], None],
+    ) -> None:
         self._sink = sink
         self._min_frame = min_frame
         self._device = device
+        self._on_first = on_first
         self._on_failure = on_failure
         self._words = np.empty(BATCH_WORDS + ROOM_BYTES // 8, dtype=np.uint64)
         self._bytes = self._words.data.cast("B")
@@ -208,6 +218,7 @@ class FrameIntake:
         if self._expected is None:
             self._first = int(ids[0])
             self._expected = self._first
+            self._on_first()
         missing = np.diff(ids, prepend=self._expected - 1) % FRAME_ID_MODULO - 1
         n_events, is_lost = frame_event_counts(words, starts), frame_lost_mask(words, starts)
         counts = self._counts

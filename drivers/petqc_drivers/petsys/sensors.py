@@ -129,8 +129,15 @@ async def has_eeprom(board: Board, module: int) -> bool:
     return (enabled, await status()) == (0x02, 0x00)
 
 
-async def read_temperatures(board: Board, kind: BoardKind, node: str, modules: Iterable[int]) -> list[Reading]:
-    """Every sensor of these modules; a sensor that cannot be believed has no value and says why."""
+async def read_temperatures(board: Board, kind: BoardKind, address: str, modules: Iterable[int]) -> list[Reading]:
+    """Every sensor of these modules; a sensor that cannot be believed has no value and says why.
+
+    Args:
+        board: Where to read.
+        kind: What kind of board and of modules it is.
+        address: Port and slave as they appear in the names of nodes, "0.0".
+        modules: The modules to read.
+    """
     readings: list[Reading] = []
     for module in modules:
         trouble: str | None = None
@@ -139,7 +146,7 @@ async def read_temperatures(board: Board, kind: BoardKind, node: str, modules: I
         elif await has_eeprom(board, module):
             trouble = "the module has an EEPROM, so its sensors may be others than those of its kind"
         for sensor in sensors_of(kind.module):
-            place = f"{node}/module{module}/{sensor.place}{sensor.number}"
+            place = f"asic:{address}.{module * kind.asics_per_module + sensor.number}"
             value, reason = (None, trouble) if trouble else await _read_sensor(board, module, sensor)
             quality = Quality.GOOD if reason is None else Quality.BAD
             now_s = time.monotonic()
@@ -172,22 +179,28 @@ _BOARD_COUNTERS: Final = (
 )
 
 
-async def read_counters(board: Board, node: str, chips: Iterable[int]) -> list[Reading]:
-    """Error counters of the ASIC data links, and of the board's own."""
+async def read_counters(board: Board, address: str, chips: Iterable[int]) -> list[Reading]:
+    """Error counters of the ASIC data links, and of the board's own.
+
+    Args:
+        board: Where to read.
+        address: Port and slave as they appear in the names of nodes, "0.0".
+        chips: The chips whose links to read.
+    """
     readings: list[Reading] = []
 
     def add(name: str, place: str, value: int, unit: str) -> None:
         readings.append(Reading(name, place, float(value), unit, True, Quality.GOOD, time.monotonic()))
 
     for register_name, name, unit in _BOARD_COUNTERS:
-        add(name, node, await board.read(register_name), unit)
+        add(name, f"board:{address}", await board.read(register_name), unit)
     links = await board.read("asic_links") + 1
     for chip in chips:
         await board.write("word_error_select", chip)
-        add("asic_word_errors", f"{node}/asic{chip}", await board.read("word_errors"), "words")
+        add("asic_word_errors", f"asic:{address}.{chip}", await board.read("word_errors"), "words")
         errors = 0
         for lane in range(links):
             await board.write("code_error_select", links * chip + lane)
             errors += await board.read("code_errors")
-        add("asic_code_errors", f"{node}/asic{chip}", errors, "codes")
+        add("asic_code_errors", f"asic:{address}.{chip}", errors, "codes")
     return readings

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from petqc_drivers.errors import LocalProtocolError
 from petqc_drivers.petsys.asic import AsicConfiguration, AsicVersion
-from petqc_drivers.petsys.link import REPLY_TIMEOUT_S, TRIES
+from petqc_drivers.petsys.udp_link import REPLY_TIMEOUT_S, TRIES
 from petqc_drivers.petsys.wire import WireError
 from petqc_drivers.transport.udp import RECEIVE_BUFFER_BYTES
 

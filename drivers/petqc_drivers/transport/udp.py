@@ -96,6 +96,12 @@ class UdpReceiver:
             ConnectError: If there is no way to the peer or no socket to be had.
         """
         name = f"{self.peer[0]}:{self.peer[1]}"
+        if self._thread is not None:
+            raise ConnectError(
+                "the receive thread of the connection before is still there",
+                device=name,
+                do="the consumer of its frames blocks; restart",
+            )
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         try:
             sock.setblocking(False)
@@ -110,6 +116,7 @@ class UdpReceiver:
             raise ConnectError(f"no way to the board: {error}", device=name, do="check address and cable") from error
         # Not a connected socket: a board that answers from another port would then be silent instead of noticed.
         self._socket, self._wake = sock, os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._is_closing, self._drops_told = False, 0
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name=f"petqc-udp-{name}", daemon=True)
