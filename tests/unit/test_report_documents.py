@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
+import petqc
 from petqc import results
+from petqc.checks import Check, CheckOutput, all_checks
 from petqc.limits import Limits
+from petqc.report import explain
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
+DAILY_QC = DOCS / "explanation" / "daily-qc.md"
 RUN_DOCUMENT = DOCS / "reference" / "run-document.md"
 
 
@@ -64,3 +68,47 @@ def test_every_column_of_the_spectra_file_is_described() -> None:
     described = section(RUN_DOCUMENT.read_text(encoding="utf-8"), "## spectra.parquet")
     fields = {f.name for f in dataclasses.fields(results.Spectrum)} - {"window"}
     assert fields | {"window_low", "window_high"} == described
+
+
+def test_the_page_on_the_checks_is_current() -> None:
+    written = DAILY_QC.read_text(encoding="utf-8")
+    assert written == explain.page(all_checks()), "run: python -m petqc.report.explain docs/explanation/daily-qc.md"
+
+
+def test_every_source_that_names_a_section_finds_it() -> None:
+    """Checks and fits say `daily-qc.md §2a`: whoever follows that must arrive."""
+    there = set(re.findall(r"\*\*§([0-9.a-z]+) ", DAILY_QC.read_text(encoding="utf-8")))
+    there |= set(re.findall(r"^### §(\d)", DAILY_QC.read_text(encoding="utf-8"), re.MULTILINE))
+    folder = Path(petqc.__file__).parent
+    named: dict[str, str] = {}
+    for path in sorted(folder.rglob("*.py")):
+        for line in re.findall(r"daily-qc\.md((?:(?!\w+\.md)[^\"\n])*)", path.read_text(encoding="utf-8")):
+            named.update(dict.fromkeys(re.findall(r"§(\d(?:[a-z]|\.\d)?)", line), str(path)))
+    assert named
+    assert not {section: path for section, path in named.items() if section not in there}
+
+
+def test_links_of_the_table_lead_to_headings() -> None:
+    text = DAILY_QC.read_text(encoding="utf-8")
+    headings = {
+        "".join(c for c in line[4:].lower().replace(" ", "-") if c.isalnum() or c in "-_")
+        for line in text.splitlines()
+        if line.startswith("### ")
+    }
+    links = set(re.findall(r"\]\(#([^)]+)\)", text))
+    assert len(links) == len(all_checks())
+    assert links <= headings
+
+
+def test_a_check_without_limits_says_where_they_come_from() -> None:
+    def function(_: object) -> CheckOutput:
+        """What it does."""
+        return CheckOutput()
+
+    check = Check("some", "Some check", "", ("scanner",), {}, {}, "Somebody 2020.", 1, function)
+    text = explain.page([check])
+    assert "What it does." in text
+    assert "Limits are not fixed" in text
+    assert "Source: Somebody 2020.\n" in text
+    with_limits = dataclasses.replace(check, limits={"channel": Limits(None, None, 1.0, 2.0)})
+    assert "| channel (deviation) | above 1 | above 2 |" in explain.page([with_limits])
