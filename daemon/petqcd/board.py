@@ -22,11 +22,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-OFF_DEADLINE_S = 2.5
-"""One attempt to switch off on the connection at hand."""
-FRESH_OFF_DEADLINE_S = 1.5
-"""One attempt on a fresh connection, connecting included."""
-FRESH_ATTEMPTS = 2
+OFF_DEADLINE_S = 7.0
+"""Switching off with everything a driver tries for it: the connection at hand, fresh ones, then the set-points."""
 CLOSE_DEADLINE_S = 2.0
 HARDWARE_SWITCH = "treat the outputs as live and use the hardware switch"
 
@@ -86,7 +83,10 @@ class Board(Protocol):
         """Set every bias channel inside its hard limit, by a ramp."""
 
     async def bias_off(self) -> BiasState:
-        """Remove the voltage first; says what is known afterwards. Raises if nobody answered."""
+        """Remove the voltage first, on this connection, then on fresh ones; legal in any state, also unconnected.
+
+        Says what is known afterwards; raises if nobody answered.
+        """
 
     async def read_environment(self) -> Sequence[ReadingLike]:
         """Temperatures and whatever else can be read."""
@@ -113,7 +113,6 @@ class OffOutcome:
 
     state: BiasState
     told: str
-    attempts: int
 
 
 async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
@@ -135,34 +134,23 @@ async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
-async def switch_off(board: Board, fresh: Callable[[], Board]) -> OffOutcome:
-    """Bias off: on the connection at hand, then on fresh ones, then the truth that nobody knows.
-
-    Args:
-        board: the connection at hand, in any state.
-        fresh: makes another, unconnected one to the same address.
-    """
-    errors: list[str] = []
-    state = await _attempt(board, OFF_DEADLINE_S, errors, connect=False)
-    attempts = 1
-    while state is None and attempts <= FRESH_ATTEMPTS:
-        attempts += 1
-        another = fresh()
-        state = await _attempt(another, FRESH_OFF_DEADLINE_S, errors, connect=True)
-        await close(another)
-    if state is None:
-        log.error("bias off could not be confirmed: %s", "; ".join(errors))
+async def switch_off(board: Board) -> OffOutcome:
+    """Bias off, and the truth about what came of it; never raises but for a cancellation."""
+    try:
+        async with asyncio.timeout(OFF_DEADLINE_S):
+            state = await board.bias_off()
+    except Exception as error:  # noqa: BLE001 - whatever it was, the outputs are unknown now and that must be told
+        why = str(error) or f"no answer within {OFF_DEADLINE_S:g} s"
+        log.error("bias off could not be confirmed: %s", why)  # noqa: TRY400 - the reason says it all
         return OffOutcome(
             BiasState.UNKNOWN,
-            f"bias off was sent {attempts} times and could not be confirmed ({errors[-1]}): the bias outputs are "
-            f"UNKNOWN; {HARDWARE_SWITCH}",
-            attempts,
+            f"bias off was sent and could not be confirmed, the bias outputs are UNKNOWN: {HARDWARE_SWITCH} ({why})",
         )
     told = {
         BiasState.OFF_CONFIRMED: "bias is off, read back from the board",
-        BiasState.OFF_COMMANDED: "bias off was commanded; this board cannot read it back",
-    }.get(state, f"after bias off the outputs are {state}; {HARDWARE_SWITCH}")
-    return OffOutcome(state, told, attempts)
+        BiasState.OFF_COMMANDED: "bias off was commanded; the board could not be asked whether it is",
+    }.get(state, f"after bias off the outputs are {state}: {HARDWARE_SWITCH}")
+    return OffOutcome(state, told)
 
 
 async def close(board: Board) -> None:
@@ -172,15 +160,3 @@ async def close(board: Board) -> None:
             await board.aclose()
     except Exception as error:  # noqa: BLE001 - closing is the last thing done with it; whatever happened is logged
         log.warning("closing the connection to the board: %s", error)
-
-
-async def _attempt(board: Board, deadline_s: float, errors: list[str], *, connect: bool) -> BiasState | None:
-    try:
-        async with asyncio.timeout(deadline_s):
-            if connect:
-                await board.connect()
-            return await board.bias_off()
-    except Exception as error:  # noqa: BLE001 - the next attempt must follow whatever this one ran into
-        errors.append(str(error) or f"no answer within {deadline_s:g} s")
-        log.warning("bias off: %s", errors[-1])
-        return None

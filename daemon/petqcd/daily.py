@@ -64,7 +64,6 @@ class DailyRun:
     Args:
         settings: [qc.daily].
         board: the connection to use, not connected yet.
-        fresh: makes another one, for switching off when this one is dead.
         device: where the state of the device is published.
         permits: the permits of this device; `explicit command` and `hard limits configured` are given by the caller.
         measurement: recording, processing and histograms.
@@ -76,7 +75,6 @@ class DailyRun:
         self,
         settings: DailyConfig,
         board: Board,
-        fresh: Callable[[], Board],
         device: DeviceSupervisor,
         permits: interlocks.Interlocks,
         measurement: Measurement,
@@ -85,7 +83,6 @@ class DailyRun:
     ) -> None:
         self._settings = settings
         self._board = board
-        self._fresh = fresh
         self._device = device
         self._permits = permits
         self._measurement = measurement
@@ -183,7 +180,7 @@ class DailyRun:
         """Bias off first; then stop the flow, read what the environment is now, close, finalise the recording."""
         self._stage("off")
         if connected:
-            self.acquired.off = await switch_off(self._board, self._fresh)
+            self.acquired.off = await switch_off(self._board)
             self._device.bias_is(self.acquired.off.state)
         known = self.acquired.off is not None and self.acquired.off.state is not BiasState.UNKNOWN
         if flowing:

@@ -83,7 +83,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("petqc_dead_channels", "gauge", "Channels without counts.", _MODULE),
     Metric("petqc_hot_channels", "gauge", "Channels that count far too much.", _MODULE),
     Metric("petqc_prompts_rate_hertz", "gauge", "Rate of prompt coincidences.", _MODULE),
-    Metric("petqc_randoms_rate_hertz", "gauge", "Rate of random coincidences from the delayed window.", _MODULE),
+    Metric(
+        "petqc_randoms_ratio",
+        "gauge",
+        "Randoms of the delayed window over those expected from singles, 1 if healthy.",
+        _MODULE,
+    ),
     Metric("petqc_lost_frames_ratio", "gauge", "Share of the last run's frames that were lost.", _MODULE),
     Metric("petqc_live_time_ratio", "gauge", "Share of the last run's time that was live.", _MODULE),
     Metric("petqc_device_up", "gauge", "1 if the device's last exchange worked, else 0.", _DEVICE),
@@ -137,7 +142,7 @@ CHECK_METRICS: Mapping[str, str] = {
     "dead_channels": "petqc_dead_channels",
     "hot_channels": "petqc_hot_channels",
     "prompts": "petqc_prompts_rate_hertz",
-    "randoms_delayed": "petqc_randoms_rate_hertz",
+    "randoms_delayed": "petqc_randoms_ratio",
     "lost_frames": "petqc_lost_frames_ratio",
     "live_time": "petqc_live_time_ratio",
 }

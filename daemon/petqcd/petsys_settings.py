@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Any
 from petqc_drivers.limits import HardLimit, Volts
 from petqc_drivers.petsys.bias import BiasChannel, BiasCurve
 from petqc_drivers.petsys.settings import AsicSettings, BiasSettings
-
 from petqcd.errors import ConfigError
 
 if TYPE_CHECKING:
     from petqc.formats.petsys_config import PetsysConfig
     from petqc_drivers.petsys.settings import Mode
-
     from petqcd.config import BiasLimits
 
 INTERNAL_TRIGGER_ID = 1

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from petqcd import clock, interlocks
 from petqcd.board import close, switch_off
-from petqcd.daily import DailyRun, environment
+from petqcd.daily import Acquired, DailyRun, environment
 from petqcd.errors import BusyError, DaemonError, RefusedError
 from petqcd.progress import Event, Progress
 
@@ -30,14 +30,13 @@ if TYPE_CHECKING:
     from petqc.results import Run
     from petqcd.board import Board, OffOutcome
     from petqcd.config import BiasLimits, PetqcConfig
-    from petqcd.daily import Acquired
     from petqcd.measurement import Measurement
     from petqcd.metrics import Metrics
     from petqcd.progress import Bus
     from petqcd.store import Store
     from petqcd.supervisor import DeviceSupervisor, Endpoint
 
-    MakeBoard = Callable[[Endpoint, PetsysConfig, BiasLimits | None], Board]
+    MakeBoard = Callable[[Endpoint, PetsysConfig | None, BiasLimits | None], Board]
 
 log = logging.getLogger(__name__)
 
@@ -163,15 +162,9 @@ class RunManager:
         if active is not None and active.task is not None:
             self.abort("bias was switched off by command")
         endpoint = await self._device.endpoint(1.0)
-        config = await asyncio.to_thread(_load, endpoint.config_ini)
-        limits = self._config.board.bias  # off needs none, and none is asked for
-
-        def fresh() -> Board:
-            return self._make_board(endpoint, config, limits)
-
-        board = fresh()
+        board = self._make_board(endpoint, None, None)  # off depends on no file and on no limit
         try:
-            outcome = await switch_off(board, fresh)
+            outcome = await switch_off(board)
         finally:
             await close(board)
         self._device.bias_is(outcome.state)
@@ -278,9 +271,6 @@ class RunManager:
     ) -> tuple[Acquired, str | None]:
         """The part at the board; returns what it left and why it could not measure, if it could not."""
 
-        def fresh() -> Board:
-            return self._make_board(endpoint, config, limits)
-
         def tell(stage: str, fraction: float, detail: str, counts: dict[str, int]) -> None:
             self._tell(active, stage, fraction, detail, counts)
 
@@ -290,15 +280,17 @@ class RunManager:
             "simulated": self._config.board.is_simulated,
             "config_hash": self._config.hash,
         }
-        daily = DailyRun(self._config.qc.daily, fresh(), fresh, self._device, self._permits, measurement, tell, about)
+        daily: DailyRun | None = None
         reason: str | None = None
         try:
+            board = self._make_board(endpoint, config, limits)
+            daily = DailyRun(self._config.qc.daily, board, self._device, self._permits, measurement, tell, about)
             await self._stoppable(active, asyncio.create_task(daily.acquire(), name=f"acquire {active.run_id}"))
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the run becomes a record that says so
             reason = self._reason(active, error)
-        return daily.acquired, reason
+        return (daily.acquired if daily is not None else Acquired()), reason
 
     def _reason(self, active: _Active, error: Exception) -> str:
         if active.stopped_because is not None:

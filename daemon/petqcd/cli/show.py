@@ -22,7 +22,7 @@ LEVELS = ("scanner", "module", "pair")
 """Levels that a table shows by themselves; of the others only what is not passing."""
 _WORDS = {"no-limits": "no limits"}
 _MOST_LOWER = 12
-_NARROW = 100
+_GRAVITY = {"fail": 0, "invalid": 1, "warn": 2}
 
 
 def console() -> Console:
@@ -63,22 +63,33 @@ def print_run(run: Run, *, everything: bool = False, where: Mapping[str, str] | 
 
 
 def chosen(checks: Sequence[CheckResult], *, everything: bool) -> tuple[list[CheckResult], int]:
-    """The results that a table shows, and how many it does not."""
-    from petqc.report.text import level_of
+    """The results that a table shows, in reading order, and how many flagged ones it leaves out."""
+    from petqc.report.text import level_of, node_sort_key
 
-    order = {id_: i for i, id_ in enumerate(dict.fromkeys(c.id for c in checks))}
-    upper = [c for c in checks if everything or level_of(c.node) in LEVELS]
-    lower = [c for c in checks if not everything and level_of(c.node) not in LEVELS]
-    flagged = [c for c in lower if str(c.status) in ("fail", "warn", "invalid")]
-    gravity = {"fail": 0, "invalid": 1, "warn": 2}
-    flagged.sort(key=lambda c: gravity[str(c.status)])
-    shown = upper + flagged[:_MOST_LOWER]
-    shown.sort(key=lambda c: order[c.id])
-    return shown, len(flagged) - len(flagged[:_MOST_LOWER])
+    titles = list(_titles())
+
+    def place(c: CheckResult) -> tuple[int, str, bool, tuple[int, list[int], str]]:
+        base, _, part = c.id.partition(".")
+        return (titles.index(base) if base in titles else len(titles)), base, bool(part), node_sort_key(c.node)
+
+    if everything:
+        return sorted(checks, key=place), 0
+    shown, flagged = [], []
+    for c in checks:
+        is_flagged = str(c.status) in _GRAVITY
+        if level_of(c.node) in LEVELS:
+            # A number without limits is worth a line only where it describes the scanner.
+            plain = "." not in c.id and c.value is not None and c.node == "scanner"
+            if is_flagged or str(c.status) == "pass" or plain:
+                shown.append(c)
+        elif is_flagged:
+            flagged.append(c)
+    flagged.sort(key=lambda c: _GRAVITY[str(c.status)])
+    return sorted(shown + flagged[:_MOST_LOWER], key=place), len(flagged[_MOST_LOWER:])
 
 
 def _table(checks: Sequence[CheckResult]) -> Table:
-    from petqc.report.text import limits_text, measured, node_sort_key
+    from petqc.report.text import limits_text, measured
 
     titles = _titles()
     table = Table(show_edge=False, pad_edge=False, header_style="bold")
@@ -88,8 +99,9 @@ def _table(checks: Sequence[CheckResult]) -> Table:
     table.add_column("limits", overflow="fold")
     table.add_column("status", no_wrap=True)
     last = ""
-    for c in sorted(checks, key=lambda c: (list(titles).index(c.id) if c.id in titles else -1, node_sort_key(c.node))):
-        name = titles.get(c.id, c.id)
+    for c in checks:
+        base, _, part = c.id.partition(".")
+        name = titles.get(base, base) + (f", {part.replace('_', ' ')}" if part else "")
         value = measured(c.value, c.uncertainty, c.unit) if c.value is not None else f"no number: {c.reason}"
         table.add_row(name if name != last else "", c.node, value, limits_text(c.limits), status_text(str(c.status)))
         last = name

@@ -42,7 +42,7 @@ def off(*, config: ConfigFile = None, state_dir: StateDir = None, as_json: Json 
     except DaemonError as error:
         say(f"petqc: {error}; switching off directly")
         outcome = _off_directly(loaded)
-        told = {"state": str(outcome.state), "told": outcome.told, "attempts": outcome.attempts}
+        told = {"state": str(outcome.state), "told": outcome.told}
     if as_json:
         give_json(told)
     else:
@@ -57,21 +57,21 @@ def _off_directly(config: PetqcConfig) -> OffOutcome:
     from petqcd.board import close, switch_off
     from petqcd.errors import UnreachableError
     from petqcd.petsys_board import PetsysBoard
+    from petqcd.supervisor import Endpoint
 
     board = config.board
     if board.address is None or board.configuration is None:
         raise UnreachableError(
             f"{board.name} is a simulator that lives with its daemon, and there is no daemon: nothing is on"
         )
-    address = board.address
+    endpoint = Endpoint(board.address, board.configuration)
 
     async def work() -> OffOutcome:
-        # No configuration is read: off must not depend on a file that may be broken.
-        first = PetsysBoard.for_off(address)
+        connection = PetsysBoard.for_off(endpoint)
         try:
-            return await switch_off(first, lambda: PetsysBoard.for_off(address))
+            return await switch_off(connection)
         finally:
-            await close(first)
+            await close(connection)
 
     return asyncio.run(work())
 

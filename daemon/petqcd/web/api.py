@@ -174,7 +174,7 @@ def _add_commands(app: FastAPI, daemon: Daemon) -> None:
     async def off(_body: Nothing) -> dict[str, Any]:
         """Bias off, now; overtakes a run."""
         outcome = await daemon.runs.off()
-        return {"state": str(outcome.state), "told": outcome.told, "attempts": outcome.attempts}
+        return {"state": str(outcome.state), "told": outcome.told}
 
 
 def _last(daemon: Daemon) -> dict[str, Any] | None:

@@ -1,0 +1,135 @@
+"""A TOFPET2 board on UDP as a run sees it: the driver, with its settings read from the board's configuration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from petqc_drivers.device import OutputState
+from petqc_drivers.petsys.readout import PetsysUdpReadout, PetsysUdpSettings
+from petqcd import clock
+from petqcd.board import Received, TimeReference
+from petqcd.errors import ConfigError, RefusedError
+from petqcd.petsys_settings import INTERNAL_TRIGGER_ID, asic_settings, bias_settings, bias_targets
+from petqcd.supervisor import BiasState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from petqc.formats.petsys_config import PetsysConfig
+    from petqcd.board import ReadingLike
+    from petqcd.config import BiasLimits
+    from petqcd.supervisor import Endpoint
+
+CLOCK_HZ = 200_000_000
+"""System clock. Source: PETsys TOFPET2 readout, one clock is 5 ns."""
+
+_STATES = {
+    OutputState.OFF: BiasState.OFF_CONFIRMED,
+    OutputState.OFF_COMMANDED: BiasState.OFF_COMMANDED,
+    OutputState.ON: BiasState.ON,
+    OutputState.ADOPTED: BiasState.ON,
+}
+
+
+class PetsysBoard:
+    """One connection to a board; implements `petqcd.board.Board`.
+
+    Args:
+        endpoint: where the board answers.
+        config: its configuration; None where only switching off is wanted.
+        limits: the hard limit of every bias output; None: bias cannot be set.
+    """
+
+    def __init__(self, endpoint: Endpoint, config: PetsysConfig | None, limits: BiasLimits | None) -> None:
+        self._config = config
+        self._limits = limits
+        bias = {} if config is None or limits is None else bias_settings(config, limits)
+        host, port = _host_and_port(endpoint.address)
+        # The daemon switches off itself, first thing on every way out; closing must not try it all again.
+        self._readout = PetsysUdpReadout(PetsysUdpSettings(host=host, udp_port=port, bias=bias, on_close="hold"))
+
+    @classmethod
+    def for_off(cls, endpoint: Endpoint) -> Self:
+        """A connection that can switch off and nothing else: needs no configuration and no limits."""
+        return cls(endpoint, None, None)
+
+    async def connect(self) -> str:
+        """Connect and verify the identity; returns it in words."""
+        return str(await self._readout.connect())
+
+    async def configure(self) -> None:
+        """Configure everything and verify by reading back; ends with a synchronisation."""
+        await self._readout.configure(asic_settings(self._needed()))
+
+    async def bias_on(self) -> None:
+        """Set every bias output of the configuration, inside its hard limit, by a ramp."""
+        if self._limits is None:
+            raise RefusedError(f"{self._readout.name}: hard limits are not configured: bias stays off")
+        await self._readout.bias_on(bias_targets(self._needed()))
+
+    async def bias_off(self) -> BiasState:
+        """Remove the voltage first, on this connection and then on fresh ones; raises if nobody confirms."""
+        report = await self._readout.bias_off()
+        return _STATES.get(report.state, BiasState.UNKNOWN)
+
+    async def read_environment(self) -> Sequence[ReadingLike]:
+        """Temperatures, and the commanded bias voltages."""
+        return [*await self._readout.read_temperatures(), *self._readout.bias_readings()]
+
+    async def time_reference(self) -> TimeReference:
+        """The board's clock against wall time."""
+        before_s = clock.unix_s()
+        tag = await self._readout.read_time_tag()
+        middle_s = (before_s + clock.unix_s()) / 2
+        return TimeReference(CLOCK_HZ, tag, middle_s - tag / CLOCK_HZ, INTERNAL_TRIGGER_ID)
+
+    async def start(self, sink: Callable[[NDArray[np.uint64]], None]) -> None:
+        """Let frames flow into the sink; returns once the first have come."""
+        await self._readout.start(sink)
+
+    async def stop(self) -> Received:
+        """End the flow; the account of it."""
+        account = await self._readout.stop()
+        counters = {
+            "datagrams": account.datagrams,
+            "gaps": account.gaps,
+            "kernel_drops": account.kernel_drops,
+            "frames_lost_by_board": account.frames_lost_by_board,
+            "frames_partly_lost_by_board": account.frames_partly_lost_by_board,
+            **{f"frames_rejected_{_word(k)}": n for k, n in account.frames_rejected.items() if n},
+            **{f"datagrams_rejected_{_word(k)}": n for k, n in account.datagrams_rejected.items() if n},
+            **{f"words_rejected_{_word(k)}": n for k, n in account.words_rejected.items() if n},
+        }
+        return Received(
+            frames=account.frames_delivered,
+            frames_lost=account.frames_missing,
+            datagrams_rejected=sum(account.datagrams_rejected.values()),
+            counters=counters,
+        )
+
+    async def wait_failed(self) -> None:
+        """Wait until the link or the flow fails, and raise what happened."""
+        await self._readout.wait_failed()
+
+    async def aclose(self) -> None:
+        """Close the connection; changes no output."""
+        await self._readout.aclose()
+
+    def _needed(self) -> PetsysConfig:
+        if self._config is None:
+            raise ConfigError(f"{self._readout.name}: no configuration was given")
+        return self._config
+
+
+def _word(reason: str) -> str:
+    return reason.replace("-", "_").replace(" ", "_")
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.removeprefix("udp://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(f"{address!r} is not udp://HOST:PORT")
+    return ("127.0.0.1" if host == "localhost" else host), int(port)
