@@ -8,6 +8,7 @@ import numpy as np
 
 from petqc.formats.petsys_config import AsicParameters, HwTrigger, PetqcSection, SwTrigger, TableKind, write_config
 from petqc.formats.petsys_tables import BRANCH_E, BRANCH_T, COINCIDENCE, QDC, SAME_PHOTON, TABLES
+from petqc_simulators.physics.detector import THRESHOLD_NOISE_STEPS
 from petqc_simulators.physics.draw import bias_points
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 PREBREAKDOWN_BELOW_V = 5.0
 _ADC_PER_V = 2.0e5
-_THRESHOLD_NOISE = 0.5
 
 
 def _rows(kind: TableKind, n: int, /, **columns: Any) -> NDArray[Any]:
@@ -90,9 +90,9 @@ def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
             zero_t1=draw.zero[:, 0],
             zero_t2=draw.zero[:, 1],
             zero_e=draw.zero[:, 2],
-            noise_t1=_THRESHOLD_NOISE,
-            noise_t2=_THRESHOLD_NOISE,
-            noise_e=_THRESHOLD_NOISE,
+            noise_t1=THRESHOLD_NOISE_STEPS,
+            noise_t2=THRESHOLD_NOISE_STEPS,
+            noise_e=THRESHOLD_NOISE_STEPS,
         ),
         "disc_settings": _rows(
             "disc_settings", n, **address, vth_t1=settings.vth_t1, vth_t2=settings.vth_t2, vth_e=settings.vth_e

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ BLOCK_S = BLOCK_FRAMES * el.FRAME_CLK * CLOCK_S
 _BLOCK_CLK = float(BLOCK_FRAMES * el.FRAME_CLK)
 _AHEAD_CLK = float(el.FRAME_CLK)
 """Deposits are made one frame ahead of what is emitted, so that pile-up and late latching are complete."""
+THRESHOLD_NOISE_STEPS = 0.5
+"""Standard deviation of the baseline's noise, in threshold steps."""
 _NOISE_HZ = 2.0e5
 """Rate of a comparator whose thresholds all lie in the baseline."""
 T1_BEST_STEPS = 20.0
@@ -150,6 +153,7 @@ class Detector:
         self._buffers = _Buffers.empty(profile.geometry.channels)
         self._onsets: list[float] = []
         self._stale = True
+        self.slices_lost = 0
         self.frame = 0
         self.restart()
 
@@ -196,6 +200,34 @@ class Detector:
         self.bias_v = np.where(np.abs(distance) < 1e-4, self.controls.bias_v, self.bias_v + distance * follow)
         self._stale = True
 
+    def threshold_steps(self, controls: Controls) -> NDArray[np.float64]:
+        """How far T1, T2 and E lie above the baseline, in DAC steps; (n, 3)."""
+        trim = (controls.baseline - self.draw.baseline)[:, [0, 0, 1]]
+        return np.asarray(self.draw.zero + trim * np.array(BASELINE_STEPS)[[0, 0, 1]] - controls.vth)
+
+    def comparator_duty(self, controls: Controls) -> NDArray[np.float64]:
+        """Share of the time that each comparator is over its threshold on noise alone; (n, 3)."""
+        z = -self.threshold_steps(controls) / THRESHOLD_NOISE_STEPS
+        return np.asarray(0.5 * (1.0 + np.vectorize(math.erf)(z / math.sqrt(2.0))))
+
+    def comparator_dark_hz(self, controls: Controls) -> NDArray[np.float64]:
+        """Rate of dark counts over each comparator's threshold; (n, 3)."""
+        threshold = np.maximum(self.threshold_steps(controls) * self._kev_per_step(), 0.05)
+        state = self.sipm()
+        return np.stack([self._dark_rate_hz(state, threshold[:, i]) for i in range(3)], axis=1)
+
+    def _kev_per_step(self) -> NDArray[np.float64]:
+        e = self.profile.electronics
+        return np.array([e.threshold_t1_kev_per_step, e.threshold_t2_kev_per_step, e.threshold_e_kev_per_step])
+
+    def _dark_rate_hz(self, state: SipmState, threshold_kev: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Dark counts over thresholds in keV of the calibration day's amplitude; (n,)."""
+        draw = self.draw
+        detects = state.overvoltage_v > 0.01
+        gain = np.where(detects, state.gain / draw.calibrated.gain, 1.0)
+        cells = threshold_kev * draw.photoelectrons_per_kev * draw.calibrated.fired_per_photon / gain
+        return np.where(detects, dark_pulse_rate_hz(state.dark_hz, state.crosstalk, cells), 0.0)
+
     def refresh(self) -> None:
         """Bring the channel parameters up to date with settings, voltages and faults."""
         draw, profile, controls, effects = self.draw, self.profile, self.controls, self.effects
@@ -209,16 +241,8 @@ class Detector:
         signal = fired * gain / (draw.calibrated.fired_per_photon * draw.calibrated.gain)
         window_clk = np.maximum(controls.integration * INTEGRATION_CLK_PER_CODE, 4.0)
 
-        zero = draw.zero + (controls.baseline - draw.baseline)[:, [0, 0, 1]] * np.array(BASELINE_STEPS)[[0, 0, 1]]
-        steps = zero - controls.vth
-        kev_per_step = np.array(
-            [
-                electronics.threshold_t1_kev_per_step,
-                electronics.threshold_t2_kev_per_step,
-                electronics.threshold_e_kev_per_step,
-            ]
-        )
-        threshold = np.maximum((steps * kev_per_step).max(axis=1), 0.05)
+        steps = self.threshold_steps(controls)
+        threshold = np.maximum((steps * self._kev_per_step()).max(axis=1), 0.05)
         is_on = controls.is_read & ~effects.dead & (controls.trigger_mode == MODE_NORMAL)
         is_pulsed = controls.is_read & (controls.trigger_mode == MODE_TEST_PULSE)
         p[:, el.ON] = np.where(is_on, 1.0, np.where(is_pulsed, 2.0, 0.0))
@@ -252,8 +276,7 @@ class Detector:
         p[:, el.CONVERSION_CLK] = electronics.conversion_clk
         p[:, el.DECAY_CLK] = profile.crystal.decay_ns / (CLOCK_PS / 1000.0)
 
-        threshold_cells = threshold * draw.photoelectrons_per_kev * draw.calibrated.fired_per_photon / gain
-        extra = np.where(detects, dark_pulse_rate_hz(state.dark_hz, state.crosstalk, threshold_cells), 0.0)
+        extra = self._dark_rate_hz(state, threshold)
         extra += np.where(detects, effects.extra_hz, 0.0)
         extra += np.where((steps <= 0.5).all(axis=1), _NOISE_HZ, 0.0)
         floor = np.minimum(1.05 * threshold / np.maximum(signal, 1e-12), 1e12)
@@ -352,6 +375,7 @@ class Detector:
         gone = self._loss_rng.random(slices) < self.effects.frame_loss
         if not gone.any():
             return block
+        self.slices_lost += int(gone.sum())
         per_slice = BLOCK_FRAMES // slices
         lengths = np.diff(block.starts)
         keep = np.repeat(~gone, per_slice)

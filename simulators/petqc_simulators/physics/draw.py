@@ -67,10 +67,10 @@ class Draw:
         return np.asarray(FULL_SCALE_V * code / DAC_CODES * self.dac_gain + self.dac_offset_v)
 
 
-def nearest_code(volts: NDArray[F64], points_v: NDArray[F64], points_code: NDArray[np.int64]) -> NDArray[np.int64]:
-    """DAC codes for voltages by a table of points; points_v: (outputs, points), points_code: (points,)."""
+def codes_for(volts: NDArray[F64], points_v: NDArray[F64], points_code: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Highest DAC codes that a table gives no more than these voltages; points_v: (outputs, points)."""
     codes = [np.interp(v, row, points_code) for v, row in zip(volts, points_v, strict=True)]
-    return np.array([round(float(code)) for code in codes], np.int64)
+    return np.array([int(code) for code in codes], np.int64)
 
 
 def bias_points(draw_gain: NDArray[F64], draw_offset_v: NDArray[F64]) -> tuple[NDArray[np.int64], NDArray[F64]]:
@@ -131,7 +131,7 @@ def draw_detector(profile: Profile, seed: int) -> Draw:
     breakdown_found_v = np.round(
         np.array([breakdown_v[bias_of == i].mean() for i in range(outputs)]) + rng.normal(0.0, 0.005, outputs), 4
     )
-    bias_code = nearest_code(breakdown_found_v + sipm.overvoltage_v, volts, codes)
+    bias_code = codes_for(breakdown_found_v + sipm.overvoltage_v, np.round(volts, 5), codes)
     supplied_v = FULL_SCALE_V * bias_code / DAC_CODES * dac_gain + dac_offset_v
     calibrated = sipm_state(sipm, crystal, supplied_v[bias_of], breakdown_v, np.zeros(n))
 

@@ -1,0 +1,101 @@
+"""The ASICs' configuration as the board keeps it, and what it means for the detector."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from petqc_drivers.petsys.asic import (
+    POWER_ON_CHANNEL,
+    POWER_ON_GLOBAL,
+    AsicVersion,
+    Field,
+    fields,
+)
+from petqc_drivers.petsys.wire import CHANNEL_BITS, GLOBAL_BITS, AsicCommand, AsicStatus, asic_reply
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from petqc_simulators.profile import Geometry
+
+VERSION = AsicVersion.V2C
+CHANNELS = 64
+TX_DATA = 2
+
+
+class Asics:
+    """All chips of a board: two configurations that only bits can change.
+
+    Attributes:
+        globals: one integer per chip.
+        channels: 64 integers per chip.
+        changed: set when something was written; whoever looks clears it.
+        mode, vth, baseline, is_charge, integration, counter: what the detector reads, kept up to date channel by
+            channel ((n,), (n, 3), (n, 2), (n,), (n,), (n, 2) counter_mode and trigger_mode_2_b).
+    """
+
+    def __init__(self, geometry: Geometry) -> None:
+        self._per_module = geometry.asics_per_module
+        self.n_chips = geometry.chips
+        n = CHANNELS * self.n_chips
+        self._channel_fields: Mapping[str, Field] = fields("channel", VERSION)
+        self._global_fields: Mapping[str, Field] = fields("global", VERSION)
+        self.globals = [0] * self.n_chips
+        self.channels = [[0] * CHANNELS for _ in range(self.n_chips)]
+        self.mode = np.zeros(n, np.int64)
+        self.vth = np.zeros((n, 3), np.int64)
+        self.baseline = np.zeros((n, 2), np.int64)
+        self.is_charge = np.zeros(n, np.bool_)
+        self.integration = np.zeros(n, np.int64)
+        self.counter = np.zeros((n, 2), np.int64)
+        self.changed = True
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the power-on strings."""
+        self.globals = [POWER_ON_GLOBAL[VERSION]] * self.n_chips
+        self.channels = [[POWER_ON_CHANNEL] * CHANNELS for _ in range(self.n_chips)]
+        self._look_at(0, 0)
+        for array in (self.mode, self.vth, self.baseline, self.is_charge, self.integration, self.counter):
+            array[:] = array[0]
+        self.changed = True
+
+    def _look_at(self, chip: int, channel: int) -> None:
+        value, index = self.channels[chip][channel], CHANNELS * chip + channel
+        get = self._channel_fields
+
+        self.mode[index] = get["trigger_mode_1"].get(value)
+        self.vth[index] = [get[name].get(value) for name in ("vth_t1", "vth_t2", "vth_e")]
+        self.baseline[index] = [get[name].get(value) for name in ("baseline_t", "baseline_e")]
+        self.is_charge[index] = get["qdc_mode"].get(value) != 0
+        self.integration[index] = get["min_intg_time"].get(value)
+        self.counter[index] = [get[name].get(value) for name in ("counter_mode", "trigger_mode_2_b")]
+
+    def global_field(self, chip: int, name: str) -> int:
+        """A field of a chip's global configuration."""
+        return self._global_fields[name].get(self.globals[chip])
+
+    def chip_of(self, address: int) -> int | None:
+        """The chip at an address (module in the high byte, place in the module in the low byte), if there is one."""
+        module, place = address >> 8, address & 0xFF
+        chip = module * self._per_module + place
+        return chip if place < self._per_module and chip < self.n_chips else None
+
+    def answer(self, command: AsicCommand, *, is_alive: bool) -> bytes:
+        """Do a read or write; a place without a chip, or without power, does not acknowledge."""
+        chip = self.chip_of(command.address)
+        if chip is None or not is_alive:
+            return asic_reply(AsicStatus.BAD_ACKNOWLEDGE_0)
+        if command.value is None:
+            if command.channel is None:
+                return asic_reply(AsicStatus.OK, value=self.globals[chip], n_bits=GLOBAL_BITS)
+            return asic_reply(AsicStatus.OK, value=self.channels[chip][command.channel], n_bits=CHANNEL_BITS)
+        if command.channel is None:
+            self.globals[chip] = command.value
+        else:
+            self.channels[chip][command.channel] = command.value
+            self._look_at(chip, command.channel)
+        self.changed = True
+        return asic_reply(AsicStatus.OK)

@@ -1,0 +1,372 @@
+"""One FEB/D with built-in trigger on UDP, two FEM-256 modules and a BIAS_32P mezzanine: bytes in, bytes out.
+
+No socket and no clock: `handle` answers a datagram, `advance` lets time pass and gives the data datagrams of that time.
+Source: TOFPET2 interface reference (vendor software revision 194662e, protocol 0x0104), sections 3 to 6.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from petqc_drivers.petsys.registers import POWER_BIAS, POWER_FEM, POWER_GOOD_MASK
+from petqc_drivers.petsys.spi import SpiRequest, bias_dac, bias_prom, module_adc, spi_reply
+from petqc_drivers.petsys.wire import (
+    DATA_MARK,
+    HANDSHAKE,
+    MEMORY_WRITE_OK,
+    PROTOCOL_VERSION,
+    AsicCommand,
+    Command,
+    Function,
+    MemoryRead,
+    Reply,
+    WireError,
+    memory_read_reply,
+    parse_memory_access,
+)
+from petqc_simulators.boards.asics import CHANNELS, TX_DATA, Asics
+from petqc_simulators.boards.registers import RegisterFile
+from petqc_simulators.boards.spi_devices import (
+    BIAS_32P_MAGIC,
+    Absent,
+    Eeprom,
+    Ltc2668,
+    Max111xx,
+    SpiDevice,
+    lmt70_code,
+    lmt86_code,
+    transfer,
+)
+from petqc_simulators.boards.witness import BiasWitness
+from petqc_simulators.physics.detector import BLOCK_FRAMES, BLOCK_S, Controls, Detector, TestPulse
+from petqc_simulators.physics.emission import CLOCK_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from petqc_simulators.faults import Fault
+    from petqc_simulators.physics.detector import Block
+    from petqc_simulators.profile import Profile
+
+BASE_PCB = 0x0002
+FIRMWARE_VARIANT = 0x0001_0111_0000_0000
+FIRMWARE_REVISION = 0x0000_0000_2022_0104
+BIAS_INTERFACE = 0xFFFD
+ASIC_TYPE = 0x0002
+LINK_SPEED_DDR = 1
+DATAGRAM_WORDS = 1023
+"""About 8 kB: larger and smaller datagrams both lose more on a loopback. Source: section 3.5."""
+COUNTER_WINDOW_S = (1 << 22) * CLOCK_S
+_PULSE_PHASES = 336.0
+_ROOM_K = (0.0, 0.15, 0.3, 0.45)
+"""SiPM sensors of one module differ a little with their place."""
+
+
+@dataclass(slots=True)
+class _Counters:
+    """Channel counters of the last finished window, and the tag that they carry."""
+
+    tag: int = 0
+    next_tag: int = 0
+    ready_s: float = math.inf
+
+
+class PetsysFebd:
+    """The board.
+
+    Attributes:
+        detector: the physics behind it.
+        witness: what the bias outputs were told and did.
+        elapsed_s: simulated time since the board was started.
+        is_streaming: frames are sent, which they are from the first synchronisation on.
+        malformed: datagrams that no command could be made of; they get no answer.
+    """
+
+    def __init__(
+        self, profile: Profile, seed: int, faults: Sequence[Fault] = (), *, witness_path: Path | None = None
+    ) -> None:
+        self.profile = profile
+        self.detector = Detector(profile, seed, faults)
+        self.asics = Asics(profile.geometry)
+        self.registers = RegisterFile()
+        self.witness = BiasWitness(profile.geometry.bias_channels, witness_path)
+        self.elapsed_s = 0.0
+        self.is_streaming = False
+        self.malformed = 0
+        self.commands = 0
+        self._synchronised_s = 0.0
+        self._fem_on_s = math.inf
+        self._stale = True
+        self._counters = _Counters()
+        self._memories: dict[int, bytearray] = {
+            Function.TRIGGER_REGIONS: bytearray(0x10000),
+            Function.TRIGGER_CALIBRATION: bytearray(5 * 0x10000),
+        }
+        self._rng = np.random.default_rng([seed, 0xB0A2D])
+        dacs = [Ltc2668(lambda output, code, dac=dac: self._bias_set(dac, output, code)) for dac in range(2)]  # type: ignore[misc]
+        self.dacs = dacs
+        self.prom = Eeprom(1 << 15, BIAS_32P_MAGIC)
+        self._spi: dict[int, SpiDevice] = {
+            bias_prom(0): self.prom,
+            bias_dac(0, 0): dacs[0],
+            bias_dac(0, 1): dacs[1],
+            **{
+                module_adc(m): Max111xx(lambda channel, m=m: self._temperature_code(m, channel), self._fem_is_on)  # type: ignore[misc]
+                for m in range(profile.geometry.modules)
+            },
+        }
+        self._absent = Absent()
+        self._set_up_registers()
+
+    def _set_up_registers(self) -> None:
+        r = self.registers
+        for name, value in (
+            ("base_pcb", BASE_PCB),
+            ("firmware_variant", FIRMWARE_VARIANT),
+            ("firmware_revision", FIRMWARE_REVISION),
+            ("protocol", PROTOCOL_VERSION),
+            ("bias_interface", BIAS_INTERFACE),
+            ("asic_type", ASIC_TYPE),
+            ("asic_link_speed", LINK_SPEED_DDR),
+            ("clock_locked", 1),
+            ("trigger_regions", self.profile.geometry.modules),
+        ):
+            r.preset(name, value)
+        r.live("time_tag", lambda: int((self.elapsed_s - self._synchronised_s) / CLOCK_S))
+        r.live("uptime", lambda: int(self.elapsed_s / CLOCK_S))
+        r.live("pll_lock_time", lambda: int(self.elapsed_s / CLOCK_S))
+        r.live("power_good", lambda: POWER_GOOD_MASK if self._fem_is_on() else 0)
+        r.live("deserialiser_locked", lambda: self._mask(self._is_locked))
+        r.live("decoder_good", lambda: self._mask(self._is_sending))
+        r.live("word_errors", lambda: self.detector.slices_lost)
+        r.listen("sync", self._on_sync)
+        r.listen("power", self._on_power)
+        r.listen("asic_reset", self._on_asic_reset)
+        r.listen("counter_tag", self._on_counter_tag)
+        for name in ("receiver_enable", "test_pulse"):
+            r.listen(name, self._on_change)
+
+    # -- registers with consequences --------------------------------------------------------------------------------
+
+    def _on_change(self, _value: int) -> None:
+        self._stale = True
+
+    def _on_sync(self, value: int) -> None:
+        if not value & 1:
+            return
+        self.detector.restart()
+        self._synchronised_s = self.elapsed_s
+        self.is_streaming = True
+        self._stale = True
+        self.witness.note(self.elapsed_s, "sync")
+
+    def _on_power(self, value: int) -> None:
+        is_fem = bool(value & POWER_FEM)
+        if is_fem and math.isinf(self._fem_on_s):
+            self._fem_on_s = self.elapsed_s
+            self.asics.reset()
+        elif not is_fem:
+            self._fem_on_s = math.inf
+        self.witness.note(self.elapsed_s, "supply", on=bool(value & POWER_BIAS), fem=is_fem)
+        self._stale = True
+
+    def _on_asic_reset(self, value: int) -> None:
+        if value & 1:
+            self.asics.reset()
+        self._stale = True
+
+    def _on_counter_tag(self, value: int) -> None:
+        self._counters.next_tag = value
+        self._counters.ready_s = self.elapsed_s + COUNTER_WINDOW_S
+
+    def _bias_set(self, dac: int, output: int, code: int) -> None:
+        channel = 16 * dac + output
+        if channel < self.profile.geometry.bias_channels:
+            volts = float(self._volts_of_codes()[channel])
+            self.witness.set_point(self.elapsed_s, dac, output, code, volts)
+        self._stale = True
+
+    def _volts_of_codes(self) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+        codes = np.array(self.dacs[0].codes + self.dacs[1].codes, np.int64)[: self.profile.geometry.bias_channels]
+        return self.detector.draw.output_v(codes)
+
+    # -- what is alive ----------------------------------------------------------------------------------------------
+
+    def _fem_is_on(self) -> bool:
+        return bool(self.registers.value("power") & POWER_FEM)
+
+    def _asics_are_alive(self) -> bool:
+        return self._fem_is_on() and not self.registers.value("asic_reset") & 1
+
+    def _mask(self, holds: Callable[[int], bool]) -> int:
+        return sum(1 << chip for chip in range(self.asics.n_chips) if holds(chip))
+
+    def _is_locked(self, chip: int) -> bool:
+        """A receiver locks to a chip that sends on as many links, and at the rate, that the board expects."""
+        return (
+            self._asics_are_alive()
+            and bool(self.registers.value("receiver_enable") >> chip & 1)
+            and self.asics.global_field(chip, "tx_nlinks") == self.registers.value("asic_links")
+            and self.asics.global_field(chip, "tx_ddr") == self.registers.value("asic_link_speed") & 1
+        )
+
+    def _is_sending(self, chip: int) -> bool:
+        return self._is_locked(chip) and self.asics.global_field(chip, "tx_mode") == TX_DATA
+
+    def _temperature_code(self, module: int, channel: int) -> int:
+        environment = self.profile.environment
+        sipm_degc = environment.calibration_degc + float(self.detector.draw.warmer_k[module])
+        # The seed gives the SiPMs' temperature; the sensors of a module sit around it.
+        if channel < 4:
+            return lmt70_code(sipm_degc + _ROOM_K[channel] - sum(_ROOM_K) / 4 + float(self._rng.normal(0.0, 0.02)))
+        if channel < 8:
+            powered_s = max(self.elapsed_s - self._fem_on_s, 0.0) if self._fem_is_on() else 0.0
+            rise = environment.asic_rise_k * -math.expm1(-powered_s / environment.asic_settle_s)
+            return lmt86_code(sipm_degc + 2.0 + rise + float(self._rng.normal(0.0, 0.05)))
+        return 0
+
+    # -- commands ---------------------------------------------------------------------------------------------------
+
+    def handle(self, datagram: bytes) -> bytes | None:
+        """The answer to one datagram from the host; None if there is none."""
+        if datagram == HANDSHAKE:
+            return datagram
+        try:
+            command = Command.from_bytes(datagram)
+            payload = self._answer(command)
+            if payload is None:
+                return None
+            self.commands += 1
+            return Reply(command.serial, command.function, payload).to_bytes()
+        except WireError:
+            self.malformed += 1
+            return None
+
+    def _answer(self, command: Command) -> bytes | None:
+        match command.function:
+            case Function.REGISTERS:
+                access = parse_memory_access(command.payload)
+                if isinstance(access, MemoryRead):
+                    return memory_read_reply(self.registers.read(access.address, access.count))
+                self.registers.write(access.address, access.data)
+                return MEMORY_WRITE_OK
+            case Function.ASIC:
+                reply = self.asics.answer(AsicCommand.from_bytes(command.payload), is_alive=self._asics_are_alive())
+                self._stale |= self.asics.changed
+                return reply
+            case Function.SPI:
+                request = SpiRequest.from_bytes(command.payload)
+                sampled = transfer(request, self._spi.get(request.spi_id, self._absent))
+                return spi_reply(sampled, request.n_sampled)
+            case Function.I2C:
+                # Nobody drives the two lines but the master: what it releases reads high.
+                return bytes(step & 3 for step in command.payload[2:]) or None
+            case Function.CHANNEL_COUNTERS:
+                return self._read_counters(command.payload)
+            case Function.TRIGGER_REGIONS | Function.TRIGGER_CALIBRATION:
+                return self._memory(command.function, command.payload)
+            case _:
+                return None
+
+    def _memory(self, function: int, payload: bytes) -> bytes:
+        width = 1 if function == Function.TRIGGER_REGIONS else 5
+        access, memory = parse_memory_access(payload, word_bytes=width), self._memories[function]
+        begin = access.address * width
+        if isinstance(access, MemoryRead):
+            return memory_read_reply(
+                bytes(memory[begin : begin + access.count * width]).ljust(access.count * width, b"\x00")
+            )
+        room = memory[begin : begin + len(access.data)]
+        memory[begin : begin + len(room)] = access.data[: len(room)]
+        return MEMORY_WRITE_OK
+
+    def _read_counters(self, payload: bytes) -> bytes:
+        access = parse_memory_access(payload, word_bytes=4)
+        if not isinstance(access, MemoryRead):
+            raise WireError("channel counters cannot be written")
+        if self.elapsed_s >= self._counters.ready_s:
+            self._counters.tag, self._counters.ready_s = self._counters.next_tag, math.inf
+        tag = self._counters.tag << 24
+        data = bytearray()
+        for address in range(access.address, access.address + access.count):
+            count = self._counted(address) if address < self.profile.geometry.channels else 0
+            data += (tag | count).to_bytes(4, "little")
+        return memory_read_reply(bytes(data))
+
+    def _counted(self, channel: int) -> int:
+        """Clocks in a window during which the selected comparator is over its threshold, or its transitions."""
+        mode, which = (int(v) for v in self.asics.counter[channel])
+        chip = channel // CHANNELS
+        if not self._asics_are_alive() or which > 2 or not self.asics.global_field(chip, "counter_en"):
+            return 0
+        if mode == 0xF:
+            duty = self.detector.comparator_duty(self._controls())[channel, which]
+            return int(self._rng.binomial(1 << 22, duty)) & 0xFFFFFF
+        if mode == 0xC:
+            rate = self.detector.comparator_dark_hz(self._controls())[channel, which]
+            return min(int(self._rng.poisson(rate * COUNTER_WINDOW_S)), 0xFFFFFF)
+        return 0
+
+    # -- time -------------------------------------------------------------------------------------------------------
+
+    def _controls(self) -> Controls:
+        is_bias = self.registers.value("power") & POWER_BIAS
+        sending = np.array([self._is_sending(chip) for chip in range(self.asics.n_chips)])
+        word = self.registers.value("test_pulse")
+        pulse = None
+        if word >> 63 & 1:
+            length = word & 0x3FF
+            pulse = TestPulse(
+                length_clk=length,
+                interval_clk=(word >> 10 & 0x1FFFFF) + length + 1,
+                phase_clk=(word >> 31 & 0xFFFFFF) / _PULSE_PHASES,
+            )
+        volts = self._volts_of_codes()
+        return Controls(
+            bias_v=volts if is_bias else np.zeros_like(volts),
+            is_read=np.repeat(sending, CHANNELS),
+            trigger_mode=self.asics.mode.copy(),
+            vth=self.asics.vth.copy(),
+            baseline=self.asics.baseline.copy(),
+            is_charge=self.asics.is_charge.copy(),
+            integration=self.asics.integration.copy(),
+            test_pulse=pulse,
+        )
+
+    def advance(self, seconds: float) -> list[bytes]:
+        """Let simulated time pass; the data datagrams of all frames that end in it."""
+        self.elapsed_s += seconds
+        if self._stale:
+            self.detector.set(self._controls())
+            self.asics.changed = False
+            self._stale = False
+        before = self.detector.bias_v
+        datagrams: list[bytes] = []
+        if self.is_streaming:
+            due = int((self.elapsed_s - self._synchronised_s) / BLOCK_S)
+            for _ in range(due - self.detector.frame // BLOCK_FRAMES):
+                datagrams += data_datagrams(self.detector.advance())
+        else:
+            self.detector.advance_bias(seconds)
+        if before is not self.detector.bias_v:
+            self.witness.outputs(self.elapsed_s, before, self.detector.bias_v, max(seconds, BLOCK_S))
+        return datagrams
+
+
+def data_datagrams(block: Block) -> list[bytes]:
+    """The block's frames, whole, in datagrams of about 8 kB."""
+    datagrams = []
+    starts, place = block.starts, 0
+    last = starts.size - 1
+    mark = bytes((DATA_MARK,))
+    while place < last:
+        end = int(np.searchsorted(starts, starts[place] + DATAGRAM_WORDS, side="right")) - 1
+        end = max(end, place + 1)
+        datagrams.append(mark + block.words[starts[place] : starts[end]].astype("<u8", copy=False).tobytes())
+        place = end
+    return datagrams

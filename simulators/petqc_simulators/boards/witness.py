@@ -1,0 +1,75 @@
+"""The simulator as a witness: every bias set-point it was given, and the voltage that truly was at each output."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import TextIO
+
+    from numpy.typing import NDArray
+
+
+class BiasWitness:
+    """An append-only record, in memory and as JSON lines.
+
+    Lines: {"t_s", "event": "set", "dac", "output", "channel", "code", "volts"} for every code that an output was
+    given, {"event": "supply", "on"}, {"event": "output", "volts": [...]} while voltages move, {"event": "sync"}.
+    t_s counts simulated seconds since the board was started; volts are the true ones, not the nominal ones.
+
+    Attributes:
+        highest_set_v, highest_output_v: (outputs,) highest so far of what was set, and of what truly was there.
+        steepest_v_per_s: (outputs,) fastest rise of an output so far.
+    """
+
+    MOVED_V = 0.01
+    KEPT = 100_000
+
+    def __init__(self, outputs: int, path: Path | None = None) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self.highest_set_v = np.zeros(outputs)
+        self.highest_output_v = np.zeros(outputs)
+        self.steepest_v_per_s = np.zeros(outputs)
+        self._shown = np.zeros(outputs)
+        self._file: TextIO | None = None if path is None else path.open("a", encoding="utf-8")
+
+    def note(self, t_s: float, event: str, **values: Any) -> None:
+        """Add a line."""
+        line = {"t_s": round(t_s, 6), "event": event, **values}
+        if len(self.lines) < self.KEPT:
+            self.lines.append(line)
+        if self._file is not None:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+
+    def set_point(self, t_s: float, dac: int, output: int, code: int, volts: float) -> None:
+        """An output was given a code; volts is what it means with the supply on."""
+        channel = 16 * dac + output
+        self.highest_set_v[channel] = max(self.highest_set_v[channel], volts)
+        self.note(t_s, "set", dac=dac, output=output, channel=channel, code=code, volts=round(volts, 5))
+
+    def outputs(self, t_s: float, before_v: NDArray[np.float64], now_v: NDArray[np.float64], seconds: float) -> None:
+        """Outputs moved from one voltage to another in some time."""
+        self.highest_output_v = np.maximum(self.highest_output_v, now_v)
+        self.steepest_v_per_s = np.maximum(self.steepest_v_per_s, (now_v - before_v) / seconds)
+        if np.abs(now_v - self._shown).max() >= self.MOVED_V:
+            self._shown = now_v.copy()
+            self.note(t_s, "output", volts=[round(float(v), 4) for v in now_v])
+
+    def summary(self) -> dict[str, Any]:
+        """The extremes, for a state file."""
+        return {
+            "highest_set_v": [round(float(v), 5) for v in self.highest_set_v],
+            "highest_output_v": [round(float(v), 5) for v in self.highest_output_v],
+            "steepest_v_per_s": [round(float(v), 3) for v in self.steepest_v_per_s],
+        }
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
