@@ -262,7 +262,7 @@ def decode_hits(
                     tally[D_SATURATED] += 1
                     continue
             if not np.isfinite(e):
-                tally[D_CURVE] += 1
+                tally[D_SATURATED] += 1
                 continue
             time_ps[out] = start + np.int64(np.floor(relative + 0.5))
             energy[out] = e

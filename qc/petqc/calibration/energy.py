@@ -22,9 +22,10 @@ def linearised(
     Source: PETsys `energy_calibration_table`, charge mode only.
     """
     e = np.asarray(energy, np.float64)
-    power = np.maximum(e, 0.0) ** np.asarray(p2, np.float64)
-    curved = np.asarray(p0, np.float64) * (np.asarray(p1, np.float64) ** power - 1.0)
-    return (np.where(e > 0, curved, 0.0) + np.asarray(p3, np.float64) * e).astype(np.float32)
+    with np.errstate(over="ignore"):  # far above any photopeak the curve leaves single precision: infinite
+        power = np.maximum(e, 0.0) ** np.asarray(p2, np.float64)
+        curved = np.asarray(p0, np.float64) * (np.asarray(p1, np.float64) ** power - 1.0)
+        return (np.where(e > 0, curved, 0.0) + np.asarray(p3, np.float64) * e).astype(np.float32)
 
 
 def kev_of_charge(
