@@ -460,7 +460,7 @@ def test_the_account_gives_shares(page: Page) -> None:
 def test_traceability_is_complete(run: Run, page: Page) -> None:
     for said in (run.config_hash, *run.calibration_ids.values(), *run.software.values(), "ab" * 32, "daily-0001.rawf"):
         assert said in page.text
-    assert "asic: warn outside 505.9 to 516.1, fail outside 495.7 to 526.3" in page.text
+    assert "scanner, module, asic: warn outside 505.9 to 516.1, fail outside 495.7 to 526.3" in page.text
     assert "erfc-step/1" in page.text
 
 

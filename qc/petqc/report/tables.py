@@ -15,11 +15,11 @@ from petqc.report.text import (
     STATUS_ORDER,
     STATUS_WORD,
     age,
+    inside,
     level_of,
     limits_text,
     measured,
     node_sort_key,
-    outside,
     plain,
     sentence_case,
     source_of,
@@ -57,7 +57,6 @@ class CheckRow:
     fail: str
     n: str
     baseline: str
-    method: str
     reason: str
 
 
@@ -92,11 +91,10 @@ def _row(number: int, result: CheckResult) -> CheckRow:
         status=result.status,
         word=status_word(result),
         limits=limits_text(result.limits),
-        warn=outside(result.limits.warn_low, result.limits.warn_high),
-        fail=outside(result.limits.fail_low, result.limits.fail_high),
+        warn=inside(result.limits.warn_low, result.limits.warn_high),
+        fail=inside(result.limits.fail_low, result.limits.fail_high),
         n=plain(float(result.n)),
         baseline="" if result.baseline is None else plain(result.baseline),
-        method=result.method or "",
         reason=result.reason or "",
     )
 
@@ -145,16 +143,17 @@ def method_rows(run: Run) -> list[MethodRow]:
         by_level: dict[str, list[str]] = {}
         for level, said in limits:
             by_level.setdefault(level, []).append(said)
+        by_limits: dict[str, list[str]] = {}
+        for level, several in by_level.items():
+            one = several[0] if len(several) == 1 else "by node, as in the table of checks"
+            by_limits.setdefault(one, []).append(level)
         rows.append(
             MethodRow(
                 title=title_of(check_id),
                 id=check_id,
                 methods="; ".join(dict.fromkeys(c.method for c in results if c.method)),
-                limits=tuple(
-                    (level, said[0] if len(said) == 1 else "by node, see the table of checks")
-                    for level, said in by_level.items()
-                ),
-                source=source_of(check_id),
+                limits=tuple((", ".join(levels), said) for said, levels in by_limits.items()),
+                source="" if "." in check_id else source_of(check_id),
             )
         )
     return rows

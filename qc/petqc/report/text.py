@@ -21,6 +21,7 @@ _MOST_DECIMALS = 9
 _LEAST_UNCERTAINTY = 5e-7
 """Uncertainties below this are those of a calculation, not of a measurement: the value is given plainly."""
 
+_ABBREVIATIONS = {"fwhm": "FWHM", "fwtm": "FWTM", "ctr": "CTR"}
 STATUS_WORD = {
     Status.PASS: "pass",
     Status.WARN: "warn",
@@ -105,6 +106,15 @@ def outside(low: float | None, high: float | None) -> str:
     return "" if high is None else f"above {plain(high)}"
 
 
+def inside(low: float | None, high: float | None) -> str:
+    """The same pair as what is allowed, for narrow columns: `505.9 to 516.1`, `≥ 99`, `≤ 14`."""
+    if low is not None and high is not None:
+        return f"{plain(low)} to {plain(high)}"
+    if low is not None:
+        return f"≥ {plain(low)}"
+    return "" if high is None else f"≤ {plain(high)}"
+
+
 def status_word(result: CheckResult) -> str:
     """The status as a word; a number that is missing and not needed is just that."""
     if result.value is None and result.status is Status.NO_LIMITS:
@@ -176,7 +186,8 @@ def title_of(check_id: str) -> str:
     base, _, part = check_id.partition(".")
     check = _registered().get(base)
     title = check.title if check else sentence_case(base)
-    return f"{title}, {part.replace('_', ' ')}" if part else title
+    words = [_ABBREVIATIONS.get(word, word) for word in part.split("_")]
+    return f"{title}, {' '.join(words)}" if part else title
 
 
 def source_of(check_id: str) -> str:
