@@ -114,7 +114,7 @@ def fold_coincidences(records: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray
 
 def pack(counts: NDArray[np.int64], hits: NDArray[Any]) -> bytes:
     """The bytes of compact records: counts (g,) or (g, 2), hits as SINGLE records."""
-    table = counts.reshape(counts.shape[0], -1)
+    table = counts[:, None] if counts.ndim == 1 else counts
     head = table.shape[1]
     raw = hits.view(np.uint8).reshape(-1, SINGLE.itemsize)
     n_hits = table.sum(axis=1)

@@ -14,7 +14,7 @@ import numpy as np
 from petqc.errors import BadInputError
 from petqc.formats.damage import Damage, DamageLog
 from petqc.formats.petsys_compact import expand_coincidences, expand_groups, fold_coincidences, fold_groups
-from petqc.formats.petsys_events import DTYPES, SINGLE, EventKind
+from petqc.formats.petsys_events import DTYPES, SINGLE, EventKind, plausible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,26 +119,27 @@ class TextReader:
             lines.append(line)
         return lines
 
-    def _damaged(self, offset: int, line: bytes, number: int, reason: str) -> None:
-        self.damages.note(offset, f"line {number}: {reason}", self.records_read, len(line))
-
     def _parse(self, lines: list[bytes], begin: int, number: int) -> NDArray[Any]:
         rows = [line.split() for line in lines]
         if lines[-1].endswith(b"\n"):
             records = _convert(rows, self.dtype)
-            if records is not None:
+            if records is not None and plausible(records).all():
                 return records
         # Something here does not read: line by line, to say which.
         good, at = [], begin
-        for offset, (line, row) in enumerate(zip(lines, rows, strict=True)):
+        wanted = " ".join(self.dtype.names or ())
+        for offset, (line, row) in enumerate(zip(lines, rows, strict=True), number + 1):
+            problem = None
             if not line.endswith(b"\n"):
-                self._damaged(at, line, number + offset + 1, "does not end: the file is cut off here")
+                problem = "does not end: the file is cut off here"
             elif row:
-                if _convert([row], self.dtype) is None:
-                    wanted = " ".join(self.dtype.names or ())
-                    self._damaged(at, line, number + offset + 1, f"{row[:12]!r} is not {wanted}")
+                one = _convert([row], self.dtype)
+                if one is None or not plausible(one).all():
+                    problem = f"{b' '.join(row)[:120]!r} is not {wanted}, or cannot be real"
                 else:
                     good.append(row)
+            if problem:
+                self.damages.note(at, f"line {offset}: {problem}", self.records_read + len(good), len(line))
             at += len(line)
         records = _convert(good, self.dtype)
         return np.empty(0, self.dtype) if records is None else records
@@ -154,7 +155,7 @@ class TextReader:
             ok = len(row) == head and all(f.isdigit() and 1 <= int(f) <= 255 for f in row) and line.endswith(b"\n")
             rows = self._lines(sum(map(int, row))) if ok else []
             found = _convert([r.split() for r in rows], SINGLE) if rows and rows[-1].endswith(b"\n") else None
-            if found is None or found.size != sum(map(int, row)):
+            if found is None or found.size != sum(map(int, row)) or not plausible(found).all():
                 read = self.records_read + sum(map(len, hits))
                 self.damages.note(begin, f"line {number}: no whole record begins here", read, self.size - begin)
                 self.bytes_read = self.size
@@ -255,7 +256,7 @@ class TextWriter:
     def _write_compact(self, counts: NDArray[np.int64], hits: NDArray[Any]) -> None:
         lines = _format(hits)
         at = 0
-        for row in counts.reshape(counts.shape[0], -1).tolist():
+        for row in (counts[:, None] if counts.ndim == 1 else counts).tolist():
             self._file.write("\t".join(map(str, row)) + "\n")
             self._file.writelines(lines[at : at + sum(row)])
             at += sum(row)

@@ -8,9 +8,12 @@ Source: PETsys sw_daq_tofpet2 revision 194662e, processed output.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 EventKind = Literal["singles", "groups", "coincidences", "groups-compact", "coincidences-compact"]
 """What an event file holds. The compact forms give the same arrays as the plain ones."""
@@ -40,6 +43,25 @@ DTYPES: Final[dict[EventKind, np.dtype[np.void]]] = {
     "coincidences-compact": COINCIDENCE,
 }
 """Type of the arrays that readers give and writers take, by kind."""
+
+MAX_CHANNEL: Final = (1 << 22) - 1
+# Far outside any unit of energy; words read at the wrong place are mostly outside.
+_SMALLEST_ENERGY, _LARGEST_ENERGY = 1e-12, 1e12
+
+
+def plausible(records: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which records can be real: channels that exist, energies of any usual unit, an index below its count."""
+    names = records.dtype.names or ()
+    good = np.ones(records.size, bool)
+    for name in names:
+        if name.startswith("channel"):
+            good &= (records[name] >= 0) & (records[name] <= MAX_CHANNEL)
+        if name.startswith("energy"):
+            size = np.abs(records[name])
+            good &= (size <= _LARGEST_ENERGY) & ((size >= _SMALLEST_ENERGY) | (size == 0))
+        if name.startswith("index"):
+            good &= records[name] < records[name.replace("index", "n")]
+    return good
 
 
 @dataclass(frozen=True, slots=True)

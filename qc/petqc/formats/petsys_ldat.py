@@ -15,7 +15,7 @@ from petqc.errors import BadInputError
 from petqc.formats.damage import Damage, DamageLog
 from petqc.formats.petsys_compact import LONGEST, expand_coincidences, expand_groups, unpack
 from petqc.formats.petsys_event_text import TextReader, TextWriter
-from petqc.formats.petsys_events import COINCIDENCE, DTYPES, GROUP, SINGLE, EventKind, EventStep
+from petqc.formats.petsys_events import COINCIDENCE, DTYPES, GROUP, SINGLE, EventKind, EventStep, plausible
 from petqc.formats.petsys_ldat_write import LdatWriter
 
 if TYPE_CHECKING:
@@ -40,22 +40,9 @@ __all__ = [
     "open_events",
 ]
 
-MAX_CHANNEL: Final = (1 << 22) - 1
 _SAMPLE_BYTES = 36 * 4096
 _PAIR_PS = 200_000
 _KINDS: Final[tuple[EventKind, ...]] = ("singles", "groups", "coincidences", "groups-compact", "coincidences-compact")
-
-
-def plausible(records: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which records can be real: channels that exist, an index below its count."""
-    names = records.dtype.names or ()
-    good = np.ones(records.size, bool)
-    for name in names:
-        if name.startswith("channel"):
-            good &= (records[name] >= 0) & (records[name] <= MAX_CHANNEL)
-        if name.startswith("index"):
-            good &= records[name] < records[name.replace("index", "n")]
-    return good
 
 
 def detect_kind(path: str | os.PathLike[str]) -> EventKind:
@@ -300,7 +287,7 @@ def open_events(path: str | os.PathLike[str], kind: EventKind | None = None) -> 
             start = file.read(4096)
     except OSError as error:
         raise BadInputError(f"cannot be opened: {error.strerror}", where=str(path)) from error
-    if start and not start.translate(None, b"0123456789+-.eEnaif \t\r\n"):
+    if start and not start.translate(None, bytes(range(32, 127)) + b"\t\r\n"):
         return TextReader(path, kind)
     return LdatReader(path, kind)
 

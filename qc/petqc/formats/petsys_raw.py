@@ -83,6 +83,7 @@ class RawReader:
         self.warnings: list[str] = []
         self._broken = False
         self._frames = 0
+        self._ids = (0, -1)
         try:
             self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -210,6 +211,8 @@ class RawReader:
         self._broken = False
         self.bytes_read = HEADER_BYTES if step is None else 0
         self._frames = 0
+        self._ids = (0, -1)
+        self.usable_end = HEADER_BYTES
         index = self._index
         ranges = [(HEADER_BYTES, self.size)] if index is None else [(s.begin, s.end) for s in index]
         if step is not None:
@@ -224,6 +227,8 @@ class RawReader:
             if end > self.size:
                 self._damaged(self.size, 0, f"the file ends, its index goes on to byte {end}", cut=True)
             reached = end
+        if index is None:
+            self._walked = (RawStep(HEADER_BYTES, self.usable_end, *self._ids),)
         if step is None and reached < self.size:
             self._damaged(reached, self.size - reached, "the bytes after the last step belong to no step of the index")
 
@@ -235,6 +240,11 @@ class RawReader:
     def _damaged(self, offset: int, n_bytes: int, reason: str, *, cut: bool = False) -> None:
         self.damages.note(offset, reason, self._frames, max(0, n_bytes))
         self._broken |= not cut
+
+    def _count(self, walk: NDArray[np.int64]) -> None:
+        if walk[FRAMES]:
+            self._ids = (self._ids[0] if self._frames else int(walk[FIRST_ID]), int(walk[LAST_ID]))
+            self._frames += int(walk[FRAMES])
 
     def _pread(self, offset: int, n_words: int) -> NDArray[np.uint64]:
         """Words of the file; fewer only where the file has become shorter since it was opened."""
@@ -281,7 +291,7 @@ class RawReader:
                 self._damaged(at, block.end - at, _what_is_wrong(words))
                 self.bytes_read += block.end - at
                 return
-            self._frames += int(walk[FRAMES])
+            self._count(walk)
             self.bytes_read += used * WORD_BYTES
             self.usable_end = block.end - (words.size - used) * WORD_BYTES
             yield words[:used]
@@ -297,7 +307,7 @@ class RawReader:
             words = self._pread(at, min(max_words, (end - at) // WORD_BYTES))
             walk_frames(words, walk)
             used = int(walk[USED])
-            self._frames += int(walk[FRAMES])
+            self._count(walk)
             self.bytes_read += used * WORD_BYTES
             at += used * WORD_BYTES
             self.usable_end = max(self.usable_end, at)
