@@ -28,7 +28,11 @@ STOP_DEADLINE_S = 20.0
 
 
 class FrameWriter(Protocol):
-    """The part of `petqc.formats.petsys_raw.RawWriter` that recording needs."""
+    """Where frames are recorded."""
+
+    @property
+    def frames_recorded(self) -> int:
+        """Frames taken so far; those of a call that raised included if they were taken before it did."""
 
     def write(self, words: NDArray[np.uint64]) -> None:
         """Append whole frames."""
@@ -116,6 +120,7 @@ class Pipeline:
             batch = self._take()
             if batch is None:
                 return
+            before = self._writer.frames_recorded
             try:
                 self._writer.write(batch)
                 self._process(batch)
@@ -123,6 +128,8 @@ class Pipeline:
                 log.exception("recording or processing failed")
                 with self._ready:
                     self.failure = error
+                    taken = self._writer.frames_recorded - before
+                    self._frames_dropped += self._count_frames(batch) - taken
                     self._drop_waiting()
                 self._on_failure(error)
                 return
