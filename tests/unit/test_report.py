@@ -1,4 +1,7 @@
-"""The report of a run, from a Run that looks like a bench's morning: numbers drawn from a seed, marked simulated."""
+"""The report of a run, from a Run that looks like a bench's morning: numbers drawn from a seed, marked simulated.
+
+Longer than other files because the run that all these tests look at is built here.
+"""
 
 from __future__ import annotations
 
