@@ -108,7 +108,7 @@ class Eeprom:
 
 
 class Ltc2668:
-    """A DAC of 16 outputs behind a 32-bit shift register: clocked with 24 bits, it shows a transfer one transfer late."""
+    """A DAC of 16 outputs behind a 32-bit shift register: with 24 clocks, a transfer shows one transfer late."""
 
     _WRITE, _UPDATE, _WRITE_UPDATE_ALL, _WRITE_UPDATE = 0x0, 0x1, 0x2, 0x3
 

@@ -1,0 +1,212 @@
+"""The driver of the TOFPET2 readout against the simulated board, in its own process, over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from petqc.calibration import CalibrationSet
+from petqc.formats.petsys_config import PetsysConfig, load_config
+from petqc.processing import ProcessingSettings, Processor
+from petqc_drivers.errors import DriverError, LimitError, LinkLostError
+from petqc_drivers.limits import HardLimit, Volts
+from petqc_drivers.petsys.bias import BiasChannel, BiasCurve
+from petqc_drivers.petsys.readout import AsicSettings, BiasSettings, PetsysUdpReadout, PetsysUdpSettings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from numpy.typing import NDArray
+
+HIGHEST_V = 40.0
+
+
+@dataclass
+class BoardProcess:
+    """A simulator process that said it is ready."""
+
+    process: asyncio.subprocess.Process
+    port: int
+    config: PetsysConfig
+    truth: dict[str, Any]
+    folder: Path
+
+    def bias_lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "bias.jsonl").read_text().splitlines()]
+
+
+@contextlib.asynccontextmanager
+async def board_process(folder: Path, *arguments: str) -> AsyncIterator[BoardProcess]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "petqc_simulators",
+        "serve",
+        "--state-dir",
+        str(folder),
+        "--until-stdin-closes",
+        *arguments,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(120):
+            ready = json.loads(await process.stdout.readline())
+        yield BoardProcess(
+            process,
+            int(ready["address"].rsplit(":", 1)[1]),
+            load_config(Path(ready["config"])),
+            json.loads(Path(ready["truth"]).read_text()),
+            folder,
+        )
+    finally:
+        process.stdin.close()
+        async with asyncio.timeout(10):
+            await process.wait()
+        await process.stdout.read()
+
+
+def readout(board: BoardProcess) -> tuple[PetsysUdpReadout, AsicSettings, dict[BiasChannel, Volts]]:
+    tables = board.config.tables
+    curves: dict[BiasChannel, list[tuple[int, float]]] = {}
+    for row in tables["bias_calibration"]:
+        channel = BiasChannel(0, 0, int(row["slot"]), int(row["channel"]))
+        curves.setdefault(channel, []).append((int(row["dac_code"]), float(row["volts"])))
+    bias = {
+        channel: BiasSettings(
+            HardLimit(
+                channel=str(channel), v_min=Volts(1.2), v_max=Volts(HIGHEST_V), max_step_v=3.0, slew_v_per_s=100.0
+            ),
+            BiasCurve(tuple(points)),
+        )
+        for channel, points in curves.items()
+    }
+    targets = {
+        BiasChannel(0, 0, int(row["slot"]), int(row["channel"])): Volts(float(row["breakdown"] + row["overvoltage"]))
+        for row in tables["bias_settings"]
+    }
+    zeros = tables["disc_calibration"]
+    thresholds = tables["disc_settings"]
+    per_channel = {
+        (int(zero["chip"]), int(zero["channel"])): {
+            "baseline_t": int(zero["baseline_t"]),
+            "baseline_e": int(zero["baseline_e"]),
+            **{f"vth_{d}": int(zero[f"zero_{d}"] - wanted[f"vth_{d}"]) for d in ("t1", "t2", "e")},
+        }
+        for zero, wanted in zip(zeros, thresholds, strict=True)
+    }
+    settings = PetsysUdpSettings(host="127.0.0.1", udp_port=board.port, bias=bias, settle_s=0.05)
+    return PetsysUdpReadout(settings), AsicSettings(per_channel=per_channel), targets
+
+
+class Sink:
+    """Keeps what the receive thread gives."""
+
+    def __init__(self) -> None:
+        self.parts: list[NDArray[np.uint64]] = []
+
+    def __call__(self, words: NDArray[np.uint64]) -> None:
+        self.parts.append(words)
+
+    def process(self, config: PetsysConfig) -> tuple[Any, Any, Any]:
+        """Singles, prompts and account of everything received."""
+        processor = Processor(CalibrationSet.from_config(config), ProcessingSettings.from_config(config))
+        found = [processor.feed(words) for words in self.parts]
+        found.append(processor.finish())
+        energy = np.concatenate([f.singles.energy for f in found])
+        dt = np.concatenate([f.prompts.time_a_ps - f.prompts.time_b_ps for f in found])
+        return energy, dt, processor.account
+
+
+async def acquire(device: PetsysUdpReadout, seconds: float) -> tuple[Sink, Any]:
+    sink = Sink()
+    await device.start(sink)
+    await device.wait_failed(seconds)
+    return sink, await device.stop()
+
+
+def test_a_whole_session(tmp_path: Path) -> None:
+    async def session() -> None:
+        async with board_process(tmp_path, "--seed", "5") as board:
+            device, asics, targets = readout(board)
+            try:
+                identity = await device.connect()
+                assert identity.kind.asics_per_module == 4
+                assert identity.mezzanines == ("BIAS_32P",)
+
+                done = await device.configure(asics)
+                assert sorted(done.chips) == list(range(8))
+                assert done.tries == 1
+
+                dark, account = await acquire(device, 0.5)
+                energy, _, _ = dark.process(board.config)
+                assert account.frames_received > 60_000
+                assert energy.size == 0, "no bias, no light"
+
+                with pytest.raises(LimitError):
+                    await device.bias_on({next(iter(targets)): Volts(HIGHEST_V + 0.1)})
+                await device.bias_on(targets)
+                readings = await device.read_temperatures()
+                sipm_degc = [r.value for r in readings if "sipm" in r.name]
+                assert len(readings) == 16
+                assert np.mean(sipm_degc) == pytest.approx(np.mean(board.truth["sipm_temperature_degc"]), abs=0.2)
+
+                lit, account = await acquire(device, 2.0)
+                assert account.failure is None
+                energy, dt, processed = lit.process(board.config)
+                live_s = processed.live_time_s
+                scanner = board.truth["scanner"]
+                assert energy.size / live_s == pytest.approx(scanner["singles_hz"], rel=0.02)
+                assert dt.size / live_s == pytest.approx(scanner["prompts_hz"], rel=0.03)
+                in_peak = energy[np.abs(energy - 511) < 40]
+                assert np.median(in_peak) == pytest.approx(scanner["photopeak_kev"], abs=1.5)
+                near = dt[np.abs(dt) < 600]
+                assert 2.3548 * near.std() == pytest.approx(scanner["ctr_rms_fwhm_ps"], rel=0.03)
+
+                await device.bias_off()
+                after, _ = await acquire(device, 0.3)
+                energy, _, _ = after.process(board.config)
+                assert energy.size == 0, "light is gone with the bias"
+            finally:
+                await device.aclose()
+            lines = board.bias_lines()
+            sets = [line for line in lines if line["event"] == "set"]
+            assert max(line["volts"] for line in sets) <= HIGHEST_V
+            assert {line["channel"] for line in sets} == set(range(32))
+            assert [line["on"] for line in lines if line["event"] == "supply"][-1] is False
+
+    asyncio.run(session())
+
+
+def test_a_board_that_dies_ends_the_acquisition(tmp_path: Path) -> None:
+    async def session() -> None:
+        async with board_process(tmp_path, "--seed", "6", "--source", "none") as board:
+            device, asics, _ = readout(board)
+            try:
+                await device.connect()
+                await device.configure(asics)
+                await device.start(Sink())
+                board.process.kill()
+                killed_s = time.monotonic()
+                with pytest.raises(LinkLostError):
+                    await device.wait_failed(10.0)
+                assert time.monotonic() - killed_s < 10.0
+                account = await device.stop()
+                assert account.frames_received > 0
+                assert account.failure is not None
+            finally:
+                with contextlib.suppress(DriverError):
+                    await device.aclose()
+
+    asyncio.run(session())
