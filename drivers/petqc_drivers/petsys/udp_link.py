@@ -236,7 +236,8 @@ class UdpReadoutLink:
                 intake.accept(n_bytes)
             return
         if first != REPLY_MARK:
-            self._counts["unknown_datagrams"] += 1
+            if self._greeting is None:  # what a board answers to a greeting is not laid down
+                self._counts["unknown_datagrams"] += 1
             return
         try:
             reply = Reply.from_bytes(bytes((first,)) + bytes(self.room()[:n_bytes]))

@@ -1,0 +1,239 @@
+"""Our codec against bytes that were written down from the interface reference, encode and decode."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from petqc_drivers.limits import HardLimit, Volts
+from petqc_drivers.petsys import bias, frames, registers, sensors, spi, wire
+from petqc_drivers.petsys.asic import AsicConfiguration, AsicVersion, fields, version_of
+
+GOLDEN: dict[str, Any] = tomllib.loads((Path(__file__).parent / "petsys.toml").read_text())
+
+
+def raw(text: str) -> bytes:
+    return bytes.fromhex(text)
+
+
+def vectors(name: str) -> Any:
+    return pytest.mark.parametrize("v", GOLDEN[name], ids=lambda v: v["section"][:50])
+
+
+def test_handshake():
+    assert raw(GOLDEN["handshake"]["hex"]) == wire.HANDSHAKE
+
+
+@vectors("command")
+def test_command(v):
+    command = wire.Command(v["serial"], v["function"], raw(v["payload"]))
+    assert command.to_bytes() == raw(v["hex"])
+    assert wire.Command.from_bytes(raw(v["hex"])) == command
+
+
+@vectors("reply")
+def test_reply(v):
+    reply = wire.Reply(v["serial"], v["function"], raw(v["payload"]))
+    assert reply.to_bytes() == raw(v["hex"])
+    assert wire.Reply.from_bytes(raw(v["hex"])) == reply
+    assert reply.short_serial == v["serial"]
+
+
+@vectors("memory_read")
+def test_memory_read(v):
+    access = wire.MemoryRead(v["address"], v["count"])
+    assert access.to_bytes() == raw(v["hex"])
+    assert wire.parse_memory_access(raw(v["hex"]), word_bytes=4) == access
+
+
+@vectors("memory_write")
+def test_register_write(v):
+    found = registers.register(v["register"])
+    assert found.write(v["value"]).to_bytes() == raw(v["hex"])
+    access = wire.parse_memory_access(raw(v["hex"]))
+    assert isinstance(access, wire.MemoryWrite)
+    assert (access.address, found.decode(access.data)) == (found.address, v["value"])
+    wire.check_memory_write_reply(b"\x00")
+
+
+@vectors("register_read")
+def test_register_read(v):
+    found = registers.register(v["register"])
+    assert found.read().to_bytes() == raw(v["request"])
+    data = wire.parse_memory_read_reply(raw(v["answer"]), found.n_bytes)
+    assert found.decode(data) == v["value"]
+    assert wire.memory_read_reply(data) == raw(v["answer"])
+
+
+@vectors("asic")
+def test_asic_command(v):
+    address = wire.asic_address(v["chip"], v["asics_per_module"])
+    value = int(v["value"], 16) if "value" in v else None
+    command = wire.AsicCommand(address, v.get("channel"), value)
+    assert command.to_bytes() == raw(v["hex"])
+    assert wire.AsicCommand.from_bytes(raw(v["hex"])) == command
+
+
+def test_asic_write_without_the_vendors_padding_is_read_too():
+    for v in GOLDEN["asic"]:
+        if "value" in v:
+            whole = raw(v["hex"])
+            bare = whole[: 4 + (whole[2] + 7) // 8]
+            assert len(bare) < len(whole)
+            assert wire.AsicCommand.from_bytes(bare) == wire.AsicCommand.from_bytes(whole)
+
+
+@vectors("asic_reply")
+def test_asic_reply(v):
+    value = int(v["value"], 16) if "value" in v else None
+    assert wire.parse_asic_reply(raw(v["hex"]), v["bits"]) == (v["status"], value)
+    assert wire.asic_reply(v["status"], value=value, n_bits=v["bits"]) == raw(v["hex"])
+
+
+@pytest.mark.parametrize("version", list(AsicVersion))
+def test_power_on_strings_are_the_tables_reset_values(version):
+    golden = GOLDEN["power_on"]
+    value = int(golden[f"global_{version.value}"], 16)
+    assert AsicConfiguration.power_on("global", version).value == value
+    assert version_of(value) is version
+    expected = golden["reset_global"] | golden[f"reset_global_{version.value}"]
+    assert AsicConfiguration("global", version, value).as_dict() == expected
+    channel = int(golden["channel"], 16) >> 3
+    assert AsicConfiguration("channel", version, channel).as_dict() == golden["reset_channel"]
+    assert AsicConfiguration.power_on("channel", version).value == channel
+
+
+@pytest.mark.parametrize("version", list(AsicVersion))
+def test_what_is_uploaded_differs_from_power_on_as_the_tables_say(version):
+    column = 0 if version is AsicVersion.V2B else 1
+    for block, key in (("global", "reset_global"), ("channel", "reset_channel")):
+        expected = dict(GOLDEN["power_on"][key])
+        if block == "global":
+            expected |= GOLDEN["power_on"][f"reset_global_{version.value}"]
+        expected |= {name: both[column] for name, both in GOLDEN["uploaded"][block].items()}
+        assert AsicConfiguration.default(block, version).as_dict() == expected
+
+
+@vectors("field_bits")
+def test_field_bits(v):
+    version = AsicVersion(v["version"])
+    empty = AsicConfiguration(v["block"], version, 0)
+    found = empty.replace({v["field"]: v["value"]})
+    assert found.value == 1 << v["bit_weight"]
+    assert found[v["field"]] == v["value"]
+
+
+@pytest.mark.parametrize("version", list(AsicVersion))
+@pytest.mark.parametrize("block", ["global", "channel"])
+def test_no_bit_belongs_to_two_fields(block, version):
+    bits = [bit for field in fields(block, version).values() for bit in field.bits]
+    assert len(bits) == len(set(bits))
+    free = set(range(184 if block == "global" else 125)) - set(bits)
+    expected = {16, 17, 177} if block == "global" else {112, 113, 114}
+    if version is AsicVersion.V2B and block == "global":
+        expected |= {175, 176}
+    if version is AsicVersion.V2C and block == "channel":
+        expected -= {112}
+    assert free == expected
+
+
+@vectors("spi")
+def test_spi(v):
+    if v["device"] == "m95256":
+        request = spi.m95256_read(v["spi_id"], v["address"])
+    elif v["device"] == "max111xx":
+        request = spi.max111xx_transfer(v["spi_id"], v["word"])
+    else:
+        request = spi.m95080_transfer(v["spi_id"], raw(v["command"]), v["back"])
+    assert request.to_bytes() == raw(v["hex"])
+    assert spi.SpiRequest.from_bytes(raw(v["hex"])) == request
+    assert spi.parse_spi_reply(raw(v["answer"]), request.n_sampled) == v["value"]
+    assert spi.spi_reply(v["value"], request.n_sampled) == raw(v["answer"])
+
+
+@vectors("bias")
+def test_bias(v):
+    channel = bias.BiasChannel(0, 0, v["slot"], v["channel"])
+    expected = (raw(v["hex"]), raw(v["echo"]))
+    if v["code"] == bias.BIAS_32P.lowest_code:
+        assert bias.encode_bias(bias.BIAS_32P, channel, None, None, None).payloads == expected
+    else:
+        # 60 V / 65536 per code exactly: every voltage of this table is a dyadic fraction of 60.
+        curve = bias.BiasCurve(((0, 0.0), (0xFFFF, 0xFFFF * 60 / 65536)))
+        limit = HardLimit(channel=str(channel), v_min=Volts(0), v_max=Volts(60), max_step_v=1, slew_v_per_s=1)
+        volts = Volts(v["code"] * 60 / 65536)
+        assert bias.encode_bias(bias.BIAS_32P, channel, volts, limit, curve).payloads == expected
+    word = spi.parse_ltc2668(spi.SpiRequest.from_bytes(raw(v["hex"])))
+    assert (word.is_update, word.channel, word.code) == (True, v["channel"] % 16, v["code"])
+    assert not spi.parse_ltc2668(spi.SpiRequest.from_bytes(raw(v["echo"]))).is_update
+
+
+@vectors("bias_echo")
+def test_bias_echo(v):
+    channel = bias.BiasChannel(0, 0, 0, 16 + (v["command"] & 0x0F))
+    curve = bias.BiasCurve(((0, 0.0), (0xFFFF, 0xFFFF * 60 / 65536)))
+    limit = HardLimit(channel=str(channel), v_min=Volts(0), v_max=Volts(60), max_step_v=1, slew_v_per_s=1)
+    output = bias.encode_bias(bias.BIAS_32P, channel, Volts((v["code"] + 0.5) * 60 / 65536), limit, curve)
+    assert bias.echo_matches(output, v["echo"]) is v["matches"]
+
+
+@vectors("prom")
+def test_prom(v):
+    assert bias.mezzanine_name(0xD, raw(v["magic"])) == v["kind"]
+    assert bias.interface_nibble(0xFFFD, 0) == 0xD
+    assert bias.interface_nibble(0xFFFD, 1) == 0xF
+
+
+@vectors("frame")
+def test_frames(v):
+    datagram = raw(v["hex"])
+    words, scan = frames.parse_data_datagram(datagram)
+    assert scan.reason is None
+    assert scan.n_dropped == 0
+    assert frames.frame_ids(words, scan.starts).tolist() == v["ids"]
+    assert frames.frame_event_counts(words, scan.starts).tolist() == v["counts"]
+    assert frames.frame_lost_mask(words, scan.starts).tolist() == v["lost"]
+    packed = frames.pack_frames(
+        np.array(v["ids"]),
+        np.array(v["counts"]),
+        np.array([int(e, 16) for e in v["events"]], dtype=np.uint64),
+        np.array(v["lost"]),
+    )
+    assert frames.data_datagram(packed) == datagram
+
+
+@vectors("event")
+def test_event(v):
+    word = np.array([int(v["word"], 16)], dtype=np.uint64)
+    events = frames.unpack_events(word)
+    for name in frames.Events._fields:
+        assert getattr(events, name).tolist() == [v[name]], name
+    assert frames.pack_events(events).tolist() == word.tolist()
+
+
+def test_channel_number():
+    assert frames.channel_number(0, 0, 4, 1) == 0x101
+    assert frames.channel_number(31, 31, 63, 63) == 0x3FFFFF
+
+
+@vectors("board")
+def test_board(v):
+    kind = registers.board_kind(v["base_pcb"], v["firmware_variant"])
+    assert (kind.is_febd, kind.is_trigger) == (v["febd"], v["trigger"])
+    assert (kind.modules, kind.asics_per_module) == (v["modules"], v["asics_per_module"])
+    assert kind.bias_slots == v["bias_slots"]
+
+
+@vectors("temperature")
+def test_temperature(v):
+    assert sensors.degc(v["sensor"], v["millivolt"]) == pytest.approx(v["degc"], abs=1e-6)
+
+
+def test_adc_code():
+    assert sensors.millivolt(4096) == pytest.approx(2500.0)
+    assert spi.max111xx_code(0x5ABC, 5) == 0xABC
+    assert spi.max111xx_channel_word(5) == 0x0AA6
