@@ -16,24 +16,21 @@ from petqc.fit_kernels import (
     A1,
     A2,
     CONVERGED,
+    EDGE,
     HIGH,
     LOW,
     MU1,
     MU2,
+    N_CONSTANTS,
     N_PARAMETERS,
-    NO_CONVERGENCE,
-    NO_RANGE,
     S1,
     S2,
-    SINGULAR,
     STEP,
-    TOO_FEW,
+    TAIL,
     expected,
-    photopeak_fit,
-    photopeak_fits,
     poisson_fit,
 )
-from petqc.statistics import pearson_p_value, sparse_chi2_p_value
+from petqc.statistics import pearson_p_value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,7 +55,7 @@ SCALE_BELOW = 0.05
 class PeakFit:
     """A fitted peak.
 
-    parameters: (9,) in the order of petqc.fit_kernels. covariance: (9, 9). edges: (n + 1,) of the fitted bins;
+    parameters: (11,) in the order of petqc.fit_kernels. covariance: (11, 11). edges: (n + 1,) of the fitted bins;
     counts, model, background: (n,). area, mu, fwhm: of the peak (with its second Gaussian, if it has one) with one
     standard deviation each; fwtm: full width at a tenth of the maximum. chi2, n_free_bins (bins minus parameters),
     p_value: Pearson, exact counts; p_value_shape: the same allowing for SHAPE_TOLERANCE. scale: square root of
@@ -108,131 +105,6 @@ class PeakFit:
         fit[first : first + self.model.size] = self.model
         background[first : first + self.model.size] = self.background
         return fit, background
-
-
-def fit_photopeak(
-    edges: NDArray[np.float64],
-    counts: NDArray[np.float64],
-    seed: float,
-    *,
-    relative_range: tuple[float, float] = (400.0 / 511.0, 650.0 / 511.0),
-    relative_sigma: float = 0.05,
-    min_p_value: float = MIN_P_VALUE,
-) -> PeakFit:
-    """Fit Gauss + erfc step + straight background around a photopeak.
-
-    The range is 400-650 keV for a peak at 511 keV and moves with the peak.
-
-    Args:
-        edges: (n + 1,) bin edges.
-        counts: (n,) counts.
-        seed: position to start from, in the unit of edges.
-        relative_range: ends of the fitted range as multiples of the peak position.
-        relative_sigma: standard deviation to start from as a share of the position.
-        min_p_value: lowest goodness of fit to accept.
-
-    Raises:
-        TooFewCountsError: fewer than MIN_NET_COUNTS in the peak.
-        FitFailedError: no convergence, edge of range, or the model does not describe the counts.
-
-    Source: daily-qc.md §2a.
-    """
-    edges = np.ascontiguousarray(edges, np.float64)
-    counts = np.ascontiguousarray(counts, np.float64)
-    p, model = np.empty(N_PARAMETERS), np.zeros(counts.size)
-    covariance = np.empty((N_PARAMETERS, N_PARAMETERS))
-    status, first, last, nll = photopeak_fit(
-        edges, counts, seed, relative_sigma * seed, 1.0 - relative_range[0], relative_range[1] - 1.0,
-        float(MIN_NET_COUNTS), _SLOTS_PHOTOPEAK, p, model, covariance,
-    )  # fmt: skip
-    if status == NO_RANGE:
-        raise FitFailedError(f"no room for a fit range around {seed:.4g} on this axis")
-    if status == TOO_FEW:
-        raise TooFewCountsError(
-            f"{counts[first:last].sum():.0f} counts in the fit range, at least {MIN_NET_COUNTS} wanted"
-        )
-    if status != CONVERGED:
-        raise FitFailedError(f"the fit of a peak near {seed:.4g} does not converge")
-    part_edges, part = edges[first : last + 1], counts[first:last]
-    return accept(_peak_fit(part_edges, part, model[first:last], p, covariance, nll, _SLOTS_PHOTOPEAK), min_p_value)
-
-
-@dataclass(frozen=True, slots=True)
-class PeakFits:
-    """Many fitted photopeaks; arrays of one length, NaN where there is no number.
-
-    mu, mu_error, fwhm, fwhm_error, area: as in PeakFit. reason: (m,) why there is no number, "" where there is one.
-    """
-
-    mu: NDArray[np.float64]
-    mu_error: NDArray[np.float64]
-    fwhm: NDArray[np.float64]
-    fwhm_error: NDArray[np.float64]
-    area: NDArray[np.float64]
-    reason: NDArray[np.object_]
-
-
-def fit_photopeaks(
-    edges: NDArray[np.float64],
-    counts: NDArray[np.uint32],
-    centre: NDArray[np.float64],
-    sigma: NDArray[np.float64],
-    *,
-    search: float = 0.3,
-    relative_range: tuple[float, float] = (400.0 / 511.0, 650.0 / 511.0),
-) -> PeakFits:
-    """Fit the photopeak of every channel, as fit_photopeak does for one.
-
-    Args:
-        edges: (n + 1,) bin edges.
-        counts: (m, n) counts.
-        centre: (m,) where to look for the peak.
-        sigma: (m,) standard deviation to start from.
-        search: half of the range to look in, as a share of the centre.
-        relative_range: as for fit_photopeak.
-
-    Source: daily-qc.md §2a.
-    """
-    m = counts.shape[0]
-    status = np.zeros(m, np.int64)
-    parameters = np.full((m, N_PARAMETERS), np.nan)
-    errors, quality = np.zeros((m, 3)), np.zeros((m, 4))
-    photopeak_fits(
-        np.ascontiguousarray(edges, np.float64), np.ascontiguousarray(counts, np.uint32),
-        np.ascontiguousarray(centre, np.float64), np.ascontiguousarray(sigma, np.float64), search,
-        1.0 - relative_range[0], relative_range[1] - 1.0, float(MIN_NET_COUNTS), _SLOTS_PHOTOPEAK,
-        status, parameters, errors, quality, SHAPE_TOLERANCE,
-    )  # fmt: skip
-    n_parameters = int(_SLOTS_PHOTOPEAK.max()) + 1
-    n_bins = quality[:, 2].astype(np.int64)
-    p_value = sparse_chi2_p_value(quality[:, 0], n_bins, quality[:, 3], n_parameters)
-    p_shape = sparse_chi2_p_value(quality[:, 1], n_bins, quality[:, 3], n_parameters)
-    scale = np.sqrt(np.maximum(quality[:, 0] / np.maximum(n_bins - n_parameters, 1), 1.0))
-    scale = np.where(p_value < SCALE_BELOW, scale, 1.0)
-    area, mu, s = parameters[:, A1], parameters[:, MU1], parameters[:, S1]
-    low, high = mu * relative_range[0], mu * relative_range[1]
-    reason = np.full(m, "", dtype=object)
-    with np.errstate(invalid="ignore"):
-        refusals = (
-            (p_shape < MIN_P_VALUE, "the model does not describe the spectrum"),
-            (FWHM_OF_SIGMA * s > 0.75 * (high - low), "the peak fills the fit range"),
-            (area < 5.0 * errors[:, 0] * scale, "no peak stands out of the background"),
-            (area < MIN_NET_COUNTS, f"fewer than {MIN_NET_COUNTS} counts in the peak"),
-            (~np.isfinite(mu) | (status == SINGULAR) | (status == NO_CONVERGENCE), "the fit does not converge"),
-            (status == NO_RANGE, "no room for a fit range on the axis"),
-            (status == TOO_FEW, f"fewer than {MIN_NET_COUNTS} counts"),
-        )
-    for refused, why in refusals:  # the last one that applies is the most basic one
-        reason[refused] = why
-    usable = reason == ""
-    return PeakFits(
-        mu=np.where(usable, mu, np.nan),
-        mu_error=np.where(usable, errors[:, 1] * scale, np.nan),
-        fwhm=np.where(usable, FWHM_OF_SIGMA * s, np.nan),
-        fwhm_error=np.where(usable, FWHM_OF_SIGMA * errors[:, 2] * scale, np.nan),
-        area=np.where(usable, area, np.nan),
-        reason=reason,
-    )
 
 
 def fit_time_peak(
@@ -346,18 +218,19 @@ def accept(fit: PeakFit, min_p_value: float = MIN_P_VALUE, min_net_counts: float
     return fit
 
 
-def _slots(*groups: tuple[int, ...]) -> NDArray[np.int64]:
+def slots_of(*groups: tuple[int, ...]) -> NDArray[np.int64]:
+    """Which parameters are free, for the kernels: one group for each free quantity, tied parameters in one group."""
     slots = np.full(N_PARAMETERS, -1, np.int64)
     for number, group in enumerate(groups):
         slots[list(group)] = number
     return slots
 
 
-_SLOTS_PHOTOPEAK = _slots((A1,), (MU1,), (S1,), (STEP,), (LOW,), (HIGH,))
-_SLOTS_TIME = _slots((A1,), (MU1,), (S1,), (LOW, HIGH))
-_SLOTS_TIME_DOUBLE = _slots((A1,), (MU1, MU2), (S1,), (A2,), (S2,), (LOW, HIGH))
-_SLOTS_ONE_PEAK = _slots((A1,), (MU1,), (S1,), (LOW,), (HIGH,))
-_SLOTS_TWO_PEAKS = _slots((A1,), (MU1,), (S1,), (A2,), (MU2,), (S2,), (LOW,), (HIGH,))
+_SHAPELESS = np.zeros(N_CONSTANTS)
+_SLOTS_TIME = slots_of((A1,), (MU1,), (S1,), (LOW, HIGH))
+_SLOTS_TIME_DOUBLE = slots_of((A1,), (MU1, MU2), (S1,), (A2,), (S2,), (LOW, HIGH))
+_SLOTS_ONE_PEAK = slots_of((A1,), (MU1,), (S1,), (LOW,), (HIGH,))
+_SLOTS_TWO_PEAKS = slots_of((A1,), (MU1,), (S1,), (A2,), (MU2,), (S2,), (LOW,), (HIGH,))
 
 
 def _fit(
@@ -375,13 +248,13 @@ def _fit(
         lower[S2] = 0.0
     model = np.empty(counts.size)
     covariance = np.empty((N_PARAMETERS, N_PARAMETERS))
-    status, steps, nll = poisson_fit(counts, edges, p, slots, lower, model, covariance)
+    status, steps, nll = poisson_fit(counts, edges, p, _SHAPELESS, slots, lower, model, covariance)
     if status != CONVERGED:
         raise FitFailedError(f"the fit does not converge ({steps} steps)")
-    return _peak_fit(edges, counts, model, p, covariance, nll, slots)
+    return peak_fit(edges, counts, model, p, covariance, nll, slots, _SHAPELESS)
 
 
-def _peak_fit(
+def peak_fit(
     edges: NDArray[np.float64],
     counts: NDArray[np.float64],
     model: NDArray[np.float64],
@@ -389,9 +262,11 @@ def _peak_fit(
     covariance: NDArray[np.float64],
     nll: float,
     slots: NDArray[np.int64],
+    constants: NDArray[np.float64],
 ) -> PeakFit:
+    """What a converged fit says; arguments as for petqc.fit_kernels.poisson_fit."""
     if slots[S2] >= 0 and p[S2] < p[S1] and slots[MU1] == slots[MU2]:
-        order = [A2, MU2, S2, A1, MU1, S1, STEP, LOW, HIGH]  # first the narrow one
+        order = [A2, MU2, S2, A1, MU1, S1, STEP, LOW, HIGH, TAIL, EDGE]  # first the narrow one
         p, covariance = p[order], covariance[np.ix_(order, order)]
     n_parameters = int(slots.max()) + 1
     chi2, p_value = pearson_p_value(counts, model, n_parameters)
@@ -401,7 +276,7 @@ def _peak_fit(
     without = p.copy()
     without[[A1, A2]] = 0.0
     background, jac = np.empty(counts.size), np.empty((counts.size, N_PARAMETERS))
-    expected(without, edges, background, jac)
+    expected(without, constants, edges, background, jac)
     values, errors = _shape(p, covariance, tied=bool(slots[MU1] == slots[MU2] and slots[S2] >= 0))
     errors = [e * scale for e in errors]
     return PeakFit(

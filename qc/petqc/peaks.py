@@ -107,6 +107,30 @@ def find_peaks(
     return kept
 
 
+def onset(edges: NDArray[np.float64], counts: NDArray[np.float64], below: float) -> float | None:
+    """Where a spectrum begins: half of the way up to its first maximum, interpolated; None if it starts full.
+
+    Args:
+        edges: (n + 1,) edges of bins of one width.
+        counts: (n,) counts.
+        below: look no further than this.
+    """
+    n = int(np.searchsorted(edges, below))
+    part = counts[:n]
+    if not part.sum():
+        return None
+    top = int(np.argmax(part))
+    half = 0.5 * float(part[top])
+    up = int(np.argmax(part >= half))
+    if up == 0:
+        return None
+    # Counts rise from bin up - 1 to bin up: the edge itself cuts the bin in proportion to what is in it.
+    width = float(edges[1] - edges[0])
+    after = float(part[up + 1]) if up + 1 < n else float(part[up])
+    filled = min(1.0, float(part[up]) / max(after, 1.0))
+    return float(edges[up + 1]) - filled * width
+
+
 def nema_width(
     edges: NDArray[np.float64],
     counts: NDArray[np.float64],

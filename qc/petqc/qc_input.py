@@ -10,9 +10,11 @@ import numpy as np
 
 from petqc.channel_map import SCANNER
 from petqc.errors import FitFailedError, QcError, TooFewCountsError
-from petqc.fits import FWHM_OF_SIGMA, PeakFit, PeakFits, fit_photopeak, fit_photopeaks, fit_time_peak
+from petqc.fit_kernels import EDGE, TAIL
+from petqc.fits import PeakFit, fit_time_peak
 from petqc.limits import Limits, Status
-from petqc.peaks import TwoHumps, find_peaks, two_humps
+from petqc.peaks import TwoHumps, find_peaks, onset, two_humps
+from petqc.photopeaks import LU_EDGE_RATIO, PLAIN, PeakFits, PeakShape, fit_photopeak, fit_photopeaks
 from petqc.results import CheckResult
 from petqc.statistics import channel_sigmas
 
@@ -32,6 +34,10 @@ ANNIHILATION_KEV = 510.99895
 SCANNER_SIGMAS = 3.0
 """Limits of nodes that stand alone (scanner, modules, ASICs) are never tighter than this many standard deviations, so
 that a short run does not raise an alarm of noise."""
+
+UNKNOWN_TAIL = 0.03
+"""Uncertainty of the share of events with missing light where the run is too short to measure it: as large as the
+share itself in a block of 3 mm crystals with a threshold of 30 keV."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +101,10 @@ class QcInput:
     context: RunContext
     _energy: dict[str, PeakFit | Refusal] = field(default_factory=dict)
     _humps: dict[str, TwoHumps | None] = field(default_factory=dict)
+    _by_tail: dict[str, tuple[float, float]] = field(default_factory=dict)
     _times: dict[int, PeakFit | Refusal] = field(default_factory=dict)
     _channels: PeakFits | None = None
+    _tail: tuple[float, float, float] | None = None
 
     @property
     def is_kev(self) -> bool:
@@ -152,21 +160,66 @@ class QcInput:
         """Photopeak of every channel; it is looked for around its module's peak."""
         if self._channels is None:
             h = self.histograms
-            centre = np.full(len(h.topology), ANNIHILATION_KEV if self.is_kev else math.nan)
-            sigma = centre * 0.05
+            n = len(h.topology)
+            centre = np.full(n, ANNIHILATION_KEV if self.is_kev else math.nan)
+            sigma, edge = centre * 0.05, np.zeros(n)
+            by_tail = np.zeros((n, 2))
             for node in self.nodes("module"):
                 fit = self.energy_fit(node)
                 if isinstance(fit, PeakFit):
                     # The sum of many channels is wider than one, but as a width to look for it will do.
                     centre[node.members], sigma[node.members] = fit.mu, fit.sigma
+                    live = max(int((h.singles[node.members] > 0).sum()), 1)
+                    edge[node.members] = float(fit.parameters[EDGE]) / live
+                    by_tail[node.members] = self._by_tail.get(node.name, (0.0, 0.0))
                 elif not self.is_kev:
                     peaks = find_peaks(h.energy_edges, self.spectrum(node.members))
                     if peaks:
                         centre[node.members], sigma[node.members] = peaks[0].position, peaks[0].sigma
             middle = 0.5 * float(h.energy_edges[-1])
             centre, sigma = np.nan_to_num(centre, nan=middle), np.nan_to_num(sigma, nan=0.05 * middle)
-            self._channels = fit_photopeaks(h.energy_edges, h.energy_counts, centre, sigma)
+            tail, _, missing = self.energy_tail()
+            shape = PeakShape(missing, tail, LU_EDGE_RATIO, 0.0) if self.is_kev else PLAIN
+            fits = fit_photopeaks(
+                h.energy_edges, h.energy_counts, centre, sigma, shape=shape, tail=np.full(n, tail), edge=edge
+            )
+            self._channels = replace(
+                fits,
+                mu_error=np.hypot(fits.mu_error, by_tail[:, 0]),
+                fwhm_error=np.hypot(fits.fwhm_error, by_tail[:, 1]),
+            )
         return self._channels
+
+    def energy_tail(self) -> tuple[float, float, float]:
+        """Share of full-energy events that lack light below the hit threshold, its error, and that threshold.
+
+        A gamma that scatters leaves part of its energy next door; what stays below the threshold there is missing from
+        the sum. The threshold is where the spectrum begins; the share is fitted to the summed spectrum of each module
+        and averaged, since a single module, ASIC or channel has not the counts to tell it from a shift of the peak.
+        """
+        if self._tail is None:
+            self._tail = self._find_tail()
+        return self._tail
+
+    def _find_tail(self) -> tuple[float, float, float]:
+        if not self.is_kev:
+            return 0.0, 0.0, 0.0
+        edges = self.histograms.energy_edges
+        missing = onset(edges, self.spectrum(np.arange(len(self.histograms.topology))), 0.3 * ANNIHILATION_KEV)
+        if missing is None or missing < 2.0:
+            return 0.0, 0.0, 0.0
+        values, weights = [], []
+        for node in self.nodes("module"):
+            fit = self._fit_energy(node, PeakShape(missing, None, LU_EDGE_RATIO, None))
+            if isinstance(fit, PeakFit) and fit.covariance[TAIL, TAIL] > 0:
+                values.append(float(fit.parameters[TAIL]))
+                weights.append(1.0 / (float(fit.covariance[TAIL, TAIL]) * fit.scale**2))
+        if not values:
+            return 0.0, UNKNOWN_TAIL, missing
+        error = min(1.0 / math.sqrt(sum(weights)), UNKNOWN_TAIL)
+        if error >= UNKNOWN_TAIL:  # too few counts to fit it: it is small, and how small is part of the errors
+            return 0.0, UNKNOWN_TAIL, missing
+        return float(np.average(values, weights=weights)), error, missing
 
     def time_fit(self, pair: int) -> PeakFit | Refusal:
         """Coincidence peak of a pair of modules, or of all pairs together (-1)."""
@@ -310,7 +363,7 @@ class QcInput:
             limits=limits, reason=reason, part="channels_outside",
         )  # fmt: skip
 
-    def _fit_energy(self, node: Node) -> PeakFit | Refusal:
+    def _fit_energy(self, node: Node, shape: PeakShape | None = None) -> PeakFit | Refusal:
         edges, counts = self.histograms.energy_edges, self.spectrum(node.members)
         n = int(counts.sum())
         if n == 0:
@@ -330,11 +383,36 @@ class QcInput:
             ]
         if not peaks:
             return Refusal("no peak stands out of the spectrum", n)
-        seed = peaks[0]
+        seed, width = peaks[0].position, peaks[0].sigma / peaks[0].position
         try:
-            return fit_photopeak(edges, counts, seed.position, relative_sigma=seed.sigma / seed.position)
-        except (TooFewCountsError, FitFailedError) as error:
-            return Refusal(str(error), n)
+            # First alone, from any start; then with all that belongs to it, from there.
+            plain = fit_photopeak(edges, counts, seed, relative_sigma=width, min_p_value=0.0 if self.is_kev else None)
+            if not self.is_kev:
+                return plain
+            if shape is not None:
+                return fit_photopeak(edges, counts, plain.mu, shape=shape, relative_sigma=plain.sigma / plain.mu)
+            tail, error, missing = self.energy_tail()
+            found, more = (
+                fit_photopeak(
+                    edges,
+                    counts,
+                    plain.mu,
+                    shape=PeakShape(missing, share, LU_EDGE_RATIO, None),
+                    relative_sigma=plain.sigma / plain.mu,
+                    min_p_value=least,
+                )
+                for share, least in ((tail, None), (tail + error, 0.0))
+            )
+        except (TooFewCountsError, FitFailedError) as problem:
+            return Refusal(str(problem), n)
+        # What the tail's uncertainty does to this node is what a little more of it does.
+        by_tail = (more.mu - found.mu, more.fwhm - found.fwhm)
+        self._by_tail[node.name] = by_tail
+        return replace(
+            found,
+            mu_error=math.hypot(found.mu_error, by_tail[0]),
+            fwhm_error=math.hypot(found.fwhm_error, by_tail[1]),
+        )
 
     def _bulk(self, counts: NDArray[np.float64]) -> tuple[float, float]:
         """Where humps are looked for on an axis without keV: around the strongest peaks."""
@@ -373,7 +451,4 @@ def channel_name(absolute: int) -> str:
 def resolution_percent(fit: PeakFit) -> tuple[float, float]:
     """Energy resolution, FWHM over position in per cent, and its error."""
     value = 100.0 * fit.fwhm / fit.mu
-    correlation = float(fit.covariance[1, 2]) * FWHM_OF_SIGMA * fit.scale**2
-    variance = (fit.fwhm_error / fit.fwhm) ** 2 + (fit.mu_error / fit.mu) ** 2
-    variance -= 2.0 * correlation / (fit.fwhm * fit.mu)
-    return value, value * math.sqrt(max(variance, 0.0))
+    return value, value * math.hypot(fit.fwhm_error / fit.fwhm, fit.mu_error / fit.mu)

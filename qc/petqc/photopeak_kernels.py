@@ -1,0 +1,247 @@
+"""Photopeak fits of many spectra, compiled: look for the peak, choose the range, fit."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from petqc.fit_kernels import (
+    A1,
+    CONVERGED,
+    EDGE,
+    EDGE_RATIO,
+    HIGH,
+    LOW,
+    MU1,
+    N_PARAMETERS,
+    NO_CONVERGENCE,
+    S1,
+    STEP,
+    TAIL,
+    poisson_fit,
+)
+from petqc.jit import kernel
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TOO_FEW = 3
+NO_RANGE = 4
+"""Further outcomes, after those of petqc.fit_kernels."""
+
+
+@kernel
+def photopeak_fit(
+    edges: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    seed: float,
+    seed_sigma: float,
+    below: float,
+    above: float,
+    min_counts: float,
+    slot: NDArray[np.int64],
+    shape: NDArray[np.float64],
+    tail: float,
+    edge: float,
+    p: NDArray[np.float64],
+    model: NDArray[np.float64],
+    covariance: NDArray[np.float64],
+) -> tuple[int, int, int, float]:
+    """Fit a photopeak; the range moves with the peak and shrinks to eight sigma for a narrow one.
+
+    Args:
+        edges: (n + 1,) bin edges of one width.
+        counts: (n,) counts.
+        seed: position to start from.
+        seed_sigma: standard deviation to start from.
+        below: lower end of the range as a share of the position below the peak.
+        above: the same above.
+        min_counts: fewest counts in the range.
+        slot: as for poisson_fit.
+        shape: constants of the shape, see `expected`.
+        tail: TAIL to start from (or to keep, if it has no slot).
+        edge: EDGE to start from (or to keep); negative: start from the data.
+        p: (11,) result.
+        model: (n,) expected counts; only first .. last - 1 are written.
+        covariance: (11, 11) result.
+
+    Returns:
+        status, first and one past the last bin, negative log-likelihood.
+    """
+    n = counts.size
+    width = edges[1] - edges[0]
+    position = seed
+    sigma = seed_sigma
+    lower = np.zeros(N_PARAMETERS)
+    first = 0
+    last = 0
+    nll = 0.0
+    for _ in range(4):
+        old_first = first
+        old_last = last
+        first = math.floor((position - min(below * position, 8.0 * sigma) - edges[0]) / width + 0.5)
+        last = math.floor((position + min(above * position, 8.0 * sigma) - edges[0]) / width + 0.5)
+        first = max(first, 0)
+        last = min(last, n)
+        if last - first < 10:
+            return NO_RANGE, first, last, nll
+        if first == old_first and last == old_last:
+            break
+        part_edges = edges[first : last + 1]
+        part = counts[first:last]
+        total = part.sum()
+        if total < min_counts:
+            return TOO_FEW, first, last, nll
+        few = max(2, (last - first) // 16)
+        low = max(part[:few].mean(), 0.05) / width
+        high = max(part[part.size - few :].mean(), 0.05) / width
+        p[:] = 0.0
+        p[LOW] = high
+        p[HIGH] = high
+        p[STEP] = max(low - high, 0.2 * low)
+        background = high * (part_edges[-1] - part_edges[0]) + p[STEP] * max(position - part_edges[0], 0.0)
+        p[A1] = max(total - background, 0.2 * total, 10.0)
+        p[MU1] = position
+        p[S1] = sigma
+        p[TAIL] = tail
+        if shape[EDGE_RATIO] > 0.0:
+            p[EDGE] = edge if edge >= 0.0 else 0.5 * high
+        lower[:] = 0.0
+        lower[MU1] = edges[first]
+        lower[TAIL] = -0.1  # none at all must be able to scatter around 0
+        lower[S1] = 0.2 * width
+        status, _, nll = poisson_fit(part, part_edges, p, shape, slot, lower, model[first:last], covariance)
+        if status != CONVERGED:
+            return status, first, last, nll
+        position = p[MU1]
+        sigma = p[S1]
+        if not (edges[0] < position < edges[n]):
+            return NO_CONVERGENCE, first, last, nll
+    return CONVERGED, first, last, nll
+
+
+@kernel
+def seed_position(
+    edges: NDArray[np.float64], counts: NDArray[np.float64], low: float, high: float, sigma: float
+) -> tuple[float, float]:
+    """Place of the strongest peak of a known width between low and high, and its significance.
+
+    Matched filter without area, so that a straight background drops out (see petqc.peaks.find_peaks).
+    """
+    n = counts.size
+    width = edges[1] - edges[0]
+    s = sigma / width
+    reach = math.ceil(3.5 * s)
+    size = 2 * reach + 1
+    shape = np.empty(size)
+    for i in range(size):
+        x = (i - reach) / s
+        shape[i] = (1.0 - x * x) * math.exp(-0.5 * x * x)
+    shape -= shape.mean()
+    best = 0.0
+    where = -1
+    first = max(int((low - edges[0]) / width), 0)
+    last = min(int((high - edges[0]) / width) + 1, n)
+    for k in range(first, last):
+        signal = 0.0
+        variance = 1e-9
+        for i in range(size):
+            j = min(max(k + i - reach, 0), n - 1)
+            signal += shape[i] * counts[j]
+            variance += shape[i] * shape[i] * counts[j]
+        value = signal / math.sqrt(variance)
+        if value > best:
+            best = value
+            where = k
+    if where < 0:
+        return 0.5 * (low + high), 0.0
+    return 0.5 * (edges[where] + edges[where + 1]), best
+
+
+@kernel
+def photopeak_fits(
+    edges: NDArray[np.float64],
+    counts: NDArray[np.uint32],
+    centre: NDArray[np.float64],
+    sigma: NDArray[np.float64],
+    search: float,
+    below: float,
+    above: float,
+    min_counts: float,
+    slot: NDArray[np.int64],
+    shape: NDArray[np.float64],
+    tail: NDArray[np.float64],
+    edge: NDArray[np.float64],
+    status: NDArray[np.int64],
+    parameters: NDArray[np.float64],
+    errors: NDArray[np.float64],
+    quality: NDArray[np.float64],
+    shape_tolerance: float,
+) -> None:
+    """Fit many photopeaks, each looked for within `search` (a share) of its centre first.
+
+    Args:
+        edges: (n + 1,) bin edges of one width.
+        counts: (m, n) counts.
+        centre: (m,) where to look.
+        sigma: (m,) standard deviation to look for.
+        search: half of the range to look in, as a share of the centre.
+        below: as for photopeak_fit.
+        above: as for photopeak_fit.
+        min_counts: as for photopeak_fit.
+        slot: as for poisson_fit.
+        shape: as for photopeak_fit.
+        tail: (m,) as for photopeak_fit.
+        edge: (m,) as for photopeak_fit.
+        status: (m,) result.
+        parameters: (m, 11) result.
+        errors: (m, 3) result: standard deviations of area, position, sigma.
+        quality: (m, 4) result: Pearson's chi-square, the same with shape tolerance, bins, sum of 1 / expected.
+        shape_tolerance: see petqc.fits.SHAPE_TOLERANCE.
+    """
+    n = counts.shape[1]
+    model = np.empty(n)
+    covariance = np.empty((N_PARAMETERS, N_PARAMETERS))
+    row = np.empty(n)
+    for m in range(counts.shape[0]):
+        total = 0.0
+        for k in range(n):
+            row[k] = float(counts[m, k])
+            total += row[k]
+        errors[m, :] = 0.0
+        quality[m, :] = 0.0
+        if total < min_counts:
+            status[m] = TOO_FEW
+            continue
+        seed, _ = seed_position(edges, row, centre[m] * (1.0 - search), centre[m] * (1.0 + search), sigma[m])
+        found, first, last, _ = photopeak_fit(
+            edges,
+            row,
+            seed,
+            sigma[m],
+            below,
+            above,
+            min_counts,
+            slot,
+            shape,
+            tail[m],
+            edge[m],
+            parameters[m],
+            model,
+            covariance,
+        )
+        status[m] = found
+        if found != CONVERGED:
+            continue
+        errors[m, 0] = math.sqrt(covariance[A1, A1])
+        errors[m, 1] = math.sqrt(covariance[MU1, MU1])
+        errors[m, 2] = math.sqrt(covariance[S1, S1])
+        quality[m, 2] = float(last - first)
+        for k in range(first, last):
+            mu = max(model[k], 1e-3)
+            difference = row[k] - mu
+            quality[m, 0] += difference * difference / mu
+            quality[m, 1] += difference * difference / (mu + (shape_tolerance * mu) ** 2)
+            quality[m, 3] += 1.0 / mu

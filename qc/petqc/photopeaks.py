@@ -1,0 +1,229 @@
+"""Fits of photopeaks: of one spectrum with everything that belongs to the peak, and of every channel at once.
+
+Source: daily-qc.md §2a and §2g.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from petqc.errors import FitFailedError, TooFewCountsError
+from petqc.fit_kernels import (
+    A1,
+    CONVERGED,
+    EDGE,
+    EDGE_RATIO,
+    HIGH,
+    LOW,
+    MU1,
+    N_CONSTANTS,
+    N_PARAMETERS,
+    NO_CONVERGENCE,
+    S1,
+    SINGULAR,
+    STEP,
+    TAIL,
+    TAIL_WIDTH,
+)
+from petqc.fits import (
+    FWHM_OF_SIGMA,
+    MIN_NET_COUNTS,
+    MIN_P_VALUE,
+    SCALE_BELOW,
+    SHAPE_TOLERANCE,
+    PeakFit,
+    accept,
+    peak_fit,
+    slots_of,
+)
+from petqc.photopeak_kernels import NO_RANGE, TOO_FEW, photopeak_fit, photopeak_fits
+from petqc.statistics import sparse_chi2_p_value
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class PeakShape:
+    """What belongs to a photopeak besides Gauss, step and line.
+
+    missing: an event of the peak may lack up to this much energy (light below a hit threshold), in the unit of the
+    axis; 0: no such tail. tail: share of such events, relative to the others; None: fitted. edge_ratio: where another
+    continuum begins, as a multiple of the peak's energy; 0: none. edge: its height in counts per unit; None: fitted.
+    """
+
+    missing: float = 0.0
+    tail: float | None = None
+    edge_ratio: float = 0.0
+    edge: float | None = None
+
+    def constants(self) -> NDArray[np.float64]:
+        """(2,) for the kernels."""
+        constants = np.zeros(N_CONSTANTS)
+        constants[TAIL_WIDTH], constants[EDGE_RATIO] = self.missing, self.edge_ratio
+        return constants
+
+    def slots(self) -> NDArray[np.int64]:
+        """(11,) which parameters are free."""
+        groups: list[tuple[int, ...]] = [(A1,), (MU1,), (S1,), (STEP,), (LOW,), (HIGH,)]
+        if self.missing > 0 and self.tail is None:
+            groups.append((TAIL,))
+        if self.edge_ratio > 0 and self.edge is None:
+            groups.append((EDGE,))
+        return slots_of(*groups)
+
+
+PLAIN = PeakShape()
+LU_EDGE_RATIO = 597.0 / 511.0
+"""Lu-176 whose three gammas stay in the crystal begins at their sum. Source: daily-qc.md §2g."""
+
+
+def fit_photopeak(
+    edges: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    seed: float,
+    *,
+    shape: PeakShape = PLAIN,
+    relative_range: tuple[float, float] = (400.0 / 511.0, 650.0 / 511.0),
+    relative_sigma: float = 0.05,
+    min_p_value: float | None = None,
+) -> PeakFit:
+    """Fit Gauss + erfc step + straight background around a photopeak.
+
+    The range is 400-650 keV for a peak at 511 keV and moves with the peak.
+
+    Args:
+        edges: (n + 1,) bin edges.
+        counts: (n,) counts.
+        seed: position to start from, in the unit of edges.
+        shape: what belongs to the peak besides Gauss, step and line.
+        relative_range: ends of the fitted range as multiples of the peak position.
+        relative_sigma: standard deviation to start from as a share of the position.
+        min_p_value: lowest goodness of fit to accept; default MIN_P_VALUE.
+
+    Raises:
+        TooFewCountsError: fewer than MIN_NET_COUNTS in the peak.
+        FitFailedError: no convergence, edge of range, or the model does not describe the counts.
+
+    Source: daily-qc.md §2a.
+    """
+    edges = np.ascontiguousarray(edges, np.float64)
+    counts = np.ascontiguousarray(counts, np.float64)
+    p, model = np.empty(N_PARAMETERS), np.zeros(counts.size)
+    covariance = np.empty((N_PARAMETERS, N_PARAMETERS))
+    slots, constants = shape.slots(), shape.constants()
+    status, first, last, nll = NO_CONVERGENCE, 0, 0, 0.0
+    for narrower in (1.0, 0.6, 0.35):  # a start that is too wide may run away
+        status, first, last, nll = photopeak_fit(
+            edges, counts, seed, narrower * relative_sigma * seed, 1.0 - relative_range[0], relative_range[1] - 1.0,
+            float(MIN_NET_COUNTS), slots, constants, _tail_start(shape), -1.0 if shape.edge is None else shape.edge,
+            p, model, covariance,
+        )  # fmt: skip
+        if status not in {NO_CONVERGENCE, SINGULAR}:
+            break
+    if status == NO_RANGE:
+        raise FitFailedError(f"no room for a fit range around {seed:.4g} on this axis")
+    if status == TOO_FEW:
+        raise TooFewCountsError(
+            f"{counts[first:last].sum():.0f} counts in the fit range, at least {MIN_NET_COUNTS} wanted"
+        )
+    if status != CONVERGED:
+        raise FitFailedError(f"the fit of a peak near {seed:.4g} does not converge")
+    part_edges, part = edges[first : last + 1], counts[first:last]
+    fit = peak_fit(part_edges, part, model[first:last], p, covariance, nll, slots, constants)
+    return accept(fit, MIN_P_VALUE if min_p_value is None else min_p_value)
+
+
+def _tail_start(shape: PeakShape) -> float:
+    if shape.missing <= 0:
+        return 0.0
+    return 0.03 if shape.tail is None else shape.tail
+
+
+@dataclass(frozen=True, slots=True)
+class PeakFits:
+    """Many fitted photopeaks; arrays of one length, NaN where there is no number.
+
+    mu, mu_error, fwhm, fwhm_error, area: as in PeakFit. reason: (m,) why there is no number, "" where there is one.
+    """
+
+    mu: NDArray[np.float64]
+    mu_error: NDArray[np.float64]
+    fwhm: NDArray[np.float64]
+    fwhm_error: NDArray[np.float64]
+    area: NDArray[np.float64]
+    reason: NDArray[np.object_]
+
+
+def fit_photopeaks(
+    edges: NDArray[np.float64],
+    counts: NDArray[np.uint32],
+    centre: NDArray[np.float64],
+    sigma: NDArray[np.float64],
+    *,
+    shape: PeakShape = PLAIN,
+    tail: NDArray[np.float64] | None = None,
+    edge: NDArray[np.float64] | None = None,
+    search: float = 0.3,
+    relative_range: tuple[float, float] = (400.0 / 511.0, 650.0 / 511.0),
+) -> PeakFits:
+    """Fit the photopeak of every channel, as fit_photopeak does for one.
+
+    Args:
+        edges: (n + 1,) bin edges.
+        counts: (m, n) counts.
+        centre: (m,) where to look for the peak.
+        sigma: (m,) standard deviation to start from.
+        shape: as for fit_photopeak; its tail and edge are not fitted here.
+        tail: (m,) share of events that lack energy; default 0.
+        edge: (m,) height of the other continuum; default 0.
+        search: half of the range to look in, as a share of the centre.
+        relative_range: as for fit_photopeak.
+
+    Source: daily-qc.md §2a.
+    """
+    m = counts.shape[0]
+    status = np.zeros(m, np.int64)
+    parameters = np.full((m, N_PARAMETERS), np.nan)
+    errors, quality = np.zeros((m, 3)), np.zeros((m, 4))
+    tail = np.zeros(m) if tail is None else np.ascontiguousarray(tail, np.float64)
+    edge = np.zeros(m) if edge is None else np.ascontiguousarray(edge, np.float64)
+    photopeak_fits(
+        np.ascontiguousarray(edges, np.float64), np.ascontiguousarray(counts, np.uint32),
+        np.ascontiguousarray(centre, np.float64), np.ascontiguousarray(sigma, np.float64), search,
+        1.0 - relative_range[0], relative_range[1] - 1.0, float(MIN_NET_COUNTS), PLAIN.slots(),
+        shape.constants(), tail, edge, status, parameters, errors, quality, SHAPE_TOLERANCE,
+    )  # fmt: skip
+    n_parameters = int(PLAIN.slots().max()) + 1
+    n_bins = quality[:, 2].astype(np.int64)
+    p_value = sparse_chi2_p_value(quality[:, 0], n_bins, quality[:, 3], n_parameters)
+    p_shape = sparse_chi2_p_value(quality[:, 1], n_bins, quality[:, 3], n_parameters)
+    scale = np.sqrt(np.maximum(quality[:, 0] / np.maximum(n_bins - n_parameters, 1), 1.0))
+    scale = np.where(p_value < SCALE_BELOW, scale, 1.0)
+    area, mu, s = parameters[:, A1], parameters[:, MU1], parameters[:, S1]
+    low, high = mu * relative_range[0], mu * relative_range[1]
+    reason = np.full(m, "", dtype=object)
+    with np.errstate(invalid="ignore"):
+        refusals = (
+            (p_shape < MIN_P_VALUE, "the model does not describe the spectrum"),
+            (FWHM_OF_SIGMA * s > 0.75 * (high - low), "the peak fills the fit range"),
+            (area < 5.0 * errors[:, 0] * scale, "no peak stands out of the background"),
+            (area < MIN_NET_COUNTS, f"fewer than {MIN_NET_COUNTS} counts in the peak"),
+            (~np.isfinite(mu) | (status == SINGULAR) | (status == NO_CONVERGENCE), "the fit does not converge"),
+            (status == NO_RANGE, "no room for a fit range on the axis"),
+            (status == TOO_FEW, f"fewer than {MIN_NET_COUNTS} counts"),
+        )
+    for refused, why in refusals:  # the last one that applies is the most basic one
+        reason[refused] = why
+    usable = reason == ""
+    return PeakFits(
+        mu=np.where(usable, mu, np.nan),
+        mu_error=np.where(usable, errors[:, 1] * scale, np.nan),
+        fwhm=np.where(usable, FWHM_OF_SIGMA * s, np.nan),
+        fwhm_error=np.where(usable, FWHM_OF_SIGMA * errors[:, 2] * scale, np.nan),
+        area=np.where(usable, area, np.nan),
+        reason=reason,
+    )
