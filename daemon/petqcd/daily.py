@@ -106,12 +106,12 @@ class DailyRun:
             self._stage("connect")
             self.acquired.identity = await self._board.connect()
             connected = True
-            self._answered("identified")
+            self._device.answered("identified")
             self._permit(interlocks.IDENTITY, self.acquired.identity, interlocks.CONNECTION_AGE_S)
             self._stage("configure")
             await self._board.configure()
             self._permit(interlocks.CONFIGURATION, "read back", interlocks.CONNECTION_AGE_S)
-            self._answered("staged")
+            self._device.answered("staged")
             await asyncio.shield(warm)
             await self._energise()
             flowing = True
@@ -124,13 +124,13 @@ class DailyRun:
 
     async def _energise(self) -> None:
         self._stage("bias")
-        self.acquired.readings += await self._board.read_environment()
+        await self._read_environment()
         self._permit(interlocks.LINK, "temperatures were just read", 5.0)
         self._permits.require(clock.monotonic_s())
         self._device.bias_is(BiasState.UNKNOWN)  # from here on until something is known again
         await self._board.bias_on()
         self._device.bias_is(BiasState.ON)
-        self._answered("armed")
+        self._device.answered("armed")
         await asyncio.sleep(self._settings.settle_s)
 
     async def _flow(self) -> None:
@@ -158,7 +158,7 @@ class DailyRun:
         pipeline.start()
         self._started_s = clock.monotonic_s()
         await self._board.start(pipeline.sink)
-        self._answered("running")
+        self._device.answered("running")
         watch = asyncio.create_task(self._board.wait_failed(), name="watch the link")
         try:
             end_s = self._started_s + self._settings.seconds
@@ -191,7 +191,7 @@ class DailyRun:
         if known and self._started_s:
             try:
                 async with asyncio.timeout(STOP_DEADLINE_S):
-                    self.acquired.readings += await self._board.read_environment()
+                    await self._read_environment()
             except Exception as error:  # noqa: BLE001 - the readings before the run stand, with their age
                 log.warning("reading the environment after the run: %s", error)
         await close(self._board)
@@ -199,16 +199,17 @@ class DailyRun:
             self.acquired.drained = await asyncio.to_thread(self._pipeline.finish)
             self.acquired.frames_dropped = self._pipeline.counts().frames_dropped
         self._permits.forget()
-        self._device.now("disconnected")
+        self._device.idle()
 
     async def _stop(self) -> None:
         async with asyncio.timeout(STOP_DEADLINE_S):
             self.acquired.received = await self._board.stop()
         self.acquired.frames_known = True
 
-    def _answered(self, state: str) -> None:
-        self._device.answered()
-        self._device.now(state)
+    async def _read_environment(self) -> None:
+        found = await self._board.read_environment()
+        self.acquired.readings += found
+        self._device.temperatures(found)
 
     def _permit(self, name: str, source: str, max_age_s: float) -> None:
         self._permits.give(

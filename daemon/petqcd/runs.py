@@ -15,6 +15,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from petqc_drivers.errors import DriverError
 from petqcd import clock, interlocks
 from petqcd.board import close, switch_off
 from petqcd.daily import Acquired, DailyRun, environment
@@ -300,6 +301,8 @@ class RunManager:
         ended = self._device.ended_because
         if ended and self._config.board.simulator is not None and ended not in detail:
             detail += f" ({ended})"
+        if isinstance(error, DriverError | ConnectionError | TimeoutError):
+            self._device.failed(detail)
         return detail
 
     async def _conclude(

@@ -15,8 +15,10 @@ from petqcd.progress import Event
 from petqcd.simulator_process import SimulatorProcess
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from petqcd.board import ReadingLike
     from petqcd.config import DeviceConfig
     from petqcd.metrics import Metrics
     from petqcd.progress import Bus
@@ -28,6 +30,9 @@ BACKOFF_MAX_S = 30.0
 BACKOFF_JITTER = 0.2
 GOOD_AFTER_S = 10.0
 """A simulator that ran this long is healthy again: its back-off starts over."""
+
+
+BETWEEN_RUNS = "connected during runs only"
 
 
 class BiasState(enum.StrEnum):
@@ -122,12 +127,31 @@ class DeviceSupervisor:
             return
         self.state.state, self.state.detail = state, detail
         self.state.since_unix_s = clock.unix_s()
-        self._metrics.set("petqc_device_up", float(state not in ("disconnected", "faulted")))
         self._bus.publish(Event("device", self.state.document()))
 
-    def answered(self) -> None:
-        """Note a good answer."""
+    def answered(self, state: str) -> None:
+        """Note a good answer and the state it shows."""
+        self._metrics.set("petqc_device_up", 1)
         self._metrics.set("petqc_device_last_success_timestamp_seconds", clock.unix_s())
+        self.now(state)
+
+    def failed(self, detail: str) -> None:
+        """Note that the device does not answer as it must."""
+        self._metrics.set("petqc_device_up", 0)
+        self.now("faulted", detail)
+
+    def idle(self) -> None:
+        """Note that nobody is connected, which is how it is between runs; a fault stays visible."""
+        if self.state.state != "faulted":
+            self.now("disconnected", BETWEEN_RUNS)
+
+    def temperatures(self, readings: Sequence[ReadingLike]) -> None:
+        """Publish the temperatures among some readings."""
+        known = [r.value for r in readings if r.unit == "degC" and r.value is not None]
+        if known:
+            self._metrics.set("petqc_temperature_min_celsius", min(known))
+            self._metrics.set("petqc_temperature_max_celsius", max(known))
+            self._metrics.set("petqc_temperature_last_success_timestamp_seconds", clock.unix_s())
 
     def bias_is(self, bias: BiasState) -> None:
         """Note and publish what is known about the bias outputs."""
@@ -149,7 +173,7 @@ class DeviceSupervisor:
             if clock.monotonic_s() - started_s > GOOD_AFTER_S:
                 backoff_s = BACKOFF_FIRST_S
             log.log(logging.WARNING if backoff_s == BACKOFF_FIRST_S else logging.DEBUG, "%s", why)
-            self.now("faulted", why)
+            self.failed(why)
             self._metrics.add("petqc_simulator_restarts_total")
             await asyncio.sleep(backoff_s * random.uniform(1 - BACKOFF_JITTER, 1 + BACKOFF_JITTER))  # noqa: S311
             backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
@@ -170,4 +194,4 @@ class DeviceSupervisor:
         self._endpoint = endpoint
         self.state.address = endpoint.address
         self._changed.set()
-        self.now("disconnected")
+        self.now("disconnected", BETWEEN_RUNS)

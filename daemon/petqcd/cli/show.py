@@ -59,7 +59,7 @@ def print_run(run: Run, *, everything: bool = False, where: Mapping[str, str] | 
     for note in run.notes:
         out.print(f"note: {note}")
     for name, value in (where or {}).items():
-        out.print(f"{name + ':':<10}{value}", soft_wrap=True)
+        out.print(f"{name + ':':<11}{value}", soft_wrap=True)
 
 
 def chosen(checks: Sequence[CheckResult], *, everything: bool) -> tuple[list[CheckResult], int]:
@@ -151,4 +151,4 @@ def print_status(status: Mapping[str, Any]) -> None:
         verdict = status_text(last["verdict"]).plain if last["verdict"] else "going on"
         lines["last run"] = f"{last['run_id']}: {verdict}: {last['sentence'] or ''}"
     for name, value in lines.items():
-        out.print(f"{name + ':':<10}{value}", soft_wrap=True)
+        out.print(f"{name + ':':<11}{value}", soft_wrap=True)
