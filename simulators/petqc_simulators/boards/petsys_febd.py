@@ -42,7 +42,7 @@ from petqc_simulators.boards.spi_devices import (
     transfer,
 )
 from petqc_simulators.boards.witness import BiasWitness
-from petqc_simulators.physics.detector import BLOCK_FRAMES, BLOCK_S, Controls, Detector, TestPulse
+from petqc_simulators.physics.detector import BLOCK_FRAMES, BLOCK_S, Controls, Detector, PulseTrain
 from petqc_simulators.physics.emission import CLOCK_S
 
 if TYPE_CHECKING:
@@ -321,7 +321,7 @@ class PetsysFebd:
         pulse = None
         if word >> 63 & 1:
             length = word & 0x3FF
-            pulse = TestPulse(
+            pulse = PulseTrain(
                 length_clk=length,
                 interval_clk=(word >> 10 & 0x1FFFFF) + length + 1,
                 phase_clk=(word >> 31 & 0xFFFFFF) / _PULSE_PHASES,

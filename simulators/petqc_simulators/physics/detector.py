@@ -42,7 +42,7 @@ BASELINE_STEPS = (1.2, 3.0)
 
 
 @dataclass(frozen=True, slots=True)
-class TestPulse:
+class PulseTrain:
     """The board's pulse generator, in clocks: one pulse every interval, `phase` after a frame's beginning."""
 
     length_clk: int
@@ -66,7 +66,7 @@ class Controls:
     baseline: NDArray[np.int64]
     is_charge: NDArray[np.bool_]
     integration: NDArray[np.int64]
-    test_pulse: TestPulse | None = None
+    test_pulse: PulseTrain | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +340,7 @@ class Detector:
         self.frame += BLOCK_FRAMES
         return self._through_link(block)
 
-    def _add_test_pulses(self, pulse: TestPulse) -> None:
+    def _add_test_pulses(self, pulse: PulseTrain) -> None:
         channels = np.flatnonzero(self.parameters[:, el.ON] == 2.0)
         b = self._buffers
         # Deposits reach one frame ahead, so the pulses of this block are those of the frames 1 .. BLOCK_FRAMES.

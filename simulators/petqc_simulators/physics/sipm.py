@@ -81,11 +81,10 @@ def dark_pulse_rate_hz(
 ) -> NDArray[np.float64]:
     """Rate of dark counts that pass a threshold in fired cells, crosstalk as a geometric chain.
 
-    A chain of at least k cells has the probability p^(k - 1), p the probability that a cell fires another one; the
-    step of half a cell is where a comparator sits between two heights.
+    A chain of more than k cells has the probability p^k, p the probability that a cell fires another one.
     """
     share = crosstalk / (1.0 + crosstalk)
-    steps = np.maximum(np.ceil(threshold_cells - 0.5), 0.0)
+    more_than = np.floor(np.maximum(threshold_cells, 0.0))
     with np.errstate(divide="ignore"):
         log_share = np.where(share > 0.0, np.log(np.maximum(share, 1e-300)), -700.0)
-    return np.asarray(dark_hz * np.exp(np.maximum(log_share * np.maximum(steps - 1.0, 0.0), -700.0)))
+    return np.asarray(dark_hz * np.exp(np.maximum(log_share * more_than, -700.0)))

@@ -79,13 +79,16 @@ def beta_quantiles(
 ) -> NDArray[np.float64]:
     """Quantiles of a beta spectrum: entry i is the energy below which (i + 0.5) / n of all electrons lie.
 
-    Allowed shape p W (Q - T)^2 with the non-relativistic Fermi function, in keV.
+    Allowed shape p W (Q - T)^2 with the Fermi function in the approximation of Bethe and Bacher: the non-relativistic
+    one times (W^2 (1 + 4 (aZ)^2) - 1)^S with S = sqrt(1 - (aZ)^2) - 1, W in electron masses.
     """
     kinetic = np.linspace(0.0, endpoint_kev, 20001)[1:-1]
     total = kinetic + ELECTRON_KEV
     momentum = np.sqrt(total**2 - ELECTRON_KEV**2)
     eta = 2 * np.pi * FINE_STRUCTURE * daughter_z * total / momentum
-    fermi = eta / (1.0 - np.exp(-eta))
+    coupling = FINE_STRUCTURE * daughter_z
+    relativistic = (total / ELECTRON_KEV) ** 2 * (1.0 + 4.0 * coupling**2) - 1.0
+    fermi = eta / (1.0 - np.exp(-eta)) * relativistic ** (math.sqrt(1.0 - coupling**2) - 1.0)
     density = fermi * momentum * total * (endpoint_kev - kinetic) ** 2
     cumulative = np.cumsum(density)
     cumulative /= cumulative[-1]
