@@ -285,6 +285,11 @@ def test_text_lines_that_do_not_read_are_named(tmp_path):
     assert [d.reason.split(":")[0] for d in reader.damages] == ["line 2", "line 4", "line 7", "line 8"]
     assert "cut off here" in reader.damages[-1].reason
     assert [d.records_before for d in reader.damages] == [1, 2, 3, 3]
+    for energy in ("1e300", "-1e300", "1e999", "nan", "1e30", "1e-30"):
+        (tmp_path / "x").write_text(good + f"5\t{energy}\t7\n")
+        found, reader = everything(tmp_path / "x", "singles")
+        assert found.tolist() == [(5, 1.5, 7)]
+        assert reader.damage.offset == 13
     (tmp_path / "x").write_text("2\n5\t1.5\t7\n5\t1.5\t7\n1\n5\t1.5\n")
     found, reader = everything(tmp_path / "x", "groups-compact")
     assert found.size == 2

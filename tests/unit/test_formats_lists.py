@@ -70,6 +70,8 @@ def test_separators_and_headings(tmp_path, separator):
 
 
 def test_lines_that_do_not_read_are_left_out_and_named(tmp_path):
+    (tmp_path / "x").write_bytes(b"1 1.7e308\n1e999 1\n2 2\n")
+    assert read_list_text(tmp_path / "x", SIMPLE)["a"].tolist() == [2]
     (tmp_path / "x").write_bytes(b"1 2\nabc 2\n3\n4 5\nnan 1\n6 \xff7\n7 8 9\n")
     events = read_list_text(tmp_path / "x", SIMPLE)
     assert events["a"].tolist() == [1, 4, 7]
@@ -298,6 +300,7 @@ def test_a_janus_list_that_is_cut_off_anywhere(tmp_path, cut):
         ("0 01 11 21\n", "", 5, "event 0 has 1 lines, its first line says 2"),
         ("0 01 11 21\n", "0 01 11\n", 5, "line 5: 3 fields, where 4 or 7"),
         ("0 01 11 21\n", "0 01 11 x\n", 5, "are not numbers"),
+        ("0 01 11 21\n", "0 01 nan 1e999\n", 5, "are not numbers"),
         ("0 01 11 21\n", "0 01.5 11 21\n", 5, "channel 1.5 does not exist"),
         ("0 01 11 21\n", "0 9999 11 21\n", 5, "channel 9999 does not exist"),
         ("0 00 10 20 1.5 0 2\n", "", 4, "line 4: belongs to an event whose first line is missing"),

@@ -272,6 +272,7 @@ def test_headers_that_are_cut_off_anywhere(tmp_path):
         (ptu(0x1234, []), "type 0x00001234 are not known"),
         (ptu(T3[0], [], fine=0.0), "MeasDesc_Resolution is 0.0"),
         (ptu(T2[0], [], unit=float("nan")), "MeasDesc_GlobalResolution is nan"),
+        (ptu(T2[0], [], unit=1e300), r"MeasDesc_GlobalResolution is 1e\+300"),
         (ptu(T2[0], [], extra=tag("Odd", 0x777, bytes(8))), "type 0x00000777 does not exist"),
         (ptu(T2[0], [], extra=tag("Long", 0x4001FFFF, struct.pack("<q", 1 << 40))), "bytes is impossible"),
         (ptu(T2[0], [], extra=tag("Long", 0x4001FFFF, struct.pack("<q", 1 << 20))), "bytes too early"),
@@ -281,6 +282,14 @@ def test_headers_that_are_cut_off_anywhere(tmp_path):
 def test_ptu_headers_that_cannot_be_are_refused(tmp_path, data, what):
     with pytest.raises(BadInputError, match=what):
         PicoquantReader(save(tmp_path, data))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_headers_of_noise_are_refused(tmp_path, seed):
+    noise = np.random.default_rng(seed).bytes(1 << 20)
+    for start in (b"", b"PQTTTR\0\0", ptu(T2[0], [])[:-48], PT3_HEADER[:328], PT3_HEADER[:16]):
+        with pytest.raises(BadInputError):
+            PicoquantReader(save(tmp_path, start + noise))
 
 
 def test_tags_of_every_type(tmp_path):

@@ -247,6 +247,21 @@ def test_a_manifest_that_is_none_does_not_matter(checked, content):
     assert reader.damage is None
 
 
+@pytest.mark.parametrize("field", ["begin", "end", "first_frame", "last_frame", "frames_in", "crc32", "step", "step1"])
+@pytest.mark.parametrize("value", [None, "7", [], True, 1.5, -3, 1 << 300, 8])
+def test_a_manifest_with_values_that_cannot_be_does_no_harm(checked, field, value):
+    partial = checked.with_name("x.rawf.partial")
+    checked.rename(partial)
+    manifest = checked.with_name("x.manifest.jsonl")
+    lines = [json.loads(text) for text in manifest.read_text().splitlines()]
+    changed = [{**line, field: value} if field in line else line for line in lines]
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in changed))
+    with RawReader(partial) as reader:
+        assert reader.steps
+        total = sum(words.nbytes for words in reader.blocks())
+        assert 64 + total + reader.damages.bytes_left_out == reader.size == reader.bytes_read
+
+
 def _kill(writer):
     """What the system does when the process dies: the descriptors go, nothing else happens."""
     writer._release()

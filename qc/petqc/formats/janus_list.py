@@ -7,6 +7,7 @@ Source: CAEN Janus 4.3 list files, file format 3.4 (heading of the files themsel
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,13 +87,15 @@ class _Lines:
         try:
             values = [float(field) for field in fields]
         except ValueError:
+            values = [math.nan]
+        if not all(map(math.isfinite, values)):
             return f"{b' '.join(fields)[:80]!r} are not numbers"
         found = dict(zip(self.names, values, strict=False))
         board, channel = found["brd"], found["ch"]
         if not (board.is_integer() and channel.is_integer() and 0 <= board < 256 and 0 <= channel < 1024):
             return f"board {board:g} channel {channel:g} does not exist"
         if self.begins_event(fields):
-            missing = float("nan")
+            missing = math.nan
             counted = found.get("nchs", found.get("nhits", missing))
             self.events.append((found.get("tstamp_us", missing), found.get("trgid", missing), counted))
             self.n_events += 1
@@ -175,7 +178,7 @@ class JanusReader:
         table = np.array(lines.rows, np.float64).reshape(len(lines.rows), 3 + len(lines.of_line))
         events = np.array(lines.events, np.float64).reshape(len(lines.events), 3)
         event = table[:, 2].astype(np.int64)
-        counted = np.nan_to_num(events[:, 2], nan=-1.0, posinf=-1.0)
+        counted = np.nan_to_num(events[:, 2], nan=-1.0)
         first = lines.n_events - len(events)
         present = np.bincount(event - first, minlength=len(events))
         for short in np.flatnonzero((counted >= 0) & (present != counted)).tolist():

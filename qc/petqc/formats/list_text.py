@@ -275,9 +275,10 @@ class ListTextReader:
                 fields = np.array([row[column.index] for row in rows], "S").astype(np.float64)
             except ValueError:
                 return None
-            if not np.isfinite(fields).all():
+            with np.errstate(over="ignore"):
+                values = fields * column.scale + column.offset
+            if not np.isfinite(values).all():
                 return None
-            values = fields * column.scale + column.offset
             if column.zero_is_missing:
                 values[fields == 0] = np.nan
             columns[column.name] = values

@@ -188,6 +188,8 @@ def _convert(rows: list[list[bytes]], dtype: np.dtype[np.void]) -> NDArray[Any] 
         try:
             if dtype[name].kind == "f":
                 values: NDArray[Any] = np.array(column, "S").astype(np.float64)
+                if (np.abs(values[np.isfinite(values)]) > np.finfo(np.float32).max).any():
+                    return None
             else:
                 values = np.array(column, "S").astype(np.int64)
                 limits = np.iinfo(dtype[name])

@@ -8,8 +8,8 @@ that cannot be read, such as the last one after a power failure, is passed over 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from petqc.errors import BadInputError
 from petqc.formats.petsys_frames import HEADER_BYTES, WORD_BYTES, RawStep
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SCHEMA: Final = "petqc-recording/1"
 MAX_BLOCK_BYTES: Final = 64 << 20
 _MAX_LINE = 1 << 20
+
+Record = TypeVar("Record", "ManifestBlock", "ManifestStep", RawStep)
 
 RecordingState = Literal["complete", "truncated", "damaged"]
 
@@ -95,6 +97,16 @@ def read_manifest(path: Path) -> Manifest | None:
     return manifest if manifest.recording else None
 
 
+def _typed(record: Record) -> Record:
+    """The record, if its fields have the types they are declared with; JSON has no such promise."""
+    for entry in fields(record):
+        value = getattr(record, entry.name)
+        wanted = {"int": int, "float": int | float, "str": str}[str(entry.type)]
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise TypeError(f"{entry.name} is {value!r}")
+    return record
+
+
 def _take(manifest: Manifest, raw: bytes, number: int) -> str | None:
     """Add one line to the manifest; what is wrong with it, if anything."""
     try:
@@ -106,9 +118,9 @@ def _take(manifest: Manifest, raw: bytes, number: int) -> str | None:
                 return None
             return f"schema is {content.get('schema')!r}"
         if kind == "step":
-            manifest.steps.append(ManifestStep(**content))
+            manifest.steps.append(_typed(ManifestStep(**content)))
         elif kind == "block":
-            block = ManifestBlock(**content)
+            block = _typed(ManifestBlock(**content))
             after = manifest.blocks[-1].end if manifest.blocks else HEADER_BYTES
             if not after <= block.begin < block.end or (block.begin | block.end) % WORD_BYTES:
                 return f"byte range {block.begin}..{block.end} is impossible"
@@ -118,7 +130,7 @@ def _take(manifest: Manifest, raw: bytes, number: int) -> str | None:
         elif kind == "end":
             manifest.end = content
         elif kind == "step-end":
-            manifest.finished.append(RawStep(**content))
+            manifest.finished.append(RawStep.from_line(_typed(RawStep(**content)).to_line()))
         else:
             return f"kind is {kind!r}"
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

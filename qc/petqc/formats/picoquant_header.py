@@ -5,7 +5,6 @@ Source: PicoQuant unified file header (tag types, TTTR record types) and PicoHar
 
 from __future__ import annotations
 
-import math
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
 PTU_MAGIC: Final = b"PQTTTR\0\0"
 _MAX_TAGS = 10_000
 _MAX_BLOB = 16 << 20
+# Units of time that no device has lie outside; a header that says so is damaged.
+_SHORTEST_S, _LONGEST_S = 1e-18, 1.0
 _TAG = struct.Struct("<32siIq")
 
 _BOOL, _INT, _BITSET, _COLOR = 0x00000008, 0x10000008, 0x11000008, 0x12000008
@@ -145,10 +146,10 @@ def _from_tags(tags: dict[str, Any], data_offset: int, where: str) -> TttrHeader
         shown = f"{kind:#010x}" if isinstance(kind, int) else repr(kind)
         raise BadInputError(f"records of type {shown} are not known", where=where)
     unit = tags.get("MeasDesc_GlobalResolution")
-    if not isinstance(unit, float) or not math.isfinite(unit) or unit <= 0:
+    if not isinstance(unit, float) or not _SHORTEST_S <= unit <= _LONGEST_S:
         raise BadInputError(f"MeasDesc_GlobalResolution is {unit!r}, not a time in seconds", where=where)
     fine = tags.get("MeasDesc_Resolution") if record_type.t3 else unit
-    if not isinstance(fine, float) or not math.isfinite(fine) or fine <= 0:
+    if not isinstance(fine, float) or not _SHORTEST_S <= fine <= _LONGEST_S:
         raise BadInputError(f"MeasDesc_Resolution is {fine!r}, not a time in seconds", where=where)
     count = tags.get("TTResult_NumberOfRecords", 0)
     return TttrHeader(
@@ -173,7 +174,7 @@ def _pt3(file: BinaryIO, where: str) -> TttrHeader:
         raise BadInputError(f"measurement mode {mode} is neither T2 nor T3", where=where)
     if not 0 <= extra < 1 << 20:
         raise BadInputError(f"{extra} words of image header are impossible", where=f"{where} byte {size - 4}")
-    if mode == 3 and (rate0 <= 0 or not math.isfinite(resolution_ns) or resolution_ns <= 0):
+    if mode == 3 and (rate0 <= 0 or not _SHORTEST_S <= resolution_ns * 1e-9 <= _LONGEST_S):
         raise BadInputError(f"sync rate {rate0} /s and resolution {resolution_ns} ns give no times", where=where)
     # T2 of a PicoHarp 300 counts in units of 4 ps; T3 counts sync periods.
     unit_ps = 1e12 / rate0 if mode == 3 else 4.0
