@@ -57,7 +57,7 @@ def main() -> None:
         work = Path(folder)
         print(f"writing {given.seconds:g} s of the simulated bench …", file=sys.stderr)
         record = [sys.executable, "-m", "petqc_simulators", "record", "--profile", "bench", "--seed", "1"]
-        generate = timed([*record, "--seconds", str(given.seconds), "--output", str(work / "run")])
+        generate = timed([*record, "--seconds", str(given.seconds), str(work / "run")])
         raw, config = work / "run.rawf", work / "config" / "config.ini"
         truth = json.loads((work / "truth.json").read_text())
         hits = int(truth["recording"]["hits"])
