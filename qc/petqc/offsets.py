@@ -1,6 +1,11 @@
 """Time offsets of channels from coincidences: robust least squares on the graph of who coincides with whom.
 
-Model: dt = o_a - o_b + g + noise, plus randoms that are flat over the window. Each pair is weighted with the
+Model: dt = o_a - o_b + g + noise, plus randoms that are flat over the window. With a point source, the crystal that is
+further from the axis than its partner was hit deeper, and depth is time: g has a part that depends on how much
+further, odd and the same everywhere, which is fitted along. A slope of all offsets with the distance from the axis
+looks the same and is therefore not seen: it is taken out.
+
+Each pair is weighted with the
 probability that it is not a random (the share that the fitted Gaussian has of the density at its residual), the
 weights and the offsets are improved in turn, from a wide start so that a channel that is far off is still found.
 
@@ -67,6 +72,41 @@ class Offsets:
         return math.sqrt(max(float(weights @ self.covariance @ weights), 0.0))
 
 
+@dataclass(frozen=True, slots=True)
+class Parallax:
+    """The part of g that is fitted along.
+
+    group: (m,) number of a pair's class by how much further one crystal is from the axis than the other; the last
+    class has none. sign: (m,) +1 if crystal a is further out, -1 if b is, 0 in the last class. distance_mm: (n,) of
+    channels from the axis. n: classes, the last one included.
+    """
+
+    group: NDArray[np.int64]
+    sign: NDArray[np.float64]
+    distance_mm: NDArray[np.float64]
+    n: int
+
+    @classmethod
+    def none(cls, m: int, n: int) -> Parallax:
+        """Nothing of the kind: a line or an extended source, or no positions."""
+        return cls(np.zeros(m, np.int64), np.zeros(m), np.zeros(n), 1)
+
+    @classmethod
+    def of(
+        cls, a: NDArray[np.int32], b: NDArray[np.int32], distance_mm: NDArray[np.float64], classes: int = 12
+    ) -> Parallax:
+        """For a point source; distance_mm: (n,) of the channels from the axis of their module."""
+        further = distance_mm[a] - distance_mm[b]
+        size = np.abs(further)
+        top = float(np.quantile(size, 0.99)) if size.size else 0.0
+        if top <= 0.5:
+            return cls.none(a.size, distance_mm.size)
+        group = np.minimum((size / top * classes).astype(np.int64), classes - 1)
+        near = size < 0.25
+        group[near] = classes
+        return cls(group, np.where(near, 0.0, np.sign(further)), distance_mm, classes + 1)
+
+
 def solve_offsets(
     a: NDArray[np.int32],
     b: NDArray[np.int32],
@@ -76,6 +116,7 @@ def solve_offsets(
     window_ps: float,
     start_ps: NDArray[np.float64],
     sigma_ps: float,
+    parallax: Parallax | None = None,
 ) -> Offsets:
     """Solve for the offsets of n channels.
 
@@ -87,6 +128,7 @@ def solve_offsets(
         window_ps: full width over which randoms are flat.
         start_ps: (n,) offsets to start from (module offsets).
         sigma_ps: standard deviation of one pair, to start from and as the smallest.
+        parallax: the part of g that is fitted along; default none.
 
     Raises:
         TooFewCountsError: hardly any pairs.
@@ -95,35 +137,53 @@ def solve_offsets(
         raise TooFewCountsError(f"{a.size} pairs, at least 200 wanted")
     a, b = np.ascontiguousarray(a, np.int32), np.ascontiguousarray(b, np.int32)
     dt = np.ascontiguousarray(dt_ps, np.float64)
-    offset = start_ps.astype(np.float64).copy()
-    degree, right = np.empty(n), np.empty(n)
+    g = parallax or Parallax.none(a.size, n)
+    # Unknowns: offsets, then one number for each class of parallax (the last one stays 0).
+    x = np.concatenate([start_ps.astype(np.float64), np.zeros(g.n)])
+    degree, right = np.empty(n + g.n), np.empty(n + g.n)
     weight = np.empty(dt.size)
     sigma, share = max(_WIDE_PS[0], 3.0 * sigma_ps), 0.8
     for round_ in range(_ROUNDS):
         used = max(_WIDE_PS[round_], sigma_ps) if round_ < len(_WIDE_PS) else sigma
-        total, squares = weigh(a, b, dt, offset, used, share, 1.0 / window_ps, weight, degree, right)
-        step = _conjugate_gradients(a, b, weight, degree, right)
-        offset = offset + step
+        total, squares = weigh(a, b, g.group, g.sign, n, dt, x, used, share, 1.0 / window_ps, weight, degree, right)
+        step = _conjugate_gradients(a, b, g, n, weight, degree, right)
+        x = x + step
         share = min(max(total / dt.size, 0.01), 0.999)
         sigma = max(math.sqrt(squares / max(total, 1e-9)), 1.0)
         if round_ >= len(_WIDE_PS) and float(np.max(np.abs(step), initial=0.0)) < _SETTLED_PS:
             break
-    total, squares = weigh(a, b, dt, offset, sigma, share, 1.0 / window_ps, weight, degree, right)
-    component = _components(a, b, weight, degree, n)
-    offset = np.where(component >= 0, offset, np.nan)
+    weigh(a, b, g.group, g.sign, n, dt, x, sigma, share, 1.0 / window_ps, weight, degree, right)
+    component = _components(a, b, weight, degree[:n], n)
+    offset = np.where(component >= 0, x[:n], np.nan)
+    unseen = _unseen(component, g.distance_mm)
+    for mode in unseen:
+        offset[component >= 0] -= mode[component >= 0] * float(np.sum(mode[component >= 0] * offset[component >= 0]))
+    covariance, error = _errors(a, b, g, weight, degree[:n], component, unseen, sigma)
+    return Offsets(offset, error, degree[:n].copy(), component, sigma, share, covariance)
+
+
+def _unseen(component: NDArray[np.int64], distance_mm: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Orthonormal patterns that coincidences do not show: a constant of each component, a slope with the distance."""
+    modes = []
+    slope = np.where(component >= 0, distance_mm, 0.0)
     for number in range(int(component.max(initial=-1)) + 1):
         inside = component == number
-        offset[inside] -= offset[inside].mean()
-    covariance, error = _errors(a, b, weight, degree, component, sigma)
-    return Offsets(offset, error, degree.copy(), component, sigma, share, covariance)
+        mode = inside / math.sqrt(float(inside.sum()))
+        modes.append(mode)
+        slope = slope - mode * float(slope @ mode)
+    length = float(np.linalg.norm(slope))
+    return [*modes, slope / length] if length > 1e-6 else modes
 
 
 @kernel
 def weigh(
     a: NDArray[np.int32],
     b: NDArray[np.int32],
+    group: NDArray[np.int64],
+    sign: NDArray[np.float64],
+    n: int,
     dt: NDArray[np.float64],
-    offset: NDArray[np.float64],
+    x: NDArray[np.float64],
     sigma: float,
     share: float,
     flat: float,
@@ -136,14 +196,17 @@ def weigh(
     Args:
         a: (m,) positions of side a.
         b: (m,) positions of side b.
+        group: (m,) see Parallax.
+        sign: (m,) see Parallax.
+        n: channels.
         dt: (m,) time differences.
-        offset: (n,) present offsets.
+        x: (n + groups,) present unknowns.
         sigma: width of the weight.
         share: share of pairs that are no randoms.
         flat: density of randoms, 1 over the window.
         weight: (m,) result.
-        degree: (n,) result: sum of weights of a channel.
-        right: (n,) result: right side of the normal equations.
+        degree: (n + groups,) result: sum of weights of an unknown.
+        right: (n + groups,) result: right side of the normal equations.
 
     Returns:
         sum of weights, sum of weighted squared residuals.
@@ -155,7 +218,7 @@ def weigh(
     peak = share / (sigma * math.sqrt(2.0 * math.pi))
     background = (1.0 - share) * flat
     for k in range(a.size):
-        r = dt[k] - (offset[a[k]] - offset[b[k]])
+        r = dt[k] - (x[a[k]] - x[b[k]] + sign[k] * x[n + group[k]])
         signal = peak * math.exp(-0.5 * (r / sigma) ** 2)
         w = signal / (signal + background)
         weight[k] = w
@@ -163,35 +226,43 @@ def weigh(
         squares += w * r * r
         degree[a[k]] += w
         degree[b[k]] += w
+        degree[n + group[k]] += w * sign[k] * sign[k]
         right[a[k]] += w * r
         right[b[k]] -= w * r
+        right[n + group[k]] += w * r * sign[k]
     return total, squares
 
 
 @kernel
-def apply_laplacian(
+def apply_normal(
     a: NDArray[np.int32],
     b: NDArray[np.int32],
+    group: NDArray[np.int64],
+    sign: NDArray[np.float64],
+    n: int,
     weight: NDArray[np.float64],
     x: NDArray[np.float64],
     out: NDArray[np.float64],
 ) -> None:
-    """Weighted graph Laplacian times a vector."""
+    """Normal matrix times a vector: the weighted graph Laplacian, bordered by the classes of parallax."""
     out[:] = 0.0
     for k in range(a.size):
-        d = weight[k] * (x[a[k]] - x[b[k]])
+        d = weight[k] * (x[a[k]] - x[b[k]] + sign[k] * x[n + group[k]])
         out[a[k]] += d
         out[b[k]] -= d
+        out[n + group[k]] += d * sign[k]
 
 
 def _conjugate_gradients(
     a: NDArray[np.int32],
     b: NDArray[np.int32],
+    g: Parallax,
+    n: int,
     weight: NDArray[np.float64],
     degree: NDArray[np.float64],
     right: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Solve L x = right, Jacobi-preconditioned, matrix-free; channels without pairs stay at zero."""
+    """Solve the normal equations, Jacobi-preconditioned, matrix-free; unknowns without pairs stay as they are."""
     inverse = np.where(degree > 1e-6, 1.0 / np.maximum(degree, 1e-6), 0.0)
     x = np.zeros(right.size)
     residual = np.where(degree > 1e-6, right, 0.0)
@@ -200,10 +271,10 @@ def _conjugate_gradients(
     rho = float(residual @ z)
     goal = rho * _TOLERANCE**2
     product = np.empty_like(x)
-    for _ in range(200):
+    for _ in range(300):
         if rho <= goal or rho <= 0.0:
             break
-        apply_laplacian(a, b, weight, direction, product)
+        apply_normal(a, b, g.group, g.sign, n, weight, direction, product)
         curvature = float(direction @ product)
         if curvature <= 0.0:
             break
@@ -237,30 +308,44 @@ def _components(
 def _errors(
     a: NDArray[np.int32],
     b: NDArray[np.int32],
+    g: Parallax,
     weight: NDArray[np.float64],
     degree: NDArray[np.float64],
     component: NDArray[np.int64],
+    unseen: list[NDArray[np.float64]],
     sigma: float,
 ) -> tuple[NDArray[np.float64] | None, NDArray[np.float64]]:
-    """Covariance sigma² L⁺ of every component (zero between components), and its diagonal's square root."""
+    """Covariance of the offsets without the unseen patterns, and its diagonal's square root."""
     n = degree.size
     error = np.full(n, np.nan)
+    known = component >= 0
     if n > DENSE:
         # A channel among many well-connected ones: the diagonal of the Laplacian is what counts.
-        error[component >= 0] = sigma / np.sqrt(degree[component >= 0])
+        error[known] = sigma / np.sqrt(degree[known])
         return None, error
     from scipy.sparse import coo_array
 
     joint = coo_array((weight, (a, b)), shape=(n, n)).toarray()
     joint += joint.T
+    normal = np.zeros((n + g.n, n + g.n))
+    normal[:n, :n] = np.diag(joint.sum(axis=1)) - joint
+    signed = weight * g.sign
+    border = coo_array((signed, (a, g.group)), shape=(n, g.n)).toarray()
+    border -= coo_array((signed, (b, g.group)), shape=(n, g.n)).toarray()
+    normal[:n, n:] = border
+    normal[n:, :n] = border.T
+    normal[n:, n:] = np.diag(np.bincount(g.group, weights=weight * g.sign**2, minlength=g.n))
+    used = np.concatenate([known, np.diag(normal)[n:] > 0])
+    part = normal[np.ix_(used, used)]
+    patterns = np.zeros((len(unseen), int(used.sum())))
+    for row, mode in zip(patterns, unseen, strict=True):
+        row[: int(known.sum())] = mode[known]
+    # The unseen patterns get a weight of their own, so that the matrix has an inverse; then they are taken out of it.
+    scale = float(np.trace(part)) / part.shape[0]
+    inverse = np.linalg.inv(part + scale * patterns.T @ patterns)
+    size = int(known.sum())
+    projector = np.eye(size) - patterns[:, :size].T @ patterns[:, :size]
     covariance = np.zeros((n, n))
-    for number in range(int(component.max(initial=-1)) + 1):
-        inside = np.flatnonzero(component == number)
-        part = joint[np.ix_(inside, inside)]
-        laplacian = np.diag(part.sum(axis=1)) - part
-        one = np.full_like(laplacian, 1.0 / inside.size)
-        covariance[np.ix_(inside, inside)] = sigma**2 * (np.linalg.inv(laplacian + one * laplacian.trace()) - one / (
-            laplacian.trace()
-        ))  # fmt: skip
-        error[inside] = np.sqrt(np.maximum(np.diag(covariance)[inside], 0.0))
+    covariance[np.ix_(known, known)] = sigma**2 * projector @ inverse[:size, :size] @ projector
+    error[known] = np.sqrt(np.maximum(np.diag(covariance)[known], 0.0))
     return covariance, error

@@ -10,7 +10,7 @@ from petqc.channel_map import SCANNER
 from petqc.checks import CheckOutput, check
 from petqc.errors import TooFewCountsError
 from petqc.limits import Limits, Status
-from petqc.offsets import MIN_PAIRS, Offsets, solve_offsets
+from petqc.offsets import MIN_PAIRS, Offsets, Parallax, solve_offsets
 from petqc.qc_input import Refusal
 from petqc.results import ChannelColumn
 
@@ -53,6 +53,7 @@ def module_time_offset(q: QcInput) -> CheckOutput:
         solved = solve_offsets(
             a, b, dt - _flight_ps(q, a, b), len(h.topology),
             window_ps=float(h.settings.coincidence_window_ps), start_ps=_module_start(q), sigma_ps=fit.sigma,
+            parallax=_parallax(q, a, b),
         )  # fmt: skip
     except TooFewCountsError as error:
         return CheckOutput([q.missing("module_time_offset", where, "ps", dt.size, str(error), method=_METHOD)])
@@ -78,6 +79,23 @@ def _flight_ps(q: QcInput, a: NDArray[np.int32], b: NDArray[np.int32]) -> NDArra
         return np.zeros(a.size)
     flight = np.sqrt((xyz**2).sum(axis=1)) / _C_MM_PER_PS
     return np.asarray(flight[a] - flight[b])
+
+
+def _parallax(q: QcInput, a: NDArray[np.int32], b: NDArray[np.int32]) -> Parallax | None:
+    """Distance of crystals from the line through the source and the middle of their module, for a point source."""
+    topology = q.histograms.topology
+    xyz = topology.xyz_mm.astype(np.float64)
+    if q.context.source != "point" or not np.isfinite(xyz).all():
+        return None
+    distance = np.zeros(len(topology))
+    for node in q.nodes("module"):
+        middle = xyz[node.members].mean(axis=0)
+        length = float(np.linalg.norm(middle))
+        if length < 1.0:
+            return None
+        away = xyz[node.members] - np.outer(xyz[node.members] @ middle, middle) / length**2
+        distance[node.members] = np.linalg.norm(away, axis=1)
+    return Parallax.of(a, b, distance)
 
 
 def _module_start(q: QcInput) -> NDArray[np.float64]:
