@@ -100,7 +100,8 @@ class QcHistograms:
         singles_in_window: (n_channels,) int64, singles inside the energy window.
         tof_edges: (n_tof + 1,) float64, ps. Times are whole picoseconds, hence edges between them.
         tof_prompt, tof_delayed: (n_pairs, n_tof) uint32; the pair's later module minus its earlier one.
-        prompts, delayed: (n_pairs,) int64, all pairs of two modules, on the axis or not.
+        prompts, delayed: (n_pairs,) int64, all pairs of two modules, on the axis or not. The delayed window is searched
+            with either single as the delayed one, so delayed counts are twice those of randoms in the prompt window.
         same_module: prompts whose two sides are in one module (in no histogram).
         unknown: singles and pairs of channels that the topology does not have.
         pairs_seen: prompts of two modules inside the time axis; every pairs_stride-th of them is in the pair buffer.

@@ -353,7 +353,7 @@ class QcInput:
         topology = self.histograms.topology
         flagged = np.flatnonzero((status == str(Status.WARN)) | (status == str(Status.FAIL)))
         measured = int((status != str(Status.INVALID)).sum())
-        limits = Limits(warn_high=max(1.0, 0.002 * len(topology)), fail_high=max(2.0, 0.01 * len(topology)))
+        limits = Limits(warn_high=0.002 * len(topology), fail_high=0.01 * len(topology))
         reason = None
         if flagged.size:
             names = ", ".join(channel_name(int(topology.channels[i])) for i in flagged[:5])

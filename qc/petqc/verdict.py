@@ -131,7 +131,7 @@ def _passing(run: Run, titles: dict[str, str]) -> str:
     for id_ in ("photopeak", "energy_resolution", "ctr_fit"):
         result = run.find(id_)
         if result is not None and result.value is not None:
-            told.append(f"{titles.get(id_, id_)} {say(result.value, result.uncertainty, result.unit)}")
+            told.append(f"{_title(titles.get(id_, id_))} {say(result.value, result.uncertainty, result.unit)}")
     checked = sum(1 for c in run.checks if c.status is Status.PASS)
     told.append(f"{checked} values inside their limits")
     return f"Scan: {', '.join(told)}."
@@ -198,15 +198,23 @@ def _excess(result: CheckResult) -> float:
     return abs(result.value - crossed[1]) / max(abs(crossed[1]), 1e-9)
 
 
+def _title(title: str) -> str:
+    """A title inside a sentence: `photopeak position`, but `CTR`."""
+    return title if title[1:2].isupper() else title[:1].lower() + title[1:]
+
+
 def _phrase(result: CheckResult, titles: dict[str, str]) -> str:
     base, _, part = result.id.partition(".")
-    title = titles.get(base, base) + (f", {part.replace('_', ' ')}," if part else "")
+    title = _title(titles.get(base, base)) + (f" ({part.replace('_', ' ')})" if part else "")
     where = "" if result.node == SCANNER else f" of {place(result.node)}"
     if result.value is None:
         return f"{title}{where}: {result.reason}"
     crossed = _crossed(result)
-    told = f"{title}{where} {say(result.value, result.uncertainty, result.unit)}"
+    told = f"{title}{where} is {say(result.value, result.uncertainty, result.unit)}"
+    if result.unit == "channels":
+        told = f"{result.value:.0f} {title}{'' if result.node == SCANNER else f' in {place(result.node)}'}"
     if crossed is not None:
         limit = f"{crossed[1]:.4g}" if abs(crossed[1]) < 1e4 else f"{crossed[1]:.0f}"
-        told += f", {crossed[0]} {limit}{'' if result.unit.startswith('%') else ' '}{result.unit}".rstrip()
+        unit = "" if result.unit == "channels" else result.unit
+        told += f", {crossed[0]} {limit}{'' if unit.startswith('%') else ' '}{unit}".rstrip()
     return told + (f" ({result.reason})" if result.reason else "")

@@ -9,6 +9,7 @@ import numpy as np
 
 from petqc.channel_map import SCANNER
 from petqc.checks import CheckOutput, check
+from petqc.checks.randoms_delayed import BOTH_WAYS
 from petqc.fits import FWHM_OF_SIGMA
 from petqc.limits import Limits
 from petqc.qc_input import Refusal
@@ -114,7 +115,7 @@ def _spectrum(q: QcInput, pair: int, name: str, fit: PeakFit | Refusal) -> Spect
         counts,
         fit=None if shown is None else shown[0],
         background=None if shown is None else shown[1],
-        delayed=delayed[first : first + counts.size].astype(np.float64),
+        delayed=delayed[first : first + counts.size] / BOTH_WAYS,
         window=(-half, half),
         text=fit.reason if isinstance(fit, Refusal) else "",
     )

@@ -47,7 +47,7 @@ def dead_channels(q: QcInput) -> CheckOutput:
     trusted = True
     for node in q.nodes("module"):
         counts = h.singles[node.members]
-        limits = Limits(warn_high=1.0, fail_high=max(1.0, node.members.size / 4))
+        limits = Limits(warn_high=min(1.0, node.members.size / 4), fail_high=node.members.size / 4)
         median = float(np.median(counts))
         if counts.sum() == 0:
             # A module without a single count is not a module whose channels cannot be judged: all of them are dead.
@@ -77,7 +77,7 @@ def dead_channels(q: QcInput) -> CheckOutput:
             )
         )  # fmt: skip
     if len(h.topology.module_nodes) > 1:
-        limits = Limits(warn_high=max(1.0, 0.002 * n), fail_high=max(2.0, 0.01 * n))
+        limits = Limits(warn_high=0.002 * n, fail_high=0.01 * n)
         node = next(q.nodes("scanner"))
         if trusted:
             flagged = np.flatnonzero(status == str(Status.FAIL))

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 MAX_UNCERTAINTY = 0.2
 """A ratio less certain than this says nothing about limits of 3 and 10 per cent."""
-_METHOD = "delayed pairs over 2τ·S_a·S_b·T, singles inside the energy window"
+BOTH_WAYS = 2.0
+"""The delayed window is searched with either of the two singles as the delayed one: twice the pairs, half the variance.
+"""
+_METHOD = "delayed pairs (half of both ways) over 2τ·S_a·S_b·T, singles inside the energy window"
 _LIMITS = Limits(0.90, 0.97, 1.03, 1.10)
 
 
@@ -47,8 +50,9 @@ def randoms_delayed(q: QcInput) -> CheckOutput:
     measured = int(h.delayed.sum())
     results.append(
         q.judge(
-            "randoms_delayed", where, measured / live, "1/s", math.sqrt(max(measured, 1)) / live, measured,
-            limits=Limits(), part="rate", method="pairs in the delayed window over live time",
+            "randoms_delayed", where, measured / BOTH_WAYS / live, "1/s",
+            math.sqrt(max(measured, 1)) / BOTH_WAYS / live, measured,
+            limits=Limits(), part="rate", method="pairs in the delayed window (half of both ways) over live time",
         )
     )  # fmt: skip
     nodes: list[tuple[Level, str, int, float]] = [("scanner", SCANNER, measured, float(expected.sum()))]
@@ -56,9 +60,9 @@ def randoms_delayed(q: QcInput) -> CheckOutput:
         nodes += [("pair", h.pair_name(p), int(h.delayed[p]), float(expected[p])) for p in range(h.n_pairs)]
     for level, name, n, expectation in nodes:
         if expectation <= 0.0 or n == 0 or 1.0 / math.sqrt(n) > MAX_UNCERTAINTY:
-            reason = f"{n} delayed pairs ({expectation:.1f} expected from singles) are too few to compare"
+            reason = f"{n} delayed pairs ({BOTH_WAYS * expectation:.1f} expected from singles) are too few to compare"
             results.append(q.missing("randoms_delayed", (level, name), "", n, reason, method=_METHOD, needed=False))
             continue
-        ratio = n / expectation
+        ratio = n / BOTH_WAYS / expectation
         results.append(q.judge("randoms_delayed", (level, name), ratio, "", ratio / math.sqrt(n), n, method=_METHOD))
     return CheckOutput(results)
