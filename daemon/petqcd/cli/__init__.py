@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 
 
 def main() -> None:
@@ -16,7 +17,7 @@ def main() -> None:
         return
     from petqc.errors import QcError
     from petqcd.cli.commands import app
-    from petqcd.errors import EXIT_UNREACHABLE, EXIT_USAGE, DaemonError
+    from petqcd.errors import EXIT_INVALID, EXIT_UNREACHABLE, EXIT_USAGE, DaemonError
 
     try:
         app()
@@ -29,6 +30,11 @@ def main() -> None:
         sys.exit(EXIT_UNREACHABLE)
     except KeyboardInterrupt:
         _end("interrupted", "interrupted", 130)
+    except OSError as error:
+        _end(f"{error.filename or 'system'}: {error.strerror or error}", "os-error", EXIT_USAGE)
+    except Exception as error:  # noqa: BLE001 - the interpreter's own exit code, 1, would read as the verdict `fail`
+        traceback.print_exc()
+        _end(f"internal error: {error}", "internal-error", EXIT_INVALID)
 
 
 def _end(message: str, code: str, exit_code: int) -> None:

@@ -1,0 +1,131 @@
+"""`petqc demo --once`: one command, the whole way over the wire, and a verdict that agrees with what was planted."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from petqc.formats.petsys_raw import RawReader
+from petqc.results import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+PULL = 4.5
+"""Sigmas: of a dozen comparisons none is further out but once in ten thousand runs."""
+
+
+def check(document: dict[str, Any], id_: str, node: str = "scanner") -> dict[str, Any]:
+    found = [c for c in document["checks"] if (c["id"], c["node"]) == (id_, node)]
+    assert len(found) == 1, (id_, node)
+    assert found[0]["value"] is not None, found[0]["reason"]
+    return found[0]
+
+
+def test_a_healthy_bench_passes_and_says_that_it_is_simulated(demo: Any) -> None:
+    assert demo.document["verdict"] == "pass", demo.document["sentence"]
+    assert demo.done.code == 0
+    assert demo.document["simulated"] is True
+    assert demo.document["kind"] == "daily"
+    stages = re.findall(r"^daily QC, simulated: (\w+)", demo.done.err, re.MULTILINE)
+    assert stages == ["connect", "configure", "bias", "acquire", "off", "analyse"]
+
+
+@pytest.mark.parametrize(
+    ("id_", "planted"),
+    [
+        ("photopeak", "photopeak_kev"),
+        ("energy_resolution", "energy_resolution_percent"),
+        ("ctr_fit", "ctr_fwhm_ps"),
+    ],
+)
+def test_values_agree_with_the_truth_within_their_uncertainties(demo: Any, id_: str, planted: str) -> None:
+    result = check(demo.document, id_)
+    assert result["uncertainty"] > 0
+    assert abs(result["value"] - demo.truth["scanner"][planted]) < PULL * result["uncertainty"]
+
+
+def test_no_frame_is_lost_and_the_account_adds_up(demo: Any) -> None:
+    account = demo.document["account"]
+    assert account["frames_received"] == account["frames_recorded"] + account["frames_dropped"]
+    assert account["frames_dropped"] == 0
+    assert account["frames_missing"] == 0
+    assert account["frames"] == account["frames_recorded"]
+    assert account["datagrams_rejected"] == 0
+    assert not any("do not add up" in note for note in demo.document["notes"])
+
+
+def test_the_recording_is_whole_and_readable(demo: Any) -> None:
+    assert not list(demo.folder.glob("*.partial"))
+    with RawReader(demo.folder / "recording.rawf") as reader:
+        assert reader.header.trigger_id == 1
+        assert reader.header.all_charge
+        (step,) = reader.steps
+        assert step.frames == demo.document["account"]["frames_recorded"]
+        n_words = sum(block.size for block in reader.blocks())
+        assert reader.damage is None
+    assert n_words > demo.document["account"]["hits"]
+    (raw,) = demo.document["raw_files"]
+    assert raw["name"] == "recording.rawf"
+    assert re.fullmatch(r"[0-9a-f]{64}", raw["sha256"])
+
+
+def test_the_run_folder_has_everything_that_made_the_result(demo: Any) -> None:
+    run = Run.load(demo.folder)
+    assert run.document() == {k: v for k, v in demo.document.items() if k != "where"}
+    assert run.spectra
+    assert len(run.channels["channel"]) == 512
+    assert (demo.folder / "config" / "config.ini").is_file()
+    page = (demo.folder / "report.html").read_text()
+    assert run.sentence.split(":")[0] in page
+    assert demo.document["where"]["report"] == str(demo.folder / "report.html")
+    names = {e["name"] for e in demo.document["environment"]}
+    assert any(n.startswith("temperature") for n in names)
+    commanded = [e for e in demo.document["environment"] if e["unit"] == "V"]
+    assert commanded
+    assert not any(e["measured"] for e in commanded)  # these supplies cannot be read back
+
+
+def test_bias_was_off_afterwards_and_read_back(demo: Any) -> None:
+    assert "After the run: bias is off, read back from the board." in demo.document["notes"]
+
+
+def test_the_recording_analysed_again_gives_the_same_numbers(demo: Any, petqc: Callable[..., Any]) -> None:
+    recording, config = str(demo.folder / "recording.rawf"), str(demo.folder / "config" / "config.ini")
+    again = petqc("analyse", recording, "--config", config, "--json").json()
+    for id_ in ("photopeak", "energy_resolution", "ctr_fit"):
+        assert check(again, id_)["value"] == pytest.approx(check(demo.document, id_)["value"], rel=1e-9)
+
+
+def test_the_history_can_be_read_afterwards_without_a_daemon(demo: Any, petqc: Callable[..., Any]) -> None:
+    state = ("--state-dir", str(demo.state_dir))
+    history = petqc("history", "--json", *state)
+    assert [r["run_id"] for r in history.json()["runs"]] == [demo.document["run_id"]]
+    shown = petqc("show", "last", *state)
+    assert shown.code == 0
+    for wanted in ("SIMULATED", "Photopeak", "CTR", "±", "✔ pass", "report.html"):
+        assert wanted in shown.out
+    assert "no daemon answers" in shown.err
+    assert petqc("status", *state).code == 3
+    assert petqc("show", "no-such-run", *state).code == 2
+
+
+@pytest.mark.slow
+def test_a_fault_is_found_and_ends_with_its_exit_code(tmp_path: Path, petqc: Callable[..., Any]) -> None:
+    # A quarter of a module's frames lost: nothing subtle, the point is the way from the fault to the exit code.
+    done = petqc(
+        "demo", "--once", "--seconds", "4", "--fault", "F19=0.25", "--json", "--state-dir", str(tmp_path / "state")
+    )
+    document = done.json()
+    assert document["verdict"] == "fail", document["sentence"]
+    assert done.code == 1
+    assert check(document, "lost_frames")["status"] == "fail"
+
+
+def test_a_fault_that_does_not_exist_is_wrong_use(tmp_path: Path, petqc: Callable[..., Any]) -> None:
+    done = petqc("demo", "--once", "--fault", "F99x", "--state-dir", str(tmp_path / "state"))
+    assert done.code == 2
+    assert "fault" in done.err

@@ -1,0 +1,234 @@
+"""A daemon that serves: run, status, history, show, off through the command; metrics read by a real Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from petqc.formats.petsys_config import load_config
+from petqc_drivers.device import OutputState
+from petqcd.config import BENCH_BIAS
+from petqcd.petsys_board import PetsysBoard
+from petqcd.supervisor import Endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def request(http_address: str, method: str, path: str, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(http_address.removeprefix("http://"), timeout=10)
+    try:
+        connection.request(method, path, "{}" if method == "POST" else None, headers or {})
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def prometheus() -> str:
+    found = shutil.which("prometheus")
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail("prometheus is not on PATH, and without it nobody knows whether it can read our metrics")
+        pytest.skip("prometheus is not on PATH: ./petqc test installs it when run as root on Debian")
+    return found
+
+
+@contextmanager
+def scraping(binary: str, folder: Path, target: str) -> Iterator[str]:
+    """A Prometheus that scrapes one target every second; gives its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    folder.mkdir()
+    (folder / "prometheus.yml").write_text(
+        "global: {scrape_interval: 1s}\n"
+        "scrape_configs:\n"
+        f"- {{job_name: petqc, static_configs: [{{targets: ['{target.removeprefix('http://')}']}}]}}\n"
+    )
+    log = (folder / "log").open("w")
+    process = subprocess.Popen(
+        [
+            binary,
+            f"--config.file={folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={folder / 'data'}",
+            f"--web.listen-address={address}",
+        ],
+        stdout=log,
+        stderr=log,
+    )
+    try:
+        yield f"http://{address}"
+    finally:
+        process.terminate()
+        process.wait(20)
+        log.close()
+
+
+def query(address: str, expression: str) -> list[dict[str, Any]]:
+    url = f"{address}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
+    with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - an address of our own
+        found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+        return found
+
+
+def wait_for(address: str, expression: str, deadline_s: float = 30) -> list[dict[str, Any]]:
+    end_s = time.monotonic() + deadline_s
+    while time.monotonic() < end_s:
+        try:
+            found = query(address, expression)
+        except OSError:  # still starting
+            found = []
+        if found:
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"{expression} has no result within {deadline_s} s")
+
+
+def test_serve_and_everything_one_asks_of_it(tmp_path: Path, serve: Callable[..., Any]) -> None:
+    with serve(tmp_path, seconds=3) as daemon:
+        status = daemon.petqc("status", "--json").json()
+        assert status["simulated"] is True
+        assert status["run"] is None
+        assert status["http"] == daemon.http
+
+        ran = daemon.petqc("run", "daily", "--wait", "--json")
+        assert ran.code in (0, 1), ran.err
+        document = ran.json()
+        assert document["verdict"] in ("pass", "warn", "fail")
+        assert "daily QC: acquire" in ran.err
+
+        history = daemon.petqc("history", "--json").json()["runs"]
+        assert [r["run_id"] for r in history] == [document["run_id"]]
+        shown = daemon.petqc("show", "last", "--json")
+        assert shown.code == ran.code
+        assert shown.json() == {k: v for k, v in document.items() if k != "where"}
+        off = daemon.petqc("off")
+        assert (off.code, off.out) == (0, "bias is off, read back from the board\n")
+        assert daemon.petqc("abort").code == 2
+
+        # What loopback gives to read, and what it refuses.
+        code, page = request(daemon.http, "GET", "/")
+        assert code == 200
+        assert b"Simulated" in page
+        assert document["run_id"].encode() in page
+        for path in ("/metrics", "/healthz", "/readyz", "/api/v1/status", "/api/v1/runs", "/static/petqc.css"):
+            assert request(daemon.http, "GET", path)[0] == 200, path
+        code, report = request(daemon.http, "GET", f"/api/v1/runs/{document['run_id']}/report")
+        assert code == 200
+        assert report == (daemon.state_dir / "runs" / document["run_id"] / "report.html").read_bytes()
+        for path in ("/api/v1/runs", "/api/v1/abort", "/api/v1/off"):
+            assert request(daemon.http, "POST", path)[0] == 405, path
+        assert request(daemon.http, "GET", "/api/v1/status", {"Host": "evil.example"})[0] == 421
+        assert request(daemon.http, "GET", "/api/v1/events", {"Origin": "http://evil.example"})[0] == 403
+        assert (daemon.state_dir / "petqcd.sock").stat().st_mode & 0o077 == 0
+
+        # A second daemon on the same state is refused with the first one named.
+        second = daemon.petqc("serve")
+        assert second.code == 3
+        assert f"process {daemon.process.pid}" in second.err
+
+
+def test_a_real_prometheus_reads_the_metrics(tmp_path: Path, serve: Callable[..., Any]) -> None:
+    binary = prometheus()
+    with (
+        serve(tmp_path / "petqc", seconds=3) as daemon,
+        scraping(binary, tmp_path / "prometheus", daemon.http) as address,
+    ):
+        assert wait_for(address, "petqc_run_verdict == -1")[0]["metric"]["scanner"] == "bench"
+        document = daemon.petqc("run", "daily", "--wait", "--json").json()
+        finished = wait_for(address, "petqc_run_last_finished_timestamp_seconds > 0")
+        assert abs(float(finished[0]["value"][1]) - time.time()) < 60
+        ctr = next(c for c in document["checks"] if (c["id"], c["node"]) == ("ctr_fit", "scanner"))
+        (series,) = wait_for(address, 'petqc_ctr_fit_seconds{module="scanner"}')
+        assert float(series["value"][1]) == pytest.approx(ctr["value"] * 1e-12)
+        wait_for(address, "petqc_frames_received_total > 100000")
+        wait_for(address, "up == 1")
+        promtool = shutil.which("promtool")
+        if promtool is not None:
+            text = request(daemon.http, "GET", "/metrics")[1]
+            judged = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)
+            assert judged.returncode == 0, judged.stdout + judged.stderr
+
+
+def test_wrong_use_has_its_exit_codes(tmp_path: Path, petqc: Callable[..., Any]) -> None:
+    nothing = str(tmp_path / "nothing")
+    assert petqc("run", "daily", "--wait", "--state-dir", nothing).code == 3
+    assert petqc("status", "--state-dir", nothing).code == 3
+    assert petqc("off", "--state-dir", nothing).code == 3
+    assert petqc("serve", "--config", nothing).code == 2
+    assert petqc("nonsense").code == 2
+    assert petqc("analyse", str(tmp_path / "no.rawf")).code == 2
+    wrong = tmp_path / "petqc.toml"
+    wrong.write_text("[scanner]\nnmae = 'x'\n")
+    done = petqc("check-config", str(wrong), "--json")
+    assert done.code == 2
+    assert done.json()["code"] == "config-error"
+    assert "petqc.toml:2: scanner.nmae: unknown key" in done.err
+    assert petqc("version").out.startswith("petqc ")
+    assert petqc("version", "--json").json()["petqc"]
+
+
+async def energised(ready: dict[str, Any], *, energise: bool) -> OutputState:
+    """Connect to a board, energise it if wanted, say what is known about its outputs, and let go without a change."""
+    board = PetsysBoard(
+        Endpoint(ready["address"], Path(ready["config"])), load_config(Path(ready["config"])), BENCH_BIAS
+    )
+    try:
+        await board.connect()
+        if energise:
+            await board.configure()
+            await board.bias_on()
+        return board._readout.bias_state
+    finally:
+        await board.aclose()
+
+
+def test_off_works_with_the_daemon_down(tmp_path: Path, petqc: Callable[..., Any]) -> None:
+    """A board of its own, left energised: `petqc off` alone makes it safe, and says so only if it is."""
+    listen = ["--listen", "udp://127.0.0.1:0", "--state-dir", str(tmp_path / "board"), "--until-stdin-closes"]
+    simulator = subprocess.Popen(
+        [sys.executable, "-m", "petqc_simulators", "serve", "--profile", "bench", "--seed", "1", *listen],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert simulator.stdout is not None
+    assert simulator.stdin is not None
+    try:
+        ready = json.loads(simulator.stdout.readline())
+        config = tmp_path / "petqc.toml"
+        config.write_text(
+            f'[[device]]\naddress = "{ready["address"]}"\nconfiguration = "{ready["config"]}"\nsimulated = true\n'
+        )
+        assert asyncio.run(energised(ready, energise=True)) is OutputState.ON
+        assert asyncio.run(energised(ready, energise=False)) is OutputState.ADOPTED
+        done = petqc("off", "--config", str(config), "--state-dir", str(tmp_path / "state"))
+        assert done.code == 0, done.err
+        assert "bias is off, read back from the board" in done.out
+        assert asyncio.run(energised(ready, energise=False)) is OutputState.OFF
+        simulator.kill()
+        simulator.wait()
+        gone = petqc("off", "--config", str(config), "--state-dir", str(tmp_path / "state"))
+        assert gone.code == 3
+        assert "UNKNOWN" in gone.out
+        assert "hardware switch" in gone.out
+    finally:
+        simulator.kill()
+        simulator.wait()
+        simulator.stdin.close()
+        simulator.stdout.close()
