@@ -197,7 +197,8 @@ class Detector:
         if not distance.any():
             return
         follow = -np.expm1(-seconds / self.profile.electronics.bias_settle_s)
-        self.bias_v = np.where(np.abs(distance) < 1e-4, self.controls.bias_v, self.bias_v + distance * follow)
+        moved = self.bias_v + distance * follow
+        self.bias_v = np.where(np.abs(self.controls.bias_v - moved) < 1e-4, self.controls.bias_v, moved)
         self._stale = True
 
     def threshold_steps(self, controls: Controls) -> NDArray[np.float64]:
