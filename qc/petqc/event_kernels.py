@@ -1,4 +1,4 @@
-"""Sorting hits, grouping them into singles, pairing singles: the second half of the hot path.
+"""Sorting hits and grouping them into singles: the second part of the hot path.
 
 Like `petqc.kernels`: compiled loops, int64 ps, no bounds checks, a plain Python twin of each in the tests.
 """
@@ -159,7 +159,7 @@ def group_hits(
     out_channel: NDArray[np.int32],
     out_hits: NDArray[np.uint8],
     tally: NDArray[np.int64],
-) -> tuple[int, int]:
+) -> tuple[np.int64, np.int64]:
     """Group hits of one photon around the earliest hit not yet taken, as far as all later hits are known.
 
     A later hit joins if it comes at most window_ps after the seed, the two regions may belong to one photon, and it
@@ -179,64 +179,67 @@ def group_hits(
     Returns:
         The first hit that must be kept for the next call, and where the next group goes.
     """
-    out = first
+    # Unsigned indices spare the test for negative ones; conditions that no branch predictor can learn are combined.
+    one = np.uint64(1)
     taken = np.int32(TAKEN)
-    i = 0
-    while i < n:
-        if channel[i] & taken:
-            i += 1
+    distance2 = np.float32(distance2_mm2)
+    end = np.uint64(n)
+    out = np.uint64(first)
+    i = np.uint64(0)
+    while i < end:
+        own = channel[i]
+        if own & taken:
+            i += one
             continue
-        t = time_ps[i]
-        last = t + window_ps
+        last = time_ps[i] + window_ps
         if last >= known_ps:
             break
-        seed = np.int64(channel[i])
         strongest = i
         top = energy[i]
         total = np.float64(top)
         members = 1
-        seed_region = np.int64(region[seed])
-        j = i + 1
-        if seed_region >= 0:
-            while j < n and time_ps[j] <= last:
+        j = i + one
+        if j < end and time_ps[j] <= last and region[own] >= 0:
+            seed = np.uint64(own)
+            seed_region = np.uint64(region[seed])
+            while j < end and time_ps[j] <= last:
                 c = channel[j]
-                if not c & taken:
-                    other = np.int64(c)
-                    other_region = np.int64(region[other])
-                    if other_region >= 0 and relation[seed_region, other_region] & np.uint8(1):
-                        dx = xyz_mm[other, 0] - xyz_mm[seed, 0]
-                        dy = xyz_mm[other, 1] - xyz_mm[seed, 1]
-                        dz = xyz_mm[other, 2] - xyz_mm[seed, 2]
-                        if np.float64(dx * dx + dy * dy + dz * dz) <= distance2_mm2:
-                            channel[j] = c | taken
-                            members += 1
-                            total += np.float64(energy[j])
-                            if energy[j] > top:
-                                top = energy[j]
-                                strongest = j
-                j += 1
+                other = np.uint64(c & ~taken)
+                other_region = region[other]
+                related = relation[seed_region, np.uint64(max(other_region, np.int32(0)))] & np.uint8(1)
+                dx = xyz_mm[other, 0] - xyz_mm[seed, 0]
+                dy = xyz_mm[other, 1] - xyz_mm[seed, 1]
+                dz = xyz_mm[other, 2] - xyz_mm[seed, 2]
+                near = dx * dx + dy * dy + dz * dz <= distance2
+                if near & (related != np.uint8(0)) & (c < taken) & (other_region >= 0):
+                    channel[j] = c | taken
+                    members += 1
+                    e = energy[j]
+                    total += np.float64(e)
+                    stronger = e > top
+                    top = e if stronger else top
+                    strongest = j if stronger else strongest
+                j += one
         sum_energy = np.float32(total)
-        if members < min_hits:
-            tally[1] += 1
-            tally[5] += members
-        elif members > max_hits:
-            tally[2] += 1
-            tally[5] += members
-        elif np.float64(sum_energy) < min_energy:
-            tally[3] += 1
-            tally[5] += members
-        elif np.float64(sum_energy) > max_energy:
-            tally[4] += 1
-            tally[5] += members
-        else:
-            tally[0] += 1
+        if min_hits <= members <= max_hits and min_energy <= np.float64(sum_energy) <= max_energy:
             out_time[out] = time_ps[strongest]
             out_energy[out] = sum_energy
             out_channel[out] = channel[strongest] & ~taken
             out_hits[out] = np.uint8(members)
-            out += 1
-        i += 1
-    return i, out
+            out += one
+        else:
+            tally[5] += members
+            if members < min_hits:
+                tally[1] += 1
+            elif members > max_hits:
+                tally[2] += 1
+            elif np.float64(sum_energy) < min_energy:
+                tally[3] += 1
+            else:
+                tally[4] += 1
+        i += one
+    tally[0] += np.int64(out) - first
+    return np.int64(i), np.int64(out)
 
 
 @kernel
@@ -269,111 +272,47 @@ def order_singles(
 
 
 @kernel
-def pair_singles(
+def give_singles(
     time_ps: NDArray[np.int64],
+    energy: NDArray[np.float32],
     channel: NDArray[np.int32],
+    n_hits: NDArray[np.uint8],
     n: int,
-    own_from: int,
-    own_to: int,
-    half_ps: int,
-    delay_ps: int,
-    region: NDArray[np.int32],
-    relation: NDArray[np.uint8],
-    partners: NDArray[np.int32],
-    delayed_forward: NDArray[np.int32],
-    delayed_back: NDArray[np.int32],
-    prompt: NDArray[np.int32],
-    delayed: NDArray[np.int32],
-    delayed_alone: NDArray[np.bool_],
-    keep_multiples: bool,  # noqa: FBT001
-) -> tuple[int, int, int, int]:
-    """Pairs of singles in the prompt and the delayed window; a pair belongs to its earlier single.
-
-    Prompt: 0 <= t_j - t_i <= half. Delayed: |t_j - t_i - delay| <= half. Regions must be a coincidence pair.
+    channel_of: NDArray[np.int32],
+    low: float,
+    high: float,
+    first: int,
+    out_time: NDArray[np.int64],
+    out_energy: NDArray[np.float32],
+    out_channel: NDArray[np.int32],
+    out_hits: NDArray[np.uint8],
+    first_in_window: int,
+    in_time: NDArray[np.int64],
+    in_energy: NDArray[np.float32],
+    in_channel: NDArray[np.int32],
+    in_hits: NDArray[np.uint8],
+) -> int:
+    """Copy n singles to the results, and those with low <= energy <= high to the ones that wait to be paired.
 
     Inputs:
-        time_ps, channel: (>= n,) singles sorted by time; those before own_from and from own_to on are only looked at.
-        n: how many.
-        own_from, own_to: range of singles whose pairs are wanted.
-        half_ps: half of the coincidence window. delay_ps: shift of the delayed window.
-        region: by dense channel. relation: by pair of regions, bit 1: coincidence.
-        partners, delayed_forward, delayed_back: (>= n,) scratch.
-        prompt, delayed: (m, 2) out, indices of the earlier and the later single.
-        delayed_alone: (m,) out, the multiples policy would keep this delayed pair.
-        keep_multiples: write every prompt pair; else only those both of whose singles have one partner.
+        time_ps, energy, channel, n_hits: singles, channel dense.
+        channel_of: absolute channel by dense channel; results have absolute channels, those that wait dense ones.
+        first, out_…: where in the results to begin. first_in_window, in_…: the same for those that wait.
 
     Returns:
-        Prompt pairs, delayed pairs, prompt pairs discarded as multiples, 1 if an output was too small (then nothing
-        is valid).
+        Where the next single that waits goes.
     """
+    at = first_in_window
     for i in range(n):
-        partners[i] = 0
-        delayed_forward[i] = 0
-        delayed_back[i] = 0
-    n_prompt = 0
-    room = prompt.shape[0]
-    for i in range(n - 1):
-        last = time_ps[i] + half_ps
-        if time_ps[i + 1] > last:
-            continue
-        one = np.int64(region[channel[i]])
-        if one < 0:
-            continue
-        j = i + 1
-        while j < n and time_ps[j] <= last:
-            other = np.int64(region[channel[j]])
-            if other >= 0 and relation[one, other] & np.uint8(2):
-                partners[i] += 1
-                partners[j] += 1
-                if own_from <= i < own_to:
-                    if n_prompt >= room:
-                        return 0, 0, 0, 1
-                    prompt[n_prompt, 0] = i
-                    prompt[n_prompt, 1] = j
-                    n_prompt += 1
-            j += 1
-    discarded = 0
-    if not keep_multiples:
-        kept = 0
-        for k in range(n_prompt):
-            if partners[prompt[k, 0]] == 1 and partners[prompt[k, 1]] == 1:
-                prompt[kept, 0] = prompt[k, 0]
-                prompt[kept, 1] = prompt[k, 1]
-                kept += 1
-        discarded = n_prompt - kept
-        n_prompt = kept
-    n_delayed = 0
-    room = delayed.shape[0]
-    ahead = 0
-    for i in range(n):
-        early = time_ps[i] + delay_ps - half_ps
-        late = time_ps[i] + delay_ps + half_ps
-        while ahead < n and time_ps[ahead] < early:
-            ahead += 1
-        if ahead >= n:
-            break
-        if time_ps[ahead] > late:
-            continue
-        one = np.int64(region[channel[i]])
-        if one < 0:
-            continue
-        j = ahead
-        while j < n and time_ps[j] <= late:
-            other = np.int64(region[channel[j]])
-            if other >= 0 and relation[one, other] & np.uint8(2):
-                delayed_forward[i] += 1
-                delayed_back[j] += 1
-                if own_from <= i < own_to:
-                    if n_delayed >= room:
-                        return 0, 0, 0, 1
-                    delayed[n_delayed, 0] = i
-                    delayed[n_delayed, 1] = j
-                    n_delayed += 1
-            j += 1
-    for k in range(n_delayed):
-        i = delayed[k, 0]
-        j = delayed[k, 1]
-        delayed_alone[k] = keep_multiples or (
-            partners[i] == 0 and partners[j] == 0 and delayed_forward[i] == 1 and delayed_back[j] == 1
-        )
-    return n_prompt, n_delayed, discarded, 0
+        e = energy[i]
+        c = channel[i]
+        out_time[first + i] = time_ps[i]
+        out_energy[first + i] = e
+        out_channel[first + i] = channel_of[c]
+        out_hits[first + i] = n_hits[i]
+        in_time[at] = time_ps[i]
+        in_energy[at] = e
+        in_channel[at] = c
+        in_hits[at] = n_hits[i]
+        at += int(low <= e <= high)
+    return at

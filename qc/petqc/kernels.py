@@ -163,7 +163,7 @@ def decode_hits(
     energy: NDArray[np.float32],
     channel: NDArray[np.int32],
     tally: NDArray[np.int64],
-) -> int:
+) -> np.int64:
     """Decode and calibrate the hits of listed frames, append those that are good, count the others by reason.
 
     Inputs:
@@ -192,18 +192,18 @@ def decode_hits(
     has_kev = kev.shape[0] > 0
     two = np.float32(2)
     four = np.float32(4)
-    out = first
+    out = np.uint64(first)
     for f in range(n_frames):
         at = position[f]
         n = np.int64(words[at + 1] & np.uint64(0x7FFF))
         start = frame_id[f] * whole_ps + np.int64(np.float64(frame_id[f]) * rest_ps)
         for k in range(at + 2, at + 2 + n):
-            w = words[k]
-            chip = chip_row[np.int64(w >> np.uint64(48))]
+            w = words[np.uint64(k)]  # unsigned indices spare the test for negative ones
+            chip = chip_row[w >> np.uint64(48)]
             if chip < 0:
                 tally[D_TRIGGER if chip == CHIP_TRIGGER else D_TDC] += 1
                 continue
-            row = np.int64(chip) + np.int64((w >> np.uint64(40)) & np.uint64(255))
+            row = np.uint64(chip) + ((w >> np.uint64(40)) & np.uint64(255))
             state = row_state[row]
             if state >= ROW_DROP:
                 tally[np.int64(state) - ROW_DROP] += 1
@@ -235,7 +235,7 @@ def decode_hits(
             else:
                 inside = min(max(e_fine, ends[row, 3]), ends[row, 4])
                 x = (np.sqrt(ends[row, 0] - inside) - ends[row, 2]) * ends[row, 1]
-                cubic = int(min(max(x, np.float32(0)), np.float32(15)))
+                cubic = np.uint64(min(max(x, np.float32(0)), np.float32(15)))
                 u = x - np.float32(cubic)
                 t_eq = ((cubics[row, cubic, 3] * u + cubics[row, cubic, 2]) * u + cubics[row, cubic, 1]) * u
                 t_eq += cubics[row, cubic, 0]
@@ -251,7 +251,7 @@ def decode_hits(
                         curved += np.float64(linear[row, 0]) * (power - 1.0)
                     e = np.float32(curved)
             if has_kev:
-                dense = row >> 2
+                dense = row >> np.uint64(2)
                 saturation = kev[dense, 1]
                 if np.isinf(saturation):
                     e = kev[dense, 0] * e
@@ -266,7 +266,7 @@ def decode_hits(
                 continue
             time_ps[out] = start + np.int64(np.floor(relative + 0.5))
             energy[out] = e
-            channel[out] = np.int32(row >> 2)
-            out += 1
-    tally[D_KEPT] += out - first
-    return out
+            channel[out] = np.int32(row >> np.uint64(2))
+            out += np.uint64(1)
+    tally[D_KEPT] += np.int64(out) - first
+    return np.int64(out)

@@ -13,10 +13,11 @@ import numpy as np
 
 from petqc import event_kernels as ek
 from petqc import kernels as k
+from petqc import pair_kernels as pk
 from petqc.errors import BadInputError
 from petqc.events import Coincidences, Hits, Singles
 from petqc.formats.petsys_tables import QDC
-from petqc.processing import DROP_REASONS, GROUP_REASONS, Processed, ProcessingAccount, joined
+from petqc.processing import DROP_REASONS, GROUP_REASONS, Processed, ProcessingAccount
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +30,20 @@ if TYPE_CHECKING:
 _BLOCK_HITS = 1 << 15  # hits of one pass through the kernels: large against their call, small against the cache
 _BLOCK_FRAMES = 1 << 16
 _END_OF_TIME_PS = 1 << 62
+_MAP_WORDS = 1 << 14  # 2^20 time bins for a block's singles: few share a bit, and the map stays in the cache
 _MARGIN_PS = 4  # rounding of times to whole ps, and of the bounds of the calibration
+
+
+_PAIR_TYPES: dict[str, Any] = {
+    "time_a_ps": np.int64,
+    "time_b_ps": np.int64,
+    "energy_a": np.float32,
+    "energy_b": np.float32,
+    "channel_a": np.int32,
+    "channel_b": np.int32,
+    "n_hits_a": np.uint8,
+    "n_hits_b": np.uint8,
+}
 
 
 class Pipeline(Protocol):
@@ -175,6 +189,12 @@ class _Columns:
             self._arrays[name][self.n : self.n + n_new] = column
         self.n += n_new
 
+    def take(self) -> dict[str, NDArray[Any]]:
+        """Copies of the rows in use, which are then forgotten; the room stays."""
+        taken = {name: array[: self.n].copy() for name, array in self._arrays.items()}
+        self.n = 0
+        return taken
+
     def drop_first(self, n: int) -> None:
         """Forget the first n rows."""
         if n:
@@ -218,30 +238,43 @@ class PetqcPipeline:
         self._pairable = _Columns(time_ps=np.int64, energy=np.float32, channel=np.int32, n_hits=np.uint8)
         self._n_paired = 0  # leading singles whose pairs were already given, and that are kept to be looked at
         self._scratch = _Columns(partners=np.int32, forward=np.int32, back=np.int32)
+        self._occupied = np.empty(_MAP_WORDS, np.uint64)
         self._prompt = np.empty((1024, 2), np.int32)
         self._delayed = np.empty((1024, 2), np.int32)
         self._alone = np.empty(1024, np.bool_)
+        # What the present call has to give back; the room stays from call to call.
+        self._given_hits = _Columns(time_ps=np.int64, energy=np.float32, channel=np.int32)
+        self._given_singles = _Columns(time_ps=np.int64, energy=np.float32, channel=np.int32, n_hits=np.uint8)
+        self._given_prompts, self._given_delayed = _Columns(**_PAIR_TYPES), _Columns(**_PAIR_TYPES)
+        self._given_alone = _Columns(alone=np.bool_)
         self._tally = np.zeros(k.N_DROP, np.int64)
         self._group_tally = np.zeros(6, np.int64)
         self._counts = {"singles": 0, "singles_in_window": 0, "prompts": 0, "delayed": 0, "multiples": 0}
 
     def run(self, words: NDArray[np.uint64]) -> Processed:
         """Take whole frames, give what became final."""
-        parts = []
         for n_frames, n_hits in self._walk.blocks(words):
             self._decode(words, n_frames, n_hits)
-            parts.append(self._advance(self._known_ps()))
-        if not parts:
-            return Processed.empty(self._calibration.energy_unit, with_hits=self._keep_hits)
-        return joined(parts)
+            self._advance(self._known_ps())
+        return self._given()
 
     def end(self, last_frame: int | None) -> Processed:
         """Close a step, give the rest."""
         self._walk.end_step(last_frame)
-        rest = self._advance(_END_OF_TIME_PS)
+        self._advance(_END_OF_TIME_PS)
         self._pairable.drop_first(self._pairable.n)
         self._n_paired = 0
-        return rest
+        return self._given()
+
+    def _given(self) -> Processed:
+        unit = self._calibration.energy_unit
+        return Processed(
+            Singles(**self._given_singles.take(), energy_unit=unit),
+            Coincidences(**self._given_prompts.take(), energy_unit=unit),
+            Coincidences(**self._given_delayed.take(), energy_unit=unit),
+            self._given_alone.take()["alone"],
+            Hits(**self._given_hits.take(), energy_unit=unit) if self._keep_hits else None,
+        )
 
     def account(self) -> ProcessingAccount:
         """Where everything went so far."""
@@ -266,7 +299,7 @@ class PetqcPipeline:
     def _decode(self, words: NDArray[np.uint64], n_frames: int, n_hits: int) -> None:
         hits, calibration = self._hits, self._calibration
         hits.reserve(hits.n + n_hits)
-        hits.n = k.decode_hits(
+        decoded = k.decode_hits(
             words,
             self._walk.position,
             self._walk.frame_id,
@@ -286,8 +319,10 @@ class PetqcPipeline:
             hits["channel"],
             self._tally,
         )
+        hits.n = int(decoded)
 
-    def _advance(self, known_ps: int) -> Processed:
+    def _advance(self, known_ps: int) -> None:
+        """Take every stage as far as it can go, now that all hits before known_ps are there."""
         hits, settings, calibration, sort = self._hits, self._settings, self._calibration, self._sort
         sort.reserve(hits.n)
         if self._bucket.size < 2 * hits.n + 2:
@@ -303,10 +338,11 @@ class PetqcPipeline:
             sort["energy"],
             sort["channel"],
         )
-        given = self._give_hits(known_ps) if self._keep_hits else None
+        if self._keep_hits:
+            self._give_hits(known_ps)
         singles = self._singles
         singles.reserve(singles.n + hits.n)
-        first_open, singles.n = ek.group_hits(
+        grouped = ek.group_hits(
             hits["time_ps"],
             hits["energy"],
             hits["channel"],
@@ -328,46 +364,58 @@ class PetqcPipeline:
             singles["n_hits"],
             self._group_tally,
         )
+        first_open, singles.n = int(grouped[0]), int(grouped[1])
         frontier = known_ps if first_open == hits.n else min(known_ps, int(hits["time_ps"][first_open]))
         hits.drop_first(first_open)
         self._n_hits_given = max(self._n_hits_given - first_open, 0)
-        done = self._give_singles(frontier)
-        return self._pair(done, frontier, given)
+        self._give_singles(frontier)
+        self._pair(frontier)
 
-    def _give_hits(self, known_ps: int) -> Hits:
+    def _give_hits(self, known_ps: int) -> None:
         hits = self._hits
         final = int(np.searchsorted(hits["time_ps"][: hits.n], known_ps, "left"))
         part = slice(self._n_hits_given, final)
         self._n_hits_given = final
         channel = hits["channel"][part] & ~np.int32(ek.TAKEN)
-        return Hits(
-            hits["time_ps"][part].copy(),
-            hits["energy"][part].copy(),
-            self._calibration.channel[channel],
-            self._calibration.energy_unit,
+        self._given_hits.append(
+            time_ps=hits["time_ps"][part], energy=hits["energy"][part], channel=self._calibration.channel[channel]
         )
 
-    def _give_singles(self, frontier_ps: int) -> Singles:
-        """Singles before the frontier, final; those in the energy window go on to be paired."""
-        singles = self._singles
+    def _give_singles(self, frontier_ps: int) -> None:
+        """Singles before the frontier are final; those in the energy window go on to be paired."""
+        singles, given, waiting = self._singles, self._given_singles, self._pairable
         ek.order_singles(singles["time_ps"], singles["energy"], singles["channel"], singles["n_hits"], singles.n)
         final = int(np.searchsorted(singles["time_ps"][: singles.n], frontier_ps, "left"))
-        columns = {name: singles[name][:final].copy() for name in ("time_ps", "energy", "channel", "n_hits")}
+        given.reserve(given.n + final)
+        waiting.reserve(waiting.n + final + 1)  # the kernel writes first and decides then
+        low, high = self._settings.coincidence_energy or (-np.inf, np.inf)
+        before = waiting.n
+        waiting.n = ek.give_singles(
+            singles["time_ps"],
+            singles["energy"],
+            singles["channel"],
+            singles["n_hits"],
+            final,
+            self._calibration.channel,
+            low,
+            high,
+            given.n,
+            given["time_ps"],
+            given["energy"],
+            given["channel"],
+            given["n_hits"],
+            waiting.n,
+            waiting["time_ps"],
+            waiting["energy"],
+            waiting["channel"],
+            waiting["n_hits"],
+        )
+        given.n += final
         singles.drop_first(final)
         self._counts["singles"] += final
-        dense = columns["channel"]
-        columns["channel"] = self._calibration.channel[dense]
-        done = Singles(**columns, energy_unit=self._calibration.energy_unit)
-        columns["channel"] = dense
-        window = self._settings.coincidence_energy
-        if window is not None:
-            inside = (columns["energy"] >= window[0]) & (columns["energy"] <= window[1])
-            columns = {name: column[inside] for name, column in columns.items()}
-        self._counts["singles_in_window"] += int(columns["time_ps"].size)
-        self._pairable.append(**columns)
-        return done
+        self._counts["singles_in_window"] += waiting.n - before
 
-    def _pair(self, singles: Singles, known_ps: int, hits: Hits | None) -> Processed:
+    def _pair(self, known_ps: int) -> None:
         """Pairs of all singles whose every possible partner, and the partners of those, are known."""
         waiting = self._pairable
         n, own_from = waiting.n, self._n_paired
@@ -375,9 +423,9 @@ class PetqcPipeline:
         reach = self._delay_ps + 2 * self._half_ps
         own_to = max(int(np.searchsorted(time, known_ps - reach, "left")), own_from)
         self._scratch.reserve(n)
-        scratch, settings = self._scratch, self._settings
+        scratch = self._scratch
         while True:
-            n_prompt, n_delayed, discarded, too_small = ek.pair_singles(
+            found = pk.pair_singles(
                 time,
                 waiting["channel"],
                 n,
@@ -390,45 +438,50 @@ class PetqcPipeline:
                 scratch["partners"],
                 scratch["forward"],
                 scratch["back"],
+                self._occupied,
                 self._prompt,
                 self._delayed,
                 self._alone,
-                settings.multiples == "all",
+                self._settings.multiples == "all",
             )
+            n_prompt, n_delayed, discarded, too_small = (int(x) for x in found)
             if not too_small:
                 break
             room = 2 * self._prompt.shape[0]
             self._prompt, self._delayed = np.empty((room, 2), np.int32), np.empty((room, 2), np.int32)
             self._alone = np.empty(room, np.bool_)
-        prompts = self._pairs(self._prompt[:n_prompt], 0)
-        delayed = self._pairs(self._delayed[:n_delayed], self._delay_ps)
-        alone = self._alone[:n_delayed].copy()
+        self._give_pairs(self._prompt, n_prompt, 0, self._given_prompts)
+        self._give_pairs(self._delayed, n_delayed, self._delay_ps, self._given_delayed)
+        self._given_alone.append(alone=self._alone[:n_delayed])
         self._counts["prompts"] += n_prompt
         self._counts["delayed"] += n_delayed
         self._counts["multiples"] += discarded
         oldest = int(time[own_to]) if own_to < n else known_ps - reach
-        past = int(np.searchsorted(time, oldest - 2 * self._half_ps, "left"))
-        past = min(past, own_to)
+        past = min(int(np.searchsorted(time, oldest - 2 * self._half_ps, "left")), own_to)
         waiting.drop_first(past)
         self._n_paired = own_to - past
-        return Processed(singles, prompts, delayed, alone, hits)
 
-    def _pairs(self, index: NDArray[np.int32], delay_ps: int) -> Coincidences:
-        """Columns of pairs (earlier, later); side a is the one of the higher region, the later one of equals."""
-        waiting, calibration = self._pairable, self._calibration
-        earlier, later = index[:, 0], index[:, 1]
-        channel = waiting["channel"]
-        swap = calibration.region[channel[earlier]] > calibration.region[channel[later]]
-        a, b = np.where(swap, earlier, later), np.where(swap, later, earlier)
-        time, energy, n_hits = waiting["time_ps"], waiting["energy"], waiting["n_hits"]
-        return Coincidences(
-            time[a] + np.where(swap, delay_ps, 0),
-            time[b] + np.where(swap, 0, delay_ps),
-            energy[a],
-            energy[b],
-            calibration.channel[channel[a]],
-            calibration.channel[channel[b]],
-            n_hits[a],
-            n_hits[b],
-            calibration.energy_unit,
+    def _give_pairs(self, pair: NDArray[np.int32], n: int, shift_ps: int, given: _Columns) -> None:
+        waiting = self._pairable
+        given.reserve(given.n + n)
+        pk.give_pairs(
+            pair,
+            n,
+            shift_ps,
+            waiting["time_ps"],
+            waiting["energy"],
+            waiting["channel"],
+            waiting["n_hits"],
+            self._calibration.region,
+            self._calibration.channel,
+            given.n,
+            given["time_a_ps"],
+            given["time_b_ps"],
+            given["energy_a"],
+            given["energy_b"],
+            given["channel_a"],
+            given["channel_b"],
+            given["n_hits_a"],
+            given["n_hits_b"],
         )
+        given.n += n

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from petqc import event_kernels as ek
 from petqc import kernels as k
+from petqc import pair_kernels as pk
 from petqc.calibration.charge import charge_table, time_of_code
 from petqc.calibration.energy import kev_of_charge, linearised
 from petqc.calibration.tdc import decoded_fine, interval_of_code
@@ -358,16 +359,17 @@ def pair_twin(
     seed=st.integers(0, 1 << 32),
     own_from=st.integers(0, 20),
     own_n=st.integers(0, 60),
+    map_words=st.sampled_from([1, 2, 64]),
     everything=st.booleans(),
 )
-def test_pairing(n: int, span: int, seed: int, own_from: int, own_n: int, *, everything: bool) -> None:
+def test_pairing(n: int, span: int, seed: int, own_from: int, own_n: int, map_words: int, *, everything: bool) -> None:
     rng = np.random.default_rng(seed)
-    time = np.sort(rng.integers(0, span, n))
+    time = np.sort(rng.integers(-150, span, n))
     channel = rng.integers(0, REGION.size, n).astype(np.int32)
     own = range(min(own_from, n), min(own_from + own_n, n))
     prompt, delayed, alone = np.empty((2000, 2), np.int32), np.empty((2000, 2), np.int32), np.empty(2000, np.bool_)
-    scratch = [np.full(n, 77, np.int32) for _ in range(3)]
-    n_prompt, n_delayed, discarded, small = ek.pair_singles(
+    scratch = [*(np.full(n, 77, np.int32) for _ in range(3)), np.full(map_words, 99, np.uint64)]
+    n_prompt, n_delayed, discarded, small = pk.pair_singles(
         time, channel, n, own.start, own.stop, 10, 100, REGION, RELATION, *scratch, prompt, delayed, alone, everything
     )
     wanted = pair_twin(time, channel, own, 10, 100, everything=everything)
@@ -380,9 +382,9 @@ def test_pairing(n: int, span: int, seed: int, own_from: int, own_n: int, *, eve
 
 def test_pairing_says_when_there_is_no_room() -> None:
     time, channel = np.zeros(6, np.int64), np.array([0, 2, 0, 2, 0, 2], np.int32)
-    scratch = [np.empty(6, np.int32) for _ in range(3)]
+    scratch = [*(np.empty(6, np.int32) for _ in range(3)), np.empty(4, np.uint64)]
     pairs = np.empty((4, 2), np.int32)
-    answer = ek.pair_singles(
+    answer = pk.pair_singles(
         time,
         channel,
         6,
