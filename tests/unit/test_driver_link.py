@@ -436,6 +436,34 @@ def test_two_acquisitions_at_once_are_refused():
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("moment", range(4))
+def test_starting_and_stopping_that_are_cancelled_lose_nothing(moment):
+    async def main():
+        async with linked(good) as (peer, link):
+
+            async def start() -> None:
+                await link.start_data(lambda _: None, min_frame=0, on_first=lambda: None, on_failure=lambda _: None)
+
+            async def cancelled(work) -> bool:
+                task = asyncio.create_task(work)
+                for _ in range(moment):
+                    await asyncio.sleep(0)
+                task.cancel()
+                return isinstance((await asyncio.gather(task, return_exceptions=True))[0], asyncio.CancelledError)
+
+            await read(link)
+            if await cancelled(start()):
+                await start()
+            peer.send(frames.data_datagram(block(0)))
+            await read(link)
+            if await cancelled(link.stop_data()):
+                assert (await link.stop_data()).frames_delivered == 100
+            with pytest.raises(StateError):
+                await link.stop_data()
+
+    asyncio.run(main())
+
+
 def test_a_consumer_that_raises_is_told_and_commands_go_on():
     async def main():
         def sink(_: np.ndarray) -> None:

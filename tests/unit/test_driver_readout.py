@@ -617,9 +617,9 @@ def test_off_with_a_board_that_ignores_everything_but_the_removal():
             report = await readout.bias_off()
             assert report.state is OutputState.OFF_COMMANDED
             assert readout.bias_state is OutputState.OFF_COMMANDED
-            assert time.monotonic() - began_s < 8
+            assert time.monotonic() - began_s < 2.5
             assert report.set_points_lowered == 0
-            assert len(report.failures) >= 32
+            assert any("no reply to set bias:0.0.0.0" in failure for failure in report.failures)
             assert is_off(board)
 
     run(main)
@@ -640,13 +640,13 @@ def test_off_goes_on_to_the_set_points_when_the_removal_is_not_answered():
 
 def test_off_with_a_dead_board_is_unknown_within_the_time_promised():
     async def main():
-        async with staged(reply_timeout_s=0.1) as (board, readout):
+        async with staged(reply_timeout_s=0.25) as (board, readout):
             await readout.bias_on({outputs()[0]: Volts(30)})
             board.silent = lambda _: True
             began_s = time.monotonic()
             with pytest.raises(OffUnconfirmedError) as caught:
                 await readout.bias_off()
-            assert time.monotonic() - began_s < 10
+            assert time.monotonic() - began_s < 2.5
             assert readout.bias_state is OutputState.UNKNOWN
             assert "power" in str(caught.value)
             board.silent = lambda _: False

@@ -32,8 +32,10 @@ OFF_ATTEMPTS: Final = 3
 """The link at hand, then fresh ones."""
 OFF_TRIES: Final = 2
 """How often the message that removes the voltage is sent in one attempt, so that all attempts fit in 2 s."""
-ZERO_DEADLINE_S: Final = 4.0
-"""For bringing set-points down once the voltage is gone."""
+ZERO_DEADLINE_S: Final = 1.5
+"""For bringing set-points down once the voltage is gone; a board that answers needs a tenth of it."""
+SILENT_ZERO_DEADLINE_S: Final = 0.75
+"""For trying it with a board that did not even acknowledge the removal."""
 _ROUNDING_CODES: Final = 2
 
 
@@ -286,6 +288,7 @@ class BiasSupply:
                 board = Board(link, tries=OFF_TRIES)
                 await self._remove_voltage(board, off)
                 is_last = off.state is not OutputState.UNKNOWN or attempt == OFF_ATTEMPTS - 1
+                self.state = off.state  # known from here on, whatever becomes of the set-points
                 if is_last:
                     await self._lower_set_points(Board(link, tries=1), off)
             except DriverError as error:
@@ -325,8 +328,9 @@ class BiasSupply:
         kind = self._kind
         if kind is None:
             return
+        deadline_s = SILENT_ZERO_DEADLINE_S if off.state is OutputState.UNKNOWN else ZERO_DEADLINE_S
         try:
-            async with asyncio.timeout(ZERO_DEADLINE_S):
+            async with asyncio.timeout(deadline_s):
                 for channel in self._outputs(kind):
                     self._at[channel] = None
                     try:
@@ -336,4 +340,4 @@ class BiasSupply:
                     else:
                         off.lowered += 1
         except TimeoutError:
-            off.failures.append(f"{board.name}: bringing set-points down took longer than {ZERO_DEADLINE_S} s")
+            off.failures.append(f"{board.name}: bringing set-points down took longer than {deadline_s} s")

@@ -63,6 +63,7 @@ class UdpReadoutLink:
         self._greeting: asyncio.Future[None] | None = None
         self._counts: Counter[str] = Counter()
         self._intake: FrameIntake | None = None
+        self._ended: ReceiveAccount | None = None
         self._rejected_before: Counter[str] = Counter()
         self._drops_before = 0
         self._scratch = bytearray(ROOM_BYTES)
@@ -312,12 +313,21 @@ class UdpReadoutLink:
             on_failure=lambda error: self._receiver.post(on_failure, error),
         )
 
-        def begin() -> None:
-            self._rejected_before = self._rejected()
-            self._drops_before = self._receiver.kernel_drops()
-            self._intake = intake
+        is_wanted = True
 
-        await self._receiver.call(begin, timeout_s=_THREAD_S)
+        def begin() -> None:
+            if is_wanted:
+                self._rejected_before = self._rejected()
+                self._drops_before = self._receiver.kernel_drops()
+                self._ended = None
+                self._intake = intake
+
+        try:
+            await self._receiver.call(begin, timeout_s=_THREAD_S)
+        except BaseException:
+            is_wanted = False
+            self._intake = None
+            raise
 
     def _account(self, intake: FrameIntake, failure: DriverError | None) -> ReceiveAccount:
         return intake.account(
@@ -348,16 +358,20 @@ class UdpReadoutLink:
         """
         intake = self._intake
         if intake is None:
-            raise StateError("no acquisition is running", device=self.name)
+            if self._ended is None:
+                raise StateError("no acquisition is running", device=self.name)
+            ended, self._ended = self._ended, None  # it ended for a caller who was cancelled meanwhile
+            return ended
 
         def end() -> ReceiveAccount:
             intake.flush()
             self._intake = None
-            return self._account(intake, failure)
+            self._ended = self._account(intake, failure)
+            return self._ended
 
-        if not self._receiver.is_open:
-            return end()
-        return await self._receiver.call(end, timeout_s=_THREAD_S)
+        account = end() if not self._receiver.is_open else await self._receiver.call(end, timeout_s=_THREAD_S)
+        self._ended = None
+        return account
 
     def link_account(self) -> LinkAccount:
         """How the commands went since the link was made."""
