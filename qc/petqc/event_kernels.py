@@ -103,10 +103,12 @@ def sort_hits(
     while (span >> shift) >= 2 * n:
         shift += 1
     n_buckets = np.int64(span >> shift) + 1
+    bits = np.uint64(shift)
+    one = np.uint64(1)
     for b in range(n_buckets + 1):
         bucket[b] = 0
     for i in range(n):
-        bucket[((time_ps[i] - low) >> shift) + 1] += 1
+        bucket[(np.uint64(time_ps[i] - low) >> bits) + one] += 1
     fullest = np.int32(0)
     for b in range(1, n_buckets + 1):
         fullest = max(fullest, bucket[b])
@@ -117,18 +119,24 @@ def sort_hits(
         merge_sort(key, n, spare)
     else:
         for i in range(n):
-            b = (time_ps[i] - low) >> shift
-            key[bucket[b]] = (time_ps[i] - low) << POSITION_BITS | np.int64(i)
-            bucket[b] += 1
+            since = time_ps[i] - low
+            place = np.uint64(since) >> bits  # unsigned indices spare the test for negative ones
+            to = bucket[place]
+            key[np.uint64(to)] = since << POSITION_BITS | np.int64(i)
+            bucket[place] = to + np.int32(1)
+        before = key[0]
         for i in range(1, n):
             value = key[i]
+            if value >= before:
+                before = value
+                continue
             j = i - 1
             while j >= 0 and key[j] > value:
                 key[j + 1] = key[j]
                 j -= 1
             key[j + 1] = value
     for i in range(n):
-        at = key[i] & np.int64((1 << POSITION_BITS) - 1)
+        at = np.uint64(key[i] & np.int64((1 << POSITION_BITS) - 1))
         energy_spare[i] = energy[at]
         channel_spare[i] = channel[at]
     for i in range(n):
