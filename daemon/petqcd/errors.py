@@ -63,6 +63,13 @@ class SimulatorError(UnreachableError):
     code = "simulator"
 
 
+class SimulatorRefusedError(SimulatorError):
+    """The simulator does not take its settings: starting it again would not help."""
+
+    code = "simulator-refused"
+    exit_code = EXIT_USAGE
+
+
 class StoreError(DaemonError):
     """The store cannot promise durability: nothing was acknowledged."""
 

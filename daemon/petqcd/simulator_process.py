@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from petqcd.errors import SimulatorError
+from petqcd.errors import EXIT_USAGE, SimulatorError, SimulatorRefusedError
 
 if TYPE_CHECKING:
     from petqcd.config import SimulatorConfig
@@ -147,6 +147,8 @@ class SimulatorProcess:
             assert self._process is not None  # noqa: S101 - called by start only
             code = await self._process.wait()
             await asyncio.gather(*self._drains, return_exceptions=True)  # its last words are in there
+            if code == EXIT_USAGE:
+                raise SimulatorRefusedError(f"the simulator does not take its settings{self._tail()}")
             raise SimulatorError(f"the simulator ended with code {code} before it was ready{self._tail()}")
         try:
             said = json.loads(line)

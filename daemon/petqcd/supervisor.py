@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from petqcd import clock
-from petqcd.errors import SimulatorError, UnreachableError
+from petqcd.errors import SimulatorError, SimulatorRefusedError, UnreachableError
 from petqcd.progress import Event
 from petqcd.simulator_process import SimulatorProcess
 
@@ -90,6 +90,7 @@ class DeviceSupervisor:
         self._metrics = metrics
         self._endpoint: Endpoint | None = None
         self._changed = asyncio.Event()
+        self._refused: SimulatorRefusedError | None = None
         self.ended_because: str | None = None
         """Why the simulator last ended by itself; None: it did not."""
         self.state = DeviceState(config.name, config.is_simulated)
@@ -110,11 +111,14 @@ class DeviceSupervisor:
         """Where the device answers; waits for a simulator that is being started.
 
         Raises:
+            SimulatorRefusedError: it never will be: the simulator does not take its settings.
             UnreachableError: not known before the deadline.
         """
         try:
             async with asyncio.timeout(deadline_s):
                 while self._endpoint is None:
+                    if self._refused is not None:
+                        raise self._refused
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError as error:
@@ -174,6 +178,8 @@ class DeviceSupervisor:
                 backoff_s = BACKOFF_FIRST_S
             log.log(logging.WARNING if backoff_s == BACKOFF_FIRST_S else logging.DEBUG, "%s", why)
             self.failed(why)
+            if self._refused is not None:
+                await asyncio.Event().wait()  # until cancelled: only another configuration can help
             self._metrics.add("petqc_simulator_restarts_total")
             await asyncio.sleep(backoff_s * random.uniform(1 - BACKOFF_JITTER, 1 + BACKOFF_JITTER))  # noqa: S311
             backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
@@ -185,6 +191,10 @@ class DeviceSupervisor:
             ready = await process.start()
             self._publish(Endpoint(ready.address, ready.config))
             return str(await process.wait_ended())
+        except SimulatorRefusedError as error:
+            self._refused = error
+            self._changed.set()
+            return str(error)
         except (SimulatorError, OSError) as error:
             return str(error)
         finally:

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log everything to stderr.")]
 
 
+SIMULATOR_DEADLINE_S = 60.0
+"""Until a simulator answers: the first time on a machine, its kernels are compiled."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command("demo")(demo)
@@ -64,7 +68,8 @@ def demo(
             api=ApiConfig(listen=f"127.0.0.1:{port}"),
         )
     except ValidationError as error:
-        raise ConfigError("; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())) from error
+        told = (f"--{str(e['loc'][0]).removesuffix('s')} {e['input']!r}: {e['msg']}" for e in error.errors())
+        raise ConfigError("; ".join(told)) from error
     folder = state_dir.absolute() if state_dir else state_directory() / "demo"
     raise typer.Exit(asyncio.run(_demo(config, folder, once=once, as_json=as_json)))
 
@@ -74,6 +79,7 @@ async def _demo(config: PetqcConfig, state_dir: Path, *, once: bool, as_json: bo
 
     async with Daemon(config, state_dir) as daemon:
         _end_on_signals(daemon)
+        await daemon.device.endpoint(SIMULATOR_DEADLINE_S)
         run = await _run_inside(daemon)
         if run is None:
             return EXIT_UNREACHABLE
