@@ -102,7 +102,9 @@ def index_frames(
         if max(last, state[S_BEFORE]) >= 0 and frame < max(last, state[S_BEFORE]) - HALF_WRAP:
             state[S_EPOCH] += FRAME_ID_MASK + 1
             frame += FRAME_ID_MASK + 1
-        if last >= 0 and (frame <= last or frame > last + HALF_WRAP):
+        if last >= 0 and frame > last + HALF_WRAP:
+            frame -= FRAME_ID_MASK + 1  # sent before the counter wrapped, and late
+        if last >= 0 and frame <= last:
             state[S_LATE] += 1
             state[S_HITS] += n
             state[S_LATE_HITS] += n

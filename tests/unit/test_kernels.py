@@ -108,6 +108,16 @@ def test_walk_over_frames(
         assert state[k.S_FIRST] == frames[0][0]
 
 
+def test_a_frame_from_before_the_wrap_is_late_not_days_ahead() -> None:
+    words = words_of(
+        [((1 << 36) - 1, 1, False), (1 << 36, 1, False), ((1 << 36) - 1, 1, False)], np.random.default_rng(1)
+    )
+    position, frame_id, state = np.empty(5, np.int64), np.empty(5, np.int64), fresh_state()
+    k.index_frames(words, 0, 100, True, True, state, position, frame_id)
+    assert frame_id[:3].tolist() == [(1 << 36) - 1, 1 << 36, (1 << 36) - 1]
+    assert state[[k.S_LATE, k.S_LATE_HITS, k.S_FRAMES]].tolist() == [1, 1, 2]
+
+
 @pytest.mark.parametrize(
     "words",
     [
