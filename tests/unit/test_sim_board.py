@@ -47,7 +47,7 @@ from petqc_drivers.petsys.wire import (
 )
 from petqc_simulators.boards.petsys_febd import PetsysFebd, data_datagrams
 from petqc_simulators.boards.spi_devices import BIAS_32P_MAGIC, Eeprom, lmt70_code, lmt86_code, transfer
-from petqc_simulators.boards.witness import BiasWitness
+from petqc_simulators.boards.witness import BiasWitness, judge
 from petqc_simulators.faults import Fault
 from petqc_simulators.physics.detector import BLOCK_FRAMES, BLOCK_S, Detector
 from petqc_simulators.profile import load_profile
@@ -463,6 +463,30 @@ def test_witness_file_has_every_line(tmp_path: Path) -> None:
     assert witness.summary()["steepest_v_per_s"] == [500.0] * 32
 
 
+def test_judge_sees_what_must_never_happen() -> None:
+    def line(t_s: float, event: str, **values: object) -> dict[str, object]:
+        return {"t_s": t_s, "event": event, **values}
+
+    good = [
+        line(0.0, "set", channel=3, code=1093, volts=1.0),
+        line(1.0, "supply", on=True),
+        line(1.1, "set", channel=3, code=20000, volts=18.0),
+        line(1.2, "output", volts=[18.0, 0.0]),
+        line(2.0, "supply", on=False),
+        line(2.1, "set", channel=3, code=1093, volts=1.0),
+    ]
+    rules = {"highest_v": 40.0, "lowest_code": 1093, "largest_step_v": 20.0}
+    assert judge(good, **rules) == []
+    bad = {
+        "told 41.0 V, the limit": [*good[:2], line(3.0, "set", channel=1, code=45000, volts=41.0)],
+        "had 40.5 V": [line(3.0, "output", volts=[0.0, 40.5])],
+        "supply off": [*good, line(3.0, "set", channel=3, code=20000, volts=18.0)],
+        "raised by 30.000 V": [*good[:2], line(3.0, "set", channel=3, code=33000, volts=31.0)],
+    }
+    for words, lines in bad.items():
+        assert any(words in v for v in judge(lines, **rules)), words
+
+
 @pytest.fixture
 def served() -> Iterator[tuple[BoardServer, socket.socket]]:
     server = BoardServer(PetsysFebd(load_profile("bench", source="none"), 7), "127.0.0.1", 0)
@@ -501,9 +525,10 @@ def test_real_socket(served: tuple[BoardServer, socket.socket]) -> None:
     lasted = time.monotonic() - begun
     assert replies == 1
     got = np.concatenate(ids).astype(int)
-    assert got[0] == 0
-    np.testing.assert_array_equal(got, np.arange(got.size))
-    assert lasted >= got.size * 5.12e-6 * 0.99, "not faster than real time"
+    # A loaded machine may drop datagrams; nothing comes twice, out of order or before its time.
+    assert (np.diff(got) > 0).all()
+    assert got.size > 0.5 * got[-1]
+    assert lasted >= (got[-1] - got[0]) * 5.12e-6 * 0.99, "not faster than real time"
 
 
 def test_data_go_to_whoever_asked_last(served: tuple[BoardServer, socket.socket]) -> None:

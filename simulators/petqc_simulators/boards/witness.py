@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
     from typing import TextIO
 
@@ -73,3 +74,38 @@ class BiasWitness:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def judge(
+    lines: Iterable[Mapping[str, Any]], *, highest_v: float, lowest_code: int, largest_step_v: float | None = None
+) -> list[str]:
+    """What a record shows that must never happen, in words; nothing if all is well.
+
+    Args:
+        lines: the record, as in `BiasWitness.lines` or read from its file.
+        highest_v: no output may be told more than this, or have more.
+        lowest_code: what an output may be told while the supply is off, at most.
+        largest_step_v: most that a set-point may rise at once with the supply on; None does not ask.
+    """
+    found: list[str] = []
+    is_on = False
+    last: dict[int, float] = {}
+    for line in lines:
+        at = f"at {line['t_s']:.3f} s"
+        if line["event"] == "supply":
+            is_on = bool(line["on"])
+        elif line["event"] == "output" and max(line["volts"]) > highest_v:
+            found.append(f"{at} an output had {max(line['volts'])} V, the limit is {highest_v} V")
+        elif line["event"] == "set":
+            channel, volts = int(line["channel"]), float(line["volts"])
+            if volts > highest_v:
+                found.append(f"{at} output {channel} was told {volts} V, the limit is {highest_v} V")
+            if not is_on and line["code"] > lowest_code:
+                found.append(f"{at} output {channel} was told {volts} V with the supply off")
+            step = volts - last.get(channel, 0.0)
+            if is_on and largest_step_v is not None and step > largest_step_v:
+                found.append(
+                    f"{at} output {channel} was raised by {step:.3f} V at once, allowed are {largest_step_v} V"
+                )
+            last[channel] = volts
+    return found
