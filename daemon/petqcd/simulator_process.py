@@ -142,7 +142,10 @@ class SimulatorProcess:
         self._drains = []
 
     async def _ready_line(self, stdout: asyncio.StreamReader) -> Ready:
-        line = await stdout.readline()
+        try:
+            line = await stdout.readline()
+        except ValueError as error:  # longer than any ready line
+            raise SimulatorError(f"the simulator said over {LINE_LIMIT} bytes where its ready line belongs") from error
         if not line:
             assert self._process is not None  # noqa: S101 - called by start only
             code = await self._process.wait()

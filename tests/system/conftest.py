@@ -76,6 +76,12 @@ def petqc() -> Callable[..., Done]:
     return run_petqc
 
 
+@pytest.fixture
+def command() -> list[str]:
+    """The petqc command without arguments."""
+    return petqc_command()
+
+
 @dataclass(slots=True)
 class Serving:
     """A daemon that serves."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -130,3 +133,35 @@ def test_a_fault_that_does_not_exist_is_wrong_use(tmp_path: Path, petqc: Callabl
         done = petqc("demo", "--once", "--fault", fault, "--state-dir", str(tmp_path / "state"))
         assert done.code == 2
         assert said in done.err
+
+
+@pytest.mark.parametrize("in_mid_run", [False, True])
+def test_without_once_it_serves_until_ctrl_c(tmp_path: Path, in_mid_run: bool, command: list[str]) -> None:  # noqa: FBT001
+    seconds, wanted = ("60", "acquire") if in_mid_run else ("2", "serving on")
+    process = subprocess.Popen(
+        [*command, "demo", "--seconds", seconds, "--state-dir", str(tmp_path / "state")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert process.stdout is not None
+    with process, process.stdout, process.stderr:
+        for line in process.stderr:
+            if wanted in line:
+                break
+        if not in_mid_run:
+            address = line.split("serving on ")[1].split()[0]
+            with urllib.request.urlopen(f"{address}/metrics", timeout=10) as answer:  # noqa: S310 - our own address
+                assert b"petqc_run_verdict" in answer.read()
+        process.send_signal(signal.SIGINT)
+        out, err = process.stdout.read(), process.stderr.read()
+        code = process.wait(30)
+    if in_mid_run:
+        assert code == 4, err
+        assert "the daemon was stopped" in out
+        assert "bias is off, read back from the board" in out
+    else:
+        assert code in (0, 1), err  # the verdict of two seconds of data; what counts here is the orderly end
+    assert "Traceback" not in err
+    assert not (tmp_path / "state" / "petqcd.sock").exists()
