@@ -326,7 +326,7 @@ class RunManager:
                 account = measurement.account()
             except Exception as error:
                 log.exception("finalising the recording of run %s", active.run_id)
-                reason = reason or f"the recording could not be finalised: {error}"
+                reason = reason or f"the recording could not be finalised: {_first_line(error)}"
         if acquired is not None and measurement is not None:
             account |= self._received(acquired, measurement, notes)
             if not acquired.drained:
@@ -351,7 +351,7 @@ class RunManager:
             return await asyncio.to_thread(measurement.analyse, context)
         except Exception as error:
             log.exception("analysing run %s", active.run_id)
-            return await asyncio.to_thread(_invalid, context, f"the analysis failed: {error}")
+            return await asyncio.to_thread(_invalid, context, f"the analysis failed: {_first_line(error)}")
 
     def _received(self, acquired: Acquired, measurement: Measurement, notes: list[str]) -> dict[str, int | float]:
         """The account of frames, and the equation it must fulfil."""
@@ -462,6 +462,12 @@ def finalise_left_behind(folder: Path) -> list[str]:
         except Exception as error:  # noqa: BLE001 - the record must be made whatever the file looks like
             told.append(f"The recording {partial.name} could not be finalised: {error}.")
     return told
+
+
+def _first_line(error: Exception) -> str:
+    """An error for a sentence; all of it is in the log."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 def _load(path: Path) -> PetsysConfig:

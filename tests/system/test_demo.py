@@ -103,6 +103,20 @@ def test_the_recording_analysed_again_gives_the_same_numbers(demo: Any, petqc: C
         assert check(again, id_)["value"] == pytest.approx(check(demo.document, id_)["value"], rel=1e-9)
 
 
+def test_the_recording_converts_to_the_pairs_that_were_counted(
+    demo: Any, petqc: Callable[..., Any], tmp_path: Path
+) -> None:
+    recording, config = str(demo.folder / "recording.rawf"), str(demo.folder / "config" / "config.ini")
+    out = tmp_path / "pairs"
+    done = petqc("convert", recording, "--to", "coincidences", "--config", config, "-o", str(out), "--json")
+    assert done.code == 0, done.err
+    assert done.json()["records"] == demo.document["account"]["prompts"]
+    assert out.with_suffix(".ldat").stat().st_size > 0
+    told = petqc("convert", recording, "--to", "singles", "--config", config, "-o", str(tmp_path / "s"), "--text")
+    assert re.search(r"^\d+ singles in ", told.out)
+    assert petqc("convert", recording, "--to", "pairs", "--config", config, "-o", str(out)).code == 2
+
+
 def test_the_history_can_be_read_afterwards_without_a_daemon(demo: Any, petqc: Callable[..., Any]) -> None:
     state = ("--state-dir", str(demo.state_dir))
     history = petqc("history", "--json", *state)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from petqcd.cli.common import VERDICT_EXIT, Json, give_json
 from petqcd.cli.progress import Bar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def register(app: typer.Typer) -> None:
@@ -69,7 +72,20 @@ def convert(
     if as_json:
         give_json(_plain(asdict(summary)))
         return
-    sys.stdout.write("\n".join(f"{name}: {value}" for name, value in asdict(summary).items() if value) + "\n")
+    lines = [f"{summary.records} {to} in {summary.path} (energies in {summary.energy_unit})"]
+    lines += [f"  {name.replace('_', ' ')}: {count:g}" for name, count in _counts(asdict(summary.account)) if count]
+    lines += [f"damage: {damage}" for damage in summary.damages]
+    lines += [f"warning: {warning}" for warning in summary.warnings]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _counts(account: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """Numbers of a nested account, by name and reason."""
+    for name, value in account.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}: {reason}", count) for reason, count in value.items())
+        elif isinstance(value, int | float):
+            yield name, value
 
 
 def _plain(value: Any) -> Any:
