@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from petqc.file_analysis import analyse_file
 from petqc.qc_input import QcInput, RunContext, SourceShape
 
 if TYPE_CHECKING:
     from petqc.histograms import QcHistograms
     from petqc.results import Run
 
-__all__ = ["RunContext", "SourceShape", "analyse", "invalid_run"]
+__all__ = ["RunContext", "SourceShape", "analyse", "analyse_file", "invalid_run"]
 
 
 def analyse(histograms: QcHistograms, context: RunContext) -> Run:
@@ -23,7 +24,8 @@ def analyse(histograms: QcHistograms, context: RunContext) -> Run:
     from petqc.checks import all_checks
     from petqc.verdict import conclude
 
-    outputs = [(c, c.function(QcInput(histograms, context))) for c in all_checks()]
+    shared = QcInput(histograms, context)
+    outputs = [(c, c.function(shared)) for c in all_checks()]
     return conclude(histograms.topology, context, outputs)
 
 

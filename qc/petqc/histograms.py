@@ -97,6 +97,7 @@ class QcHistograms:
         energy_counts: (n_channels, energy_bins) uint32, one spectrum per channel, by the single's channel.
         energy_outside: (n_channels, 2) int64, singles below and above the axis.
         singles: (n_channels,) int64, all singles.
+        hits: (n_channels,) int64, hits of each channel, where the source of events tells them apart from singles.
         singles_in_window: (n_channels,) int64, singles inside the energy window.
         tof_edges: (n_tof + 1,) float64, ps. Times are whole picoseconds, hence edges between them.
         tof_prompt, tof_delayed: (n_pairs, n_tof) uint32; the pair's later module minus its earlier one.
@@ -119,6 +120,7 @@ class QcHistograms:
         self.energy_counts = np.zeros((n, settings.energy_bins), np.uint32)
         self.energy_outside = np.zeros((n, 2), np.int64)
         self.singles = np.zeros(n, np.int64)
+        self.hits = np.zeros(n, np.int64)
         self.singles_in_window = np.zeros(n, np.int64)
         half = -(-(settings.coincidence_window_ps // 2) // settings.tof_bin_ps)
         self.tof_edges: NDArray[np.float64] = np.arange(-half, half + 1, dtype=np.float64) * settings.tof_bin_ps - 0.5
@@ -180,6 +182,16 @@ class QcHistograms:
             )
         )
 
+    def add_hits(self, channel: NDArray[np.int32]) -> None:
+        """Count hits of absolute channels."""
+        index = self.topology.index_of(np.asarray(channel, np.int32))
+        self.hits += np.bincount(index[index >= 0], minlength=self.hits.size)
+
+    @property
+    def channel_counts(self) -> NDArray[np.int64]:
+        """How often each channel spoke: hits if they were counted, else singles; (n_channels,)."""
+        return self.hits if self.hits.any() else self.singles
+
     def add_prompts(self, pairs: Coincidences) -> None:
         """Count prompt pairs and keep some of them one by one."""
         if not len(pairs):
@@ -220,7 +232,7 @@ class QcHistograms:
         ):
             raise BadInputError("histograms of other channels, units or axes do not add up")
         for name in (
-            "energy_counts", "energy_outside", "singles", "singles_in_window",
+            "energy_counts", "energy_outside", "singles", "hits", "singles_in_window",
             "tof_prompt", "tof_delayed", "prompts", "delayed",
         ):  # fmt: skip
             getattr(self, name)[...] += getattr(other, name)

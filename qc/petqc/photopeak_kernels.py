@@ -40,6 +40,7 @@ def photopeak_fit(
     seed_sigma: float,
     below: float,
     above: float,
+    reach: float,
     min_counts: float,
     slot: NDArray[np.int64],
     shape: NDArray[np.float64],
@@ -49,7 +50,7 @@ def photopeak_fit(
     model: NDArray[np.float64],
     covariance: NDArray[np.float64],
 ) -> tuple[int, int, int, float]:
-    """Fit a photopeak; the range moves with the peak and shrinks to eight sigma for a narrow one.
+    """Fit a photopeak; the range moves with the peak and shrinks to `reach` sigma for a narrow one.
 
     Args:
         edges: (n + 1,) bin edges of one width.
@@ -58,6 +59,7 @@ def photopeak_fit(
         seed_sigma: standard deviation to start from.
         below: lower end of the range as a share of the position below the peak.
         above: the same above.
+        reach: half of the longest range in sigma.
         min_counts: fewest counts in the range.
         slot: as for poisson_fit.
         shape: constants of the shape, see `expected`.
@@ -81,8 +83,8 @@ def photopeak_fit(
     for _ in range(4):
         old_first = first
         old_last = last
-        first = math.floor((position - min(below * position, 8.0 * sigma) - edges[0]) / width + 0.5)
-        last = math.floor((position + min(above * position, 8.0 * sigma) - edges[0]) / width + 0.5)
+        first = math.floor((position - min(below * position, reach * sigma) - edges[0]) / width + 0.5)
+        last = math.floor((position + min(above * position, reach * sigma) - edges[0]) / width + 0.5)
         first = max(first, 0)
         last = min(last, n)
         if last - first < 10:
@@ -223,6 +225,7 @@ def photopeak_fits(
             sigma[m],
             below,
             above,
+            8.0,
             min_counts,
             slot,
             shape,

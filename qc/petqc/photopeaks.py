@@ -39,6 +39,7 @@ from petqc.fits import (
     peak_fit,
     slots_of,
 )
+from petqc.peaks import find_peaks
 from petqc.photopeak_kernels import NO_RANGE, TOO_FEW, photopeak_fit, photopeak_fits
 from petqc.statistics import sparse_chi2_p_value
 
@@ -89,6 +90,7 @@ def fit_photopeak(
     shape: PeakShape = PLAIN,
     relative_range: tuple[float, float] = (400.0 / 511.0, 650.0 / 511.0),
     relative_sigma: float = 0.05,
+    reach: float = 8.0,
     min_p_value: float | None = None,
 ) -> PeakFit:
     """Fit Gauss + erfc step + straight background around a photopeak.
@@ -102,6 +104,7 @@ def fit_photopeak(
         shape: what belongs to the peak besides Gauss, step and line.
         relative_range: ends of the fitted range as multiples of the peak position.
         relative_sigma: standard deviation to start from as a share of the position.
+        reach: half of the longest range in sigma (for narrow peaks).
         min_p_value: lowest goodness of fit to accept; default MIN_P_VALUE.
 
     Raises:
@@ -119,7 +122,7 @@ def fit_photopeak(
     for narrower in (1.0, 0.6, 0.35):  # a start that is too wide may run away
         status, first, last, nll = photopeak_fit(
             edges, counts, seed, narrower * relative_sigma * seed, 1.0 - relative_range[0], relative_range[1] - 1.0,
-            float(MIN_NET_COUNTS), slots, constants, _tail_start(shape), -1.0 if shape.edge is None else shape.edge,
+            reach, float(MIN_NET_COUNTS), slots, constants, _tail_start(shape), -1.0 if shape.edge is None else shape.edge,
             p, model, covariance,
         )  # fmt: skip
         if status not in {NO_CONVERGENCE, SINGULAR}:
@@ -141,6 +144,46 @@ def _tail_start(shape: PeakShape) -> float:
     if shape.missing <= 0:
         return 0.0
     return 0.03 if shape.tail is None else shape.tail
+
+
+def fit_lines(edges: NDArray[np.float64], counts: NDArray[np.float64], most: int = 8) -> list[PeakFit]:
+    """Fit every line that stands out of a spectrum: Gauss + step + straight background, around the line only.
+
+    Args:
+        edges: (n + 1,) bin edges.
+        counts: (n,) counts.
+        most: lines to look at, the most significant ones.
+
+    Returns:
+        The fits that can be trusted, the most significant line first.
+    """
+    peaks = [p for p in find_peaks(edges, counts, min_significance=6.0) if p.position > edges[0]][:most]
+    found: list[PeakFit] = []
+    for peak in peaks:
+        others = [p.position for p in peaks if p is not peak]
+        left = max([0.5 * (peak.position + p) for p in others if p < peak.position], default=float(edges[0]))
+        right = min([0.5 * (peak.position + p) for p in others if p > peak.position], default=float(edges[-1]))
+        fit = None
+        for narrower in (1.0, 0.6, 0.35):
+            try:
+                fit = fit_photopeak(
+                    edges,
+                    counts,
+                    peak.position,
+                    relative_range=(left / peak.position, right / peak.position),
+                    relative_sigma=narrower * peak.sigma / peak.position,
+                    reach=_LINE_REACH,
+                )
+            except (TooFewCountsError, FitFailedError):
+                continue
+            break
+        if fit is not None and all(abs(fit.mu - f.mu) > 0.5 * (fit.fwhm + f.fwhm) for f in found):
+            found.append(fit)
+    return found
+
+
+_LINE_REACH = 3.5
+"""Half of the range in sigma around a line of a spectrum whose other content is not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ import numpy as np
 from petqc.channel_map import SCANNER
 from petqc.errors import FitFailedError, QcError, TooFewCountsError
 from petqc.fit_kernels import EDGE, TAIL
-from petqc.fits import PeakFit, fit_time_peak
+from petqc.fits import MIN_NET_COUNTS, PeakFit, fit_time_peak
 from petqc.limits import Limits, Status
 from petqc.peaks import TwoHumps, find_peaks, onset, two_humps
-from petqc.photopeaks import LU_EDGE_RATIO, PLAIN, PeakFits, PeakShape, fit_photopeak, fit_photopeaks
+from petqc.photopeaks import LU_EDGE_RATIO, PLAIN, PeakFits, PeakShape, fit_lines, fit_photopeak, fit_photopeaks
 from petqc.results import CheckResult
 from petqc.statistics import channel_sigmas
 
@@ -35,6 +35,7 @@ SCANNER_SIGMAS = 3.0
 """Limits of nodes that stand alone (scanner, modules, ASICs) are never tighter than this many standard deviations, so
 that a short run does not raise an alarm of noise."""
 
+_OF_LYSO = frozenset({"photopeak", "energy_resolution", "ctr_fit", "ctr_nema", "module_time_offset"})
 UNKNOWN_TAIL = 0.03
 """Uncertainty of the share of events with missing light where the run is too short to measure it: as large as the
 share itself in a block of 3 mm crystals with a threshold of 30 keV."""
@@ -48,9 +49,10 @@ class RunContext:
     sides of the limits. baselines: reference values by check id and node. account: counters of processing and
     receiving (`frames`, `frames_lost`, `datagrams_rejected`, …). elapsed_s and live_time_s: duration of the recording
     and the part of it that was live; None if nobody knows. source: shape of the radioactive source; CTR is only a CTR
-    for a point or a line. has_singles False: only coincidences were recorded. has_pair_search False: there was nothing
-    to pair. Checks that need what is missing do not apply. expected_channels False: the channels are those that were
-    seen, so that a silent one cannot be told from one that does not exist.
+    for a point or a line. has_singles False: only coincidences were recorded. has_energies False: only times were.
+    has_pair_search False: there was nothing to pair. Checks that need what is missing do not apply.
+    coincident_modules: those between which coincidences were looked for, if not all. expected_channels False: the
+    channels are those that were seen, so that a silent one cannot be told from one that does not exist.
     """
 
     run_id: str
@@ -71,7 +73,9 @@ class RunContext:
     live_time_s: float | None = None
     source: SourceShape = "point"
     has_singles: bool = True
+    has_energies: bool = True
     has_pair_search: bool = True
+    coincident_modules: tuple[str, ...] = ()
     expected_channels: bool = True
     notes: tuple[str, ...] = ()
 
@@ -100,6 +104,7 @@ class QcInput:
     histograms: QcHistograms
     context: RunContext
     _energy: dict[str, PeakFit | Refusal] = field(default_factory=dict)
+    _lines: dict[str, list[PeakFit]] = field(default_factory=dict)
     _humps: dict[str, TwoHumps | None] = field(default_factory=dict)
     _by_tail: dict[str, tuple[float, float]] = field(default_factory=dict)
     _times: dict[int, PeakFit | Refusal] = field(default_factory=dict)
@@ -151,10 +156,18 @@ class QcInput:
             edges, counts = self.histograms.energy_edges, self.spectrum(node.members)
             low, high = (0.6 * ANNIHILATION_KEV, 1.5 * ANNIHILATION_KEV) if self.is_kev else self._bulk(counts)
             try:
-                self._humps[node.name] = two_humps(edges, counts, low, high)
+                # One channel has one gain: a second hump there is Compton scatter or another line.
+                several = node.members.size > 1
+                self._humps[node.name] = two_humps(edges, counts, low, high) if several else None
             except QcError:
                 self._humps[node.name] = None
         return self._humps[node.name]
+
+    def lines(self, node: Node) -> list[PeakFit]:
+        """Every line of a spectrum in a unit of its own, the most significant first."""
+        if node.name not in self._lines:
+            self._lines[node.name] = fit_lines(self.histograms.energy_edges, self.spectrum(node.members))
+        return self._lines[node.name]
 
     def channel_fits(self) -> PeakFits:
         """Photopeak of every channel; it is looked for around its module's peak."""
@@ -246,7 +259,8 @@ class QcInput:
         baseline = self.context.baselines.get(check_id, {}).get(node)
         override = {**self.context.limits.get(check_id, {}), **self.context.limits.get(f"{check_id}.{level}", {})}
         check = get_check(check_id)
-        if check.unit == "keV" and not self.is_kev:
+        if not self.is_kev and check_id in _OF_LYSO:
+            # Times and energies as recorded: the limits are those of calibrated LYSO scanners.
             check = replace(check, limits={})
         return check.limits_at(level, baseline, override), baseline
 
@@ -366,8 +380,8 @@ class QcInput:
     def _fit_energy(self, node: Node, shape: PeakShape | None = None) -> PeakFit | Refusal:
         edges, counts = self.histograms.energy_edges, self.spectrum(node.members)
         n = int(counts.sum())
-        if n == 0:
-            return Refusal("no counts at all", 0)
+        if n < MIN_NET_COUNTS:
+            return Refusal(f"{n} counts, at least {MIN_NET_COUNTS} wanted" if n else "no counts at all", n)
         humps = self.humps(node)
         if humps is not None:
             unit = self.energy_unit
@@ -376,19 +390,20 @@ class QcInput:
                 "parts of this node differ in gain",
                 n,
             )
-        peaks = find_peaks(edges, counts)
-        if self.is_kev:
-            peaks = [
-                p for p in peaks if 0.55 < p.position / ANNIHILATION_KEV < 1.6 and 0.02 < p.sigma / p.position < 0.15
-            ]
+        if not self.is_kev:
+            lines = self.lines(node)
+            return lines[0] if lines else Refusal("no peak stands out of the spectrum", n)
+        peaks = [
+            p
+            for p in find_peaks(edges, counts)
+            if 0.55 < p.position / ANNIHILATION_KEV < 1.6 and 0.02 < p.sigma / p.position < 0.15
+        ]
         if not peaks:
             return Refusal("no peak stands out of the spectrum", n)
         seed, width = peaks[0].position, peaks[0].sigma / peaks[0].position
         try:
             # First alone, from any start; then with all that belongs to it, from there.
-            plain = fit_photopeak(edges, counts, seed, relative_sigma=width, min_p_value=0.0 if self.is_kev else None)
-            if not self.is_kev:
-                return plain
+            plain = fit_photopeak(edges, counts, seed, relative_sigma=width, min_p_value=0.0)
             if shape is not None:
                 return fit_photopeak(edges, counts, plain.mu, shape=shape, relative_sigma=plain.sigma / plain.mu)
             tail, error, missing = self.energy_tail()

@@ -52,7 +52,7 @@ def ctr_fit(q: QcInput) -> CheckOutput:
     spectra: list[Spectrum] = []
     notes: list[str] = []
     fits: dict[int, PeakFit] = {}
-    pairs = [-1, *range(h.n_pairs)] if h.n_pairs > 1 else [0]
+    pairs = [-1, *_looked_at(q)] if h.n_pairs > 1 else [0]
     for pair in pairs:
         level: Level = "scanner" if pair < 0 or h.n_pairs == 1 else "pair"
         name = SCANNER if level == "scanner" else h.pair_name(pair)
@@ -67,13 +67,21 @@ def ctr_fit(q: QcInput) -> CheckOutput:
             notes += _honest(fit, name)
         if level == "scanner" or len(spectra) < 12:
             spectra.append(_spectrum(q, pair, name, fit))
-    if h.n_pairs > 1:
+    if len(pairs) > 2:
         singles, note = _single_modules(q, fits)
         results += singles
         notes += [note] if note else []
     if label == "width_extended":
         notes.append("The source is extended: the width of the time peak contains the source and is not a CTR.")
     return CheckOutput(results, None, spectra, notes)
+
+
+def _looked_at(q: QcInput) -> list[int]:
+    """Pairs of modules between which coincidences were looked for."""
+    h, chosen = q.histograms, q.context.coincident_modules
+    if not chosen:
+        return list(range(h.n_pairs))
+    return [p for p in range(h.n_pairs) if all(h.topology.module_nodes[m] in chosen for m in h.pair_modules(p))]
 
 
 def _judged(q: QcInput, level: Level, name: str, fit: PeakFit, label: str) -> CheckResult:

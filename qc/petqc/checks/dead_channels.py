@@ -36,6 +36,7 @@ def dead_channels(q: QcInput) -> CheckOutput:
     if not q.context.has_singles:
         return CheckOutput()
     h = q.histograms
+    every, total = h.channel_counts, int(h.channel_counts.sum())
     n = len(h.topology)
     if not q.context.expected_channels:
         return CheckOutput(notes=["Which channels exist is not known here: a dead one cannot be told from none."])
@@ -46,7 +47,7 @@ def dead_channels(q: QcInput) -> CheckOutput:
     whole = 0
     trusted = True
     for node in q.nodes("module"):
-        counts = h.singles[node.members]
+        counts = every[node.members]
         limits = Limits(warn_high=min(1.0, node.members.size / 4), fail_high=node.members.size / 4)
         median = float(np.median(counts))
         if counts.sum() == 0:
@@ -84,15 +85,16 @@ def dead_channels(q: QcInput) -> CheckOutput:
             results.insert(
                 0,
                 q.judge(
-                    "dead_channels", node, float(whole), "channels", 0.0, h.singles.sum(),
+                    "dead_channels", node, float(whole), "channels", 0.0, total,
                     limits=limits, reason=_names(q, flagged),
                 ),
             )  # fmt: skip
         else:
             results.insert(
-                0, q.missing("dead_channels", node, "channels", h.singles.sum(), "not every module has counts enough")
+                0,
+                q.missing("dead_channels", node, "channels", total, "not every module has counts enough"),
             )
-    column = ChannelColumn("dead_channels", "of median", ratio, error, h.singles.astype(np.int64), status, reason)
+    column = ChannelColumn("dead_channels", "of median", ratio, error, every.astype(np.int64), status, reason)
     return CheckOutput(results, column)
 
 

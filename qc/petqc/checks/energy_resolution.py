@@ -32,12 +32,10 @@ _DRIFT = Limits(warn_high=5.0, fail_high=15.0)
 )
 def energy_resolution(q: QcInput) -> CheckOutput:
     """FWHM at the photopeak in per cent of its position; of a module: of all its channels together."""
-    if not q.context.has_singles:
+    if not q.context.has_singles or not q.context.has_energies:
         return CheckOutput()
     results = []
     single = len(q.histograms.topology.module_nodes) == 1
-    # Other energy units are other detectors (germanium, sodium iodide): the LYSO limits are not theirs.
-    limits = None if q.is_kev else Limits()
     for node in q.nodes("scanner", "module", "asic"):
         if node.level == "scanner" and single:
             continue
@@ -50,7 +48,6 @@ def energy_resolution(q: QcInput) -> CheckOutput:
                 )
             continue
         value, error = resolution_percent(fit)
-        has_baseline = node.name in q.context.baselines.get("energy_resolution", {})
         results.append(
             q.judge(
                 "energy_resolution",
@@ -59,7 +56,6 @@ def energy_resolution(q: QcInput) -> CheckOutput:
                 "%",
                 error,
                 fit.area,
-                limits=None if has_baseline else limits,
                 method=_METHOD,
             )
         )

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from petqc.qc_input import QcInput
     from petqc.results import CheckResult
 
-FACTOR = 2.5
-"""A channel above this many times its module's median is hot: no place in the module sees so much more source."""
+FACTOR = 5.0
+"""A channel above this many times its module's median is hot: a tenth of the channel's share of light, or its place
+in front of the source, makes at most a factor of four; a fault makes ten and more (daily-qc.md §3, F02)."""
 MIN_MEDIAN = 25
 
 
@@ -31,7 +32,7 @@ MIN_MEDIAN = 25
     source="fault F02: daily-qc.md §3; limits: daily-qc.md §1.2, block noise (0 to 3 crystals); 5 sigma: §5.2",
 )
 def hot_channels(q: QcInput) -> CheckOutput:
-    """Number of channels over 2.5 times their module's median count, and over 5 standard deviations above that."""
+    """Number of channels over 5 times their module's median count, and over 5 standard deviations above that."""
     if not q.context.has_singles or not len(q.histograms.topology):
         return CheckOutput()
     h = q.histograms
@@ -41,7 +42,7 @@ def hot_channels(q: QcInput) -> CheckOutput:
     results: list[CheckResult] = []
     sigmas = channel_sigmas(n)
     for node in q.nodes("module"):
-        counts = h.singles[node.members]
+        counts = h.channel_counts[node.members]
         if node.members.size < 4:
             reason[node.members] = "too few channels in the module to compare with"
             continue
@@ -65,5 +66,5 @@ def hot_channels(q: QcInput) -> CheckOutput:
                 "hot_channels", node, float(hot.sum()), "channels", 0.0, counts.sum(), reason=", ".join(told) or None
             )
         )
-    column = ChannelColumn("hot_channels", "of median", ratio, error, h.singles.astype(np.int64), status, reason)
+    column = ChannelColumn("hot_channels", "of median", ratio, error, h.channel_counts.astype(np.int64), status, reason)
     return CheckOutput(results, column)

@@ -9,6 +9,7 @@ import numpy as np
 from petqc.channel_map import SCANNER
 from petqc.checks import CheckOutput, check
 from petqc.errors import TooFewCountsError
+from petqc.fits import FWHM_OF_SIGMA, MIN_NET_COUNTS, rough_time_peak
 from petqc.limits import Limits, Status
 from petqc.offsets import MIN_PAIRS, Offsets, Parallax, solve_offsets
 from petqc.qc_input import Refusal
@@ -47,12 +48,14 @@ def module_time_offset(q: QcInput) -> CheckOutput:
     where: tuple[Level, str] = ("scanner", SCANNER)
     fit = q.time_fit(-1 if h.n_pairs > 1 else 0)
     a, b, dt = h.pairs()
-    if isinstance(fit, Refusal):
+    if isinstance(fit, Refusal) and fit.n < MIN_NET_COUNTS:
         return CheckOutput([q.missing("module_time_offset", where, "ps", dt.size, fit.reason, method=_METHOD)])
+    # Offsets need a width to start from only; a peak of odd shape will do.
+    sigma = rough_time_peak(*q.time_spectrum(-1))[1] / FWHM_OF_SIGMA if isinstance(fit, Refusal) else fit.sigma
     try:
         solved = solve_offsets(
             a, b, dt - _flight_ps(q, a, b), len(h.topology),
-            window_ps=float(h.settings.coincidence_window_ps), start_ps=_module_start(q), sigma_ps=fit.sigma,
+            window_ps=float(h.settings.coincidence_window_ps), start_ps=_module_start(q), sigma_ps=sigma,
             parallax=_parallax(q, a, b),
         )  # fmt: skip
     except TooFewCountsError as error:
@@ -128,6 +131,8 @@ def _modules(q: QcInput, solved: Offsets) -> tuple[list[CheckResult], NDArray[np
     results = []
     for node in q.nodes("module"):
         inside = members[node.name]
+        if q.context.coincident_modules and node.name not in q.context.coincident_modules:
+            continue
         if not inside.size:
             reason = f"no channel of this module has {MIN_PAIRS} coincidences with the rest of the scanner"
             results.append(q.missing("module_time_offset", node, "ps", 0, reason, method=_METHOD))

@@ -13,6 +13,7 @@ from petqc.results import ChannelColumn, Spectrum
 
 if TYPE_CHECKING:
     from petqc.qc_input import QcInput
+    from petqc.results import CheckResult
 
 _METHOD = "Poisson likelihood: Gauss + erfc step + line, 400-650 keV around the peak"
 
@@ -52,6 +53,8 @@ def photopeak(q: QcInput) -> CheckOutput:
     """Position of the photopeak in keV; without a calibration in keV it is given in the unit there is, unjudged."""
     if not q.context.has_singles:
         return CheckOutput(notes=["No singles were recorded: nothing is said about energies."])
+    if not q.context.has_energies:
+        return CheckOutput(notes=["No energies were recorded: nothing is said about them."])
     h = q.histograms
     results, spectra, notes = [], [], []
     for node in q.nodes("scanner", "module", "asic"):
@@ -87,6 +90,7 @@ def photopeak(q: QcInput) -> CheckOutput:
                 )
             )
     if not q.is_kev:
+        results += _lines(q)
         notes.append(f"Energies are in {q.energy_unit}, not calibrated in keV: peak positions have no limits.")
     channels = q.channel_fits()
     if q.is_kev:
@@ -105,3 +109,19 @@ def photopeak(q: QcInput) -> CheckOutput:
         channels.reason,
     )
     return CheckOutput(results, column, spectra, notes)
+
+
+def _lines(q: QcInput) -> list[CheckResult]:
+    """Every line of detectors that are one channel each, for a calibration by hand."""
+    found = []
+    for node in q.nodes("module"):
+        if node.members.size > 1:
+            continue
+        for number, fit in enumerate(q.lines(node), 1):
+            found.append(
+                q.judge(
+                    "photopeak", node, fit.mu, q.energy_unit, fit.mu_error, fit.area, limits=Limits(),
+                    part=f"line_{number}", method=f"Gauss + step + line, FWHM {fit.fwhm:.4g} {q.energy_unit}",
+                )
+            )  # fmt: skip
+    return found

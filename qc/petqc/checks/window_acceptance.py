@@ -33,7 +33,7 @@ _METHOD = "fitted photopeak integral inside the window over its total"
 def window_acceptance(q: QcInput) -> CheckOutput:
     """Acceptance with its limits; peak to window centre and edge rate sensitivities as remarks without limits."""
     window = q.histograms.settings.energy_window
-    if not q.context.has_singles or not q.is_kev:
+    if not q.context.has_singles or not q.context.has_energies or not q.is_kev:
         return CheckOutput()
     if window is None:
         return CheckOutput(notes=["No energy window is configured: nothing is said about its acceptance."])

@@ -1,0 +1,236 @@
+"""QC of recorded files: what a file is decides how it becomes histograms; the checks that apply then run as ever."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from petqc.errors import BadInputError
+from petqc.qc_input import RunContext
+from petqc.results import RawFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from petqc.channel_roles import ChannelRoles
+    from petqc.histograms import QcHistograms
+    from petqc.processing import ProcessingAccount
+    from petqc.results import Run, Spectrum
+
+PathLike: TypeAlias = "str | os.PathLike[str]"
+Progress: TypeAlias = "Callable[[int, int], None]"
+
+_BLOCK_WORDS = 1 << 19
+
+
+@dataclass(slots=True)
+class Filled:
+    """What reading files gave: histograms, and what there is to know about the run that made them.
+
+    context: fields of RunContext. spectra: further histograms worth showing. names: what people call the nodes.
+    """
+
+    histograms: QcHistograms
+    context: dict[str, Any] = field(default_factory=dict)
+    spectra: list[Spectrum] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the caller gave besides the files."""
+
+    config: Path | None = None
+    descriptor: Path | None = None
+    roles: ChannelRoles | None = None
+    min_hits: int = 1
+    progress: Progress | None = None
+
+
+def analyse_file(
+    paths: PathLike | Iterable[PathLike],
+    *,
+    config: PathLike | None = None,
+    descriptor: PathLike | None = None,
+    channel_roles: PathLike | None = None,
+    min_hits: int = 1,
+    progress: Progress | None = None,
+    **context: Any,
+) -> Run:
+    """QC of one recording, in one file or several of one kind.
+
+    Raw recordings (.rawf) need the configuration with their calibrations. Processed events (.ldat or text) are taken
+    as calibrated. List text needs a descriptor. Spectra (.spe), time tags (.ptu, .pt3) and Janus lists explain
+    themselves. Checks that a kind of file has nothing for are absent, and a note says so.
+
+    Args:
+        paths: the file, or the files of one run.
+        config: config.ini of the readout that recorded.
+        descriptor: TOML that describes list text, or the name of a shipped one.
+        channel_roles: YAML that tells time channels from energy channels (`time_channels: […]`,
+            `energy_channels: […]`, indices within a module); a photon's energy is then the sum of its energy
+            channels and its time that of its earliest hit.
+        min_hits: photons of fewer hits are left out of energy spectra (processed events only).
+        progress: called with bytes read so far and in all.
+        context: fields of RunContext that are known better than the file knows them.
+
+    Raises:
+        BadInputError: a file, the configuration or the descriptor cannot be used, or is missing.
+    """
+    from petqc.analysis import analyse
+    from petqc.channel_roles import read_channel_roles
+
+    files = [Path(p) for p in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
+    if not files:
+        raise BadInputError("no file to analyse", do="name at least one")
+    for path in files:
+        if not path.is_file():
+            raise BadInputError("no such file", where=str(path))
+    unknown = set(context) - set(RunContext.__dataclass_fields__)
+    if unknown:
+        raise BadInputError(f"a run has no {min(unknown)!r}", do=f"known: {', '.join(RunContext.__dataclass_fields__)}")
+    asked = Asked(
+        config=None if config is None else Path(config),
+        descriptor=None if descriptor is None else Path(descriptor),
+        roles=None if channel_roles is None else read_channel_roles(Path(channel_roles)),
+        min_hits=min_hits,
+        progress=progress,
+    )
+    filled = _reader(files[0], asked)(files, asked)
+    hashes = tuple(RawFile(path.name, _sha256(path)) for path in files)
+    known: dict[str, Any] = {
+        "run_id": f"{files[0].stem}-{hashes[0].sha256[:12]}",
+        "kind": "recorded",
+        "raw_files": hashes,
+        "software": {"petqcd": _version()},
+        **filled.context,
+    }
+    notes = (*filled.notes, *context.get("notes", ()))
+    run = analyse(filled.histograms, RunContext(**{**known, **context, "notes": notes}))
+    run.spectra += filled.spectra
+    return run
+
+
+def _reader(path: Path, asked: Asked) -> Callable[[list[Path], Asked], Filled]:
+    """By suffix where it is telling, else by content."""
+    suffix = path.suffix.lower()
+    if suffix == ".rawf":
+        return _raw
+    if asked.descriptor is not None:
+        from petqc.file_lists import list_text
+
+        return list_text
+    if suffix == ".spe":
+        from petqc.file_lists import spe
+
+        return spe
+    if suffix in {".ptu", ".pt3"}:
+        from petqc.file_lists import time_tags
+
+        return time_tags
+    with path.open("rb") as file:
+        start = file.read(4096)
+    if start.startswith(b"//") and b"Janus" in start:
+        from petqc.file_lists import janus
+
+        return janus
+    if suffix in {".ldat", ".tsv", ".txt", ".dat", ".text"}:
+        from petqc.file_events import processed_events
+
+        return processed_events
+    raise BadInputError(
+        f"a file that ends in {suffix or 'nothing'} is of no known kind",
+        where=str(path),
+        do="known are .rawf, .ldat, .spe, .ptu, .pt3 and Janus lists; list text needs a descriptor",
+    )
+
+
+def _raw(files: list[Path], asked: Asked) -> Filled:
+    """Raw recordings, through the event processing."""
+    from petqc.calibration import CalibrationSet, acquisition_of
+    from petqc.formats.petsys_config import load_config
+    from petqc.formats.petsys_frames import CLOCKS_PER_FRAME
+    from petqc.formats.petsys_raw import RawReader
+    from petqc.histograms import HistogramSettings, QcHistograms
+    from petqc.processing import ProcessingSettings, Processor
+
+    if asked.config is None:
+        raise BadInputError(
+            "raw data mean nothing without their calibrations", where=str(files[0]), do="give the config.ini with them"
+        )
+    loaded = load_config(asked.config)
+    total, before = sum(p.stat().st_size for p in files), 0
+    histograms: QcHistograms | None = None
+    accounts: list[ProcessingAccount] = []
+    notes: list[str] = [str(w) for w in loaded.warnings]
+    elapsed_s = 0.0
+    for path in files:
+        with RawReader(path) as reader:
+            settings = replace(ProcessingSettings.from_config(loaded), clock_hz=float(reader.header.frequency_hz))
+            calibration = CalibrationSet.from_config(loaded, acquisition=acquisition_of(reader.header, reader.modes))
+            if histograms is None:
+                axes = HistogramSettings.from_processing(settings, calibration.energy_unit)
+                histograms = QcHistograms(calibration.topology, calibration.energy_unit, axes)
+            processor = Processor(calibration, settings, trigger_id=reader.header.trigger_id)
+            for number, step in enumerate(reader.steps):
+                known_damages = 0
+                for words in reader.blocks(_BLOCK_WORDS, step=number):
+                    if len(reader.damages) > known_damages:  # frames missing here were not lost by the detector
+                        known_damages = len(reader.damages)
+                        histograms.add(processor.end_step())
+                    histograms.add(processor.feed(words))
+                    if asked.progress is not None:
+                        asked.progress(before + reader.bytes_read, total)
+                histograms.add(processor.end_step(None if reader.damages else step.last_frame))
+                notes += [f"{path.name}: {damage}" for damage in reader.damages]
+            notes += [f"{path.name}: {warning}" for warning in reader.warnings]
+            accounts.append(processor.account)
+            elapsed_s += processor.account.frames * CLOCKS_PER_FRAME / settings.clock_hz
+        before += path.stat().st_size
+    if histograms is None:  # there is at least one file
+        raise BadInputError("no file to analyse")
+    account = flat_account(accounts)
+    return Filled(
+        histograms,
+        {
+            "config_hash": loaded.config_hash,
+            "calibration_ids": dict(loaded.file_hashes),
+            "account": account,
+            "elapsed_s": elapsed_s,
+            "live_time_s": float(account.get("live_time_s", 0.0)),
+        },
+        notes=notes,
+    )
+
+
+def flat_account(accounts: Iterable[ProcessingAccount]) -> dict[str, int | float]:
+    """One account of several, by plain names: `frames`, `hits_dropped.not_mapped`, …; reasons without hits left out."""
+    total: dict[str, int | float] = {}
+    for account in accounts:
+        for name in type(account).__dataclass_fields__:
+            value = getattr(account, name)
+            if name in {"first_frame", "last_frame"}:
+                continue
+            if isinstance(value, dict):
+                for reason, count in value.items():
+                    if count:
+                        total[f"{name}.{reason}"] = total.get(f"{name}.{reason}", 0) + int(count)
+            else:
+                total[name] = total.get(name, 0) + value
+    return total
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _version() -> str:
+    try:
+        return version("petqcd")
+    except PackageNotFoundError:
+        return "unknown"
