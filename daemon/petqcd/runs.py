@@ -7,16 +7,13 @@ whole before anybody is told its verdict.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import importlib.metadata
 import logging
-import platform
 import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from petqc_drivers.errors import DriverError
-from petqcd import clock, interlocks
+from petqcd import clock, interlocks, records
 from petqcd.board import close, switch_off
 from petqcd.daily import Acquired, DailyRun, environment
 from petqcd.errors import BusyError, DaemonError, RefusedError
@@ -196,11 +193,13 @@ class RunManager:
         for line in await asyncio.to_thread(self._store.running):
             folder = self._store.state_dir / line.folder
             folder.mkdir(parents=True, exist_ok=True)
-            told = await asyncio.to_thread(finalise_left_behind, folder)
+            told = await asyncio.to_thread(records.finalise_left_behind, folder)
             context = self._context(
                 line.run_id, line.kind, line.started_at, clock.utc_text(), notes=("The daemon died in mid-run.", *told)
             )
-            run = await asyncio.to_thread(_invalid, context, "the daemon stopped in mid-run, the run was interrupted")
+            run = await asyncio.to_thread(
+                records.invalid, context, "the daemon stopped in mid-run, the run was interrupted"
+            )
             await self._finish(run, folder, duration_s=0.0, count=True)
             log.warning("run %s was interrupted and is now a record", line.run_id)
             found.append(line.run_id)
@@ -326,7 +325,7 @@ class RunManager:
                 account = measurement.account()
             except Exception as error:
                 log.exception("finalising the recording of run %s", active.run_id)
-                reason = reason or f"the recording could not be finalised: {_first_line(error)}"
+                reason = reason or f"the recording could not be finalised: {records.first_line(error)}"
         if acquired is not None and measurement is not None:
             account |= self._received(acquired, measurement, notes)
             if not acquired.drained:
@@ -345,13 +344,15 @@ class RunManager:
         if reason is not None and acquired is not None and acquired.off is not None and off_unknown:
             reason = f"{reason}; {acquired.off.told}"
         if reason is not None or measurement is None:
-            return await asyncio.to_thread(_invalid, context, reason or "nothing was measured")
+            return await asyncio.to_thread(records.invalid, context, reason or "nothing was measured")
         self._tell(active, "analyse", 0.9, "analysing", {})
         try:
             return await asyncio.to_thread(measurement.analyse, context)
         except Exception as error:
             log.exception("analysing run %s", active.run_id)
-            return await asyncio.to_thread(_invalid, context, f"the analysis failed: {_first_line(error)}")
+            return await asyncio.to_thread(
+                records.invalid, context, f"the analysis failed: {records.first_line(error)}"
+            )
 
     def _received(self, acquired: Acquired, measurement: Measurement, notes: list[str]) -> dict[str, int | float]:
         """The account of frames, and the equation it must fulfil."""
@@ -375,7 +376,7 @@ class RunManager:
 
     async def _finish(self, run: Run, folder: Path, *, duration_s: float, count: bool) -> int:
         """Files first, then the durable record, then the news. Returns the sequence."""
-        await asyncio.to_thread(_write_files, run, folder)
+        await asyncio.to_thread(records.write_files, run, folder)
         sequence = await self._store.finish_run(run)
         finished_unix_s = clock.unix_s()
         if count:
@@ -406,7 +407,7 @@ class RunManager:
             started_at=started_at,
             finished_at=finished_at,
             simulated=self._config.board.is_simulated,
-            software=software() | ({"board": identity} if identity else {}),
+            software=records.software() | ({"board": identity} if identity else {}),
             config_hash=self._config.hash,
             calibration_ids=measurement.calibration_ids if measurement is not None else {},
             raw_files=measurement.raw_files() if measurement is not None else (),
@@ -442,34 +443,6 @@ class RunManager:
         self._bus.publish(Event("progress", active.progress.document()))
 
 
-def software() -> dict[str, str]:
-    """Versions of what made a result."""
-    version = importlib.metadata.version
-    others = {name: version(name) for name in ("numpy", "numba", "scipy")}
-    return {"petqc": version("petqcd"), "python": platform.python_version(), **others}
-
-
-def finalise_left_behind(folder: Path) -> list[str]:
-    """Finalise every recording that a dead process left in a run folder; what happened, for the record."""
-    from petqc.formats.petsys_raw import finalise_partial
-
-    told = []
-    for partial in sorted(folder.glob("*.rawf.partial")):
-        try:
-            path = finalise_partial(partial)
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            told.append(f"The recording {path.name} was finalised as truncated (SHA-256 {digest}).")
-        except Exception as error:  # noqa: BLE001 - the record must be made whatever the file looks like
-            told.append(f"The recording {partial.name} could not be finalised: {error}.")
-    return told
-
-
-def _first_line(error: Exception) -> str:
-    """An error for a sentence; all of it is in the log."""
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
-
-
 def _load(path: Path) -> PetsysConfig:
     from petqc.formats.petsys_config import load_config
 
@@ -482,20 +455,3 @@ def _measurement(folder: Path, config: PetsysConfig) -> Measurement:
     measurement = Measurement(folder, config)
     measurement.keep_configuration()
     return measurement
-
-
-def _invalid(context: RunContext, reason: str) -> Run:
-    from petqc.analysis import invalid_run
-
-    return invalid_run(context, reason)
-
-
-def _write_files(run: Run, folder: Path) -> None:
-    """The run's documents and its report; a report that cannot be made is told in the log and loses nothing."""
-    run.save(folder)
-    try:
-        from petqc.report import write_html
-
-        write_html(run, folder / "report.html")
-    except Exception:
-        log.exception("the report of run %s could not be written", run.run_id)

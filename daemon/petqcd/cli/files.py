@@ -73,7 +73,7 @@ def convert(
         give_json(_plain(asdict(summary)))
         return
     lines = [f"{summary.records} {to} in {summary.path} (energies in {summary.energy_unit})"]
-    lines += [f"  {name.replace('_', ' ')}: {count:g}" for name, count in _counts(asdict(summary.account)) if count]
+    lines += [f"  {name.replace('_', ' ')}: {count}" for name, count in _counts(asdict(summary.account)) if count]
     lines += [f"damage: {damage}" for damage in summary.damages]
     lines += [f"warning: {warning}" for warning in summary.warnings]
     sys.stdout.write("\n".join(lines) + "\n")

@@ -177,7 +177,11 @@ def run_daily(
         else:
             sys.stdout.write(f"{run_id}\n")
         return
-    run_id = _follow(client)
+    try:
+        run_id = _follow(client)
+    except KeyboardInterrupt:
+        say("the run goes on in the daemon; stop it with: petqc abort")
+        raise
     _show(client, folder, run_id, as_json=as_json)
 
 

@@ -1,0 +1,63 @@
+"""What becomes of a run on the disk: its software, its files, what a dead daemon left of it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import logging
+import platform
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from petqc.analysis import RunContext
+    from petqc.results import Run
+
+log = logging.getLogger(__name__)
+
+
+def software() -> dict[str, str]:
+    """Versions of what made a result."""
+    version = importlib.metadata.version
+    others = {name: version(name) for name in ("numpy", "numba", "scipy")}
+    return {"petqc": version("petqcd"), "python": platform.python_version(), **others}
+
+
+def finalise_left_behind(folder: Path) -> list[str]:
+    """Finalise every recording that a dead process left in a run folder; what happened, for the record."""
+    from petqc.formats.petsys_raw import finalise_partial
+
+    told = []
+    for partial in sorted(folder.glob("*.rawf.partial")):
+        try:
+            path = finalise_partial(partial)
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            told.append(f"The recording {path.name} was finalised as truncated (SHA-256 {digest}).")
+        except Exception as error:  # noqa: BLE001 - the record must be made whatever the file looks like
+            told.append(f"The recording {partial.name} could not be finalised: {error}.")
+    return told
+
+
+def invalid(context: RunContext, reason: str) -> Run:
+    """A run that could not measure."""
+    from petqc.analysis import invalid_run
+
+    return invalid_run(context, reason)
+
+
+def write_files(run: Run, folder: Path) -> None:
+    """The run's documents and its report; a report that cannot be made is told in the log and loses nothing."""
+    run.save(folder)
+    try:
+        from petqc.report import write_html
+
+        write_html(run, folder / "report.html")
+    except Exception:
+        log.exception("the report of run %s could not be written", run.run_id)
+
+
+def first_line(error: Exception) -> str:
+    """An error for a sentence; all of it is in the log."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
