@@ -77,6 +77,8 @@ class ScriptedBoard(asyncio.DatagramProtocol):
         self.silent: Callable[[bytes], bool] = lambda _: False
         self.damage: Callable[[bytes, bytes], bytes] = lambda _, reply: reply
         self.adc_code = 0x900
+        self.legacy_module: int | None = None
+        """A module whose ADC answers in legacy mode only."""
         self.streams = True
         self.next_frame = 0
         self.host: tuple[str, int] | None = None
@@ -151,7 +153,8 @@ class ScriptedBoard(asyncio.DatagramProtocol):
                 self.log.append(("dac", channel, code))
             return b"\x00" + out.to_bytes(3, "big") + b"\x00"
         module = spi_id >> 8
-        if spi_id & 0xFF == 4 and module * 4 < self.n_chips:
+        is_there = module * 4 < self.n_chips or (module == self.legacy_module and self.memory[0x2B8] >> module & 1)
+        if spi_id & 0xFF == 4 and is_there:
             word, last = mosi[2] << 8 | mosi[3], self.adc_last[module]
             self.adc_last[module] = word
             if 0x0826 <= last <= 0x0826 + (15 << 7) and not (last - 0x0826) & 0x7F and word == 0:
@@ -314,7 +317,7 @@ def test_configuring_writes_every_field_and_reads_it_back():
     run(main)
 
 
-def test_eight_chips_are_configured_and_verified_in_two_seconds():
+def test_eight_chips_are_configured_and_verified_without_a_retry():
     async def main():
         async with bench(n_chips=8, reply_timeout_s=1.0) as (board, readout):
             await readout.connect()
@@ -777,7 +780,7 @@ def test_temperatures_and_counters():
                 (f"temperature_{place}", f"asic:0.0.{i}") for place in ("asic", "sipm") for i in range(4)
             }
             asic = next(r for r in readings if r.name == "temperature_asic")
-            # 0x900 is 1406.25 mV: 63.2 degC by the LMT86's own table (1777.3 mV at 30, 10.9 mV per kelvin)
+            # 0x900 is 1406.25 mV, 371 mV less than at 30 degC, at 10.9 mV per kelvin there and a little more above
             assert asic.value == pytest.approx(63.5, abs=1.0)
             assert asic.measured
             assert asic.quality is Quality.GOOD
@@ -790,6 +793,39 @@ def test_temperatures_and_counters():
             counters = {(r.name, r.node): r.value for r in await readout.read_counters()}
             assert counters["asic_word_errors", "asic:0.0.0"] == 17
             assert counters["asic_code_errors", "asic:0.0.0"] == 4
+
+    run(main)
+
+
+def test_modules_of_the_older_kind_are_found_and_the_others_left_as_they_are():
+    async def main():
+        async with bench(n_chips=2) as (board, readout):
+            board.put(0x0008, 0x0001_0011_0000_0000, 8)
+            board.put(0x02B8, 0b0100_0000, 1)
+            board.legacy_module = 3
+            await readout.connect()
+            assert sorted((await readout.configure(AsicSettings())).chips) == [0, 1]
+            assert board.memory[0x2B8] == 0b0100_1000
+
+    run(main)
+
+
+def test_a_module_with_an_eeprom_gives_no_temperatures_that_could_be_another_sensors():
+    async def main():
+        enabled = False
+
+        def eeprom(command: bytes, reply: bytes) -> bytes:
+            nonlocal enabled
+            if command[16] == 2 and command[19] == 7 and command[18] == 0:
+                enabled = command[39] == 6 or (enabled and command[39] != 4)
+                return reply[:19] + (bytes((2 * enabled,)) if command[39] == 5 else b"") + b"\x00"
+            return reply
+
+        async with staged() as (board, readout):
+            board.damage = eeprom
+            readings = await readout.read_temperatures()
+            assert len(readings) == 8
+            assert all(r.value is None and "EEPROM" in r.reason for r in readings)
 
     run(main)
 
