@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from petqc.fits import FWHM_OF_SIGMA
-from petqc.peaks import find_peaks
+from petqc.peaks import candidates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,9 +43,9 @@ def energy_axis(samples: Sequence[NDArray[Any]]) -> tuple[float, int]:
         width = max(math.ceil(end / n / grid) * grid if grid > 0 else end / n, 1e-300)
         edges: NDArray[np.float64] = np.arange(n + 1, dtype=np.float64) * width
         counts = np.histogram(good, edges)[0].astype(np.float64)
-        peaks = find_peaks(edges, counts, min_significance=8.0)
-        # The filter answers best at a width above the peak's own.
-        clear = [p.sigma / 1.5 for p in peaks if p.significance > 0.2 * peaks[0].significance]
+        peaks = candidates(edges, counts, min_significance=8.0)
+        # One peak answers at many widths, best above its own; half of the best answer is at about its own.
+        clear = [p.sigma for p in peaks if p.significance > 0.5 * peaks[0].significance]
         if clear:
             finest = min(finest, max(FWHM_OF_SIGMA * min(clear) / 10.0, grid))
     if top <= 0.0:

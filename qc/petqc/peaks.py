@@ -60,7 +60,25 @@ def find_peaks(
     min_significance: float = 5.0,
     sigmas: tuple[float, ...] | None = None,
 ) -> list[FoundPeak]:
-    """Peaks of a spectrum, the most significant first.
+    """Peaks of a spectrum, the most significant first; one structure is given once, at the width it answers best at.
+
+    A filter of that kind answers best somewhat above the peak's own width. Arguments as for `candidates`.
+    """
+    kept: list[FoundPeak] = []
+    for peak in candidates(edges, counts, min_significance=min_significance, sigmas=sigmas):
+        if all(abs(peak.position - other.position) > 1.5 * max(peak.sigma, other.sigma) for other in kept):
+            kept.append(peak)
+    return kept
+
+
+def candidates(
+    edges: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    *,
+    min_significance: float = 5.0,
+    sigmas: tuple[float, ...] | None = None,
+) -> list[FoundPeak]:
+    """Every local excess at every width, the most significant first; one peak answers at several widths.
 
     A matched filter without area (the negative second derivative of a Gaussian, so that any straight background
     drops out) is run over several widths; its value over its own Poisson error is the significance. A Compton edge
@@ -99,12 +117,7 @@ def find_peaks(
             height = net * width / (math.sqrt(2 * math.pi) * sigma)
             found.append(FoundPeak(float(centres[k]), sigma, float(value[k]), net, height))
     found.sort(key=lambda p: -p.significance)
-    kept: list[FoundPeak] = []
-    for peak in found:
-        # One structure answers at many widths: keep the best answer, and narrower ones only outside of it.
-        if all(abs(peak.position - other.position) > 1.5 * max(peak.sigma, other.sigma) for other in kept):
-            kept.append(peak)
-    return kept
+    return found
 
 
 def onset(edges: NDArray[np.float64], counts: NDArray[np.float64], below: float) -> float | None:

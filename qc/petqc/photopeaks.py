@@ -39,7 +39,7 @@ from petqc.fits import (
     peak_fit,
     slots_of,
 )
-from petqc.peaks import find_peaks
+from petqc.peaks import FoundPeak, candidates
 from petqc.photopeak_kernels import NO_RANGE, TOO_FEW, photopeak_fit, photopeak_fits
 from petqc.statistics import sparse_chi2_p_value
 
@@ -91,6 +91,7 @@ def fit_photopeak(
     relative_range: tuple[float, float] = (400.0 / 511.0, 650.0 / 511.0),
     relative_sigma: float = 0.05,
     reach: float = 8.0,
+    min_counts: int = MIN_NET_COUNTS,
     min_p_value: float | None = None,
 ) -> PeakFit:
     """Fit Gauss + erfc step + straight background around a photopeak.
@@ -105,10 +106,11 @@ def fit_photopeak(
         relative_range: ends of the fitted range as multiples of the peak position.
         relative_sigma: standard deviation to start from as a share of the position.
         reach: half of the longest range in sigma (for narrow peaks).
+        min_counts: fewest counts in the peak.
         min_p_value: lowest goodness of fit to accept; default MIN_P_VALUE.
 
     Raises:
-        TooFewCountsError: fewer than MIN_NET_COUNTS in the peak.
+        TooFewCountsError: fewer than min_counts in the peak.
         FitFailedError: no convergence, edge of range, or the model does not describe the counts.
 
     Source: daily-qc.md §2a.
@@ -122,22 +124,20 @@ def fit_photopeak(
     for narrower in (1.0, 0.6, 0.35):  # a start that is too wide may run away
         status, first, last, nll = photopeak_fit(
             edges, counts, seed, narrower * relative_sigma * seed, 1.0 - relative_range[0], relative_range[1] - 1.0,
-            reach, float(MIN_NET_COUNTS), slots, constants, _tail_start(shape), -1.0 if shape.edge is None else shape.edge,
-            p, model, covariance,
+            reach, float(min_counts), slots, constants, _tail_start(shape),
+            -1.0 if shape.edge is None else shape.edge, p, model, covariance,
         )  # fmt: skip
         if status not in {NO_CONVERGENCE, SINGULAR}:
             break
     if status == NO_RANGE:
         raise FitFailedError(f"no room for a fit range around {seed:.4g} on this axis")
     if status == TOO_FEW:
-        raise TooFewCountsError(
-            f"{counts[first:last].sum():.0f} counts in the fit range, at least {MIN_NET_COUNTS} wanted"
-        )
+        raise TooFewCountsError(f"{counts[first:last].sum():.0f} counts in the fit range, at least {min_counts} wanted")
     if status != CONVERGED:
         raise FitFailedError(f"the fit of a peak near {seed:.4g} does not converge")
     part_edges, part = edges[first : last + 1], counts[first:last]
     fit = peak_fit(part_edges, part, model[first:last], p, covariance, nll, slots, constants)
-    return accept(fit, MIN_P_VALUE if min_p_value is None else min_p_value)
+    return accept(fit, MIN_P_VALUE if min_p_value is None else min_p_value, min_counts)
 
 
 def _tail_start(shape: PeakShape) -> float:
@@ -146,44 +146,56 @@ def _tail_start(shape: PeakShape) -> float:
     return 0.03 if shape.tail is None else shape.tail
 
 
+_LINE_REACH = (2.5, 3.5)
+"""Half of the range in sigma around a line of a spectrum whose other content is not known; the second if the first is
+too narrow to tell line from background."""
+_LINE_COUNTS = 50
+"""Fewest counts of a line of a laboratory's spectrum: it is shown, not judged."""
+
+
 def fit_lines(edges: NDArray[np.float64], counts: NDArray[np.float64], most: int = 8) -> list[PeakFit]:
     """Fit every line that stands out of a spectrum: Gauss + step + straight background, around the line only.
 
     Args:
         edges: (n + 1,) bin edges.
         counts: (n,) counts.
-        most: lines to look at, the most significant ones.
+        most: lines to give.
 
     Returns:
-        The fits that can be trusted, the most significant line first.
+        The fits that can be trusted, the most significant line (area over its error) first.
     """
-    peaks = [p for p in find_peaks(edges, counts, min_significance=6.0) if p.position > edges[0]][:most]
-    found: list[PeakFit] = []
-    for peak in peaks:
-        others = [p.position for p in peaks if p is not peak]
-        left = max([0.5 * (peak.position + p) for p in others if p < peak.position], default=float(edges[0]))
-        right = min([0.5 * (peak.position + p) for p in others if p > peak.position], default=float(edges[-1]))
-        fit = None
-        for narrower in (1.0, 0.6, 0.35):
+    tried: list[FoundPeak] = []
+    fits: list[PeakFit] = []
+    for peak in candidates(edges, counts, min_significance=6.0):
+        # One peak answers at several widths; a start for each octave of width is enough.
+        if peak.position <= 0 or any(
+            abs(peak.position - t.position) < 0.7 * min(peak.sigma, t.sigma) and 0.5 < peak.sigma / t.sigma < 2.0
+            for t in tried
+        ):
+            continue
+        tried.append(peak)
+        for reach in _LINE_REACH:
             try:
                 fit = fit_photopeak(
                     edges,
                     counts,
                     peak.position,
-                    relative_range=(left / peak.position, right / peak.position),
-                    relative_sigma=narrower * peak.sigma / peak.position,
-                    reach=_LINE_REACH,
+                    relative_range=(0.2, 1.8),
+                    relative_sigma=0.6 * peak.sigma / peak.position,
+                    reach=reach,
+                    min_counts=_LINE_COUNTS,
                 )
             except (TooFewCountsError, FitFailedError):
                 continue
+            if fit.fwhm < 0.8 * fit.mu:  # wider than that it is a continuum, not a line
+                fits.append(fit)
             break
-        if fit is not None and all(abs(fit.mu - f.mu) > 0.5 * (fit.fwhm + f.fwhm) for f in found):
+    fits.sort(key=lambda f: -f.area / f.area_error)
+    found: list[PeakFit] = []
+    for fit in fits:
+        if all(abs(fit.mu - f.mu) > 0.6 * max(fit.fwhm, f.fwhm) for f in found):
             found.append(fit)
-    return found
-
-
-_LINE_REACH = 3.5
-"""Half of the range in sigma around a line of a spectrum whose other content is not known."""
+    return found[:most]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ MIN_EVENTS = 3_000
 Source: daily-qc.md §0.4 and §2c, table of the NEMA rule's bias."""
 GAUSSIAN_RATIO = 1.823
 """FWTM over FWHM of a Gaussian. Source: daily-qc.md §2c."""
+_TOO_FEW = "{:.0f} coincidences in the peak; below {} this rule reads too small"
 _TOYS = 200
 _SITE = Limits(warn_high=650.0, fail_high=750.0)
 _METHOD = "NEMA NU 2-2018 style: background subtracted, parabola, linear interpolation"
@@ -52,14 +53,12 @@ def ctr_nema(q: QcInput) -> CheckOutput:
     total = int(counts.sum())
     try:
         edges, counts, background = _prepared(edges, counts)
-        net = float((counts - background).sum())
-        if net < MIN_EVENTS:
-            raise TooFewCountsError(f"{net:.0f} coincidences in the peak; below {MIN_EVENTS} this rule reads too small")
         value = np.array(_widths(edges, counts, background))
         toys = _toys(edges, counts, background)
     except (FitFailedError, TooFewCountsError) as problem:
         where: tuple[Level, str] = ("scanner", SCANNER)
         return CheckOutput([q.missing("ctr_nema", where, "ps", total, str(problem), method=_METHOD, needed=False)])
+    net = float((counts - background).sum())
     errors = np.hypot(toys.std(axis=0, ddof=1), toys.mean(axis=0) - value)
     bin_ps = float(edges[1] - edges[0])
     limits = Limits() if q.context.source in {"extended", "none"} else None
@@ -83,9 +82,7 @@ def _prepared(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     """Bins of about a tenth of the FWHM, and the background per bin from what lies far from the peak."""
     if counts.sum() < MIN_EVENTS:
-        raise TooFewCountsError(
-            f"{counts.sum():.0f} coincidences; below {MIN_EVENTS} in the peak this rule reads too small"
-        )
+        raise TooFewCountsError(_TOO_FEW.format(counts.sum(), MIN_EVENTS))
     position, fwhm, _ = rough_time_peak(edges, counts)
     width = float(edges[1] - edges[0])
     every = max(1, math.floor(fwhm / 10.0 / width + 0.5))
@@ -95,7 +92,11 @@ def _prepared(
     far = np.abs(centres - position) > 3.0 * fwhm
     if far.sum() < 4:
         raise FitFailedError("the time axis ends too near the peak to know the background")
-    return edges, counts, float(counts[far].mean())
+    background = float(counts[far].mean())
+    net = float((counts - background).sum())
+    if net < MIN_EVENTS:
+        raise TooFewCountsError(_TOO_FEW.format(net, MIN_EVENTS))
+    return edges, counts, background
 
 
 def _widths(edges: NDArray[np.float64], counts: NDArray[np.float64], background: float) -> tuple[float, float]:

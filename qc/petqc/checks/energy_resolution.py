@@ -35,14 +35,15 @@ def energy_resolution(q: QcInput) -> CheckOutput:
     if not q.context.has_singles or not q.context.has_energies:
         return CheckOutput()
     results = []
-    single = len(q.histograms.topology.module_nodes) == 1
+    # Uncalibrated modules do not add up, and one module alone is the scanner.
+    single = len(q.histograms.topology.module_nodes) == 1 or not q.is_kev
     for node in q.nodes("scanner", "module", "asic"):
         if node.level == "scanner" and single:
             continue
         fit = q.energy_fit(node)
         if isinstance(fit, Refusal):
             if not (node.level == "asic" and fit.n == 0):
-                needed = node.level != "scanner"
+                needed = node.level != "scanner" and (q.is_kev or node.members.size > 1)
                 results.append(
                     q.missing("energy_resolution", node, "%", fit.n, fit.reason, method=_METHOD, needed=needed)
                 )

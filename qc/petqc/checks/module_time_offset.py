@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _C_MM_PER_PS = 0.299792458
 _METHOD = "offset of dt = t_a - t_b, robust least squares on the graph of coincidences"
+_DEPTH_PS = 2.5
+"""What the classes of parallax leave to a single channel (the mean depth differs inside a class): stated as part of a
+channel's uncertainty wherever parallax was fitted along. Means over ASICs and modules do not have it."""
 _BLOCK = Limits(-75.0, -20.0, 20.0, 75.0)
 
 
@@ -168,7 +171,7 @@ def _asics(q: QcInput, solved: Offsets, mean: NDArray[np.float64]) -> list[Check
 def _channels(q: QcInput, solved: Offsets, mean: NDArray[np.float64]) -> tuple[ChannelColumn, CheckResult]:
     main = solved.component == 0
     value = np.where(main, solved.offset_ps - mean, np.nan)
-    error = np.where(main, solved.error_ps, np.nan)
+    error = np.where(main, np.hypot(solved.error_ps, _DEPTH_PS if q.context.source == "point" else 0.0), np.nan)
     status = q.channel_status("module_time_offset", value, error, 0.0)
     reason = np.full(value.size, "", dtype=object)
     reason[~main] = "not connected with the other channels by coincidences"

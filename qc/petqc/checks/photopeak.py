@@ -60,11 +60,12 @@ def photopeak(q: QcInput) -> CheckOutput:
     for node in q.nodes("scanner", "module", "asic"):
         fit = q.energy_fit(node)
         counts = q.spectrum(node.members)
-        lone = node.level == "scanner" and len(h.topology.module_nodes) == 1
+        # Uncalibrated modules do not add up, and one module alone is the scanner.
+        lone = node.level == "scanner" and (len(h.topology.module_nodes) == 1 or not q.is_kev)
         if isinstance(fit, Refusal):
             if not lone and not (node.level == "asic" and fit.n == 0):  # a silent ASIC is the dead channels' business
                 # The sum over modules is a summary: if a module speaks for itself, it need not.
-                needed = node.level != "scanner"
+                needed = node.level != "scanner" and (q.is_kev or node.members.size > 1)
                 results.append(
                     q.missing("photopeak", node, q.energy_unit, fit.n, fit.reason, method=_METHOD, needed=needed)
                 )
