@@ -101,7 +101,8 @@ def wait_for(address: str, expression: str, deadline_s: float = 30) -> list[dict
 
 def test_serve_and_everything_one_asks_of_it(tmp_path: Path, serve: Callable[..., Any]) -> None:
     with serve(tmp_path, seconds=3) as daemon:
-        status = daemon.petqc("status", "--json").json()
+        status = daemon.petqc("status", "--wait-ready", "--json").json()
+        assert status["missing"] == []
         assert status["simulated"] is True
         assert status["run"] is None
         assert status["http"] == daemon.http

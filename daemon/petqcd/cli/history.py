@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,11 @@ from petqcd.errors import UnreachableError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from petqcd.client import Client
+
+READY_DEADLINE_S = 60.0
+READY_POLL_S = 0.2
+
 Run = Annotated[str, typer.Argument(help="Run id, or `last`.")]
 
 
@@ -23,18 +29,45 @@ def register(app: typer.Typer) -> None:
     app.command("show")(show)
 
 
-def status(*, config: ConfigFile = None, state_dir: StateDir = None, as_json: Json = False) -> None:
+def status(
+    *,
+    wait_ready: Annotated[
+        bool, typer.Option("--wait-ready", help="Wait until a run could be started, at most a minute.")
+    ] = False,
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
     """What the daemon does now."""
     from petqcd.client import Client
 
     _, folder = configuration(config, state_dir)
-    found = Client(folder).get("/api/v1/status")
+    client = Client(folder)
+    found = _ready(client) if wait_ready else client.get("/api/v1/status")
     if as_json:
         give_json(found)
     else:
         from petqcd.cli.show import print_status
 
         print_status(found)
+
+
+def _ready(client: Client) -> Any:
+    """The status, once nothing stands in the way of a run; also waits for a daemon that is being started."""
+    from petqcd import clock
+
+    end_s = clock.monotonic_s() + READY_DEADLINE_S
+    while True:
+        try:
+            found = client.get("/api/v1/status")
+            missing = "; ".join(found["missing"])
+            if not missing:
+                return found
+        except UnreachableError as error:
+            missing = str(error)
+        if clock.monotonic_s() > end_s:
+            raise UnreachableError(f"not ready after {READY_DEADLINE_S:g} s: {missing}")
+        time.sleep(READY_POLL_S)
 
 
 def history(

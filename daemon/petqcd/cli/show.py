@@ -145,6 +145,7 @@ def print_status(status: Mapping[str, Any]) -> None:
         "state in": status["state_dir"],
         "board": f"{device['name']}: {device['state']}" + (f" ({device['detail']})" if device["detail"] else ""),
         "bias": device["bias"],
+        **({"not ready": "; ".join(status["missing"])} if status["missing"] else {}),
         "run": f"{run['run_id']}: {run['stage']}, {run['fraction']:.0%}, {run['detail']}" if run else "none going on",
     }
     if last:
