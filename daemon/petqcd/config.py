@@ -175,6 +175,23 @@ def bench_device(**simulator: Any) -> DeviceConfig:
     return DeviceConfig(simulator=SimulatorConfig(**simulator), bias=BENCH_BIAS)
 
 
+_BENCH_NA22_BASELINE = {
+    "ctr_fit": {"scanner": 218.3},
+    "ctr_nema": {"scanner": 218.5},
+    "energy_resolution": {"scanner": 10.46, "module:0.0.0": 10.46, "module:0.0.1": 10.46},
+    "singles_rate": {"scanner": 178_400.0, "module:0.0.0": 89_200.0, "module:0.0.1": 89_200.0},
+    "prompts": {"scanner": 25_660.0},
+}
+"""What the profile `bench` is built to give, mean of eight seeds. Source: the truth that its recordings come with."""
+
+
+def bench_baseline(device: DeviceConfig) -> dict[str, dict[str, float]]:
+    """Accepted values of the simulated bench; of any other profile or source nothing was accepted yet."""
+    simulator = device.simulator
+    is_known = simulator is not None and (simulator.profile, simulator.source) == ("bench", "na22")
+    return _BENCH_NA22_BASELINE if is_known else {}
+
+
 class PetqcConfig(_Model):
     """The whole of petqc.toml."""
 
@@ -184,6 +201,8 @@ class PetqcConfig(_Model):
     qc: QcConfig = QcConfig()
     limits: dict[Name, dict[str, CheckLimits]] = {}
     """Limits by check, then by level; the level "*" is every level of the check."""
+    baseline: dict[Name, dict[str, Finite]] = {}
+    """Accepted values by check, then by node (`scanner`, `module:0.0.1`); limits relative to a baseline need one."""
     store: StoreConfig = StoreConfig()
     api: ApiConfig = ApiConfig()
     source_file: Path | None = Field(default=None, exclude=True)
@@ -254,7 +273,8 @@ def load_config(path: Path | None) -> PetqcConfig:
         ConfigError: naming every wrong key with its file, line and path.
     """
     if path is None:
-        return PetqcConfig()
+        device = bench_device()
+        return PetqcConfig(device=(device,), baseline=bench_baseline(device))
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

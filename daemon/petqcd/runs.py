@@ -413,6 +413,7 @@ class RunManager:
             raw_files=measurement.raw_files() if measurement is not None else (),
             environment=tuple(environment(acquired.readings, clock.monotonic_s())) if acquired is not None else (),
             limits=self._config.limit_overrides(),
+            baselines=self._config.baseline,
             account=account or {},
             elapsed_s=acquired.elapsed_s if acquired is not None else None,
             live_time_s=measurement.live_time_s if measurement is not None else None,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from petqc.errors import BadInputError
 from petqc.events import Coincidences, Singles
 from petqc.jit import kernel
 
@@ -18,6 +19,8 @@ DELAY_PS = 1_003_700
 """Shift of the delayed window: beyond any pulse, no multiple of the 5 ns clock. Source: daily-qc.md §2e."""
 _HELD = 1 << 18
 """Photons held back so that a file that is nearly in order of time (converters write groups by buffer) is sorted."""
+_MOST_PAIRS = 64
+"""Pairs per photon that no detector can give: at more, the column taken for time is something else."""
 
 
 class PairSearch:
@@ -38,6 +41,8 @@ class PairSearch:
         self._held = _sorted(_joined(self._held, photons))
         if len(self._held) <= 2 * _HELD:
             return Coincidences.empty(), Coincidences.empty()
+        if self._held.time_ps[-1 - _HELD] - self._held.time_ps[0] <= 2 * self._half:
+            raise _not_times(len(self._held) - _HELD, int(self._held.time_ps[-1 - _HELD] - self._held.time_ps[0]))
         # A pair belongs to its earlier photon; its later one must be here already.
         reach = self._held.time_ps[-1 - _HELD] - self._delay - 2 * self._half
         return self._pairs(int(np.searchsorted(self._held.time_ps, reach)))
@@ -52,9 +57,12 @@ class PairSearch:
         module = np.where(index >= 0, self._topology.module[np.maximum(index, 0)], -1).astype(np.int32)
         found = []
         for shift in (0, self._delay):
-            count = find_pairs(held.time_ps, module, n, shift, self._half, np.empty((0, 2), np.int64))
+            most = _MOST_PAIRS * max(n, 1000)
+            count = find_pairs(held.time_ps, module, n, shift, self._half, np.empty((0, 2), np.int64), most)
+            if count > most:
+                raise _not_times(n, int(held.time_ps[-1] - held.time_ps[0]))
             pairs = np.empty((count, 2), np.int64)
-            find_pairs(held.time_ps, module, n, shift, self._half, pairs)
+            find_pairs(held.time_ps, module, n, shift, self._half, pairs, most)
             found.append(_coincidences(held, module, pairs, shift))
         self._held = Singles(held.time_ps[n:], held.energy[n:], held.channel[n:], held.n_hits[n:])
         return found[0], found[1]
@@ -68,6 +76,7 @@ def find_pairs(
     shift: int,
     half: int,
     out: NDArray[np.int64],
+    most: int,
 ) -> int:
     """Pairs (earlier, later) of different modules with |t_later - t_earlier - shift| <= half.
 
@@ -78,6 +87,7 @@ def find_pairs(
         shift: 0 for prompt pairs.
         half: half of the window.
         out: (pairs, 2) result; without room pairs are only counted.
+        most: stop once there are more.
 
     Returns:
         Number of pairs.
@@ -99,8 +109,17 @@ def find_pairs(
                     out[found, 0] = i
                     out[found, 1] = j
                 found += 1
+                if found > most:
+                    return found
             j += 1
     return found
+
+
+def _not_times(n: int, span_ps: int) -> BadInputError:
+    return BadInputError(
+        f"{n} photons within {span_ps} ps: the column taken for time is not one of detector hits in picoseconds",
+        do="if the columns are time, energy and channel in another unit or order, or something else, give a descriptor",
+    )
 
 
 def _coincidences(held: Singles, module: NDArray[np.int32], pairs: NDArray[np.int64], shift: int) -> Coincidences:

@@ -24,6 +24,8 @@ _NAMED = 3
 """A sentence names this many findings; the table has the others."""
 _EXPLAINED = 0.8
 """The smallest node that holds this share of the flags is the one to name. Source: daily-qc.md §3, root-cause logic."""
+_ESSENTIAL = "photopeak"
+"""Without this one judged, nothing says whether to scan: counts do not see energy drift. Source: daily-qc.md §0."""
 _GRAVITY = {Status.FAIL: 3, Status.INVALID: 2, Status.WARN: 1}
 
 
@@ -61,8 +63,21 @@ def conclude(topology: Topology, context: RunContext, outputs: Sequence[tuple[Ch
         if output.column is not None:
             run.columns.append(output.column)
     run.verdict = worst([c.status for c in run.checks])
+    if run.verdict in {Status.PASS, Status.WARN} and not _is_essential_judged(run):
+        inside = sum(1 for c in run.checks if c.status is Status.PASS)
+        run.verdict = Status.INVALID
+        run.sentence = (
+            "Not judged: no photopeak was held against limits in keV, so nothing here says whether to scan; "
+            f"{inside} other value{'s' if inside != 1 else ''} inside {'their' if inside != 1 else 'its'} limits."
+        )
+        return run
     run.sentence = sentence(run, topology, titles)
     return run
+
+
+def _is_essential_judged(run: Run) -> bool:
+    judged = {Status.PASS, Status.WARN, Status.FAIL}
+    return any(c.id == _ESSENTIAL and c.status in judged for c in run.checks)
 
 
 def not_measured(context: RunContext, reason: str) -> Run:
@@ -212,6 +227,7 @@ def _phrase(result: CheckResult, titles: dict[str, str]) -> str:
     crossed = _crossed(result)
     told = f"{title}{where} is {say(result.value, result.uncertainty, result.unit)}"
     if result.unit == "channels":
+        title = title.removesuffix("s") if result.value == 1 else title
         told = f"{result.value:.0f} {title}{'' if result.node == SCANNER else f' in {place(result.node)}'}"
     if crossed is not None:
         limit = f"{crossed[1]:.4g}" if abs(crossed[1]) < 1e4 else f"{crossed[1]:.0f}"

@@ -27,6 +27,10 @@ def analyse(
     files: Annotated[list[Path], typer.Argument(help=".rawf, .ldat, list text, .spe, .ptu, .pt3, Janus lists.")],
     config: Annotated[Path | None, typer.Option("--config", help="config.ini of the readout that recorded.")] = None,
     descriptor: Annotated[Path | None, typer.Option(help="Columns, units and separators of a list text, TOML.")] = None,
+    channel_roles: Annotated[
+        Path | None, typer.Option(help="Which channels measure time and which energy, YAML.")
+    ] = None,
+    min_hits: Annotated[int, typer.Option(min=1, max=255, help="Least hits of a photon that counts.")] = 1,
     report: Annotated[Path | None, typer.Option(help="Write the report, an HTML page.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All nodes, ASICs that pass too.")] = False,
     as_json: Json = False,
@@ -35,7 +39,14 @@ def analyse(
     from petqc.analysis import analyse_file
 
     with Bar("analysing") as bar:
-        run = analyse_file(files, config=config, descriptor=descriptor, progress=bar.part)
+        run = analyse_file(
+            files,
+            config=config,
+            descriptor=descriptor,
+            channel_roles=channel_roles,
+            min_hits=min_hits,
+            progress=bar.part,
+        )
     if report is not None:
         from petqc.report import write_html
 

@@ -56,7 +56,15 @@ def demo(
     """Run the daily QC of a simulated scanner: simulator and daemon on loopback, the whole way over the wire."""
     from pydantic import ValidationError
 
-    from petqcd.config import ApiConfig, DailyConfig, PetqcConfig, QcConfig, bench_device, state_directory
+    from petqcd.config import (
+        ApiConfig,
+        DailyConfig,
+        PetqcConfig,
+        QcConfig,
+        bench_baseline,
+        bench_device,
+        state_directory,
+    )
     from petqcd.errors import ConfigError
 
     _logging(verbose=verbose)
@@ -64,6 +72,7 @@ def demo(
         device = bench_device(profile=profile, seed=seed, source=source, faults=tuple(fault or ()))
         config = PetqcConfig(
             device=(device,),
+            baseline=bench_baseline(device),
             qc=QcConfig(daily=DailyConfig(seconds=seconds)),
             api=ApiConfig(listen=f"127.0.0.1:{port}"),
         )
@@ -249,5 +258,5 @@ def _logging(*, verbose: bool) -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    for name in ("numba", "matplotlib", "asyncio"):
+    for name in ("numba", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -75,11 +75,12 @@ def chosen(checks: Sequence[CheckResult], *, everything: bool) -> tuple[list[Che
     if everything:
         return sorted(checks, key=place), 0
     shown, flagged = [], []
+    of_scanner = {c.id for c in checks if c.node == "scanner" and c.value is not None}
     for c in checks:
         is_flagged = str(c.status) in _GRAVITY
         if level_of(c.node) in LEVELS:
-            # A number without limits is worth a line only where it describes the scanner.
-            plain = "." not in c.id and c.value is not None and c.node == "scanner"
+            # A number without limits is worth a line where it describes the scanner, or where nothing does.
+            plain = "." not in c.id and c.value is not None and (c.node == "scanner" or c.id not in of_scanner)
             if is_flagged or str(c.status) == "pass" or plain:
                 shown.append(c)
         elif is_flagged:
