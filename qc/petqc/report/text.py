@@ -87,6 +87,8 @@ def measured(value: float | None, uncertainty: float | None, unit: str = "") -> 
     """`511.2 ± 0.3 keV`, or a dash."""
     if value is None or not math.isfinite(value):
         return NO_NUMBER
+    if unit == "channels" and (uncertainty or 0.0) < 0.05:
+        uncertainty = None  # a count that is certain for all purposes
     number, sigma = value_and_uncertainty(value, uncertainty)
     return " ".join(p for p in (f"{number} ± {sigma}" if sigma else number, unit) if p)
 
