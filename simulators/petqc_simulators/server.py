@@ -79,6 +79,7 @@ class BoardServer:
         self.speed = speed
         self.slipped_s = 0.0
         self.unsent = 0
+        self._until = time.monotonic()
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
             self._socket.bind((host, port))
@@ -104,12 +105,11 @@ class BoardServer:
 
     def run(self, *, watch: int | None = None, each_state: Callable[[], None] | None = None) -> None:
         """Serve until `stop`, or until the file descriptor `watch` reaches its end."""
-        begun = last = time.monotonic()
-        state_due = begun
+        self._until = ticked = state_due = time.monotonic()
         sources = [self._socket.fileno(), self._wake_read, *([] if watch is None else [watch])]
         while True:
             now = time.monotonic()
-            wait = max(last + TICK_S - now, 0.0)
+            wait = max(ticked + TICK_S - now, 0.0)
             readable, _, _ = select.select(sources, [], [], wait)
             if self._wake_read in readable:
                 return
@@ -118,9 +118,11 @@ class BoardServer:
             if self._socket.fileno() in readable:
                 self._answer()
             now = time.monotonic()
-            if now - last >= TICK_S:
-                self._pass(now - last)
-                last = now
+            if now - ticked >= TICK_S:
+                self._let_pass(now)
+                ticked = now
+                for datagram in self.board.advance():
+                    self._send(datagram)
             if each_state is not None and now >= state_due:
                 state_due = now + STATE_EVERY_S
                 each_state()
@@ -132,18 +134,19 @@ class BoardServer:
             except (BlockingIOError, ConnectionRefusedError):
                 return
             self._host = sender
+            # A host holds the board's time tag against its own clock, and a tick is much longer than a command.
+            self._let_pass(time.monotonic())
             answer = self.board.handle(datagram)
             if answer is not None:
                 self._send(answer)
 
-    def _pass(self, wall_s: float) -> None:
-        seconds = wall_s * self.speed
+    def _let_pass(self, now: float) -> None:
+        seconds, self._until = (now - self._until) * self.speed, now
         longest = LONGEST_STEP_S * max(self.speed, 1.0)
         if seconds > longest:
             self.slipped_s += seconds - longest
             seconds = longest
-        for datagram in self.board.advance(seconds):
-            self._send(datagram)
+        self.board.let_pass(seconds)
 
     def _send(self, datagram: bytes) -> None:
         if self._host is None:

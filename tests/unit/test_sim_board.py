@@ -531,6 +531,27 @@ def test_real_socket(served: tuple[BoardServer, socket.socket]) -> None:
     assert lasted >= (got[-1] - got[0]) * 5.12e-6 * 0.99, "not faster than real time"
 
 
+def test_time_tag_is_never_ahead_of_the_host(served: tuple[BoardServer, socket.socket]) -> None:
+    """A host refuses a board whose tag is larger than the time since it asked for the synchronisation (5.2 step 13)."""
+    _, client = served
+
+    def ask(serial: int, payload: bytes) -> bytes:
+        client.send(Command(serial, 0, payload).to_bytes())
+        while True:
+            datagram = client.recv(65536)
+            if datagram[0] == 0x5A and Reply.from_bytes(datagram).serial == serial:
+                return Reply.from_bytes(datagram).payload
+
+    tags = []
+    for serial in range(1, 200, 2):
+        before = time.monotonic()
+        ask(serial, REGISTERS["sync"].write(1).to_bytes())
+        tag = int.from_bytes(ask(serial + 1, REGISTERS["time_tag"].read().to_bytes())[1:-1], "little")
+        assert tag * 5e-9 <= time.monotonic() - before
+        tags.append(tag)
+    assert len(set(tags)) > 90, "clocks, not ticks of the server"
+
+
 def test_data_go_to_whoever_asked_last(served: tuple[BoardServer, socket.socket]) -> None:
     server, first = served
     first.send(Command(1, 0, REGISTERS["sync"].write(1).to_bytes()).to_bytes())

@@ -100,6 +100,7 @@ class PetsysFebd:
         self.malformed = 0
         self.commands = 0
         self._synchronised_s = 0.0
+        self._advanced_s = 0.0
         self._fem_on_s = math.inf
         self._stale = True
         self._counters = _Counters()
@@ -338,9 +339,14 @@ class PetsysFebd:
             test_pulse=pulse,
         )
 
-    def advance(self, seconds: float) -> list[bytes]:
-        """Let simulated time pass; the data datagrams of all frames that end in it."""
+    def let_pass(self, seconds: float) -> None:
+        """Let simulated time pass for the clocks; what the detector saw in it comes with the next `advance`."""
         self.elapsed_s += seconds
+
+    def advance(self, seconds: float = 0.0) -> list[bytes]:
+        """Let simulated time pass; the data datagrams of all frames that ended since the last call."""
+        self.elapsed_s += seconds
+        seconds, self._advanced_s = self.elapsed_s - self._advanced_s, self.elapsed_s
         if self._stale:
             self.detector.set(self._controls())
             self.asics.changed = False
