@@ -46,6 +46,7 @@ def photopeak_fit(
     shape: NDArray[np.float64],
     tail: float,
     edge: float,
+    least_step: float,
     p: NDArray[np.float64],
     model: NDArray[np.float64],
     covariance: NDArray[np.float64],
@@ -65,6 +66,7 @@ def photopeak_fit(
         shape: constants of the shape, see `expected`.
         tail: TAIL to start from (or to keep, if it has no slot).
         edge: EDGE to start from (or to keep); negative: start from the data.
+        least_step: lower bound of STEP.
         p: (11,) result.
         model: (n,) expected counts; only first .. last - 1 are written.
         covariance: (11, 11) result.
@@ -112,6 +114,7 @@ def photopeak_fit(
             p[EDGE] = edge if edge >= 0.0 else 0.5 * high
         lower[:] = 0.0
         lower[MU1] = edges[first]
+        lower[STEP] = least_step
         lower[TAIL] = -0.1  # none at all must be able to scatter around 0
         lower[S1] = 0.2 * width
         status, _, nll = poisson_fit(part, part_edges, p, shape, slot, lower, model[first:last], covariance)
@@ -231,6 +234,7 @@ def photopeak_fits(
             shape,
             tail[m],
             edge[m],
+            0.0,
             parameters[m],
             model,
             covariance,

@@ -54,12 +54,15 @@ class PeakShape:
     missing: an event of the peak may lack up to this much energy (light below a hit threshold), in the unit of the
     axis; 0: no such tail. tail: share of such events, relative to the others; None: fitted. edge_ratio: where another
     continuum begins, as a multiple of the peak's energy; 0: none. edge: its height in counts per unit; None: fitted.
+    signed_step: the step may fall below zero: with counts enough to tell step, tail and line apart, a bound at zero
+    would make the errors of all three too small. With few counts it keeps the fit from running away.
     """
 
     missing: float = 0.0
     tail: float | None = None
     edge_ratio: float = 0.0
     edge: float | None = None
+    signed_step: bool = False
 
     def constants(self) -> NDArray[np.float64]:
         """(2,) for the kernels."""
@@ -125,7 +128,7 @@ def fit_photopeak(
         status, first, last, nll = photopeak_fit(
             edges, counts, seed, narrower * relative_sigma * seed, 1.0 - relative_range[0], relative_range[1] - 1.0,
             reach, float(min_counts), slots, constants, _tail_start(shape),
-            -1.0 if shape.edge is None else shape.edge, p, model, covariance,
+            -1.0 if shape.edge is None else shape.edge, -np.inf if shape.signed_step else 0.0, p, model, covariance,
         )  # fmt: skip
         if status not in {NO_CONVERGENCE, SINGULAR}:
             break

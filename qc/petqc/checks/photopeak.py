@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from petqc.qc_input import QcInput
     from petqc.results import CheckResult
 
-_METHOD = "Poisson likelihood: Gauss + erfc step + line, 400-650 keV around the peak"
+_METHOD = "Poisson likelihood: Gauss + missing light + erfc step + line + Lu-176 edge, 400-620 keV around the peak"
+_METHOD_LINE = "Poisson likelihood: Gauss + erfc step + line, around the most significant line"
 
 
 def _around_511(warn_percent: float, fail_percent: float) -> Limits:
@@ -57,6 +58,7 @@ def photopeak(q: QcInput) -> CheckOutput:
         return CheckOutput(notes=["No energies were recorded: nothing is said about them."])
     h = q.histograms
     results, spectra, notes = [], [], []
+    method = _METHOD if q.is_kev else _METHOD_LINE
     for node in q.nodes("scanner", "module", "asic"):
         fit = q.energy_fit(node)
         counts = q.spectrum(node.members)
@@ -67,10 +69,10 @@ def photopeak(q: QcInput) -> CheckOutput:
                 # The sum over modules is a summary: if a module speaks for itself, it need not.
                 needed = node.level != "scanner" and (q.is_kev or node.members.size > 1)
                 results.append(
-                    q.missing("photopeak", node, q.energy_unit, fit.n, fit.reason, method=_METHOD, needed=needed)
+                    q.missing("photopeak", node, q.energy_unit, fit.n, fit.reason, method=method, needed=needed)
                 )
         elif not lone:
-            results.append(q.judge("photopeak", node, fit.mu, q.energy_unit, fit.mu_error, fit.area, method=_METHOD))
+            results.append(q.judge("photopeak", node, fit.mu, q.energy_unit, fit.mu_error, fit.area, method=method))
         if node.level != "asic":
             shown = None if isinstance(fit, Refusal) else fit.on(h.energy_edges)
             humps = q.humps(node)
