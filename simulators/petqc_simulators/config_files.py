@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from petqc_simulators.profile import Profile
 
 PREBREAKDOWN_BELOW_V = 5.0
+_WHOLE = frozenset({"baseline_t", "baseline_e"})
+"""Columns of real numbers in which the vendor's tools accept whole numbers only: 52.0 ends them with an error."""
 _ADC_PER_V = 2.0e5
 
 
 def _rows(kind: TableKind, n: int, /, **columns: Any) -> NDArray[Any]:
     """A table with the given columns; those that are not given are zero (port and slave)."""
-    table = np.zeros(n, TABLES[kind].dtype)
+    form = TABLES[kind]
+    table = np.zeros(n, [(c.name, "i4" if c.name in _WHOLE else c.dtype) for c in form.columns])
     for name, values in columns.items():
         table[name] = values
     return table
@@ -94,6 +97,8 @@ def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
             noise_t2=THRESHOLD_NOISE_STEPS,
             noise_e=THRESHOLD_NOISE_STEPS,
         ),
+        # What the hardware trigger is given when there is no calibration of its energy: every hit counts the same.
+        "hwtrigger": _rows("hwtrigger", 4 * n, **tac_address, p0=1.0, k0=0.5),
         "disc_settings": _rows(
             "disc_settings", n, **address, vth_t1=settings.vth_t1, vth_t2=settings.vth_t2, vth_e=settings.vth_e
         ),
