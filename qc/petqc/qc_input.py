@@ -32,6 +32,7 @@ SourceShape = Literal["point", "line", "extended", "none"]
 ANNIHILATION_KEV = 510.99895
 """Source: CODATA electron rest energy."""
 SCANNER_SIGMAS = 3.0
+FAIL_SIGMAS = 5.0
 """Limits of nodes that stand alone (scanner, modules, ASICs) are never tighter than this many standard deviations, so
 that a short run does not raise an alarm of noise."""
 
@@ -313,7 +314,8 @@ class QcInput:
     ) -> CheckResult:
         """A measured value against its limits.
 
-        Limits are never tighter than `sigmas` standard deviations around `centre`: what was used stands in the result.
+        Limits are never tighter than the value's noise around `centre` (see `widened`): what was used stands in the
+        result.
 
         Args:
             check_id: the check.
@@ -324,7 +326,7 @@ class QcInput:
             n: counts behind it.
             limits: instead of the check's own.
             centre: what a good node has; default: the baseline, or the middle between the warn limits.
-            sigmas: least distance of limits from the centre.
+            sigmas: least distance of warn limits from the centre.
             method: how it was measured.
             reason: a remark.
             part: name of a secondary number of the check, becomes `id.part`.
@@ -336,7 +338,7 @@ class QcInput:
         if limits is not None:
             override = self.context.limits.get(f"{check_id}.{part}" if part else f"{check_id}.{level}", {})
             found = replace(limits, **override) if override else limits
-        used = widened(found, sigmas * uncertainty, baseline if centre is None else centre)
+        used = widened(found, uncertainty, baseline if centre is None else centre, sigmas)
         full_id = f"{check_id}.{part}" if part else check_id
         result = CheckResult.measured(
             full_id, name, value, unit, uncertainty, int(n), used, method=method, reason=reason
@@ -478,9 +480,13 @@ class QcInput:
         return 0.2 * top, min(2.0 * top, float(edges[-1]))
 
 
-def widened(limits: Limits, distance: float, centre: float | None = None) -> Limits:
-    """Limits with every side at least this far from the centre; one-sided limits without a centre stay as they are."""
-    if distance <= 0.0:
+def widened(limits: Limits, sigma: float, centre: float | None = None, sigmas: float = SCANNER_SIGMAS) -> Limits:
+    """Limits that the value's own noise does not cross.
+
+    Warn limits are at least `sigmas` standard deviations from the centre, fail limits FAIL_SIGMAS; one-sided limits
+    without a centre stay as they are.
+    """
+    if sigma <= 0.0:
         return limits
     if centre is None:
         low, high = limits.warn_low, limits.warn_high
@@ -489,9 +495,12 @@ def widened(limits: Limits, distance: float, centre: float | None = None) -> Lim
         if low is None or high is None:
             return limits
         centre = 0.5 * (low + high)
+    warn, fail = sigmas * sigma, max(sigmas, FAIL_SIGMAS) * sigma
     return Limits(
-        *(None if v is None else min(v, centre - distance) for v in (limits.fail_low, limits.warn_low)),
-        *(None if v is None else max(v, centre + distance) for v in (limits.warn_high, limits.fail_high)),
+        None if limits.fail_low is None else min(limits.fail_low, centre - fail),
+        None if limits.warn_low is None else min(limits.warn_low, centre - warn),
+        None if limits.warn_high is None else max(limits.warn_high, centre + warn),
+        None if limits.fail_high is None else max(limits.fail_high, centre + fail),
     )
 
 

@@ -64,5 +64,7 @@ def randoms_delayed(q: QcInput) -> CheckOutput:
             results.append(q.missing("randoms_delayed", (level, name), "", n, reason, method=_METHOD, needed=False))
             continue
         ratio = n / BOTH_WAYS / expectation
-        results.append(q.judge("randoms_delayed", (level, name), ratio, "", ratio / math.sqrt(n), n, method=_METHOD))
+        # A count that is low by chance must not make its own error small.
+        error = math.sqrt(max(n, BOTH_WAYS * expectation)) / (BOTH_WAYS * expectation)
+        results.append(q.judge("randoms_delayed", (level, name), ratio, "", error, n, method=_METHOD))
     return CheckOutput(results)
