@@ -32,9 +32,10 @@ SourceShape = Literal["point", "line", "extended", "none"]
 ANNIHILATION_KEV = 510.99895
 """Source: CODATA electron rest energy."""
 SCANNER_SIGMAS = 3.0
+"""Warn limits of nodes that stand alone (scanner, modules, ASICs) are never tighter than this many standard deviations,
+so that a short run does not raise an alarm of noise."""
 FAIL_SIGMAS = 5.0
-"""Limits of nodes that stand alone (scanner, modules, ASICs) are never tighter than this many standard deviations, so
-that a short run does not raise an alarm of noise."""
+"""The same for fail limits: what keeps patients waiting must not be chance."""
 
 _OF_LYSO = frozenset({"photopeak", "energy_resolution", "ctr_fit", "ctr_nema", "module_time_offset"})
 USUAL_TAIL = 0.03

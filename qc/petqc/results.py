@@ -11,8 +11,6 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from petqc.errors import BadInputError
 from petqc.limits import Limits, Status
 
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
 SCHEMA = "petqc-run/1"
