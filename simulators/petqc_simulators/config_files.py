@@ -8,6 +8,7 @@ import numpy as np
 
 from petqc.formats.petsys_config import AsicParameters, HwTrigger, PetqcSection, SwTrigger, TableKind, write_config
 from petqc.formats.petsys_tables import BRANCH_E, BRANCH_T, COINCIDENCE, QDC, SAME_PHOTON, TABLES
+from petqc_simulators.boards.bias_prom import adc_codes
 from petqc_simulators.physics.detector import THRESHOLD_NOISE_STEPS
 from petqc_simulators.physics.draw import bias_points
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 PREBREAKDOWN_BELOW_V = 5.0
 _WHOLE = frozenset({"baseline_t", "baseline_e"})
 """Columns of real numbers in which the vendor's tools accept whole numbers only: 52.0 ends them with an error."""
-_ADC_PER_V = 2.0e5
 
 
 def _rows(kind: TableKind, n: int, /, **columns: Any) -> NDArray[Any]:
@@ -108,7 +108,7 @@ def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
             channel=np.repeat(output, points),
             dac_code=np.tile(codes, outputs),
             volts=np.round(volts.ravel(), 5),
-            adc_code=np.rint(np.maximum(volts.ravel(), 0.0) * _ADC_PER_V).astype(np.int64),
+            adc_code=adc_codes(volts.ravel()),
         ),
         "bias_settings": _rows(
             "bias_settings",

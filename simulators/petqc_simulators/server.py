@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from types import FrameType
 
 TICK_S = BLOCK_S / 2
-LONGEST_STEP_S = 4 * BLOCK_S
+LONGEST_STEP_S = 2 * BLOCK_S
 """Most simulated time that passes in one go. If the machine is busy the board's clock slips rather than send a burst
-that nobody can take; time tag and frame ids slip together."""
+that nobody can take; time tag and frame ids slip together. At 2 Mhit/s two blocks are 0.2 MB, which is what a host's
+socket holds if nobody asked for more."""
 STATE_EVERY_S = 0.5
 _COMMANDS_BEFORE_TICK = 64
 _MAX_DATAGRAM = 65_536

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -45,6 +46,7 @@ from petqc_drivers.petsys.wire import (
     parse_asic_reply,
     parse_memory_read_reply,
 )
+from petqc_simulators.boards.bias_prom import prom_content
 from petqc_simulators.boards.petsys_febd import PetsysFebd, data_datagrams
 from petqc_simulators.boards.spi_devices import BIAS_32P_MAGIC, Eeprom, lmt70_code, lmt86_code, transfer
 from petqc_simulators.boards.witness import BiasWitness, judge
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BENCH = load_profile("bench")
+GOLDEN: dict[str, Any] = tomllib.loads((Path(__file__).parents[1] / "golden" / "petsys.toml").read_text("utf-8"))
 
 
 class Host:
@@ -320,6 +323,35 @@ def test_an_absent_eeprom_reads_ones_and_a_present_one_obeys() -> None:
     command(b"\x06")
     command(b"\x04")
     assert command(b"\x05", 1) == 0x00
+    command(b"\x06", 1)
+    assert command(b"\x05", 1) == 0x02, "the vendor's M95256 functions read a byte back from every command"
+    command(b"\x04", 1)
+    assert command(b"\x05", 1) == 0x00
+
+
+@pytest.mark.parametrize("v", GOLDEN["bias_prom"], ids=lambda v: v["section"][:20])
+def test_bias_prom_holds_its_calibration(v: dict[str, Any]) -> None:
+    content = prom_content(np.array(v["codes"]), np.array(v["volts"]))
+    assert content[:16].hex() == v["magic"]
+    assert content[v["calibration_at"] :] == bytes.fromhex(v["calibration"])
+
+
+def test_bias_prom_says_what_the_outputs_do() -> None:
+    board = PetsysFebd(BENCH, 5)
+    host = Host(board)
+
+    def word(address: int, count: int) -> int:
+        parts = [host.spi(m95256_read(bias_prom(0), address + 2 * i)).to_bytes(2, "big") for i in range(count)]
+        return int.from_bytes(b"".join(parts), "little")
+
+    channels, points = word(0x14, 4), word(0x1C, 4)
+    assert channels == 32
+    codes = np.array([word(0x24 + 2 * i, 1) for i in range(points)])
+    for channel in (0, 31):
+        begin = 0x24 + 2 * points + 4 * points * channel
+        volts = np.array([word(begin + 4 * i, 2) for i in range(points)]) * 100.0 / 2**32
+        for code, found in zip(codes, volts, strict=True):
+            assert found == pytest.approx(board.detector.draw.output_v(np.full(32, code))[channel], abs=1e-6)
 
 
 def test_what_the_host_sets_decides_what_is_seen() -> None:
@@ -475,7 +507,7 @@ def test_judge_sees_what_must_never_happen() -> None:
         line(2.0, "supply", on=False),
         line(2.1, "set", channel=3, code=1093, volts=1.0),
     ]
-    rules = {"highest_v": 40.0, "lowest_code": 1093, "largest_step_v": 20.0}
+    rules: dict[str, Any] = {"highest_v": 40.0, "lowest_code": 1093, "largest_step_v": 20.0}
     assert judge(good, **rules) == []
     bad = {
         "told 41.0 V, the limit": [*good[:2], line(3.0, "set", channel=1, code=45000, volts=41.0)],

@@ -29,9 +29,9 @@ from petqc_drivers.petsys.wire import (
     parse_memory_access,
 )
 from petqc_simulators.boards.asics import CHANNELS, TX_DATA, Asics
+from petqc_simulators.boards.bias_prom import prom_content
 from petqc_simulators.boards.registers import RegisterFile
 from petqc_simulators.boards.spi_devices import (
-    BIAS_32P_MAGIC,
     Absent,
     Eeprom,
     Ltc2668,
@@ -43,6 +43,7 @@ from petqc_simulators.boards.spi_devices import (
 )
 from petqc_simulators.boards.witness import BiasWitness
 from petqc_simulators.physics.detector import BLOCK_FRAMES, BLOCK_S, Controls, Detector, PulseTrain
+from petqc_simulators.physics.draw import bias_points
 from petqc_simulators.physics.emission import CLOCK_S
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ class PetsysFebd:
         self._rng = np.random.default_rng([seed, 0xB0A2D])
         dacs = [Ltc2668(lambda output, code, dac=dac: self._bias_set(dac, output, code)) for dac in range(2)]  # type: ignore[misc]
         self.dacs = dacs
-        self.prom = Eeprom(1 << 15, BIAS_32P_MAGIC)
+        draw = self.detector.draw
+        self.prom = Eeprom(1 << 15, prom_content(*bias_points(draw.dac_gain, draw.dac_offset_v)))
         self._spi: dict[int, SpiDevice] = {
             bias_prom(0): self.prom,
             bias_dac(0, 0): dacs[0],

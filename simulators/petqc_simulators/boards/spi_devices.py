@@ -98,7 +98,8 @@ class Eeprom:
         if self._n < 8:
             return
         command = self._head >> (min(self._n, 24) - 8)
-        if self._n == 8 and command in {self._ENABLE, self._DISABLE}:
+        # The vendor clocks a byte more into both of these than they have, and reads it.
+        if command in {self._ENABLE, self._DISABLE}:
             self.is_write_enabled = command == self._ENABLE
         elif command == self._WRITE and self.is_write_enabled and self._data and len(self._data) % 8 == 0:
             for i in range(len(self._data) // 8):
