@@ -267,7 +267,8 @@ def poisson_fit(
                 if not held[a]:
                     active[m] = a
                     m += 1
-            if m == 0:
+            if m == 0:  # everything on its bound: no fit to speak of
+                solved = False
                 break
             for a in range(m):
                 row[a] = score[active[a]]
@@ -295,12 +296,15 @@ def poisson_fit(
             status = SINGULAR
             break
         decrement = 0.0
+        to_bound = False
         for a in range(n_free):
             decrement += step[a] * score[a]
+            if held[a] and step[a] != 0.0:
+                to_bound = True
         if not math.isfinite(decrement):
             status = SINGULAR
             break
-        if decrement < _DECREMENT:
+        if decrement < _DECREMENT and not to_bound:
             status = CONVERGED
             break
         size = 1.0
@@ -319,7 +323,7 @@ def poisson_fit(
             size *= 0.5
         if not moved:
             # No better point along the step: rounding is all that is left, or the model is hopeless here.
-            status = CONVERGED if decrement < 1e-3 else NO_CONVERGENCE
+            status = CONVERGED if decrement < 1e-3 and not to_bound else NO_CONVERGENCE
             break
         gained = best - value
         for j in range(N_PARAMETERS):
@@ -327,7 +331,7 @@ def poisson_fit(
         mu[:] = trial_mu
         jac[:, :] = trial_jac
         best = value
-        if gained < 1e-9 * max(1.0, abs(best)) and decrement < 1e-4:
+        if gained < 1e-9 * max(1.0, abs(best)) and decrement < 1e-4 and not to_bound:
             status = CONVERGED
             # The factor below belongs to the point before this last, negligible step.
             break

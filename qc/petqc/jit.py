@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 F = TypeVar("F", bound="Callable[..., Any]")
+
+_MARK = b"from petqc.jit import kernel"
 
 
 def kernel(function: F) -> F:
@@ -18,4 +24,23 @@ def kernel(function: F) -> F:
     import numba
 
     decorate: Callable[[F], F] = cast("Any", numba.njit(cache=True, nogil=True, error_model="numpy"))
-    return decorate(function)
+    compiled = decorate(function)
+    # numba looks at the kernel's own file only. A kernel that calls one of another file would keep that one's old code
+    # for ever, so the cache is stamped with the content of every file that holds kernels.
+    cache = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+    if cache is not None and hasattr(cache, "_source_stamp"):
+        cache._source_stamp = (kernels_stamp("petqc"), kernels_stamp(function.__module__.partition(".")[0]))  # noqa: SLF001
+    return compiled
+
+
+@functools.cache
+def kernels_stamp(package: str) -> str:
+    """Hash of all files of an imported package that hold kernels; empty if the package has no files of its own."""
+    module = sys.modules.get(package)
+    paths = [Path(p) for p in getattr(module, "__path__", ())]
+    digest = hashlib.sha256()
+    for path in sorted(p for folder in paths for p in folder.rglob("*.py")):
+        content = path.read_bytes()
+        if _MARK in content:
+            digest.update(content)
+    return digest.hexdigest() if paths else ""
