@@ -48,6 +48,14 @@ _KINDS: Final = (
         device="PetsysUdpReadout",
         readback="commanded",
     ),
+    DeviceKind(
+        kind="petsys-daqd",
+        title="PETsys TOFPET2 front-end board behind the vendor's daemon",
+        module="petqc_drivers.petsys.readout",
+        settings="PetsysDaqdSettings",
+        device="PetsysDaqdReadout",
+        readback="commanded",
+    ),
 )
 KINDS: Final[Mapping[str, DeviceKind]] = MappingProxyType({kind.kind: kind for kind in _KINDS})
 

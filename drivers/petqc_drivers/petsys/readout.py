@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from petqc_drivers.device import DeviceState, OutputState, Reading
 from petqc_drivers.errors import DeviceFaultError, DriverError, LinkLostError, StateError, WrongIdentityError
@@ -22,10 +22,16 @@ from petqc_drivers.petsys.frames import CLOCK_HZ, CLOCKS_PER_FRAME
 from petqc_drivers.petsys.link import ago
 from petqc_drivers.petsys.registers import BoardKind, board_kind
 from petqc_drivers.petsys.sensors import read_counters, read_temperatures
-from petqc_drivers.petsys.settings import AsicSettings, BiasSettings, ExpectedBoard, PetsysUdpSettings
+from petqc_drivers.petsys.settings import (
+    AsicSettings,
+    BiasSettings,
+    ExpectedBoard,
+    PetsysDaqdSettings,
+    PetsysUdpSettings,
+    ReadoutSettings,
+)
 from petqc_drivers.petsys.spi import bias_prom, m95256_read
 from petqc_drivers.petsys.supply import BiasSupply, OffReport
-from petqc_drivers.petsys.udp_link import UdpReadoutLink
 from petqc_drivers.petsys.wire import PROTOCOL_VERSION
 
 if TYPE_CHECKING:
@@ -44,8 +50,12 @@ __all__ = [
     "BiasSettings",
     "BoardIdentity",
     "ExpectedBoard",
+    "PetsysDaqdReadout",
+    "PetsysDaqdSettings",
+    "PetsysReadout",
     "PetsysUdpReadout",
     "PetsysUdpSettings",
+    "ReadoutSettings",
 ]
 
 _LOG = logging.getLogger(__name__)
@@ -75,8 +85,8 @@ class BoardIdentity:
         )
 
 
-class PetsysUdpReadout:
-    """One front-end board (FEB/D with internal trigger) on gigabit UDP.
+class PetsysReadout:
+    """One front-end board (FEB/D with internal trigger), whichever way leads to it.
 
     Attributes:
         settings: As given.
@@ -85,15 +95,18 @@ class PetsysUdpReadout:
         configured: Once configured.
     """
 
-    def __init__(self, settings: PetsysUdpSettings) -> None:
+    reaches_chain: ClassVar[bool] = False
+    """Whether further boards that are chained to this one can be reached, so that they may be there."""
+
+    def __init__(self, settings: ReadoutSettings) -> None:
         self.settings = settings
         self.state = DeviceState.DISCONNECTED
         self.identity: BoardIdentity | None = None
         self.configured: BringUp | None = None
-        self._link: ReadoutLink = self._new_link()
+        self._link: ReadoutLink = settings.new_link()
         self._supply = BiasSupply(
             self._link,
-            self._new_link,
+            settings.new_link,
             settings.bias,
             address=(settings.port, settings.slave),
             settle_s=settings.settle_s,
@@ -103,15 +116,6 @@ class PetsysUdpReadout:
         self._flowing = asyncio.Event()
         self._watchdog: asyncio.Task[None] | None = None
         self._account: ReceiveAccount | None = None
-
-    def _new_link(self) -> ReadoutLink:
-        settings = self.settings
-        return UdpReadoutLink(
-            (settings.host, settings.udp_port),
-            reply_timeout_s=settings.reply_timeout_s,
-            tries=settings.tries,
-            receive_buffer_bytes=settings.receive_buffer_bytes,
-        )
 
     @property
     def name(self) -> str:
@@ -182,14 +186,14 @@ class PetsysUdpReadout:
         self._check_expected(kind, revision)
         if not (kind.is_febd and kind.is_trigger):
             raise WrongIdentityError(
-                f"firmware {kind.firmware_variant:#018x} is not a FEB/D with internal trigger, which UDP needs",
+                f"firmware {kind.firmware_variant:#018x} is not a FEB/D with internal trigger, which is needed",
                 device=self.name,
             )
         if kind.modules == 0 or kind.asics_per_module == 0:
             raise WrongIdentityError(
                 f"base board {kind.base_pcb:#06x} or module {kind.module:#06x} is not known", device=self.name
             )
-        if await board.read("next_slave"):
+        if await board.read("next_slave") and not self.reaches_chain:
             raise WrongIdentityError("a further board is chained to it, which UDP cannot reach", device=self.name)
         uptime_s = await board.read("uptime") / CLOCK_HZ
         mezzanines = tuple([await self._mezzanine(board, slot) for slot in range(kind.bias_slots)])
@@ -466,3 +470,19 @@ class PetsysUdpReadout:
                 self.state = DeviceState.DISCONNECTED
                 self._over.set()
                 await self._link.aclose()
+
+
+class PetsysUdpReadout(PetsysReadout):
+    """One front-end board on gigabit UDP."""
+
+    def __init__(self, settings: PetsysUdpSettings) -> None:
+        super().__init__(settings)
+
+
+class PetsysDaqdReadout(PetsysReadout):
+    """One front-end board behind the vendor's daemon."""
+
+    reaches_chain = True
+
+    def __init__(self, settings: PetsysDaqdSettings) -> None:
+        super().__init__(settings)

@@ -49,12 +49,12 @@ class ReceiveAccount:
     `last_frame - first_frame + 1 == frames_delivered + frames_rejected["sink-failed"] + frames_missing` (modulo 2**36).
 
     Attributes:
-        datagrams: Data datagrams of the board.
+        datagrams: Data datagrams of the board, or blocks of slots taken from a shared ring.
         bytes: In them.
         frames_received: Whole, consistent frames in them.
         frames_delivered: Given to the consumer, in order.
         frames_rejected: Not given to it, by reason.
-        datagrams_rejected: Not data of the board, by reason.
+        datagrams_rejected: Datagrams, or slots of a ring, that were not data of the board, by reason.
         words_rejected: Words that were no part of a whole frame, by reason.
         events: In the frames delivered.
         gaps: Places where frame ids are missing.
@@ -98,6 +98,7 @@ class FrameIntake:
         device: Name of the board for messages.
         on_first: Told once when the first frame is accepted.
         on_failure: Told once when delivery ends early.
+        room_bytes: Size of the room.
     """
 
     def __init__(
@@ -108,13 +109,15 @@ class FrameIntake:
         device: str,
         on_first: Callable[[], None],
         on_failure: Callable[[DriverError], None],
+        room_bytes: int = ROOM_BYTES,
     ) -> None:
         self._sink = sink
         self._min_frame = min_frame
         self._device = device
         self._on_first = on_first
         self._on_failure = on_failure
-        self._words = np.empty(BATCH_WORDS + ROOM_BYTES // 8, dtype=np.uint64)
+        self._room_bytes = room_bytes
+        self._words = np.empty(BATCH_WORDS + room_bytes // 8, dtype=np.uint64)
         self._bytes = self._words.data.cast("B")
         self._used = 0
         self._oldest_s = 0.0
@@ -132,17 +135,17 @@ class FrameIntake:
 
     def room(self) -> memoryview:
         """Where the words of the next datagram go."""
-        return self._bytes[8 * self._used : 8 * self._used + ROOM_BYTES]
+        return self._bytes[8 * self._used : 8 * self._used + self._room_bytes]
 
-    def accept(self, n_bytes: int) -> None:
-        """Take the datagram whose words were put into `room`."""
+    def accept(self, n_bytes: int, scan: FrameScan | None = None) -> None:
+        """Take the datagram whose words were put into `room`; `scan` if it is known already where its frames are."""
         self._counts["datagrams"] += 1
-        self._counts["bytes"] += n_bytes + 1
+        self._counts["bytes"] += n_bytes + (scan is None)  # the mark in front of a datagram
         n_words = n_bytes // 8
         if n_bytes % 8:
             self._words_rejected["ragged-end"] += 1
         words = self._words[self._used : self._used + n_words]
-        scan = scan_frames(words)
+        scan = scan_frames(words) if scan is None else scan
         if scan.reason is not None:
             self._words_rejected[scan.reason] += scan.n_dropped
         n = len(scan.starts)

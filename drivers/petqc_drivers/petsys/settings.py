@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from petqc_drivers.errors import LocalProtocolError
+from petqc_drivers.petsys import daqd_link
 from petqc_drivers.petsys.asic import AsicConfiguration, AsicVersion
-from petqc_drivers.petsys.udp_link import REPLY_TIMEOUT_S, TRIES
+from petqc_drivers.petsys.daqd_ring import SHARED_MEMORY_FOLDER
+from petqc_drivers.petsys.daqd_wire import check_shared_memory_name
+from petqc_drivers.petsys.udp_link import REPLY_TIMEOUT_S, TRIES, UdpReadoutLink
 from petqc_drivers.petsys.wire import WireError
 from petqc_drivers.transport.udp import RECEIVE_BUFFER_BYTES
 
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
 
     from petqc_drivers.limits import HardLimit
     from petqc_drivers.petsys.bias import BiasChannel, BiasCurve
+    from petqc_drivers.petsys.link import ReadoutLink
 
 Mode = Literal["qdc", "tot"]
 
@@ -46,57 +52,123 @@ class ExpectedBoard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PetsysUdpSettings:
-    """One front-end board on UDP.
+class ReadoutSettings(ABC):
+    """One front-end board, whichever way leads to it.
 
     Attributes:
-        host: IPv4 address of the board, in digits.
-        udp_port: Its UDP port.
-        port: Port number it has in channel numbers and settings tables (the board itself never sees it).
+        port: Port number it has in channel numbers and settings tables.
         slave: Slave number likewise.
         reply_timeout_s: How long to wait for one reply.
         tries: How often a command is sent before the board counts as silent.
         no_data_timeout_s: An acquisition in which no frame comes for this long has failed.
-        receive_buffer_bytes: Asked of the kernel, which may give less.
         settle_s: Wait after the last step of a bias ramp.
         on_close: Whether closing switches off a bias supply that this driver switched on.
         bias: The bias outputs that may be used, by address.
         expected: Identity the board must have.
     """
 
-    host: str = "192.168.1.25"
-    udp_port: int = 2000
     port: int = 0
     slave: int = 0
     reply_timeout_s: float = REPLY_TIMEOUT_S
     tries: int = TRIES
     no_data_timeout_s: float = 2.0
-    receive_buffer_bytes: int = RECEIVE_BUFFER_BYTES
     settle_s: float = 0.1
     on_close: Literal["off", "hold"] = "off"
     bias: Mapping[BiasChannel, BiasSettings] = field(default_factory=dict)
     expected: ExpectedBoard = field(default_factory=ExpectedBoard)
 
+    @abstractmethod
+    def new_link(self) -> ReadoutLink:
+        """Another, unopened way to the board."""
+
     def __post_init__(self) -> None:
-        try:
-            ipaddress.IPv4Address(self.host)
-        except ValueError as error:
-            raise LocalProtocolError(f"board address {self.host!r} is not an IPv4 address in digits") from error
-        if not 0 < self.udp_port <= 0xFFFF:
-            raise LocalProtocolError(f"UDP port {self.udp_port} is not 1..65535")
         if not (0 <= self.port < 32 and 0 <= self.slave < 32):
             raise LocalProtocolError(f"port {self.port} or slave {self.slave} is not 0..31")
         for name in ("reply_timeout_s", "no_data_timeout_s"):
             number = getattr(self, name)
             if not 0 < number < math.inf:
                 raise LocalProtocolError(f"{name} must be a finite time above 0, not {number!r}")
-        if not 0 <= self.settle_s < math.inf or self.tries < 1 or self.receive_buffer_bytes < 1:
-            raise LocalProtocolError("settle_s must be finite, tries and receive_buffer_bytes at least 1")
+        if not 0 <= self.settle_s < math.inf or self.tries < 1:
+            raise LocalProtocolError("settle_s must be finite, tries at least 1")
         for channel, settings in self.bias.items():
             if settings.limit.channel != str(channel):
                 raise LocalProtocolError(f"the hard limit of {channel} is made out for {settings.limit.channel}")
             if (channel.port, channel.slave) != (self.port, self.slave):
                 raise LocalProtocolError(f"{channel} does not belong to board {self.port}/{self.slave}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PetsysUdpSettings(ReadoutSettings):
+    """One front-end board on UDP. The board itself never sees its port and slave number.
+
+    Attributes:
+        host: IPv4 address of the board, in digits.
+        udp_port: Its UDP port.
+        receive_buffer_bytes: Asked of the kernel, which may give less.
+    """
+
+    host: str = "192.168.1.25"
+    udp_port: int = 2000
+    receive_buffer_bytes: int = RECEIVE_BUFFER_BYTES
+
+    def __post_init__(self) -> None:
+        ReadoutSettings.__post_init__(self)
+        try:
+            ipaddress.IPv4Address(self.host)
+        except ValueError as error:
+            raise LocalProtocolError(f"board address {self.host!r} is not an IPv4 address in digits") from error
+        if not 0 < self.udp_port <= 0xFFFF:
+            raise LocalProtocolError(f"UDP port {self.udp_port} is not 1..65535")
+        if self.receive_buffer_bytes < 1:
+            raise LocalProtocolError("receive_buffer_bytes must be at least 1")
+
+    def new_link(self) -> UdpReadoutLink:
+        """Another, unopened way to the board."""
+        return UdpReadoutLink(
+            (self.host, self.udp_port),
+            reply_timeout_s=self.reply_timeout_s,
+            tries=self.tries,
+            receive_buffer_bytes=self.receive_buffer_bytes,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PetsysDaqdSettings(ReadoutSettings):
+    """One front-end board behind the vendor's daemon, at its port and slave number.
+
+    Attributes:
+        socket: Path of the daemon's UNIX socket.
+        shared_memory: Name of its ring, for messages when it is not there to tell the name itself.
+        daemon_uid: User that the daemon must belong to; None for any.
+        shared_memory_folder: Where the system keeps shared memory.
+    """
+
+    reply_timeout_s: float = daqd_link.REPLY_TIMEOUT_S
+    socket: str = str(daqd_link.SOCKET)
+    shared_memory: str = daqd_link.SHARED_MEMORY
+    daemon_uid: int | None = None
+    shared_memory_folder: str = str(SHARED_MEMORY_FOLDER)
+
+    def __post_init__(self) -> None:
+        ReadoutSettings.__post_init__(self)
+        try:
+            check_shared_memory_name(self.shared_memory)
+        except WireError as error:
+            raise LocalProtocolError(str(error)) from error
+        if not Path(self.socket).is_absolute():
+            raise LocalProtocolError(f"socket {self.socket!r} is not an absolute path")
+
+    def new_link(self) -> daqd_link.DaqdReadoutLink:
+        """Another, unopened way to the board."""
+        return daqd_link.DaqdReadoutLink(
+            Path(self.socket),
+            unit=(self.port, self.slave),
+            reply_timeout_s=self.reply_timeout_s,
+            tries=self.tries,
+            shared_memory=self.shared_memory,
+            uid=self.daemon_uid,
+            folder=Path(self.shared_memory_folder),
+        )
 
 
 # Set by the driver from what the board says about its links, and by the stages of the bring-up.

@@ -1,0 +1,202 @@
+"""The frame ring that the daemon shares with its clients: read only, every field of it taken for a lie until checked.
+
+Words leave the mapping only through a copy by the kernel, which reports memory that is not there any more. An access
+by the process itself would end it with a bus error if the object were cut short in that moment. The object is opened
+by its path and not through `multiprocessing.shared_memory`, which removes the writer's object when a reader ends.
+
+Source: TOFPET2 interface reference (vendor software revision 194662e, protocol 0x0104), sections 2.6, 2.7 and 10.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import stat
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from petqc_drivers.errors import ConnectError, LinkLostError
+from petqc_drivers.petsys.daqd_wire import POINTER_MODULO, RING_BYTES, RING_SLOTS, SLOT_BYTES, SLOT_WORDS
+from petqc_drivers.petsys.frames import FRAME_ID_BITS, FrameScan
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from petqc_drivers.petsys.daqd_wire import SharedMemoryInfo
+
+SHARED_MEMORY_FOLDER: Final = Path("/dev/shm")  # noqa: S108 - where the system keeps POSIX shared memory
+STEP_SLOTS: Final = RING_SLOTS // 2
+"""Most that is taken at once, so that the writer always has room (2.6)."""
+_HEAD_WORDS: Final = 2
+_PIECES: Final = 1024
+"""Most pieces of one copy (IOV_MAX)."""
+_SIZE_SHIFT: Final = np.uint64(FRAME_ID_BITS)
+_COUNT_MASK: Final = np.uint64(0x7FFF)
+
+
+def _kernel_copy() -> Any:
+    function = ctypes.CDLL(None, use_errno=True).process_vm_readv
+    function.restype = ctypes.c_ssize_t
+    pointer, count = ctypes.c_void_p, ctypes.c_ulong
+    function.argtypes = [ctypes.c_int, pointer, count, pointer, count, count]
+    return function
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a step took out of the ring.
+
+    Attributes:
+        slots: Slots that are done with, good or bad.
+        n_bytes: Bytes of whole frames put into the room.
+        scan: Where these frames are.
+        rejected: Slots without a frame that can be believed, by reason.
+    """
+
+    slots: int
+    n_bytes: int
+    scan: FrameScan
+    rejected: Counter[str]
+
+
+class SharedRing:
+    """The ring of a running daemon, mapped read only.
+
+    Args:
+        info: Name and slot size as the daemon announces them.
+        device: Name of the daemon for messages.
+        folder: Where shared memory is.
+
+    Raises:
+        ConnectError: If the object is not there, may not be read, or has not the layout of the ring.
+    """
+
+    def __init__(self, info: SharedMemoryInfo, *, device: str, folder: Path = SHARED_MEMORY_FOLDER) -> None:
+        self._path = folder / info.name[1:]
+        self._device = device
+        if info.slot_bytes != SLOT_BYTES:
+            raise ConnectError(
+                f"the daemon's slots have {info.slot_bytes} bytes instead of {SLOT_BYTES}",
+                device=device,
+                do="use the daemon of the version this driver knows",
+            )
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise ConnectError(
+                f"the shared memory {self._path} that the daemon announces cannot be opened: {error.strerror}",
+                device=device,
+                do="was it removed by hand? restart the daemon, or join its group to be allowed to read",
+            ) from error
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or found.st_size != RING_BYTES:
+                raise ConnectError(
+                    f"the shared memory {self._path} has {found.st_size} bytes instead of {RING_BYTES}",
+                    device=device,
+                    do="left over from another version? end the daemon, remove the file, start the daemon again",
+                )
+            self._map = mmap.mmap(descriptor, RING_BYTES, mmap.MAP_SHARED, mmap.PROT_READ)
+        except (OSError, ValueError) as error:
+            raise ConnectError(f"the shared memory {self._path} cannot be mapped: {error}", device=device) from error
+        finally:
+            os.close(descriptor)
+        self._identity = (found.st_dev, found.st_ino)
+        self._base = np.uint64(np.frombuffer(self._map, dtype=np.uint8).ctypes.data)
+        self._copy_pieces = _kernel_copy()
+        self._process = os.getpid()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the name still leads to the object that is mapped, in its full size."""
+        try:
+            found = self._path.stat()
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self._identity and found.st_size == RING_BYTES
+
+    def close(self) -> None:
+        """Let go of the mapping."""
+        self._map.close()
+
+    def _copy(self, places: NDArray[np.uint64], sizes: NDArray[np.uint64], out: NDArray[np.uint64]) -> None:
+        """Copy pieces, given as first word and number of words, (n,) each, back to back into `out`."""
+        pieces = np.empty((len(places), 2), dtype=np.uint64)
+        pieces[:, 0] = self._base + np.uint64(8) * places
+        pieces[:, 1] = np.uint64(8) * sizes
+        to, end = out.ctypes.data, out.ctypes.data + out.nbytes
+        for begin in range(0, len(pieces), _PIECES):
+            part = pieces[begin : begin + _PIECES]
+            n_bytes = int(part[:, 1].sum())
+            if to + n_bytes > end:
+                raise AssertionError("more than the room holds")
+            local = np.array([to, n_bytes], dtype=np.uint64)
+            done = self._copy_pieces(self._process, local.ctypes.data, 1, part.ctypes.data, len(part), 0)
+            if done != n_bytes:
+                self._cannot_copy(ctypes.get_errno() if done < 0 else errno.EFAULT)
+            to += n_bytes
+
+    def _cannot_copy(self, number: int) -> None:
+        if number == errno.EFAULT:
+            raise LinkLostError(
+                f"the shared memory {self._path} was cut short while it was read",
+                device=self._device,
+                do="restart the daemon, then connect again",
+            )
+        raise LinkLostError(
+            f"the system does not let the shared memory be read safely (process_vm_readv: {os.strerror(number)})",
+            device=self._device,
+            do="allow this call where the service or container is confined",
+        )
+
+    def take(self, first: int, count: int, room: memoryview) -> Taken:
+        """Copy the frames of slots into a room, as many slots as it holds, half the ring at most.
+
+        The header of each slot is read before, with, and after its frame; if these differ the slot was being written
+        and its frame is not believed.
+
+        Args:
+            first: Pointer of the first slot.
+            count: How many slots may be read.
+            room: At least one slot of writable bytes.
+
+        Raises:
+            LinkLostError: If the memory went away.
+        """
+        slots = (first + np.arange(min(max(count, 0), STEP_SLOTS))) % POINTER_MODULO % RING_SLOTS
+        places = slots.astype(np.uint64) * np.uint64(SLOT_WORDS)
+        words = np.frombuffer(room, dtype=np.uint64)
+        heads = self._heads(places)
+        sizes = heads[:, 0] >> _SIZE_SHIFT & _COUNT_MASK
+        is_good = (sizes == (heads[:, 1] & _COUNT_MASK) + np.uint64(_HEAD_WORDS)) & (sizes <= SLOT_WORDS)
+        ends = np.cumsum(np.where(is_good, sizes, np.uint64(0)).astype(np.int64))
+        n_slots = int(np.searchsorted(ends, len(words), side="right"))
+        is_good, rejected = is_good[:n_slots], Counter[str]()
+        n_bad = n_slots - int(np.count_nonzero(is_good))
+        if n_bad:
+            rejected["slot-inconsistent"] = n_bad
+        places, heads, sizes = places[:n_slots][is_good], heads[:n_slots][is_good], sizes[:n_slots][is_good]
+        n_words = int(sizes.sum())
+        starts = np.cumsum(sizes.astype(np.int64)) - sizes.astype(np.int64)
+        self._copy(places, sizes, words[:n_words])
+        is_whole = (self._heads(places) == heads).all(axis=1)
+        is_whole &= (words[starts] == heads[:, 0]) & (words[starts + 1] == heads[:, 1])
+        if not is_whole.all():
+            rejected["slot-torn"] = len(is_whole) - int(np.count_nonzero(is_whole))
+            kept = words[:n_words][np.repeat(is_whole, sizes.astype(np.int64))]
+            n_words = len(kept)
+            words[:n_words] = kept
+            sizes = sizes[is_whole]
+            starts = np.cumsum(sizes.astype(np.int64)) - sizes.astype(np.int64)
+        return Taken(n_slots, 8 * n_words, FrameScan(starts, n_words, 0, None), rejected)
+
+    def _heads(self, places: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        heads = np.empty((len(places), _HEAD_WORDS), dtype=np.uint64)
+        self._copy(places, np.full(len(places), _HEAD_WORDS, dtype=np.uint64), heads)
+        return heads
