@@ -149,9 +149,9 @@ def _tail_start(shape: PeakShape) -> float:
     return 0.03 if shape.tail is None else shape.tail
 
 
-_LINE_REACH = (2.5, 3.5)
-"""Half of the range in sigma around a line of a spectrum whose other content is not known; the second if the first is
-too narrow to tell line from background."""
+_LINE_REACH = (3.5, 2.5)
+"""Half of the range in sigma around a line of a spectrum whose other content is not known; the second where something
+else stands too near for the first."""
 _LINE_COUNTS = 50
 """Fewest counts of a line of a laboratory's spectrum: it is shown, not judged."""
 
