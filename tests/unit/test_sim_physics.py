@@ -337,6 +337,29 @@ def test_test_pulses_come_once_per_pulse_at_their_place() -> None:
     assert set(coarse.tolist()) <= {200, 201, 202}
 
 
+def test_test_pulses_do_not_know_the_offsets_of_light() -> None:
+    """With the TDC table alone every channel sees them at one time, so a table made of them is that table again."""
+    detector = Detector(BENCH, 25)
+    channels = np.arange(0, 512, 8)
+    mode = np.full(512, 3)
+    mode[channels] = 1
+    pulse = PulseTrain(length_clk=100, interval_clk=1024, phase_clk=200.25)
+    detector.set(replace(detector.controls, trigger_mode=mode, is_charge=np.zeros(512, np.bool_), test_pulse=pulse))
+    run(detector, 1)
+    words = hits(run(detector, 2))
+    channel = (words >> np.uint64(42)).astype(int)
+    row = 4 * channel + (words >> np.uint64(40) & np.uint64(3)).astype(int)
+    for branch, (coarse_at, fine_at, place) in enumerate([(30, 10, 200.25), (20, 0, 300.25)]):
+        coarse = (words >> np.uint64(coarse_at) & np.uint64(1023)).astype(float)
+        fine = ((words >> np.uint64(fine_at)) + np.uint64(27) & np.uint64(1023)).astype(float)
+        t0, a0, a1, a2 = detector.draw.tdc[row, 4 * branch : 4 * branch + 4].T
+        at_ps = (coarse - t0 + (a1 - np.sqrt(a1**2 - 4 * (a0 - fine) * a2)) / (2 * a2) - place) * 5000.0
+        mean = np.bincount(channel, at_ps)[channels] / np.bincount(channel)[channels]
+        assert np.abs(mean).max() < 35.0, "half a code, and what moved since the calibration day"
+        assert mean.std() < 12.0
+    assert detector.draw.offset_ps[channels].std() > 100.0
+
+
 def test_frames_are_whole_and_their_ids_run_on() -> None:
     detector = Detector(BENCH, 26)
     detector.settle()

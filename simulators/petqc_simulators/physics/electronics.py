@@ -171,14 +171,17 @@ def digitise(
         t = tdc[row]
         if is_pulse:
             window = min(max(-energy, p[WINDOW_CLK]), p[WINDOW_MAX_CLK])
-            measured = clk + deposits[i, ZT] * math.sqrt(p[FIXED_VARIANCE]) + p[DELAY_CLK]
+            # The offsets are those of light and cables: a pulse made on the board has none of them, so that a TDC
+            # calibration with pulses and the offset table do not say the same thing twice.
+            start = clk + deposits[i, ZT] * math.sqrt(p[FIXED_VARIANCE]) + p[DELAY_CLK] - p[OFFSET_CLK]
+            measured = start
         else:
             window = p[WINDOW_CLK]
             walk = min(p[WALK_CLK] * (511.0 / max(energy, 5.0) - 1.0), 0.4)
             measured = clk + walk + deposits[i, ZT] * timing_sigma_clk(energy, p) + p[DELAY_CLK]
+            start = measured - p[OFFSET_CLK]
         latched = _latch(measured + t[0])
         tfine = _fine(latched - (measured + t[0]), t, 0)
-        start = measured - p[OFFSET_CLK]
         if p[CHARGE_MODE] != 0.0:
             end = math.floor(start + window)
             hits_f[n_hits, INTEGRATED_CLK] = end - start
