@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="petqc_simulators", description="Simulated detectors on their real wire.")
     commands = top.add_subparsers(dest="command", required=True)
     faults = "; ".join(f"{k.id} {k.title} ({k.size_means}, {k.default_size:g})" for k in KINDS.values())
-    serve = commands.add_parser("serve", help="a board on UDP")
+    serve = commands.add_parser("serve", help="a board on UDP, or behind the daemon's socket")
     record = commands.add_parser("record", help="a recording, as fast as it goes")
     for command in (serve, record):
         command.add_argument("--profile", default="bench", help="name of a profile or path of a .toml file")
@@ -38,7 +38,10 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--fault", action="append", default=[], metavar="ID[=size][@seconds]", help=f"may be repeated: {faults}"
         )
-    serve.add_argument("--listen", default="udp://127.0.0.1:0", help="udp://HOST:PORT, port 0 for any free one")
+    serve.add_argument(
+        "--listen", default="udp://127.0.0.1:0", help="udp://HOST:PORT, port 0 for any free one; or unix:/PATH"
+    )
+    serve.add_argument("--shared-memory", default="/daqd_shm", help="name of the frame ring, with unix:/PATH")
     serve.add_argument("--state-dir", type=Path, required=True, help="configuration, truth and state go here")
     serve.add_argument("--speed", type=_speed, default=1.0, help="simulated seconds per second")
     serve.add_argument("--until-stdin-closes", action="store_true", help="end when standard input ends")
@@ -66,6 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
                     source=given.source,
                     faults=given.fault,
                     until_stdin_closes=given.until_stdin_closes,
+                    shared_memory=given.shared_memory,
                 )
             )
         from petqc_simulators.recording import write_recording

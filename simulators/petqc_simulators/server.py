@@ -11,9 +11,13 @@ import socket
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from petqc_drivers.petsys.daqd_wire import check_shared_memory_name
+from petqc_drivers.petsys.wire import WireError
+from petqc_simulators.boards.petsys_daqd import DaqdServer
 from petqc_simulators.boards.petsys_febd import PetsysFebd
 from petqc_simulators.config_files import write_config_folder
 from petqc_simulators.faults import Fault
@@ -24,7 +28,6 @@ from petqc_simulators.truth import compute_truth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
     from types import FrameType
 
 TICK_S = BLOCK_S / 2
@@ -39,7 +42,11 @@ _MAX_DATAGRAM = 65_536
 
 @dataclass(frozen=True, slots=True)
 class ServeSettings:
-    """What to serve and where. listen: udp://HOST:PORT, port 0 takes any free one. speed: simulated per wall second."""
+    """What to serve and where.
+
+    listen: udp://HOST:PORT for the board itself, port 0 takes any free one; unix:PATH for the daemon in front of it,
+    whose ring gets the name shared_memory. speed: simulated per wall second.
+    """
 
     profile: str
     seed: int
@@ -49,6 +56,7 @@ class ServeSettings:
     source: str | None = None
     faults: Sequence[str] = ()
     until_stdin_closes: bool = False
+    shared_memory: str = "/daqd_shm"
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -63,7 +71,7 @@ def parse_listen(text: str) -> tuple[str, int]:
     except ValueError:
         port = None
     if parts.scheme != "udp" or not parts.hostname or port is None:
-        raise ProfileError(f"--listen {text!r}: write udp://HOST:PORT, port 0 for any free one")
+        raise ProfileError(f"--listen {text!r}: write udp://HOST:PORT, port 0 for any free one, or unix:/PATH")
     return parts.hostname, port
 
 
@@ -159,8 +167,28 @@ class BoardServer:
             self.unsent += 1
 
 
-def _state(server: BoardServer, truth: dict[str, Any]) -> dict[str, Any]:
-    board = server.board
+def open_server(board: PetsysFebd, settings: ServeSettings) -> tuple[BoardServer | DaqdServer, str]:
+    """The server that was asked for, and the address at which it listens.
+
+    Raises:
+        ProfileError: the address is none.
+        OSError: it is taken.
+    """
+    scheme, _, place = settings.listen.partition(":")
+    if scheme == "unix":
+        try:
+            check_shared_memory_name(settings.shared_memory)
+        except WireError as error:
+            raise ProfileError(f"--shared-memory: {error}") from error
+        path = Path("/" + place.lstrip("/"))
+        daemon = DaqdServer({(0, 0): board}, path, settings.shared_memory, speed=settings.speed)
+        return daemon, daemon.address
+    host, port = parse_listen(settings.listen)
+    server = BoardServer(board, host, port, speed=settings.speed)
+    return server, f"udp://{server.address[0]}:{server.address[1]}"
+
+
+def _state(server: BoardServer | DaqdServer, board: PetsysFebd, truth: dict[str, Any]) -> dict[str, Any]:
     return {
         "elapsed_s": round(board.elapsed_s, 4),
         "is_streaming": board.is_streaming,
@@ -172,6 +200,7 @@ def _state(server: BoardServer, truth: dict[str, Any]) -> dict[str, Any]:
         "bias_supply_on": bool(board.registers.value("power") & 2),
         "bias_v": [round(float(v), 5) for v in board.detector.bias_v],
         "faults": truth["faults"],
+        **({"daqd": server.state()} if isinstance(server, DaqdServer) else {}),
         **board.witness.summary(),
     }
 
@@ -189,13 +218,16 @@ def serve(settings: ServeSettings) -> int:
         ProfileError: profile, fault or address that cannot be used.
         OSError: the address is taken, or the state directory cannot be written.
     """
-    host, port = parse_listen(settings.listen)
     profile = load_profile(settings.profile, source=settings.source)
     faults = [Fault.parse(text) for text in settings.faults]
     folder = settings.state_dir
     folder.mkdir(parents=True, exist_ok=True)
     board = PetsysFebd(profile, settings.seed, faults, witness_path=folder / "bias.jsonl")
-    server = BoardServer(board, host, port, speed=settings.speed)
+    try:
+        server, address = open_server(board, settings)
+    except BaseException:
+        board.witness.close()
+        raise
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         server.stop()
@@ -209,10 +241,10 @@ def serve(settings: ServeSettings) -> int:
         warm = Detector(profile, settings.seed)
         warm.settle()
         warm.advance()
-        bound, number = server.address
         ready = {
             "ready": True,
-            "address": f"udp://{bound}:{number}",
+            "address": address,
+            **({"shared_memory": server.ring.name} if isinstance(server, DaqdServer) else {}),
             "config": str(config),
             "truth": str(folder / "truth.json"),
             "profile": profile.name,
@@ -221,10 +253,11 @@ def serve(settings: ServeSettings) -> int:
         sys.stdout.write(json.dumps(ready) + "\n")
         sys.stdout.flush()
         watch = sys.stdin.fileno() if settings.until_stdin_closes else None
-        server.run(watch=watch, each_state=lambda: _write_state(folder / "state.json", _state(server, truth)))
-        _write_state(folder / "state.json", _state(server, truth))
+        server.run(watch=watch, each_state=lambda: _write_state(folder / "state.json", _state(server, board, truth)))
+        _write_state(folder / "state.json", _state(server, board, truth))
     finally:
         server.close()
+        board.witness.close()
         for signal_number, handler in previous.items():
             signal.signal(signal_number, handler)
     return 0

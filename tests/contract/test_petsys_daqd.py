@@ -1,0 +1,268 @@
+"""The driver behind the simulated daemon, in its own process: a UNIX socket and a ring of frames in shared memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from petqc.calibration import CalibrationSet
+from petqc.formats.petsys_config import PetsysConfig, load_config
+from petqc.processing import ProcessingSettings, Processor
+from petqc_drivers.device import OutputState
+from petqc_drivers.errors import ConnectError, DriverError, LinkLostError
+from petqc_drivers.limits import HardLimit, Volts
+from petqc_drivers.petsys.bias import BiasChannel, BiasCurve
+from petqc_drivers.petsys.readout import AsicSettings, BiasSettings, PetsysDaqdReadout, PetsysDaqdSettings
+from petqc_simulators.boards.witness import judge
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from numpy.typing import NDArray
+
+    from petqc_drivers.petsys.receive import ReceiveAccount
+
+HIGHEST_V = 40.0
+
+
+@dataclass
+class DaemonProcess:
+    """A simulator process that said it is ready."""
+
+    process: asyncio.subprocess.Process
+    socket: Path
+    shared_memory: Path
+    config: PetsysConfig
+    truth: dict[str, Any]
+    folder: Path
+
+    def state(self) -> dict[str, Any]:
+        return json.loads((self.folder / "state.json").read_text())
+
+
+@contextlib.asynccontextmanager
+async def daemon_process(folder: Path, *arguments: str) -> AsyncIterator[DaemonProcess]:
+    name = f"/petqc-test-{os.getpid()}-{time.monotonic_ns()}"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "petqc_simulators", "serve", "--state-dir", str(folder), "--until-stdin-closes"),
+        *("--listen", f"unix:{folder / 'd.sock'}", "--shared-memory", name, *arguments),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    memory = Path("/dev/shm") / name[1:]
+    try:
+        async with asyncio.timeout(120):
+            ready = json.loads(await process.stdout.readline())
+        assert ready["address"] == f"unix:{folder / 'd.sock'}"
+        assert ready["shared_memory"] == name
+        config, truth = load_config(Path(ready["config"])), json.loads(Path(ready["truth"]).read_text())
+        yield DaemonProcess(process, folder / "d.sock", memory, config, truth, folder)
+    finally:
+        process.stdin.close()
+        async with asyncio.timeout(10):
+            await process.wait()
+        await process.stdout.read()
+        memory.unlink(missing_ok=True)  # what a killed daemon leaves
+
+
+def readout(daemon: DaemonProcess) -> tuple[PetsysDaqdReadout, AsicSettings, dict[BiasChannel, Volts]]:
+    tables = daemon.config.tables
+    curves: dict[BiasChannel, list[tuple[int, float]]] = {}
+    for row in tables["bias_calibration"]:
+        channel = BiasChannel(0, 0, int(row["slot"]), int(row["channel"]))
+        curves.setdefault(channel, []).append((int(row["dac_code"]), float(row["volts"])))
+    bias = {
+        channel: BiasSettings(
+            HardLimit(
+                channel=str(channel), v_min=Volts(1.2), v_max=Volts(HIGHEST_V), max_step_v=3.0, slew_v_per_s=100.0
+            ),
+            BiasCurve(tuple(points)),
+        )
+        for channel, points in curves.items()
+    }
+    targets = {
+        BiasChannel(0, 0, int(row["slot"]), int(row["channel"])): Volts(float(row["breakdown"] + row["overvoltage"]))
+        for row in tables["bias_settings"]
+    }
+    per_channel = {
+        (int(zero["chip"]), int(zero["channel"])): {
+            "baseline_t": int(zero["baseline_t"]),
+            "baseline_e": int(zero["baseline_e"]),
+            **{f"vth_{d}": int(zero[f"zero_{d}"] - wanted[f"vth_{d}"]) for d in ("t1", "t2", "e")},
+        }
+        for zero, wanted in zip(tables["disc_calibration"], tables["disc_settings"], strict=True)
+    }
+    settings = PetsysDaqdSettings(socket=str(daemon.socket), bias=bias, settle_s=0.05)
+    return PetsysDaqdReadout(settings), AsicSettings(per_channel=per_channel), targets
+
+
+class Sink:
+    """Keeps what the thread gives."""
+
+    def __init__(self) -> None:
+        self.parts: list[NDArray[np.uint64]] = []
+        self.crc32 = 0
+
+    def __call__(self, words: NDArray[np.uint64]) -> None:
+        self.parts.append(words)
+        self.crc32 = zlib.crc32(words.tobytes(), self.crc32)
+
+    def process(self, config: PetsysConfig) -> tuple[Any, Any, Any]:
+        """Energies, time differences and account of everything received."""
+        processor = Processor(CalibrationSet.from_config(config), ProcessingSettings.from_config(config))
+        found = [processor.feed(words) for words in self.parts]
+        found.append(processor.finish())
+        energy = np.concatenate([f.singles.energy for f in found])
+        dt = np.concatenate([f.prompts.time_a_ps - f.prompts.time_b_ps for f in found])
+        return energy, dt, processor.account
+
+
+async def acquire(device: PetsysDaqdReadout, seconds: float) -> tuple[Sink, ReceiveAccount]:
+    sink = Sink()
+    await device.start(sink)
+    await device.wait_failed(seconds)
+    return sink, await device.stop()
+
+
+def assert_received_is_sent(sink: Sink, account: ReceiveAccount, sent: dict[str, Any]) -> None:
+    """Frame by frame, event by event and bit by bit."""
+    rejected = dict(account.frames_rejected)
+    before_start = rejected.pop("before-start", 0)
+    assert rejected == {}
+    assert account.datagrams_rejected == {}
+    assert account.failure is None
+    assert sent["frames_dropped"] == 0
+    assert account.frames_received == sent["frames_released"]
+    assert account.frames_delivered == sent["frames_released_valid"]
+    assert before_start == sent["frames_released"] - sent["frames_released_valid"]
+    assert account.events == sent["events_released"]
+    assert sink.crc32 == sent["crc32"]
+    assert account.frames_missing == 0
+
+
+def test_a_whole_session(tmp_path: Path) -> None:
+    async def session() -> None:
+        sinks: list[tuple[Sink, ReceiveAccount]] = []
+        async with daemon_process(tmp_path, "--seed", "5") as daemon:
+            assert daemon.shared_memory.stat().st_size == 1_074_266_112
+            device, asics, targets = readout(daemon)
+            try:
+                identity = await device.connect()
+                assert identity.mezzanines == ("BIAS_32P",)
+                done = await device.configure(asics)
+                assert sorted(done.chips) == list(range(8))
+
+                sinks.append(await acquire(device, 0.5))
+                energy, _, _ = sinks[-1][0].process(daemon.config)
+                assert sinks[-1][1].frames_received > 60_000
+                assert energy.size == 0, "no bias, no light"
+
+                await device.bias_on(targets)
+                assert len(await device.read_temperatures()) == 16
+                sinks.append(await acquire(device, 2.0))
+                energy, dt, processed = sinks[-1][0].process(daemon.config)
+                scanner = daemon.truth["scanner"]
+                assert energy.size / processed.live_time_s == pytest.approx(scanner["singles_hz"], rel=0.02)
+                assert dt.size / processed.live_time_s == pytest.approx(scanner["prompts_hz"], rel=0.03)
+
+                report = await device.bias_off()
+                assert report.state is OutputState.OFF
+                assert report.set_points_lowered == 32
+                account = device.link_account
+                assert account.tries == account.commands, "nothing had to be repeated"
+            finally:
+                await device.aclose()
+            lines = [json.loads(line) for line in (tmp_path / "bias.jsonl").read_text().splitlines()]
+            assert judge(lines, highest_v=HIGHEST_V, lowest_code=0x0445, largest_step_v=3.1) == []
+        sent = daemon.state()["daqd"]["acquisitions"]
+        for (sink, account), one in zip(sinks, sent, strict=True):
+            assert_received_is_sent(sink, account, one)
+        assert not daemon.socket.exists()
+        assert not daemon.shared_memory.exists()
+
+    asyncio.run(session())
+
+
+def test_a_daemon_that_is_killed_is_told_by_name_and_nothing_is_removed(tmp_path: Path) -> None:
+    """SHM-01."""
+
+    async def session() -> None:
+        async with daemon_process(tmp_path, "--seed", "6", "--source", "none") as daemon:
+            device, asics, _ = readout(daemon)
+            try:
+                await device.connect()
+                await device.configure(asics)
+                await device.start(Sink())
+                daemon.process.kill()
+                killed_s = time.monotonic()
+                with pytest.raises(LinkLostError, match=f"{daemon.socket}.*daemon"):
+                    await device.wait_failed(10.0)
+                assert time.monotonic() - killed_s < 10.0
+                account = await device.stop()
+                assert account.frames_received > 0
+                assert account.failure is not None
+                await daemon.process.wait()
+                with pytest.raises(ConnectError, match=f"stale.*{daemon.socket}"):
+                    await device.connect()
+            finally:
+                with contextlib.suppress(DriverError):
+                    await device.aclose()
+            assert daemon.socket.exists()
+            assert daemon.shared_memory.exists()
+
+    asyncio.run(session())
+
+
+def test_a_daemon_that_stops_answering_ends_the_acquisition(tmp_path: Path) -> None:
+    async def session() -> None:
+        async with daemon_process(tmp_path, "--seed", "6", "--source", "none") as daemon:
+            device, asics, _ = readout(daemon)
+            try:
+                await device.connect()
+                await device.configure(asics)
+                await device.start(Sink())
+                daemon.process.send_signal(signal.SIGSTOP)
+                try:
+                    with pytest.raises(LinkLostError, match="no frame for 2"):
+                        await device.wait_failed(10.0)
+                    account = await device.stop()
+                    assert account.frames_received == account.frames_delivered + sum(account.frames_rejected.values())
+                finally:
+                    daemon.process.send_signal(signal.SIGCONT)
+            finally:
+                with contextlib.suppress(DriverError):
+                    await device.aclose()
+
+    asyncio.run(session())
+
+
+def test_a_second_daemon_is_refused_what_the_first_has(tmp_path: Path) -> None:
+    async def session() -> None:
+        async with daemon_process(tmp_path, "--seed", "6", "--source", "none") as daemon:
+            second = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "petqc_simulators", "serve", "--state-dir", str(tmp_path / "second")),
+                *("--listen", f"unix:{tmp_path / 'second.sock'}", "--shared-memory", f"/{daemon.shared_memory.name}"),
+                stderr=asyncio.subprocess.PIPE,
+            )
+            async with asyncio.timeout(60):
+                _, complaint = await second.communicate()
+            assert second.returncode == 2
+            assert str(daemon.shared_memory) in complaint.decode()
+            assert not (tmp_path / "second.sock").exists()
+            assert daemon.shared_memory.exists()
+
+    asyncio.run(session())
