@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 TICK_S = BLOCK_S / 2
 LONGEST_STEP_S = 2 * BLOCK_S
 """Most simulated time that passes in one go. If the machine is busy the board's clock slips rather than send a burst
-that nobody can take; time tag and frame ids slip together. At 2 Mhit/s two blocks are 0.2 MB, which is what a host's
-socket holds if nobody asked for more."""
+that nobody can take; time tag and frame ids slip together. At 2 Mhit/s two blocks are 0.2 MB, as much as a host's socket
+holds if nobody asked for more."""
+BREATH_DATAGRAMS = 12
+BREATH_S = 0.0003
 STATE_EVERY_S = 0.5
 _COMMANDS_BEFORE_TICK = 64
 _MAX_DATAGRAM = 65_536
@@ -130,8 +132,7 @@ class BoardServer:
             if now - ticked >= TICK_S:
                 self._let_pass(now)
                 ticked = now
-                for datagram in self.board.advance():
-                    self._send(datagram)
+                self._send_data(self.board.advance())
             if each_state is not None and now >= state_due:
                 state_due = now + STATE_EVERY_S
                 each_state()
@@ -156,6 +157,13 @@ class BoardServer:
             self.slipped_s += seconds - longest
             seconds = longest
         self.board.let_pass(seconds)
+
+    def _send_data(self, datagrams: Sequence[bytes]) -> None:
+        """A link has a rate, a loopback has none: without a breath now and then a burst overruns the host's socket."""
+        for k, datagram in enumerate(datagrams):
+            if k and k % BREATH_DATAGRAMS == 0:
+                time.sleep(BREATH_S)
+            self._send(datagram)
 
     def _send(self, datagram: bytes) -> None:
         if self._host is None:
