@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 TICK_S = BLOCK_S / 2
 LONGEST_STEP_S = 2 * BLOCK_S
 """Most simulated time that passes in one go. If the machine is busy the board's clock slips rather than send a burst
-that nobody can take; time tag and frame ids slip together. At 2 Mhit/s two blocks are 0.2 MB, as much as a host's socket
-holds if nobody asked for more."""
+that nobody can take; time tag and frame ids slip together. At 2 Mhit/s two blocks are 0.2 MB, as much as a host's
+socket holds if nobody asked for more."""
 BREATH_DATAGRAMS = 12
 BREATH_S = 0.0003
 STATE_EVERY_S = 0.5
