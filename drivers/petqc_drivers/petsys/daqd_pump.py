@@ -238,6 +238,10 @@ class RingPump:
                 device=self.name,
                 do="end the other program, then start again",
             )
+        if not self._ring.is_current:
+            raise LinkLostError(
+                "the shared memory was removed or replaced", device=self.name, do="restart the daemon, connect again"
+            )
         if pointers.waiting is None:
             self.rejected["pointer-implausible"] += 1
             self._implausible_run += 1
