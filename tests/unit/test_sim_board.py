@@ -329,6 +329,13 @@ def test_an_absent_eeprom_reads_ones_and_a_present_one_obeys() -> None:
     assert command(b"\x05", 1) == 0x00
 
 
+@pytest.mark.parametrize("v", GOLDEN["trigger_memory"], ids=lambda v: v["section"][5:20])
+def test_memories_of_the_trigger_hold_what_they_are_given(v: dict[str, Any]) -> None:
+    host = Host(PetsysFebd(BENCH, 1))
+    assert host.exchange(v["function"], bytes.fromhex(v["write"])) == b"\x00"
+    assert host.exchange(v["function"], bytes.fromhex(v["read"])) == bytes.fromhex(v["answer"])
+
+
 @pytest.mark.parametrize("v", GOLDEN["bias_prom"], ids=lambda v: v["section"][:20])
 def test_bias_prom_holds_its_calibration(v: dict[str, Any]) -> None:
     content = prom_content(np.array(v["codes"]), np.array(v["volts"]))
