@@ -105,7 +105,7 @@ def _gauss_flat_bound(background_share: float, half_range: float) -> tuple[float
     gauss = np.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)
     inside = float(gauss.sum() * dx)
     flat = background_share / (1.0 - background_share) * inside / (2 * half_range)
-    total = gauss + flat
+    total = np.maximum(gauss + flat, 1e-300)  # far from a peak without background there is nothing to learn
     rows = np.stack([gauss, gauss * x, gauss * (x**2 - 1.0)])
     if flat > 0:
         rows = np.vstack([rows, np.ones_like(x)])

@@ -104,6 +104,9 @@ def sentence(run: Run, topology: Topology, titles: dict[str, str]) -> str:
     for result in run.checks:
         by_check.setdefault(result.id, []).append(result)
     found = [f for results in by_check.values() for f in _findings(results, topology)]
+    # Many channels outside are the same finding as the module or ASIC they sit in.
+    larger = {r.id for r in found if "." not in r.id}
+    found = [r for r in found if not (r.id.endswith(".channels_outside") and r.id.partition(".")[0] in larger)]
     found.sort(key=lambda r: (-_GRAVITY[r.status], -_excess(r)))
     if run.verdict is Status.PASS:
         return _passing(run, titles)
@@ -115,8 +118,9 @@ def sentence(run: Run, topology: Topology, titles: dict[str, str]) -> str:
         Status.WARN: "Scan, but look at ",
         Status.INVALID: "Not measured: ",
     }[run.verdict]
-    named = "; ".join(_phrase(r, titles) for r in grave[:_NAMED])
-    more = len(found) - min(len(grave), _NAMED)
+    phrases = _joined(grave, titles)
+    named = "; ".join(phrases[:_NAMED])
+    more = len(phrases) + (len(found) - len(grave)) - min(len(phrases), _NAMED)
     return f"{start}{named}{f'; and {more} more' if more else ''}."
 
 
@@ -213,6 +217,24 @@ def _excess(result: CheckResult) -> float:
     return abs(result.value - crossed[1]) / max(abs(crossed[1]), 1e-9)
 
 
+def _joined(found: list[CheckResult], titles: dict[str, str]) -> list[str]:
+    """One phrase a finding; what several checks could not measure at one node for one reason is said once."""
+    phrases: dict[tuple[str, str], list[CheckResult]] = {}
+    for number, result in enumerate(found):
+        key = (result.node, result.reason or "") if result.value is None else ("", str(number))
+        phrases.setdefault(key, []).append(result)
+    told = []
+    for members in phrases.values():
+        first = members[0]
+        if len(members) == 1:
+            told.append(_phrase(first, titles))
+            continue
+        names = [_title(titles.get(r.id.partition(".")[0], r.id)) for r in members]
+        where = "" if first.node == SCANNER else f" of {place(first.node)}"
+        told.append(f"{', '.join(names[:-1])} and {names[-1]}{where}: {first.reason}")
+    return told
+
+
 def _title(title: str) -> str:
     """A title inside a sentence: `photopeak position`, but `CTR`."""
     return title if title[1:2].isupper() else title[:1].lower() + title[1:]
@@ -226,9 +248,12 @@ def _phrase(result: CheckResult, titles: dict[str, str]) -> str:
         return f"{title}{where}: {result.reason}"
     crossed = _crossed(result)
     told = f"{title}{where} is {say(result.value, result.uncertainty, result.unit)}"
-    if result.unit == "channels":
-        title = title.removesuffix("s") if result.value == 1 else title
-        told = f"{result.value:.0f} {title}{'' if result.node == SCANNER else f' in {place(result.node)}'}"
+    if part == "channels_outside" and result.value is not None:
+        many = "s" if result.value != 1 else ""
+        told = f"{_title(titles.get(base, base))} of {result.value:.0f} channel{many}"
+    elif result.unit == "channels":
+        what = title if result.value != 1 else title.replace("channels", "channel")
+        told = f"{result.value:.0f} {what}{'' if result.node == SCANNER else f' in {place(result.node)}'}"
     if crossed is not None:
         limit = f"{crossed[1]:.4g}" if abs(crossed[1]) < 1e4 else f"{crossed[1]:.0f}"
         unit = "" if result.unit == "channels" else result.unit

@@ -1,0 +1,565 @@
+"""Every check on a toy detector with planted truth: right where healthy, flagged where broken, silent where blind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from petqc import offsets as om
+from petqc.analysis import RunContext, analyse
+from petqc.channel_map import Topology
+from petqc.checks import all_checks, check, get_check
+from petqc.errors import BadInputError, TooFewCountsError
+from petqc.events import Coincidences, Singles
+from petqc.histograms import HistogramSettings, QcHistograms
+from petqc.limits import Limits, Status
+from petqc.offsets import Parallax, solve_offsets
+from petqc.qc_input import QcInput, widened
+
+N = 512
+COLUMN, ROW = np.tile(np.arange(16), 32), np.tile(np.repeat(np.arange(16), 16), 2)
+MODULE = np.arange(N) // 256
+X, Y, Z = (COLUMN - 7.5) * 3.2, (ROW - 7.5) * 3.2, np.where(MODULE == 0, -60.0, 60.0)
+TOPOLOGY = Topology.from_channels(
+    np.arange(N, dtype=np.int32),
+    column=COLUMN.astype(np.int16),
+    row=ROW.astype(np.int16),
+    xyz_mm=np.stack([X, Y, Z], axis=1).astype(np.float32),
+)
+SECONDS = 10.0
+CTR, RESOLUTION = 220.0, 0.105
+ACCOUNT = {"frames": 1000, "frames_lost": 0, "frames_partly_lost": 0}
+
+
+class Toy:
+    """A detector of two facing modules, events drawn from what the checks assume and no more."""
+
+    def __init__(self, seed=1, n_pairs=60_000, n_singles=500_000):
+        self.rng = np.random.default_rng(seed)
+        self.n_pairs, self.n_singles = n_pairs, n_singles
+        self.gain = np.ones(N)
+        self.offset = self.rng.normal(0.0, 4.0, N)
+        self.rate = np.ones(N)
+        self.ctr = CTR
+        self.randoms = 0.05
+        self.n_delayed = 0
+
+    def histograms(self, topology=TOPOLOGY):
+        h = QcHistograms(topology, "kev", HistogramSettings(energy_window=(425.0, 650.0), coincidence_window_ps=10_000))
+        h.add_singles(self.singles())
+        h.add_prompts(self.pairs())
+        h.add_delayed(self.delayed())
+        return h
+
+    def run(self, **context):
+        known = {"elapsed_s": SECONDS, "live_time_s": SECONDS, "account": ACCOUNT, **context}
+        return analyse(self.histograms(), RunContext("toy", **known))
+
+    def singles(self):
+        rng, n = self.rng, self.n_singles
+        channel = rng.choice(N, n, p=self.rate / self.rate.sum()).astype(np.int32)
+        kind = rng.random(n)
+        s = RESOLUTION * 511.0 / 2.35482
+        energy = np.where(kind < 0.45, rng.normal(511.0, s, n), rng.uniform(32.0, 1200.0, n)) * self.gain[channel]
+        time = np.sort(rng.integers(0, int(SECONDS * 1e12), n))
+        return Singles(time, energy.astype(np.float32), channel, np.ones(n, np.uint8), "kev")
+
+    def pairs(self):
+        rng, n = self.rng, self.n_pairs
+        a = rng.integers(256, 512, n)
+        b = np.clip(ROW[a] + rng.integers(-1, 2, n), 0, 15) * 16 + np.clip(COLUMN[a] + rng.integers(-1, 2, n), 0, 15)
+        flight = np.sqrt(X**2 + Y**2 + Z**2) / 0.299792458
+        dt = rng.normal(0.0, self.ctr / 2.35482, n) + self.offset[a] - self.offset[b] + flight[a] - flight[b]
+        extra = int(n * self.randoms)
+        a = np.concatenate([a, rng.integers(256, 512, extra)])
+        b = np.concatenate([b, rng.integers(0, 256, extra)])
+        dt = np.concatenate([dt, rng.uniform(-5000, 5000, extra)])
+        alive = (self.rate[a] > 0) & (self.rate[b] > 0)
+        return self._coincidences(a[alive], b[alive], dt[alive])
+
+    def delayed(self):
+        rng, n = self.rng, self.n_delayed
+        return self._coincidences(rng.integers(256, 512, n), rng.integers(0, 256, n), rng.uniform(-5000, 5000, n))
+
+    def _coincidences(self, a, b, dt):
+        n = a.size
+        time = self.rng.integers(0, int(SECONDS * 1e12), n)
+        energy, one = np.full(n, 511.0, np.float32), np.ones(n, np.uint8)
+        return Coincidences(
+            time + np.rint(dt).astype(np.int64),
+            time,
+            energy,
+            energy,
+            a.astype(np.int32),
+            b.astype(np.int32),
+            one,
+            one,
+            "kev",
+        )
+
+
+@pytest.fixture(scope="module")
+def healthy():
+    toy = Toy()
+    return toy, toy.run()
+
+
+def column(run, id_):
+    return next(c for c in run.columns if c.id == id_)
+
+
+# --- the registry ----------------------------------------------------------------------------------------------------
+
+
+def test_every_file_is_a_check_with_source_and_order():
+    ids = [c.id for c in all_checks()]
+    assert ids == [
+        "photopeak", "energy_resolution", "window_acceptance", "ctr_fit", "ctr_nema", "module_time_offset",
+        "dead_channels", "hot_channels", "singles_rate", "prompts", "randoms_delayed", "lost_frames", "live_time",
+    ]  # fmt: skip
+    for one in all_checks():
+        assert one.title
+        assert one.levels
+        assert "daily-qc.md" in one.source
+    assert get_check("photopeak").unit == "keV"
+    with pytest.raises(BadInputError, match="no check 'nothing'"):
+        get_check("nothing")
+    with pytest.raises(ValueError, match="registered twice"):
+        check("photopeak", title="x", unit="x", levels=("scanner",), source="x", order=1)(lambda _: None)
+
+
+def test_limits_are_defaults_baselines_and_overrides():
+    ctr = get_check("ctr_fit")
+    assert ctr.limits_at("scanner", None, None) == Limits(warn_high=650.0, fail_high=750.0)
+    by_baseline = ctr.limits_at("scanner", 220.0, None)
+    assert (by_baseline.warn_high, by_baseline.fail_high) == (pytest.approx(226.6), pytest.approx(242.0))
+    assert ctr.limits_at("scanner", 220.0, {"fail_high": 300.0}).fail_high == 300.0
+    with pytest.raises(BadInputError, match="limit 'warnhigh' of ctr_fit"):
+        ctr.limits_at("scanner", None, {"warnhigh": 1.0})
+    assert widened(Limits(0.9, 0.97, 1.03, 1.1), 0.1) == Limits(0.5, 0.7, 1.3, 1.5)
+    assert widened(Limits(warn_high=650.0), 1000.0) == Limits(warn_high=650.0)
+
+
+# --- a healthy detector ----------------------------------------------------------------------------------------------
+
+
+def test_healthy_detector_passes(healthy):
+    _, run = healthy
+    assert run.verdict is Status.PASS
+    assert run.sentence.startswith("Scan: ")
+    assert "CTR" in run.sentence
+    assert [c for c in run.checks if c.status in {Status.WARN, Status.FAIL, Status.INVALID}] == []
+
+
+def test_measured_values_are_the_planted_ones(healthy):
+    toy, run = healthy
+    for id_, truth in (("photopeak", 511.0), ("energy_resolution", 10.5)):
+        for node in ("scanner", "module:0.0.0", "module:0.0.1"):
+            result = run.find(id_, node)
+            assert abs(result.value - truth) < 4 * result.uncertainty
+            assert result.uncertainty < 0.01 * truth
+    skew = 2 * 16.0 * 2.355**2  # channel offsets of 4 ps on either side are part of the width
+    true_ctr = np.sqrt(CTR**2 + skew)
+    for id_ in ("ctr_fit", "ctr_nema"):
+        result = run.find(id_)
+        assert abs(result.value - true_ctr) < 4 * result.uncertainty
+    late = toy.offset[256:].mean() - toy.offset[:256].mean()
+    a, b = run.find("module_time_offset", "module:0.0.1"), run.find("module_time_offset", "module:0.0.0")
+    assert a.value == pytest.approx(-b.value)
+    assert a.value - b.value == pytest.approx(late, abs=8 * a.uncertainty)
+    assert run.find("singles_rate").value == pytest.approx(50_000.0)
+    assert run.find("live_time").value == 100.0
+    assert run.find("lost_frames").value == 0.0
+    assert run.find("window_acceptance").value > 99.9
+
+
+def test_channel_columns_have_honest_uncertainties(healthy):
+    toy, run = healthy
+    assert [c.id for c in run.columns] == [
+        "photopeak", "energy_resolution", "module_time_offset", "dead_channels", "hot_channels", "singles_rate",
+    ]  # fmt: skip
+    for one in run.columns:
+        assert one.value.shape == one.uncertainty.shape == one.status.shape == one.reason.shape == (N,)
+    peak = column(run, "photopeak")
+    pulls = (peak.value - 511.0) / peak.uncertainty
+    assert abs(pulls.mean()) < 0.4
+    assert pulls.std() == pytest.approx(1.0, abs=0.15)
+    time = column(run, "module_time_offset")
+    truth = toy.offset - np.where(MODULE == 0, toy.offset[:256].mean(), toy.offset[256:].mean())
+    pulls = (time.value - truth) / time.uncertainty
+    assert pulls.std() == pytest.approx(1.0, abs=0.2)
+    asics = [c for c in run.checks if c.id == "module_time_offset" and c.node.startswith("asic:")]
+    assert len(asics) == 8
+    for result in asics:
+        chip = int(result.node.split(".")[-1])
+        mine = truth[64 * chip : 64 * chip + 64].mean()
+        assert abs(result.value - mine) < 4 * result.uncertainty
+
+
+def test_spectra_show_fit_and_window(healthy):
+    _, run = healthy
+    energy = next(s for s in run.spectra if s.id == "energy" and s.node == "scanner")
+    assert energy.window == (425.0, 650.0)
+    inside = np.isfinite(energy.fit)
+    assert energy.fit[inside].sum() == pytest.approx(energy.counts[inside].sum(), rel=1e-3)
+    assert (energy.background[inside] < energy.fit[inside]).all()
+    time = next(s for s in run.spectra if s.id == "time")
+    assert time.fit.sum() == pytest.approx(time.counts.sum(), rel=1e-3)
+    assert time.delayed.shape == time.counts.shape
+
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+
+def test_dead_channels():
+    toy = Toy(2)
+    toy.rate[[3, 300]] = 0.0
+    run = toy.run()
+    assert run.find("dead_channels").value == 2
+    assert run.find("dead_channels").status is Status.WARN
+    assert run.find("dead_channels", "module:0.0.0").reason == "channel 0.0.0.3"
+    status = column(run, "dead_channels").status
+    assert sorted(np.flatnonzero(status == "fail")) == [3, 300]
+    assert np.isnan(column(run, "photopeak").value[3])
+    assert column(run, "photopeak").status[3] == "invalid"
+    assert run.sentence.startswith("Scan, but look at 2 dead channels")
+    toy = Toy(2)
+    toy.rate[64:128] = 0.0
+    run = toy.run()
+    assert run.find("dead_channels").value == 64
+    assert run.verdict is Status.FAIL
+    assert "dead channels" in run.sentence
+
+
+def test_a_dead_module_is_dead_not_unknown():
+    toy = Toy(3)
+    toy.rate[256:] = 0.0
+    run = toy.run()
+    assert run.verdict is Status.FAIL
+    result = run.find("dead_channels", "module:0.0.1")
+    assert (result.value, result.status) == (256.0, Status.FAIL)
+    assert run.find("singles_rate", "module:0.0.1").value is None
+    assert run.find("prompts").reason == "no coincidences between modules"
+
+
+def test_hot_channel():
+    toy = Toy(4)
+    toy.rate[200] = 30.0
+    run = toy.run()
+    result = run.find("hot_channels", "module:0.0.0")
+    assert (result.value, result.status) == (1.0, Status.WARN)
+    assert "channel 0.0.3.8 at 30" in result.reason or "channel 0.0.3.8 at 29" in result.reason
+    assert run.find("hot_channels", "module:0.0.1").value == 0.0
+    assert run.sentence.startswith("Scan, but look at 1 hot channel in module 0.0.0")
+
+
+@pytest.mark.parametrize(("gain", "status"), [(0.995, Status.PASS), (0.98, Status.WARN), (0.94, Status.FAIL)])
+def test_gain_of_one_module(gain, status):
+    toy = Toy(5)
+    toy.gain[256:] = gain
+    run = toy.run()
+    result = run.find("photopeak", "module:0.0.1")
+    assert result.value == pytest.approx(511.0 * gain, abs=1.0)
+    assert result.status is status
+    assert run.find("photopeak", "module:0.0.0").status is Status.PASS
+    if status is Status.FAIL:
+        assert run.sentence.startswith("Do not scan: photopeak position of module 0.0.1 is 48")
+        assert "below the fail limit of 495.7 keV" in run.sentence
+
+
+def test_one_channel_and_one_asic_are_named():
+    toy = Toy(6, n_singles=800_000)
+    toy.gain[[10, 11, 12, 13, 14, 15, 16]] = 0.85
+    run = toy.run()
+    assert run.find("photopeak.channels_outside").value == 7
+    assert run.find("photopeak.channels_outside").status is Status.FAIL
+    assert "channel 0.0.0.10" in run.find("photopeak.channels_outside").reason
+    toy = Toy(6)
+    toy.gain[64:128] = 0.95
+    run = toy.run()
+    assert run.find("photopeak", "asic:0.0.1").status is Status.FAIL
+    assert "ASIC 0.0.1" in run.sentence
+
+
+def test_two_gains_in_one_module_are_two_humps():
+    toy = Toy(7)
+    toy.gain[256:384], toy.gain[384:] = 0.8, 1.25
+    run = toy.run()
+    result = run.find("photopeak", "module:0.0.1")
+    assert result.value is None
+    assert "two humps" in result.reason
+    assert run.verdict in {Status.INVALID, Status.FAIL}
+
+
+@pytest.mark.parametrize(("step", "status"), [(20.0, Status.PASS), (60.0, Status.WARN), (300.0, Status.FAIL)])
+def test_clock_step_of_one_module(step, status):
+    toy = Toy(8)
+    toy.offset += np.where(MODULE == 1, 0.5 * step, -0.5 * step) - toy.offset
+    run = toy.run()
+    late, early = run.find("module_time_offset", "module:0.0.1"), run.find("module_time_offset", "module:0.0.0")
+    assert late.value == pytest.approx(0.5 * step, abs=1.5)
+    assert early.value == pytest.approx(-0.5 * step, abs=1.5)
+    assert late.status is status
+    # A skew of two modules moves the peak and does not widen it.
+    assert run.find("ctr_fit").value == pytest.approx(CTR, rel=0.03)
+
+
+def test_offset_of_one_asic_and_of_one_channel():
+    toy = Toy(9)
+    toy.offset[320:384] += 100.0
+    toy.offset[40] += 400.0
+    run = toy.run()
+    asic = run.find("module_time_offset", "asic:0.0.5")
+    assert asic.value == pytest.approx(75.0, abs=12.0)  # a quarter of the module's channels moves its mean
+    assert asic.status in {Status.WARN, Status.FAIL}
+    assert abs(run.find("module_time_offset", "asic:0.0.0").value) < 20.0
+    time = column(run, "module_time_offset")
+    assert time.value[40] == pytest.approx(400.0, abs=35.0)
+    assert time.status[40] == "fail"
+
+
+def test_ctr_against_its_baseline():
+    toy = Toy(10)
+    toy.ctr = 300.0
+    run = toy.run(baselines={"ctr_fit": {"scanner": 220.0}})
+    result = run.find("ctr_fit")
+    assert result.status is Status.FAIL
+    assert result.baseline == 220.0
+    assert "above the fail limit of 242 ps" in run.sentence
+    assert Toy(10).run(baselines={"ctr_fit": {"scanner": 220.0}}).find("ctr_fit").status is Status.PASS
+
+
+def test_limits_can_be_overridden():
+    run = Toy(11).run(limits={"ctr_fit": {"warn_high": 100.0}, "photopeak.module": {"warn_low": 512.5}})
+    assert run.find("ctr_fit").status is Status.WARN
+    assert run.find("photopeak", "module:0.0.0").status is Status.WARN
+    assert run.find("photopeak").status is Status.PASS
+
+
+def test_lost_frames_and_live_time():
+    run = Toy(12).run(account={"frames": 1000, "frames_lost": 20, "frames_partly_lost": 70}, live_time_s=9.8)
+    assert run.find("lost_frames").value == pytest.approx(2.0)
+    assert run.find("lost_frames").status is Status.WARN
+    assert run.find("lost_frames.incomplete").status is Status.FAIL
+    assert run.find("live_time").status is Status.WARN
+    assert run.find("live_time").value == pytest.approx(98.0)
+    none = Toy(12).run(account={"frames": 0}, elapsed_s=0.0, live_time_s=0.0)
+    assert none.find("lost_frames").value is None
+    assert none.find("live_time").value is None
+    assert Toy(12).run(account={}, elapsed_s=None, live_time_s=None).find("lost_frames") is None
+
+
+def test_randoms_against_singles():
+    toy = Toy(13)
+    h = toy.histograms()
+    expected = 10_000e-12 * h.singles_in_window[:256].sum() * h.singles_in_window[256:].sum() / SECONDS
+    toy = Toy(13)
+    toy.n_delayed = round(2 * expected)  # either way
+    run = toy.run()
+    result = run.find("randoms_delayed")
+    assert result.value == pytest.approx(1.0, abs=0.05)
+    assert run.find("randoms_delayed.rate").value == pytest.approx(expected / SECONDS, rel=0.05)
+    toy = Toy(13)
+    toy.n_delayed = round(8 * expected)
+    assert toy.run().find("randoms_delayed").status in {Status.WARN, Status.FAIL}
+    few = Toy(13).run().find("randoms_delayed")
+    assert few.value is None
+    assert few.status is Status.NO_LIMITS  # too few randoms is no fault
+
+
+# --- what cannot be measured -----------------------------------------------------------------------------------------
+
+
+def test_too_few_counts_give_no_numbers():
+    run = Toy(14, n_pairs=100, n_singles=300).run()
+    assert run.verdict is Status.INVALID
+    for id_ in ("photopeak", "ctr_fit", "module_time_offset", "dead_channels"):
+        results = [c for c in run.checks if c.id == id_]
+        assert results
+        assert all(c.value is None for c in results)
+    assert run.sentence.startswith("Not measured: ")
+    assert "wanted" in run.sentence
+
+
+def test_nothing_at_all():
+    h = QcHistograms(TOPOLOGY, "kev", HistogramSettings(energy_window=(425.0, 650.0)))
+    run = analyse(h, RunContext("empty", elapsed_s=1.0, live_time_s=1.0, account={"frames": 0}))
+    assert run.verdict is Status.FAIL  # 512 channels without a count are dead
+    assert run.find("dead_channels").value == 512
+    nothing = analyse(QcHistograms(Topology.from_channels(np.empty(0, np.int32)), "kev"), RunContext("none"))
+    assert nothing.verdict is Status.INVALID
+
+
+def test_nema_rule_refuses_low_counts():
+    toy = Toy(15, n_pairs=2500)
+    run = toy.run()
+    assert run.find("ctr_fit").value == pytest.approx(CTR, rel=0.1)
+    refused = run.find("ctr_nema")
+    assert refused.value is None
+    assert "below 3000" in refused.reason
+    assert refused.status is Status.NO_LIMITS
+
+
+def test_nema_uncertainty_covers_the_rule():
+    pulls = []
+    for seed in range(20, 32):
+        h = QcHistograms(TOPOLOGY, "kev", HistogramSettings(coincidence_window_ps=10_000))
+        toy = Toy(seed, n_pairs=8_000)
+        toy.offset[:] = 0.0
+        h.add_prompts(toy.pairs())
+        result = get_check("ctr_nema").function(QcInput(h, RunContext("toy"))).results[0]
+        pulls.append((result.value - CTR) / result.uncertainty)
+    assert abs(np.mean(pulls)) < 1.0
+    assert 0.4 < np.std(pulls) < 1.6
+
+
+def test_extended_source_gives_a_width_that_is_no_ctr():
+    run = Toy(16).run(source="extended")
+    result = run.find("ctr_fit")
+    assert result.method.startswith("width_extended")
+    assert result.status is Status.NO_LIMITS
+    assert any("not a CTR" in note for note in run.notes)
+
+
+def test_uncalibrated_energies_are_not_judged():
+    toy = Toy(17)
+    h = QcHistograms(TOPOLOGY, "arbitrary", HistogramSettings(energy_bin=0.5, coincidence_window_ps=10_000))
+    s = toy.singles()
+    h.add_singles(replace(s, energy=s.energy / 10.0, energy_unit="arbitrary"))
+    run = analyse(h, RunContext("toy", live_time_s=SECONDS, has_pair_search=False))
+    result = run.find("photopeak", "module:0.0.0")
+    assert result.value == pytest.approx(51.1, abs=0.3)
+    assert (result.unit, result.status) == ("a.u.", Status.NO_LIMITS)
+    assert any("not calibrated in keV" in note for note in run.notes)
+    assert run.find("window_acceptance") is None
+
+
+def test_false_alarms_of_a_healthy_detector_are_rare():
+    """Channels are flagged at 5 sigma: in a few thousand healthy ones none is. Source: daily-qc.md §0.5."""
+    flagged = 0
+    for seed in range(40, 44):
+        run = Toy(seed, n_pairs=20_000, n_singles=250_000).run()
+        flagged += sum(int(np.isin(c.status, ["warn", "fail"]).sum()) for c in run.columns)
+        assert run.verdict in {Status.PASS, Status.WARN}
+    assert flagged == 0
+
+
+# --- time offsets ----------------------------------------------------------------------------------------------------
+
+
+def ring_pairs(rng, n, per_node, sigma, randoms, window=10_000.0):
+    """Wide fans: every node with nodes of the other half of a ring."""
+    m = n * per_node // 2
+    a = rng.integers(0, n, m)
+    b = (a + n // 4 + rng.integers(0, n // 2, m)) % n
+    offset = rng.normal(0.0, 30.0, n)
+    dt = rng.normal(0.0, sigma, m) + offset[a] - offset[b]
+    loose = rng.random(m) < randoms
+    dt[loose] = rng.uniform(-0.5 * window, 0.5 * window, int(loose.sum()))
+    return a.astype(np.int32), b.astype(np.int32), dt, offset - offset.mean()
+
+
+@pytest.mark.parametrize(("randoms", "ideal"), [(0.0, 5.2), (0.1, 5.5), (0.3, 6.3)])
+def test_offsets_are_near_the_ideal_with_randoms(randoms, ideal):
+    """Source: table of daily-qc.md §2d, 560 nodes, 390 ps, 1 000 events a node; plain least squares has 17 and 32."""
+    rng = np.random.default_rng(int(100 * randoms))
+    a, b, dt, truth = ring_pairs(rng, 560, 1000, 390.0 / 2.35482, randoms)
+    solved = solve_offsets(a, b, dt, 560, window_ps=10_000.0, start_ps=np.zeros(560), sigma_ps=166.0)
+    error = solved.offset_ps - truth
+    assert error.std() < 1.08 * ideal
+    assert (error / solved.error_ps).std() == pytest.approx(1.0, abs=0.12)
+    assert solved.n_components == 1
+    assert solved.share == pytest.approx(1.0 - randoms, abs=0.02)
+
+
+def test_offsets_of_separate_groups_are_told_apart():
+    rng = np.random.default_rng(3)
+    a1, b1, dt1, t1 = ring_pairs(rng, 100, 200, 100.0, 0.0)
+    a2, b2, dt2, _ = ring_pairs(rng, 40, 200, 100.0, 0.0)
+    a, b = np.concatenate([a1, a2 + 100]), np.concatenate([b1, b2 + 100])
+    solved = solve_offsets(
+        a.astype(np.int32), b.astype(np.int32), np.concatenate([dt1, dt2]), 150, window_ps=1e4, start_ps=np.zeros(150),
+        sigma_ps=100.0,
+    )  # fmt: skip
+    assert solved.n_components == 2
+    assert (solved.component[:100] == 0).all()
+    assert (solved.component[100:140] == 1).all()
+    assert (solved.component[140:] == -1).all()
+    assert np.isnan(solved.offset_ps[140:]).all()
+    assert (solved.offset_ps[:100] - t1).std() < 20.0
+
+
+def test_many_channels_take_the_short_way(monkeypatch):
+    rng = np.random.default_rng(4)
+    a, b, dt, _ = ring_pairs(rng, 300, 500, 150.0, 0.05)
+    exact = solve_offsets(a, b, dt, 300, window_ps=1e4, start_ps=np.zeros(300), sigma_ps=150.0)
+    monkeypatch.setattr(om, "DENSE", 10)
+    quick = solve_offsets(a, b, dt, 300, window_ps=1e4, start_ps=np.zeros(300), sigma_ps=150.0)
+    np.testing.assert_array_equal(quick.offset_ps, exact.offset_ps)
+    np.testing.assert_allclose(quick.error_ps, exact.error_ps, rtol=0.15)
+    members, others = np.arange(30), np.arange(300)
+    assert quick.mean_error(members, others) == pytest.approx(exact.mean_error(members, others), rel=0.3)
+
+
+def test_parallax_is_fitted_along():
+    toy = Toy(18, n_pairs=200_000)
+    toy.randoms = 0.0
+    h = QcHistograms(TOPOLOGY, "kev")
+    h.add_prompts(toy.pairs())
+    a, b, dt = h.pairs()
+    distance = np.hypot(X, Y)
+    flight = np.sqrt(X**2 + Y**2 + Z**2) / 0.299792458
+    deep = 4.0 * np.clip(distance[a] - distance[b], -4.0, 4.0)  # the outer crystal of a pair was hit deeper
+    dt = dt - (flight[a] - flight[b]) - deep
+    start, window = np.zeros(N), 10_000.0
+    blind = solve_offsets(a, b, dt, N, window_ps=window, start_ps=start, sigma_ps=93.0)
+    seeing = solve_offsets(
+        a, b, dt, N, window_ps=window, start_ps=start, sigma_ps=93.0, parallax=Parallax.of(a, b, distance)
+    )
+    truth = toy.offset - toy.offset.mean()
+    assert (blind.offset_ps - truth).std() > 2.0 * (seeing.offset_ps - truth).std()
+    assert ((seeing.offset_ps - truth) / seeing.error_ps).std() < 1.5
+
+
+def test_offset_kernels_equal_python():
+    rng = np.random.default_rng(5)
+    a, b, dt, _ = ring_pairs(rng, 20, 40, 100.0, 0.1)
+    group, sign = rng.integers(0, 3, a.size), rng.choice([-1.0, 0.0, 1.0], a.size)
+    x, weight = rng.normal(size=23), rng.random(a.size)
+    results = []
+    for weigh, apply in ((om.weigh, om.apply_normal), (om.weigh.py_func, om.apply_normal.py_func)):
+        w, degree, right, out = np.empty(a.size), np.empty(23), np.empty(23), np.empty(23)
+        sums = weigh(a, b, group, sign, 20, dt, x, 100.0, 0.9, 1e-4, w, degree, right)
+        apply(a, b, group, sign, 20, weight, x, out)
+        results.append((*sums, w, degree, right, out))
+    for p, q in zip(*results, strict=True):
+        np.testing.assert_array_equal(p, q)
+
+
+def test_too_few_pairs_for_offsets():
+    none = np.zeros(10, np.int32)
+    with pytest.raises(TooFewCountsError, match="at least 200"):
+        solve_offsets(none, none, np.zeros(10), 5, window_ps=1e4, start_ps=np.zeros(5), sigma_ps=100.0)
+
+
+def test_single_modules_from_pairs_name_the_bad_one():
+    """Source: daily-qc.md §2c, module-pair CTR by non-negative least squares."""
+    rng = np.random.default_rng(6)
+    channels = (np.arange(4) * 256).astype(np.int32)
+    h = QcHistograms(Topology.from_channels(channels), "kev", HistogramSettings(coincidence_window_ps=10_000))
+    sigma = np.array([60.0, 60.0, 60.0, 110.0])
+    for i in range(4):
+        for j in range(i):
+            n = 20_000
+            dt = np.rint(rng.normal(0.0, np.hypot(sigma[i], sigma[j]), n)).astype(np.int64)
+            zero, one, e = np.zeros(n, np.int64), np.ones(n, np.uint8), np.full(n, 511.0, np.float32)
+            a, b = np.full(n, channels[i]), np.full(n, channels[j])
+            h.add_prompts(Coincidences(dt, zero, e, e, a, b, one, one, "kev"))
+    output = get_check("ctr_fit").function(QcInput(h, RunContext("toy")))
+    modules = [r for r in output.results if r.node.startswith("module:") and " - " not in r.node]
+    assert len(modules) == 4
+    for result, s in zip(modules, sigma, strict=True):
+        assert abs(result.value - 2.35482 * s) < 4 * result.uncertainty
+    assert max(modules, key=lambda r: r.value).node == "module:0.0.3"
