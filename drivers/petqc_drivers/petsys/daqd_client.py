@@ -138,12 +138,12 @@ class DaqdClient:
                 reader, writer = await asyncio.open_unix_connection(self.path)
         except OSError as error:
             raise connect_error(error, self.path, self._shared_memory) from error
+        self._reader, self._writer = reader, writer
         try:
             check_peer(writer.get_extra_info("socket"), self.path, self._uid)
         except BaseException:
-            writer.transport.abort()
+            await self.aclose()
             raise
-        self._reader, self._writer = reader, writer
         self._ended, self._owed, self._asked = None, 0, asyncio.Queue()
         self._reading = asyncio.create_task(self._read(reader, self._asked), name=f"replies of {self.name}")
 

@@ -87,7 +87,7 @@ class RingPump:
         self._calls: deque[Callable[[], None]] = deque()
         self._is_closing = False
         self._is_ending = False
-        self._failed = False
+        self._is_over = False
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -179,7 +179,7 @@ class RingPump:
             while not self._is_closing:
                 if self._poller.poll(None if wait_s is None else 1000 * wait_s):
                     os.eventfd_read(self._wake)
-                wait_s = None if self._failed else POLL_S * (not self._attempt(self._step))
+                wait_s = None if self._is_over else POLL_S * (not self._attempt(self._step))
                 while self._calls:
                     self._calls.popleft()()
         finally:
@@ -200,15 +200,16 @@ class RingPump:
         return False
 
     def _fail(self, error: DriverError) -> None:
-        self._failed = True
+        self._is_over = True
         self._intake.flush()
         self._intake.abort(error)
 
     def _finish(self) -> None:
         deadline_s = time.monotonic() + ENDING_S
-        while not self._failed and time.monotonic() < deadline_s:
+        while not self._is_over and time.monotonic() < deadline_s:
             if not self._attempt(lambda: self._step(is_last=True)):
                 break
+        self._is_over = True  # what comes now is in no account and must stay in the ring
         self._intake.flush()
 
     def _step(self, *, is_last: bool = False) -> bool:
