@@ -37,8 +37,9 @@ _ENERGY_GRID_KEV = np.arange(0.0, 1601.0, 1.0)
 DEFINITIONS = {
     "photopeak_kev": (
         "Place of the maximum of the full-energy peak, in keV of the written calibration: the density of the summed "
-        "energy of all singles whose recorded hits together hold the whole 511 keV photon, attributed to the channel "
-        "of the strongest hit. Background and singles with missing energy are not part of it."
+        "energy of all singles of photons of 511 keV that left all their energy in one module and made one single "
+        "there, attributed to the channel of the strongest hit. Light below a hit threshold is missing from them as "
+        "it is in the data. Background and photons that left the module are not part of it."
     ),
     "photopeak_one_hit_kev": "The same for photons absorbed in one crystal: what the channel's own gain is today.",
     "energy_resolution_percent": (
@@ -66,7 +67,11 @@ DEFINITIONS = {
 
 @dataclass(frozen=True, slots=True)
 class _Groups:
-    """Singles of the truth, (n,) each; mean_kev and sigma_kev are of the calibrated sum, clk of the strongest hit."""
+    """Singles of the truth, (n,) each.
+
+    deposited_kev: left in the module by the decay, if all of it belongs to this single, else -1. mean_kev and sigma_kev
+    are of the calibrated sum of the recorded hits, times of the strongest one.
+    """
 
     decay: NDArray[np.int64]
     channel: NDArray[np.int64]
@@ -145,6 +150,9 @@ def _groups(detector: Detector, seconds: float) -> _Groups:
     rows = np.empty((int(400_000 * max(seconds, 0.1)), DEPOSIT_COLUMNS))
     rows, n = emission.generate(seconds / (CLOCK_PS * 1e-12), rows, 0)
     rows = rows[:n]
+    key_of_all = rows[:, DECAY].astype(np.int64) * 2 + detector.draw.module_of[rows[:, CHANNEL].astype(np.int64)]
+    places, inverse = np.unique(key_of_all, return_inverse=True)
+    absorbed_kev = np.bincount(inverse, weights=rows[:, E], minlength=places.size)
     p, response = detector.parameters, Response(detector)
     channel = rows[:, CHANNEL].astype(np.int64)
     energy = rows[:, E]
@@ -171,6 +179,12 @@ def _groups(detector: Detector, seconds: float) -> _Groups:
     first_of = np.flatnonzero(np.concatenate([[True], np.diff(single[order]) != 0]))
     first = order[first_of]
     mean, sigma = response.moments(energy, channel)
+    # A hit that only just passed its threshold did so because its light came out high: it keeps the light it had.
+    near = energy < 3.0 * p[channel, el.THRESHOLD_KEV] / p[channel, el.SIGNAL]
+    mean, sigma = np.where(near, measured, mean), np.where(near, 0.1, sigma)
+    # Where one decay makes several singles in a module, none of them holds the whole.
+    _, which, count = np.unique(key[first], return_inverse=True, return_counts=True)
+    absorbed = np.where(count[which] == 1, absorbed_kev[np.searchsorted(places, key[first])], -1.0)
 
     def summed(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.add.reduceat(values[order], first_of)
@@ -179,7 +193,7 @@ def _groups(detector: Detector, seconds: float) -> _Groups:
         decay=rows[first, DECAY].astype(np.int64),
         channel=channel[first],
         n_hits=np.diff(np.concatenate([first_of, [key.size]])),
-        deposited_kev=summed(energy),
+        deposited_kev=absorbed,
         energy_kev=summed(measured),
         mean_kev=summed(mean),
         sigma_kev=np.sqrt(summed(sigma**2)),
