@@ -108,8 +108,9 @@ def _times(
     notes: list[str],
 ) -> tuple[list[Spectrum], tuple[str, ...]]:
     """Second reading: time differences of events whose two detectors both show the photopeak (within one FWHM)."""
+    from petqc.energy_fits import Refusal
     from petqc.formats.list_text import ListTextReader
-    from petqc.qc_input import QcInput, Refusal, RunContext
+    from petqc.qc_input import QcInput, RunContext
 
     differences = [c for c in descriptor.columns if c.quantity == "time_difference"]
     if not differences:

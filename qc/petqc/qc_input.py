@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from petqc.channel_map import SCANNER
-from petqc.errors import FitFailedError, QcError, TooFewCountsError
-from petqc.fit_kernels import EDGE, TAIL
-from petqc.fits import MIN_NET_COUNTS, PeakFit, fit_time_peak
+from petqc.energy_fits import ANNIHILATION_KEV, LYSO_RANGE, Refusal, bulk, find_tail, fit_energy
+from petqc.errors import QcError
+from petqc.fit_kernels import EDGE
+from petqc.fits import PeakFit, fit_time_peak
 from petqc.limits import Limits, Status
-from petqc.peaks import TwoHumps, candidates, find_peaks, onset, two_humps
+from petqc.peaks import TwoHumps, find_peaks, two_humps
 from petqc.photopeaks import (
     LU_EDGE_RATIO,
     PLAIN,
     PeakFits,
     PeakShape,
-    apparent_peak,
     fit_lines,
-    fit_photopeak,
     fit_photopeaks,
 )
 from petqc.results import CheckResult
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
 
 SourceShape = Literal["point", "line", "extended", "none"]
 
-ANNIHILATION_KEV = 510.99895
-"""Source: CODATA electron rest energy."""
 SCANNER_SIGMAS = 3.0
 """Warn limits of nodes that stand alone (scanner, modules, ASICs) are never tighter than this many standard deviations,
 so that a short run does not raise an alarm of noise."""
@@ -47,17 +44,6 @@ FAIL_SIGMAS = 5.0
 """The same for fail limits: what keeps patients waiting must not be chance."""
 
 _OF_LYSO = frozenset({"photopeak", "energy_resolution", "ctr_fit", "ctr_nema", "module_time_offset"})
-USUAL_TAIL = 0.03
-"""Share of full-energy events that lack light below the hit threshold, before a run has measured it, and its
-uncertainty: that of 3 mm crystals with a threshold of 30 keV, from none at all to twice as many."""
-LYSO_RANGE = (400.0 / ANNIHILATION_KEV, 620.0 / ANNIHILATION_KEV)
-"""Fit range of LYSO photopeaks as multiples of the peak. The range of daily-qc.md §2a ends at 650 keV; from 620 keV on
-the continuum of Lu-176 behind its edge bends, which a straight line turns into 0.1 keV at the peak."""
-MODEL_POSITION, MODEL_WIDTH = 4e-5, 1e-3
-"""Relative systematic uncertainties of a photopeak's position and FWHM: what the model leaves on spectra of simulated
-LYSO blocks without statistical noise (0.02 keV, 0.01 % of 511 keV)."""
-_MANY = 20_000
-"""Counts of a spectrum from which on step, tail and line can be told apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +86,6 @@ class RunContext:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why there is no fit; n is the number of counts there were."""
-
-    reason: str
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
 class Node:
     """One place of the hardware tree: its level, its name, and the positions of its channels in the topology."""
 
@@ -125,7 +103,7 @@ class QcInput:
     _energy: dict[str, PeakFit | Refusal] = field(default_factory=dict)
     _lines: dict[str, list[PeakFit]] = field(default_factory=dict)
     _humps: dict[str, TwoHumps | None] = field(default_factory=dict)
-    _by_tail: dict[str, tuple[float, float]] = field(default_factory=dict)
+    by_tail: dict[str, tuple[float, float]] = field(default_factory=dict)
     _times: dict[int, PeakFit | Refusal] = field(default_factory=dict)
     _channels: PeakFits | None = None
     _tail: tuple[float, float, float] | None = None
@@ -166,14 +144,18 @@ class QcInput:
     def energy_fit(self, node: Node) -> PeakFit | Refusal:
         """Photopeak of a node's summed spectrum."""
         if node.name not in self._energy:
-            self._energy[node.name] = self._fit_energy(node)
+            self._energy[node.name] = fit_energy(self, node)
         return self._energy[node.name]
 
     def humps(self, node: Node) -> TwoHumps | None:
         """Two peaks where one photopeak is expected, if the node's spectrum has them."""
         if node.name not in self._humps:
             edges, counts = self.histograms.energy_edges, self.spectrum(node.members)
-            low, high = (0.6 * ANNIHILATION_KEV, 1.5 * ANNIHILATION_KEV) if self.is_kev else self._bulk(counts)
+            low, high = (
+                (0.6 * ANNIHILATION_KEV, 1.5 * ANNIHILATION_KEV)
+                if self.is_kev
+                else bulk(self.histograms.energy_edges, counts)
+            )
             try:
                 # One channel has one gain: a second hump there is Compton scatter or another line.
                 several = node.members.size > 1
@@ -203,7 +185,7 @@ class QcInput:
                     centre[node.members], sigma[node.members] = fit.mu, fit.sigma
                     live = max(int((h.singles[node.members] > 0).sum()), 1)
                     edge[node.members] = float(fit.parameters[EDGE]) / live
-                    by_tail[node.members] = self._by_tail.get(node.name, (0.0, 0.0))
+                    by_tail[node.members] = self.by_tail.get(node.name, (0.0, 0.0))
                 elif not self.is_kev:
                     peaks = find_peaks(h.energy_edges, self.spectrum(node.members))
                     if peaks:
@@ -237,44 +219,8 @@ class QcInput:
         and averaged, since a single module, ASIC or channel has not the counts to tell it from a shift of the peak.
         """
         if self._tail is None:
-            self._tail = self._find_tail()
+            self._tail = find_tail(self)
         return self._tail
-
-    def _find_tail(self) -> tuple[float, float, float]:
-        if not self.is_kev:
-            return 0.0, 0.0, 0.0
-        edges = self.histograms.energy_edges
-        missing = onset(edges, self.spectrum(np.arange(len(self.histograms.topology))), 0.3 * ANNIHILATION_KEV)
-        if missing is None or missing < 2.0:
-            return 0.0, 0.0, 0.0
-        values, weights = [], []
-        usual = PeakShape(missing, USUAL_TAIL, LU_EDGE_RATIO, None, signed_step=True)
-        free = replace(usual, tail=None)
-        for node in self.nodes("module"):
-            fit, reference = self._fit_energy(node, free), self._fit_energy(node, usual)
-            if isinstance(fit, Refusal) or isinstance(reference, Refusal):
-                continue
-            # The error that a fit states for this share grows with the share it happens to find, which would give low
-            # values the larger weight. So it is taken from the noiseless spectrum of the usual share.
-            try:
-                noiseless = fit_photopeak(
-                    reference.edges,
-                    reference.model,
-                    reference.mu,
-                    shape=free,
-                    relative_range=LYSO_RANGE,
-                    relative_sigma=reference.sigma / reference.mu,
-                )
-            except (TooFewCountsError, FitFailedError):
-                continue
-            variance = float(noiseless.covariance[TAIL, TAIL]) * fit.scale**2
-            if variance > 0:
-                values.append(float(fit.parameters[TAIL]))
-                weights.append(1.0 / variance)
-        if sum(weights) * USUAL_TAIL**2 < 1.0:  # the run alone says less than what is usual
-            values.append(USUAL_TAIL)
-            weights.append(1.0 / USUAL_TAIL**2)
-        return float(np.average(values, weights=weights)), 1.0 / math.sqrt(sum(weights)), missing
 
     def time_fit(self, pair: int) -> PeakFit | Refusal:
         """Coincidence peak of a pair of modules, or of all pairs together (-1)."""
@@ -419,81 +365,6 @@ class QcInput:
             check_id, ("scanner", SCANNER), float(flagged.size), "channels", 0.0, measured,
             limits=limits, reason=reason, part="channels_outside",
         )  # fmt: skip
-
-    def _fit_energy(self, node: Node, shape: PeakShape | None = None) -> PeakFit | Refusal:
-        edges, counts = self.histograms.energy_edges, self.spectrum(node.members)
-        n = int(counts.sum())
-        if n < MIN_NET_COUNTS:
-            return Refusal(f"{n} counts, at least {MIN_NET_COUNTS} wanted" if n else "no counts at all", n)
-        humps = self.humps(node)
-        if humps is not None:
-            unit = self.energy_unit
-            return Refusal(
-                f"two humps near {humps.low:.4g} and {humps.high:.4g} {unit}, not one photopeak: "
-                "parts of this node differ in gain",
-                n,
-            )
-        if not self.is_kev:
-            lines = self.lines(node)
-            return lines[0] if lines else Refusal("no peak stands out of the spectrum", n)
-        peaks = [
-            p
-            for p in candidates(edges, counts)
-            if 0.55 < p.position / ANNIHILATION_KEV < 1.6 and 0.02 < p.sigma / p.position < 0.15
-        ]
-        if not peaks:
-            return Refusal("no peak stands out of the spectrum", n)
-        seed, width = peaks[0].position, peaks[0].sigma / peaks[0].position
-        try:
-            # First alone, from any start; then with all that belongs to it, from there.
-            plain = fit_photopeak(edges, counts, seed, relative_sigma=width, min_p_value=0.0)
-            if shape is not None:
-                return fit_photopeak(
-                    edges,
-                    counts,
-                    plain.mu,
-                    shape=shape,
-                    relative_range=LYSO_RANGE,
-                    relative_sigma=plain.sigma / plain.mu,
-                )
-            tail, error, missing = self.energy_tail()
-            found, more = (
-                fit_photopeak(
-                    edges,
-                    counts,
-                    plain.mu,
-                    shape=PeakShape(missing, share, LU_EDGE_RATIO, None, signed_step=n > _MANY),
-                    relative_range=LYSO_RANGE,
-                    relative_sigma=plain.sigma / plain.mu,
-                    min_p_value=least,
-                )
-                for share, least in ((tail, None), (tail + error, 0.0))
-            )
-        except (TooFewCountsError, FitFailedError) as problem:
-            return Refusal(str(problem), n)
-        (shift, fwhm), (more_shift, more_fwhm) = (
-            (float(v) for v in apparent_peak(fit.sigma, share, missing))
-            for fit, share in ((found, tail), (more, tail + error))
-        )
-        # What the tail's uncertainty does to this node is what a little more of it does.
-        by_tail = (more.mu + more_shift - found.mu - shift, more_fwhm - fwhm)
-        self._by_tail[node.name] = by_tail
-        return replace(
-            found,
-            mu=found.mu + shift,
-            fwhm=fwhm,
-            mu_error=math.hypot(found.mu_error, by_tail[0], MODEL_POSITION * found.mu),
-            fwhm_error=math.hypot(found.fwhm_error, by_tail[1], MODEL_WIDTH * found.fwhm),
-        )
-
-    def _bulk(self, counts: NDArray[np.float64]) -> tuple[float, float]:
-        """Where humps are looked for on an axis without keV: around the strongest peaks."""
-        edges = self.histograms.energy_edges
-        peaks = [p for p in find_peaks(edges, counts, min_significance=8.0) if p.sigma / max(p.position, 1e-9) > 0.05]
-        if not peaks:
-            return float(edges[0]), float(edges[-1])
-        top = max(p.position for p in peaks[:2])
-        return 0.2 * top, min(2.0 * top, float(edges[-1]))
 
 
 def widened(limits: Limits, sigma: float, centre: float | None = None, sigmas: float = SCANNER_SIGMAS) -> Limits:

@@ -10,9 +10,9 @@ import numpy as np
 from petqc.channel_map import SCANNER
 from petqc.checks import CheckOutput, check
 from petqc.checks.randoms_delayed import BOTH_WAYS
+from petqc.energy_fits import Refusal
 from petqc.fits import FWHM_OF_SIGMA
 from petqc.limits import Limits
-from petqc.qc_input import Refusal
 from petqc.results import Spectrum
 from petqc.statistics import sigma_bound
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.checks import CheckOutput, check
+from petqc.energy_fits import ANNIHILATION_KEV, Refusal
 from petqc.fit_kernels import MU1, S1
 from petqc.limits import Limits
-from petqc.qc_input import ANNIHILATION_KEV, Refusal
 
 if TYPE_CHECKING:
     from petqc.fits import PeakFit
