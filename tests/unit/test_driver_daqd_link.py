@@ -501,7 +501,7 @@ def test_a_daemon_that_does_not_acquire_is_told(tmp_path):
     run(session, tmp_path)
 
 
-# -- connecting ---------------------------------------------------------------------------------------------------------
+# -- connecting --------------------------------------------------------------------------------------------------------
 
 
 def refused(folder: Path, **given: Any) -> DriverError:

@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TICK_S = BLOCK_S / 2
-LONGEST_STEP_S = 8 * BLOCK_S
+LONGEST_STEP_S = 2 * BLOCK_S
+"""Most simulated time that passes in one go; if the machine is busy, time slips rather than fill the ring at once."""
 SWITCH_ON_S = 0.22
 SILENT_UNIT_S = 0.31
 _STATE_EVERY_S = 0.5
