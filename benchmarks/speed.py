@@ -59,8 +59,7 @@ def main() -> None:
         record = [sys.executable, "-m", "petqc_simulators", "record", "--profile", "bench", "--seed", "1"]
         generate = timed([*record, "--seconds", str(given.seconds), str(work / "run")])
         raw, config = work / "run.rawf", work / "config" / "config.ini"
-        truth = json.loads((work / "truth.json").read_text())
-        hits = int(truth["recording"]["hits"])
+        hits = int(json.loads((work / "run.manifest.jsonl").read_text().splitlines()[-1])["events"])
         commands = {
             "copy": [sys.executable, "-c", COPY, str(raw), str(work / "copy")],
             "convert to coincidences": [
