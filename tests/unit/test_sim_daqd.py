@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import mmap
 import os
 import socket
 import struct
+import termios
 import threading
 import time
 from pathlib import Path
@@ -171,6 +173,26 @@ def test_a_request_in_pieces_ends_the_connection(tmp_path):
         other.sendall(bytes.fromhex("0400 0800"))
         assert other.recv(10) == b""
         assert server.counters["closed"] == 2
+
+
+def test_header_and_payload_may_come_apart(tmp_path):
+    """The vendor's client sends front-end commands in two pieces; the payload itself must come whole (2.2)."""
+
+    def send_and_let_it_be_read(sock: socket.socket, piece: str) -> None:
+        sock.sendall(bytes.fromhex(piece))
+        until = time.monotonic() + 5
+        while struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0]:
+            assert time.monotonic() < until
+
+    with serving({(0, 0): Scripted()}, tmp_path) as server, client(server) as sock, client(server) as other:
+        send_and_let_it_be_read(sock, "0400 0800")
+        sock.sendall(bytes.fromhex("07000000"))
+        assert exactly(sock, 4).hex() == "07000000"
+        assert server.counters["closed"] == 0
+        send_and_let_it_be_read(other, "0400 0800")
+        send_and_let_it_be_read(other, "0700")
+        assert other.recv(10) == b""
+        assert server.counters["closed"] == 1
 
 
 def test_a_silent_unit_holds_up_everybody(tmp_path):

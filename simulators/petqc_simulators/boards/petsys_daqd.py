@@ -50,6 +50,8 @@ LONGEST_STEP_S = 2 * BLOCK_S
 """Most simulated time that passes in one go; if the machine is busy, time slips rather than fill the ring at once."""
 SWITCH_ON_S = 0.22
 SILENT_UNIT_S = 0.31
+PAYLOAD_WITHIN_S = 1.0
+"""A header without its payload ends the connection; the original would wait for ever, and all clients with it."""
 _STATE_EVERY_S = 0.5
 _BACKLOG = 5
 _ADDRESS_SHIFT = np.uint64(42 + 12)
@@ -243,6 +245,9 @@ class DaqdServer:
                 self._drop(client)
                 return
             kind, length = parse_header(header)
+            # The vendor's client sends header and payload apart, and the original waits for the payload's first bytes.
+            if length:
+                select.select([client.fileno(), self._wake_read], [], [], PAYLOAD_WITHIN_S)
             payload = client.recv(length) if length else b""
             if len(payload) == length:
                 self._do(client, kind, payload)
