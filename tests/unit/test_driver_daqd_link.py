@@ -19,6 +19,7 @@ from petqc_drivers.errors import (
     DriverError,
     LinkLostError,
     LocalProtocolError,
+    OffUnconfirmedError,
     OvertakenError,
     ReplyTimeoutError,
     StateError,
@@ -575,6 +576,23 @@ def test_what_is_wrong_with_a_daemon_is_told_when_connecting(tmp_path, prepare, 
             await link.aclose()
 
     asyncio.run(session())
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_off_with_a_dead_daemon_is_decided_in_time(tmp_path, listens):
+    async def session() -> None:
+        readout = PetsysDaqdReadout(PetsysDaqdSettings(socket=str(tmp_path / "d.sock")))
+        began_s = time.monotonic()
+        with pytest.raises(OffUnconfirmedError, match="treat the outputs as live"):
+            await readout.bias_off()
+        assert time.monotonic() - began_s < 4.0
+        await readout.aclose()
+
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "d.sock"))
+        if listens:
+            sock.listen()
+        asyncio.run(session())
 
 
 def test_settings_and_registry():
