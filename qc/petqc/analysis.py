@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from petqc.file_analysis import analyse_file
 from petqc.qc_input import QcInput, RunContext, SourceShape
+from petqc.recorded import analyse_file
 
 if TYPE_CHECKING:
     from petqc.histograms import QcHistograms

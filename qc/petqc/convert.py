@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from petqc.formats.petsys_ldat_write import LdatWriter
     from petqc.formats.petsys_raw import RawStep
     from petqc.processing import Processed, ProcessingAccount
-    from petqc.vendor_mode import VendorEvents
+    from petqc.processing.vendor_mode import VendorEvents
 
 Target = Literal["singles", "groups", "coincidences"]
 
@@ -175,7 +175,7 @@ class _VendorChain:
     def __init__(
         self, calibration: CalibrationSet, settings: ProcessingSettings, trigger_id: int | None, to: Target
     ) -> None:
-        from petqc.vendor_mode import VENDOR_UNITS, VendorChain
+        from petqc.processing.vendor_mode import VENDOR_UNITS, VendorChain
 
         self._to = to
         self._chain = VendorChain(calibration, settings, trigger_id)

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from petqc.channel_map import SCANNER
-from petqc.energy_fits import ANNIHILATION_KEV, LYSO_RANGE, Refusal, bulk, find_tail, fit_energy
 from petqc.errors import QcError
-from petqc.fit_kernels import EDGE
 from petqc.fits import PeakFit, fit_time_peak
-from petqc.limits import Limits, Status
-from petqc.peaks import TwoHumps, find_peaks, two_humps
-from petqc.photopeaks import (
+from petqc.fits.energy_fits import ANNIHILATION_KEV, LYSO_RANGE, Refusal, bulk, find_tail, fit_energy
+from petqc.fits.kernels import EDGE
+from petqc.fits.peaks import TwoHumps, find_peaks, two_humps
+from petqc.fits.photopeaks import (
     LU_EDGE_RATIO,
     PLAIN,
     PeakFits,
@@ -23,6 +22,7 @@ from petqc.photopeaks import (
     fit_lines,
     fit_photopeaks,
 )
+from petqc.limits import Limits, Status
 from petqc.results import CheckResult
 from petqc.statistics import channel_sigmas
 

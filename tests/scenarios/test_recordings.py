@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from petqc.analysis import analyse_file
+from petqc.fits.peaks import nema_width
 from petqc.limits import Status
-from petqc.peaks import nema_width
 
 
 def spectrum_of(run, id_, node):

@@ -7,10 +7,10 @@ import pytest
 
 from petqc.analysis import RunContext, analyse_file, invalid_run
 from petqc.channel_map import Topology
-from petqc.channel_roles import read_channel_roles
 from petqc.errors import BadInputError
 from petqc.formats.petsys_events import COINCIDENCE, GROUP, SINGLE
 from petqc.limits import Limits, Status
+from petqc.recorded.channel_roles import read_channel_roles
 from petqc.results import CheckResult, Run
 from petqc.verdict import place, say, sentence
 

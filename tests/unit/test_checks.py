@@ -7,15 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from petqc import offsets as om
 from petqc.analysis import RunContext, analyse
 from petqc.channel_map import Topology
 from petqc.checks import all_checks, check, get_check
 from petqc.errors import BadInputError, TooFewCountsError
 from petqc.events import Coincidences, Singles
+from petqc.fits import offsets as om
+from petqc.fits.offsets import Parallax, solve_offsets
 from petqc.histograms import HistogramSettings, QcHistograms
 from petqc.limits import Limits, Status
-from petqc.offsets import Parallax, solve_offsets
 from petqc.qc_input import QcInput, widened
 
 N = 512

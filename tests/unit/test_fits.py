@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from petqc import fit_kernels as fk
 from petqc.errors import FitFailedError, TooFewCountsError
 from petqc.fits import FWHM_OF_SIGMA, fit_time_peak, fit_two_peaks, rough_time_peak
-from petqc.peaks import find_peaks, nema_width, onset, two_humps
-from petqc.photopeaks import LU_EDGE_RATIO, PeakShape, fit_lines, fit_photopeak, fit_photopeaks
+from petqc.fits import kernels as fk
+from petqc.fits.peaks import find_peaks, nema_width, onset, two_humps
+from petqc.fits.photopeaks import LU_EDGE_RATIO, PeakShape, fit_lines, fit_photopeak, fit_photopeaks
 from petqc.statistics import (
     channel_sigmas,
     family_sigmas,

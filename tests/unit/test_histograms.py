@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from petqc import histograms as hm
-from petqc.axes import energy_axis
 from petqc.channel_map import Topology
 from petqc.errors import BadInputError
 from petqc.events import Coincidences, Singles
 from petqc.histograms import HistogramSettings, QcHistograms
-from petqc.pair_search import DELAY_PS, PairSearch, find_pairs
+from petqc.recorded.axes import energy_axis
+from petqc.recorded.pair_search import DELAY_PS, PairSearch, find_pairs
 
 CHANNELS = np.concatenate([np.arange(0, 64), np.arange(256, 320), np.arange(512, 576)]).astype(np.int32)
 TOPOLOGY = Topology.from_channels(CHANNELS)
@@ -241,7 +241,7 @@ def test_pair_search_refuses_columns_that_are_no_times():
 
 
 def test_pair_search_in_pieces_equals_the_whole(monkeypatch):
-    monkeypatch.setattr("petqc.pair_search._HELD", 500)
+    monkeypatch.setattr("petqc.recorded.pair_search._HELD", 500)
     rng = np.random.default_rng(9)
     n = 6000
     time = np.sort(rng.integers(0, 3_000_000_000, n))

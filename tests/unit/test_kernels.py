@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from petqc import event_kernels as ek
-from petqc import kernels as k
-from petqc import pair_kernels as pk
 from petqc.calibration.charge import charge_table, time_of_code
 from petqc.calibration.energy import kev_of_charge, linearised
 from petqc.calibration.tdc import decoded_fine, interval_of_code
+from petqc.processing import event_kernels as ek
+from petqc.processing import hit_kernels as k
+from petqc.processing import pair_kernels as pk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from petqc.introsort import PAYLOAD_BITS, introsort
+from petqc.processing.introsort import PAYLOAD_BITS, introsort
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

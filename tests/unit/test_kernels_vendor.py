@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from petqc import event_kernels as ek
-from petqc import pair_kernels as pk
-from petqc import vendor_kernels as vk
 from petqc.calibration.charge import code_of_time, time_of_code_newton
+from petqc.processing import event_kernels as ek
+from petqc.processing import pair_kernels as pk
+from petqc.processing import vendor_kernels as vk
 
 
 def edges_twin(frames: list[tuple[int, int]], capacity: int, large: int, *, closing: bool) -> list[int]:

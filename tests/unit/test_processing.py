@@ -232,7 +232,7 @@ def test_chunks_do_not_matter(
     frames = random_frames(seed, 80, 3)
     how = replace(VARIANTS[variant], vendor_compatible=vendor)
     whole, whole_account = run(uneven, how, frames)
-    with mock.patch("petqc.pipeline._BLOCK_HITS", block), mock.patch("petqc.processing._LEAST_WORDS", least):
+    with mock.patch("petqc.processing.pipeline._BLOCK_HITS", block), mock.patch("petqc.processing._LEAST_WORDS", least):
         parts, parts_account = run(uneven, how, frames, cuts)
     assert columns(parts) == columns(whole)
     assert parts_account == whole_account
@@ -487,7 +487,7 @@ def test_no_kernel_reads_or_writes_outside_its_arrays(tmp_path: Path) -> None:
 
 def under_bounds_checks(folder: Path) -> None:
     """What the process of the test above does: every kernel, with blocks and buffers of odd sizes."""
-    from petqc.introsort import introsort
+    from petqc.processing.introsort import introsort
 
     with pytest.raises(IndexError):  # the checks are on
         introsort(np.zeros(2, np.int64), 3)
@@ -497,7 +497,7 @@ def under_bounds_checks(folder: Path) -> None:
         for how in VARIANTS:
             for vendor in (False, True):
                 for block in (1, 13, 1 << 15):
-                    with mock.patch("petqc.pipeline._BLOCK_HITS", block):
+                    with mock.patch("petqc.processing.pipeline._BLOCK_HITS", block):
                         frames = [*random_frames(block, 150, 6), *random_frames(8, 3, 3000, first=1 << 20)]
                         result, account = run(cal, replace(how, vendor_compatible=vendor), frames, [3, 50, 151])
                     assert account["hits"] > 5000

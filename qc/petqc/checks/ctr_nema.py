@@ -11,8 +11,8 @@ from petqc.channel_map import SCANNER
 from petqc.checks import CheckOutput, check
 from petqc.errors import FitFailedError, TooFewCountsError
 from petqc.fits import rebinned, rough_time_peak
+from petqc.fits.peaks import nema_width
 from petqc.limits import Limits
-from petqc.peaks import nema_width
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

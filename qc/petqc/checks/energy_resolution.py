@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.checks import CheckOutput, check
-from petqc.energy_fits import Refusal
+from petqc.fits.energy_fits import Refusal
 from petqc.limits import Limits, Status
 from petqc.qc_input import resolution_percent
 from petqc.results import ChannelColumn

@@ -8,11 +8,11 @@ import numpy as np
 
 from petqc.channel_map import SCANNER
 from petqc.checks import CheckOutput, check
-from petqc.energy_fits import Refusal
 from petqc.errors import TooFewCountsError
 from petqc.fits import FWHM_OF_SIGMA, MIN_NET_COUNTS, rough_time_peak
+from petqc.fits.energy_fits import Refusal
+from petqc.fits.offsets import MIN_PAIRS, Offsets, Parallax, solve_offsets
 from petqc.limits import Limits, Status
-from petqc.offsets import MIN_PAIRS, Offsets, Parallax, solve_offsets
 from petqc.results import ChannelColumn
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.checks import CheckOutput, check
-from petqc.energy_fits import ANNIHILATION_KEV, Refusal
+from petqc.fits.energy_fits import ANNIHILATION_KEV, Refusal
 from petqc.limits import Limits, Status
 from petqc.results import ChannelColumn, Spectrum
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.checks import CheckOutput, check
-from petqc.energy_fits import ANNIHILATION_KEV, Refusal
-from petqc.fit_kernels import MU1, S1
+from petqc.fits.energy_fits import ANNIHILATION_KEV, Refusal
+from petqc.fits.kernels import MU1, S1
 from petqc.limits import Limits
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from petqc.axes import energy_axis
 from petqc.channel_map import Topology
 from petqc.errors import BadInputError
 from petqc.events import Coincidences, Singles
-from petqc.file_analysis import Filled
 from petqc.histograms import HistogramSettings, QcHistograms
-from petqc.pair_search import PairSearch
+from petqc.recorded import Filled
+from petqc.recorded.axes import energy_axis
+from petqc.recorded.pair_search import PairSearch
 from petqc.results import Spectrum
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from petqc.file_analysis import Asked
     from petqc.fits import PeakFit
     from petqc.formats.list_text import ListColumn, ListDescriptor
+    from petqc.recorded import Asked
 
 _CHANNELS_PER_MODULE = 256
 _TIME_UNITS_PS = {"ps": 1.0, "ns": 1e3, "us": 1e6, "s": 1e12}
@@ -108,7 +108,7 @@ def _times(
     notes: list[str],
 ) -> tuple[list[Spectrum], tuple[str, ...]]:
     """Second reading: time differences of events whose two detectors both show the photopeak (within one FWHM)."""
-    from petqc.energy_fits import Refusal
+    from petqc.fits.energy_fits import Refusal
     from petqc.formats.list_text import ListTextReader
     from petqc.qc_input import QcInput, RunContext
 

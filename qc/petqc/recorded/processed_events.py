@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from petqc.axes import energy_axis
 from petqc.channel_map import Topology
 from petqc.events import Coincidences, Singles
-from petqc.file_analysis import Filled
 from petqc.formats.petsys_ldat import open_events
 from petqc.histograms import HistogramSettings, QcHistograms
-from petqc.pair_search import PairSearch
+from petqc.recorded import Filled
+from petqc.recorded.axes import energy_axis
+from petqc.recorded.pair_search import PairSearch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from petqc.channel_roles import ChannelRoles
-    from petqc.file_analysis import Asked
+    from petqc.recorded import Asked
+    from petqc.recorded.channel_roles import ChannelRoles
 
 WINDOW_PS = 20_000
 """Full width of the coincidence window for groups and singles: wide enough for detectors without skew calibration."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.errors import FitFailedError, TooFewCountsError
-from petqc.fit_kernels import (
+from petqc.fits.kernels import (
     A1,
     A2,
     CONVERGED,
@@ -55,7 +55,7 @@ SCALE_BELOW = 0.05
 class PeakFit:
     """A fitted peak.
 
-    parameters: (11,) in the order of petqc.fit_kernels. covariance: (11, 11). edges: (n + 1,) of the fitted bins;
+    parameters: (11,) in the order of petqc.fits.kernels. covariance: (11, 11). edges: (n + 1,) of the fitted bins;
     counts, model, background: (n,). area, mu, fwhm: of the peak (with its second Gaussian, if it has one) with one
     standard deviation each; fwtm: full width at a tenth of the maximum. chi2, n_free_bins (bins minus parameters),
     p_value: Pearson, exact counts; p_value_shape: the same allowing for SHAPE_TOLERANCE. scale: square root of
@@ -310,7 +310,7 @@ def peak_fit(
     slots: NDArray[np.int64],
     constants: NDArray[np.float64],
 ) -> PeakFit:
-    """What a converged fit says; arguments as for petqc.fit_kernels.poisson_fit."""
+    """What a converged fit says; arguments as for petqc.fits.kernels.poisson_fit."""
     if slots[S2] >= 0 and p[S2] < p[S1] and slots[MU1] == slots[MU2]:
         order = [A2, MU2, S2, A1, MU1, S1, STEP, LOW, HIGH, TAIL, EDGE]  # first the narrow one
         p, covariance = p[order], covariance[np.ix_(order, order)]

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.errors import FitFailedError, TooFewCountsError
-from petqc.fit_kernels import TAIL
 from petqc.fits import MIN_NET_COUNTS, PeakFit
-from petqc.peaks import candidates, find_peaks, onset
-from petqc.photopeaks import LU_EDGE_RATIO, PeakShape, apparent_peak, fit_photopeak
+from petqc.fits.kernels import TAIL
+from petqc.fits.peaks import candidates, find_peaks, onset
+from petqc.fits.photopeaks import LU_EDGE_RATIO, PeakShape, apparent_peak, fit_photopeak
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

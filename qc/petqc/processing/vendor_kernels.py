@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from petqc.introsort import PAYLOAD_BITS, introsort
 from petqc.jit import kernel
-from petqc.kernels import CHIP_TRIGGER, D_CURVE, D_TDC, FRAME_ID_MASK, ROW_DROP, ROW_TOT
+from petqc.processing.hit_kernels import CHIP_TRIGGER, D_CURVE, D_TDC, FRAME_ID_MASK, ROW_DROP, ROW_TOT
+from petqc.processing.introsort import PAYLOAD_BITS, introsort
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

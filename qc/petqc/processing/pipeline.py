@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from petqc import event_kernels as ek
-from petqc import kernels as k
-from petqc import pair_kernels as pk
 from petqc.errors import BadInputError
 from petqc.events import Coincidences, Hits, Singles
 from petqc.formats.petsys_tables import QDC
 from petqc.processing import DROP_REASONS, GROUP_REASONS, Processed, ProcessingAccount
+from petqc.processing import event_kernels as ek
+from petqc.processing import hit_kernels as k
+from petqc.processing import pair_kernels as pk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

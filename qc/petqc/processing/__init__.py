@@ -3,7 +3,7 @@
 The order of work (petqc mode): decode and calibrate each hit; sort by calibrated time; group the hits of one photon;
 apply the energy window; pair singles in the prompt and in the delayed window. Whatever cannot be decided yet because
 later frames may still matter is carried to the next call, so the result does not depend on how frames are cut into
-calls. The vendor's own semantics (buffers, coarse sort, no policy for multiples) are in `petqc.vendor_mode`.
+calls. The vendor's own semantics (buffers, coarse sort, no policy for multiples) are in `petqc.processing.vendor_mode`.
 """
 
 from __future__ import annotations
@@ -195,8 +195,8 @@ class Processor:
         trigger_id: int | None = None,
         keep_hits: bool = False,
     ) -> None:
-        from petqc.pipeline import PetqcPipeline, Pipeline
-        from petqc.vendor_mode import VendorPipeline
+        from petqc.processing.pipeline import PetqcPipeline, Pipeline
+        from petqc.processing.vendor_mode import VendorPipeline
 
         self.settings = settings
         self._held: list[NDArray[np.uint64]] = []

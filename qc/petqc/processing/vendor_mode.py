@@ -1,7 +1,7 @@
 """The vendor's own processing semantics, record by record: for comparison with the vendor's converters, not for QC.
 
 What differs from petqc mode: hits are processed in buffers of about 3072 and nothing is paired across their edges; they
-are sorted by coarse time only, by an unstable sort whose order of ties is reproduced (`petqc.introsort`); every pair in
+are sorted by coarse time only, by an unstable sort whose order of ties is reproduced (introsort.py); every pair in
 the window is a coincidence; there is no delayed window. Source: PETsys sw_daq_tofpet2 revision 194662e, as measured.
 """
 
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from petqc import vendor_kernels as vk
 from petqc.events import Coincidences, EnergyUnit, Hits, Singles
-from petqc.pipeline import FrameWalk, chip_rows, row_states
 from petqc.processing import DROP_REASONS, GROUP_REASONS, Processed, ProcessingAccount
+from petqc.processing import vendor_kernels as vk
+from petqc.processing.pipeline import FrameWalk, chip_rows, row_states
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -158,7 +158,7 @@ class VendorChain:
 
 
 class VendorPipeline:
-    """The vendor's chain as a `petqc.pipeline.Pipeline`: photons as singles, all pairs as prompts, nothing delayed.
+    """The vendor's chain as a `Pipeline`: photons as singles, all pairs as prompts, nothing delayed.
 
     Singles come in the order of their seeds. Energies are sums over the photon, in ns for time over threshold and in
     clocks for charge.

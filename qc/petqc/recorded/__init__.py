@@ -16,9 +16,9 @@ from petqc.results import RawFile
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from petqc.channel_roles import ChannelRoles
     from petqc.histograms import QcHistograms
     from petqc.processing import ProcessingAccount
+    from petqc.recorded.channel_roles import ChannelRoles
     from petqc.results import Run, Spectrum
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
@@ -82,7 +82,7 @@ def analyse_file(
         BadInputError: a file, the configuration or the descriptor cannot be used, or is missing.
     """
     from petqc.analysis import analyse
-    from petqc.channel_roles import read_channel_roles
+    from petqc.recorded.channel_roles import read_channel_roles
 
     files = [Path(p) for p in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
     if not files:
@@ -121,25 +121,25 @@ def _reader(path: Path, asked: Asked) -> Callable[[list[Path], Asked], Filled]:
     if suffix == ".rawf":
         return _raw
     if asked.descriptor is not None:
-        from petqc.file_lists import list_text
+        from petqc.recorded.lists import list_text
 
         return list_text
     if suffix == ".spe":
-        from petqc.file_lists import spe
+        from petqc.recorded.lists import spe
 
         return spe
     if suffix in {".ptu", ".pt3"}:
-        from petqc.file_lists import time_tags
+        from petqc.recorded.lists import time_tags
 
         return time_tags
     with path.open("rb") as file:
         start = file.read(4096)
     if start.startswith(b"//") and b"Janus" in start:
-        from petqc.file_lists import janus
+        from petqc.recorded.lists import janus
 
         return janus
     if suffix in {".ldat", ".tsv", ".txt", ".dat", ".text"}:
-        from petqc.file_events import processed_events
+        from petqc.recorded.processed_events import processed_events
 
         return processed_events
     raise BadInputError(

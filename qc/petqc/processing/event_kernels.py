@@ -1,6 +1,6 @@
 """Sorting hits and grouping them into singles: the second part of the hot path.
 
-Like `petqc.kernels`: compiled loops, int64 ps, no bounds checks, a plain Python twin of each in the tests.
+Like the kernels of hits: compiled loops, int64 ps, no bounds checks, a plain Python twin of each in the tests.
 """
 
 from __future__ import annotations

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.errors import FitFailedError, TooFewCountsError
-from petqc.fit_kernels import (
+from petqc.fits import (
+    FWHM_OF_SIGMA,
+    MIN_NET_COUNTS,
+    MIN_P_VALUE,
+    SCALE_BELOW,
+    SHAPE_TOLERANCE,
+    PeakFit,
+    accept,
+    peak_fit,
+    slots_of,
+)
+from petqc.fits.kernels import (
     A1,
     CONVERGED,
     EDGE,
@@ -28,19 +39,8 @@ from petqc.fit_kernels import (
     TAIL,
     TAIL_WIDTH,
 )
-from petqc.fits import (
-    FWHM_OF_SIGMA,
-    MIN_NET_COUNTS,
-    MIN_P_VALUE,
-    SCALE_BELOW,
-    SHAPE_TOLERANCE,
-    PeakFit,
-    accept,
-    peak_fit,
-    slots_of,
-)
-from petqc.peaks import FoundPeak, candidates
-from petqc.photopeak_kernels import NO_RANGE, TOO_FEW, photopeak_fit, photopeak_fits
+from petqc.fits.peaks import FoundPeak, candidates
+from petqc.fits.photopeak_kernels import NO_RANGE, TOO_FEW, photopeak_fit, photopeak_fits
 from petqc.statistics import sparse_chi2_p_value
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from petqc.fit_kernels import (
+from petqc.fits.kernels import (
     A1,
     CONVERGED,
     EDGE,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 TOO_FEW = 3
 NO_RANGE = 4
-"""Further outcomes, after those of petqc.fit_kernels."""
+"""Further outcomes, after those of petqc.fits.kernels."""
 
 
 @kernel
@@ -133,7 +133,7 @@ def seed_position(
 ) -> tuple[float, float]:
     """Place of the strongest peak of a known width between low and high, and its significance.
 
-    Matched filter without area, so that a straight background drops out (see petqc.peaks.find_peaks).
+    Matched filter without area, so that a straight background drops out (see petqc.fits.peaks.find_peaks).
     """
     n = counts.size
     width = edges[1] - edges[0]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from petqc.fits import FWHM_OF_SIGMA
-from petqc.peaks import candidates
+from petqc.fits.peaks import candidates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
