@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from petqc.errors import BadInputError
+from petqc.output_files import partial_of
 from petqc.results import ChannelColumn, Run, Spectrum
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def _read_spectra(path: Path) -> list[Spectrum]:
 def _write_parquet(table: Any, path: Path) -> None:
     import pyarrow.parquet as pq
 
-    partial = path.with_name(path.name + ".partial")
+    partial = partial_of(path)
     with partial.open("wb") as file:
         pq.write_table(table, file)
         file.flush()

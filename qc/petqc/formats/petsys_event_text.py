@@ -15,6 +15,7 @@ from petqc.errors import BadInputError
 from petqc.formats.damage import Damage, DamageLog
 from petqc.formats.petsys_compact import expand_coincidences, expand_groups, fold_coincidences, fold_groups
 from petqc.formats.petsys_events import DTYPES, SINGLE, EventKind, plausible
+from petqc.output_files import partial_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -218,7 +219,7 @@ class TextWriter:
         self.kind = kind
         self.dtype = DTYPES[kind]
         self.records = 0
-        self._partial = self.path.with_name(self.path.name + ".partial")
+        self._partial = partial_of(self.path)
         try:
             self._file = self._partial.open("w", encoding="ascii", newline="\n")
         except OSError as error:

@@ -14,6 +14,7 @@ import numpy as np
 from petqc.errors import BadInputError
 from petqc.formats.petsys_compact import fold_coincidences, fold_groups, pack
 from petqc.formats.petsys_events import DTYPES, EventKind, EventStep
+from petqc.output_files import partial_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -39,7 +40,7 @@ class LdatWriter:
         self.kind = kind
         self.dtype = DTYPES[kind]
         self.records = self.bytes_written = 0
-        self._partial = self.path.with_name(self.path.name + ".partial")
+        self._partial = partial_of(self.path)
         self._steps: list[EventStep] = []
         self._open_step: tuple[int, float, float] | None = None
         try:

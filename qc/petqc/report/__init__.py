@@ -29,9 +29,12 @@ def write_html(run: Run, path: Path) -> None:
     """Write the page to `path` (UTF-8), replacing what is there only once the new page is complete.
 
     Raises:
+        BadInputError: `path` is a folder or a device.
         OSError: the folder does not exist or cannot be written.
     """
-    partial = path.with_name(path.name + ".partial")
+    from petqc.output_files import partial_of
+
+    partial = partial_of(path)
     partial.write_text(render_html(run), encoding="utf-8", newline="\n")
     partial.replace(path)
 

@@ -1,0 +1,21 @@
+"""Files that are complete or not there: written beside their place, then moved into it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from petqc.errors import BadInputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def partial_of(path: Path) -> Path:
+    """Where a file is written until it is complete.
+
+    Raises:
+        BadInputError: `path` is a folder or a device; moving a file there would put it in the device's place.
+    """
+    if path.exists() and not path.is_file():
+        raise BadInputError("is not a regular file and will not be replaced by one", where=str(path), do="name a file")
+    return path.with_name(path.name + ".partial")
