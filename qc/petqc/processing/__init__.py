@@ -155,7 +155,8 @@ class Processed:
     prompts, delayed: ordered by their earlier single (delayed: before the shift). delayed: all pairs of the delayed
     window, for comparison with 2τ·S_a·S_b; the earlier single's time is shifted by the delay, so that
     dt = time_a_ps - time_b_ps lies in the window. delayed_unambiguous: (n delayed,) bool, those that the multiples
-    policy would have kept. Both singles take their turn as the delayed one, so half of these estimate the randoms. hits: only if they were asked for.
+    policy would have kept. Both singles take their turn as the delayed one, so half of these estimate the randoms.
+    hits: only if they were asked for.
     """
 
     singles: Singles
