@@ -21,14 +21,12 @@ if TYPE_CHECKING:
     from petqc_simulators.profile import Profile
 
 PREBREAKDOWN_BELOW_V = 5.0
-_WHOLE = frozenset({"baseline_t", "baseline_e"})
-"""Columns of real numbers in which the vendor's tools accept whole numbers only: 52.0 ends them with an error."""
 
 
 def _rows(kind: TableKind, n: int, /, **columns: Any) -> NDArray[Any]:
     """A table with the given columns; those that are not given are zero (port and slave)."""
     form = TABLES[kind]
-    table = np.zeros(n, [(c.name, "i4" if c.name in _WHOLE else c.dtype) for c in form.columns])
+    table = np.zeros(n, [(c.name, c.dtype) for c in form.columns])
     for name, values in columns.items():
         table[name] = values
     return table

@@ -162,7 +162,9 @@ _FORMATS: Final = (
         "disc_calibration_table",
         (
             *_address(),
-            *_reals("baseline_t", "baseline_e", "zero_t1", "zero_t2", "zero_e", "noise_t1", "noise_t2", "noise_e"),
+            Column("baseline_t", whole=True, low=-1, high=63),  # the vendor's tools end with an error on 52.0
+            Column("baseline_e", whole=True, low=-1, high=63),
+            *_reals("zero_t1", "zero_t2", "zero_e", "noise_t1", "noise_t2", "noise_e"),
         ),
         4,
     ),
