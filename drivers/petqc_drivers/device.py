@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 
 
 class DeviceState(Enum):
@@ -36,7 +36,7 @@ class OutputState(Enum):
     """Found on when connecting, at set-points that this process did not choose."""
 
 
-class Quality(Enum):
+class Quality(StrEnum):
     """How far a reading can be believed."""
 
     GOOD = "good"

@@ -85,6 +85,7 @@ def test_the_run_folder_has_everything_that_made_the_result(demo: Any) -> None:
     page = (demo.folder / "report.html").read_text()
     assert run.sentence.split(":")[0] in page
     assert demo.document["where"]["report"] == str(demo.folder / "report.html")
+    assert {e["quality"] for e in demo.document["environment"]} <= {"good", "uncertain", "bad"}
     names = {e["name"] for e in demo.document["environment"]}
     assert any(n.startswith("temperature") for n in names)
     commanded = [e for e in demo.document["environment"] if e["unit"] == "V"]
