@@ -42,7 +42,7 @@ from petqc_drivers.petsys.daqd_wire import (
     port_counters_request,
 )
 from petqc_drivers.petsys.frames import CLOCKS_PER_FRAME
-from petqc_drivers.petsys.link import LinkAccount, ago, refuse_unsealed
+from petqc_drivers.petsys.link import CommandGate, LinkAccount, ago
 from petqc_drivers.petsys.receive import FrameIntake, ReceiveAccount
 from petqc_drivers.petsys.registers import REGISTERS
 from petqc_drivers.petsys.wire import SERIAL_MODULO, Command, Function, WireError, parse_memory_read_reply
@@ -50,7 +50,6 @@ from petqc_drivers.petsys.wire import SERIAL_MODULO, Command, Function, WireErro
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from petqc_drivers.limits import SetOutput
     from petqc_drivers.petsys.receive import Sink
 
 _LOG = logging.getLogger(__name__)
@@ -65,7 +64,7 @@ DAEMON_S: Final = 2.0
 _THREAD_S: Final = 2.0
 
 
-class DaqdReadoutLink:
+class DaqdReadoutLink(CommandGate):
     """Link to one unit, by its place in the system.
 
     Args:
@@ -111,11 +110,6 @@ class DaqdReadoutLink:
     def name(self) -> str:
         """Address of the unit, for messages."""
         return f"unit {self._unit[0]}/{self._unit[1]} at {self._client.name}"
-
-    @property
-    def epoch(self) -> int:
-        """Rises with every `overtake`."""
-        return self._epoch
 
     @property
     def last_good_s(self) -> float | None:
@@ -219,40 +213,6 @@ class DaqdReadoutLink:
         self._epoch += 1
         if self._waiting is not None:
             self._waiting.cancel()
-
-    async def exchange(
-        self, function: int, payload: bytes, *, what: str, since: int | None = None, tries: int | None = None
-    ) -> bytes:
-        """Send a command until the unit answers and return the payload of the reply.
-
-        Args:
-            function: Front-end function.
-            payload: Its payload.
-            what: What this is, for messages ("read 0x0203 time_tag").
-            since: Epoch in which the caller's task began; by default now.
-            tries: How often to send it before the unit counts as silent; by default as the link was made.
-
-        Raises:
-            ReplyTimeoutError: If no try is answered.
-            LinkLostError: If the daemon is gone.
-            OvertakenError: If switching off went first.
-            LocalProtocolError: If it could raise an output.
-        """
-        refuse_unsealed(function, payload, device=self.name)
-        return await self._exchange(function, payload, what, self._epoch if since is None else since, tries)
-
-    async def set_output(
-        self, output: SetOutput, *, since: int | None = None, tries: int | None = None
-    ) -> tuple[bytes, ...]:
-        """Send sealed messages one after the other and return their replies.
-
-        Raises:
-            ReplyTimeoutError: If one is not answered.
-            OvertakenError: If switching off went first.
-        """
-        epoch = self._epoch if since is None else since
-        what = f"set {output.channel}"
-        return tuple([await self._exchange(output.function, p, what, epoch, tries) for p in output.payloads])
 
     async def _exchange(self, function: int, payload: bytes, what: str, epoch: int, tries: int | None) -> bytes:
         tries = tries or self._tries

@@ -6,6 +6,7 @@ Source: TOFPET2 interface reference (vendor software revision 194662e, protocol 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -125,6 +126,63 @@ def refuse_unsealed(function: int, payload: bytes, *, device: str) -> None:
             raise LocalProtocolError(
                 "a command that switches the bias supply on and did not pass the encoder guard", device=device
             )
+
+
+class CommandGate(ABC):
+    """The one door for commands of a link: nothing that could raise an output passes unless it is sealed.
+
+    What was begun before `overtake` was called is not sent any more.
+    """
+
+    _epoch: int = 0
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Address of the board, for messages."""
+
+    @property
+    def epoch(self) -> int:
+        """Rises with every `overtake`; what was begun in an earlier epoch is not sent any more."""
+        return self._epoch
+
+    async def exchange(
+        self, function: int, payload: bytes, *, what: str, since: int | None = None, tries: int | None = None
+    ) -> bytes:
+        """Send a command until it is answered and return the payload of the reply.
+
+        Args:
+            function: Front-end function.
+            payload: Its payload.
+            what: What this is, for messages ("read 0x0203 time_tag").
+            since: Epoch in which the caller's task began; by default now.
+            tries: How often to send it before the board counts as silent; by default as the link was made.
+
+        Raises:
+            ReplyTimeoutError: If no try is answered.
+            LinkLostError: If the way to the board is gone.
+            OvertakenError: If switching off went first.
+            LocalProtocolError: If it could raise an output.
+        """
+        refuse_unsealed(function, payload, device=self.name)
+        return await self._exchange(function, payload, what, self._epoch if since is None else since, tries)
+
+    async def set_output(
+        self, output: SetOutput, *, since: int | None = None, tries: int | None = None
+    ) -> tuple[bytes, ...]:
+        """Send sealed messages one after the other and return their replies.
+
+        Raises:
+            ReplyTimeoutError: If one is not answered.
+            OvertakenError: If switching off went first.
+        """
+        epoch = self._epoch if since is None else since
+        what = f"set {output.channel}"
+        return tuple([await self._exchange(output.function, p, what, epoch, tries) for p in output.payloads])
+
+    @abstractmethod
+    async def _exchange(self, function: int, payload: bytes, what: str, epoch: int, tries: int | None) -> bytes:
+        """Send a command that may be sent, until it is answered."""
 
 
 def ago(moment_s: float | None) -> str:

@@ -15,7 +15,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from petqc_drivers.errors import ConnectError, DriverError, LinkLostError, OvertakenError, ReplyTimeoutError, StateError
-from petqc_drivers.petsys.link import LinkAccount, ago, refuse_unsealed
+from petqc_drivers.petsys.link import CommandGate, LinkAccount, ago
 from petqc_drivers.petsys.receive import ROOM_BYTES, FrameIntake, ReceiveAccount
 from petqc_drivers.petsys.wire import DATA_MARK, HANDSHAKE, REPLY_MARK, SERIAL_MODULO, Command, Reply, WireError
 from petqc_drivers.transport.udp import RECEIVE_BUFFER_BYTES, UdpReceiver
@@ -23,7 +23,6 @@ from petqc_drivers.transport.udp import RECEIVE_BUFFER_BYTES, UdpReceiver
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from petqc_drivers.limits import SetOutput
     from petqc_drivers.petsys.receive import Sink
 
 REPLY_TIMEOUT_S: Final = 0.25
@@ -34,7 +33,7 @@ HANDSHAKE_TIMEOUT_S: Final = 0.1
 _THREAD_S: Final = 2.0
 
 
-class UdpReadoutLink:
+class UdpReadoutLink(CommandGate):
     """Link to one board on UDP.
 
     Args:
@@ -74,11 +73,6 @@ class UdpReadoutLink:
     def name(self) -> str:
         """Address of the board, for messages."""
         return f"board {self._peer[0]}:{self._peer[1]}"
-
-    @property
-    def epoch(self) -> int:
-        """Rises with every `overtake`."""
-        return self._epoch
 
     @property
     def last_good_s(self) -> float | None:
@@ -142,39 +136,6 @@ class UdpReadoutLink:
         """Drop everything that waits to be sent or for a reply."""
         self._epoch += 1
         self._drop_waiting(OvertakenError("dropped because switching off goes first", device=self.name))
-
-    async def exchange(
-        self, function: int, payload: bytes, *, what: str, since: int | None = None, tries: int | None = None
-    ) -> bytes:
-        """Send a command until it is answered and return the payload of the reply.
-
-        Args:
-            function: Front-end function.
-            payload: Its payload.
-            what: What this is, for messages ("read 0x0203 time_tag").
-            since: Epoch in which the caller's task began; by default now.
-            tries: How often to send it before the board counts as silent; by default as the link was made.
-
-        Raises:
-            ReplyTimeoutError: If no try is answered.
-            OvertakenError: If switching off went first.
-            LocalProtocolError: If it could raise an output.
-        """
-        refuse_unsealed(function, payload, device=self.name)
-        return await self._exchange(function, payload, what, self._epoch if since is None else since, tries)
-
-    async def set_output(
-        self, output: SetOutput, *, since: int | None = None, tries: int | None = None
-    ) -> tuple[bytes, ...]:
-        """Send sealed messages one after the other and return their replies.
-
-        Raises:
-            ReplyTimeoutError: If one is not answered.
-            OvertakenError: If switching off went first.
-        """
-        epoch = self._epoch if since is None else since
-        what = f"set {output.channel}"
-        return tuple([await self._exchange(output.function, p, what, epoch, tries) for p in output.payloads])
 
     async def _exchange(self, function: int, payload: bytes, what: str, epoch: int, tries: int | None) -> bytes:
         loop = asyncio.get_running_loop()

@@ -11,16 +11,16 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from petqc.errors import BadInputError
 from petqc.formats.damage import Damage, DamageLog
+from petqc.formats.reader import StreamReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from types import TracebackType
 
     from numpy.typing import NDArray
 
@@ -106,7 +106,7 @@ class _Lines:
         return None
 
 
-class JanusReader:
+class JanusReader(StreamReader):
     """A Janus list, opened for reading in blocks of whole events.
 
     Attributes:
@@ -124,33 +124,13 @@ class JanusReader:
         self.path = Path(path)
         self.damages = DamageLog()
         self.bytes_read = 0
-        try:
-            self._file = self.path.open("rb")
-        except OSError as error:
-            raise BadInputError(f"cannot be opened: {error.strerror}", where=str(self.path)) from error
+        self._file = self._open(self.path)
         try:
             self.size = os.fstat(self._file.fileno()).st_size
             self.heading, self.columns, self._begin, self._lines_before = _heading(self.path, _numbered(self._file))
         except BaseException:
             self._file.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file; may be called again."""
-        self._file.close()
-
-    @property
-    def damage(self) -> Damage | None:
-        """The first line that the last `blocks` could not read."""
-        return self.damages.first
 
     def blocks(self, max_lines: int = 1 << 16) -> Iterator[JanusEvents]:
         """Whole events, about max_lines lines at a time; event numbers count over the whole list."""

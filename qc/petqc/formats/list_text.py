@@ -27,16 +27,16 @@ import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 
 from petqc.errors import BadInputError
 from petqc.formats.damage import Damage, DamageLog
+from petqc.formats.reader import StreamReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from types import TracebackType
 
     from numpy.typing import NDArray
 
@@ -183,7 +183,7 @@ class ListEvents:
         return self.damages.first
 
 
-class ListTextReader:
+class ListTextReader(StreamReader):
     """A list-mode text file, opened for reading in blocks.
 
     Attributes:
@@ -201,28 +201,8 @@ class ListTextReader:
         self.descriptor = descriptor
         self.damages = DamageLog()
         self.bytes_read = self.lines_read = self.records_read = 0
-        try:
-            self._file = self.path.open("rb")
-        except OSError as error:
-            raise BadInputError(f"cannot be opened: {error.strerror}", where=str(self.path)) from error
+        self._file = self._open(self.path)
         self.size = os.fstat(self._file.fileno()).st_size
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file; may be called again."""
-        self._file.close()
-
-    @property
-    def damage(self) -> Damage | None:
-        """The first line that the last `blocks` could not read."""
-        return self.damages.first
 
     def blocks(self, max_lines: int = 1 << 16) -> Iterator[dict[str, NDArray[np.float64]]]:
         """Columns of at most max_lines lines at a time, (n,) float64 each."""

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 
 from petqc.errors import BadInputError
-from petqc.formats.damage import Damage, DamageLog
+from petqc.formats.damage import DamageLog
 from petqc.formats.petsys_compact import expand_coincidences, expand_groups, fold_coincidences, fold_groups
 from petqc.formats.petsys_events import DTYPES, SINGLE, EventKind, plausible
+from petqc.formats.reader import StreamReader
 from petqc.output_files import partial_of
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _KIND_BY_FIELDS: Final[dict[int, EventKind]] = {
 }
 
 
-class TextReader:
+class TextReader(StreamReader):
     """A text event file, opened for reading; the same attributes and blocks as the binary reader.
 
     Attributes:
@@ -50,10 +51,7 @@ class TextReader:
         self.bytes_read = self.records_read = 0
         self.damages = DamageLog()
         self.warnings: list[str] = []
-        try:
-            self._file = self.path.open("rb")
-        except OSError as error:
-            raise BadInputError(f"cannot be opened: {error.strerror}", where=str(self.path)) from error
+        self._file = self._open(self.path)
         try:
             self.size = os.fstat(self._file.fileno()).st_size
             self.kind: EventKind = self._detect() if kind is None else kind
@@ -61,23 +59,6 @@ class TextReader:
             self._file.close()
             raise
         self.dtype = DTYPES[self.kind]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file; may be called again."""
-        self._file.close()
-
-    @property
-    def damage(self) -> Damage | None:
-        """The first place that the last `blocks` could not use."""
-        return self.damages.first
 
     def _detect(self) -> EventKind:
         line = self._file.readline(_LONGEST_LINE)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -17,10 +17,10 @@ from petqc.formats.petsys_compact import LONGEST, expand_coincidences, expand_gr
 from petqc.formats.petsys_event_text import TextReader, TextWriter
 from petqc.formats.petsys_events import COINCIDENCE, DTYPES, GROUP, SINGLE, EventKind, EventStep, plausible
 from petqc.formats.petsys_ldat_write import LdatWriter
+from petqc.formats.reader import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
     from numpy.typing import NDArray
 
@@ -97,7 +97,7 @@ def _pairs(sample: NDArray[np.uint8]) -> bool:
     return bool(within.size and within.mean() > 0.99 and (not between.size or between.mean() < 0.9))
 
 
-class LdatReader:
+class LdatReader(Reader):
     """A binary event file, opened for reading.
 
     Attributes:
@@ -126,24 +126,11 @@ class LdatReader:
         self.size = os.fstat(self._fd).st_size
         self.steps: tuple[EventStep, ...] = self._read_index()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Close the file; may be called again."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    @property
-    def damage(self) -> Damage | None:
-        """The first place that the last `blocks` could not use."""
-        return self.damages.first
 
     def _read_index(self) -> tuple[EventStep, ...]:
         everything = (EventStep(0, self.size),)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,10 +37,10 @@ from petqc.formats.petsys_frames import (
 from petqc.formats.petsys_manifest import ManifestBlock, ManifestStep, RecordingState, read_manifest
 from petqc.formats.petsys_recording import RawWriter, finalise_partial
 from petqc.formats.petsys_tables import parse_table
+from petqc.formats.reader import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from types import TracebackType
 
     from numpy.typing import NDArray
 
@@ -57,7 +57,7 @@ def _prefix(path: Path) -> tuple[Path, Path]:
     return path.with_name(path.name + ".rawf"), path
 
 
-class RawReader:
+class RawReader(Reader):
     """A raw recording, opened for reading.
 
     Attributes:
@@ -101,14 +101,6 @@ class RawReader:
             self.close()
             raise
         self._walked: tuple[RawStep, ...] | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file; may be called again."""
@@ -172,11 +164,6 @@ class RawReader:
         if blocks:
             first, last = blocks[0].first_frame, max(last, *(b.last_frame for b in blocks))
         return RawStep(start.begin, end, first, last, start.step1, start.step2)
-
-    @property
-    def damage(self) -> Damage | None:
-        """The first place that the last `blocks` could not use; None if it used everything."""
-        return self.damages.first
 
     @property
     def state(self) -> RecordingState:

@@ -8,17 +8,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from petqc.errors import BadInputError
-from petqc.formats.damage import Damage, DamageLog
+from petqc.formats.damage import DamageLog
 from petqc.formats.picoquant_header import RECORD_TYPES, RecordType, TttrHeader, read_header
+from petqc.formats.reader import StreamReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
     from numpy.typing import NDArray
 
@@ -48,7 +47,7 @@ class TimeTags:
         return self.time_ps.size
 
 
-class PicoquantReader:
+class PicoquantReader(StreamReader):
     """A time-tag file, opened for reading.
 
     Attributes:
@@ -65,33 +64,13 @@ class PicoquantReader:
         self.path = Path(path)
         self.damages = DamageLog()
         self.bytes_read = self.records_read = 0
-        try:
-            self._file = self.path.open("rb")
-        except OSError as error:
-            raise BadInputError(f"cannot be opened: {error.strerror}", where=str(self.path)) from error
+        self._file = self._open(self.path)
         try:
             self.size = os.fstat(self._file.fileno()).st_size
             self.header = read_header(self._file, str(self.path))
         except BaseException:
             self._file.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file; may be called again."""
-        self._file.close()
-
-    @property
-    def damage(self) -> Damage | None:
-        """The first place that the last `blocks` could not use."""
-        return self.damages.first
 
     def blocks(self, max_records: int = 1 << 20) -> Iterator[TimeTags]:
         """Time tags of at most max_records records at a time."""
