@@ -1,6 +1,6 @@
 """Fits of photopeaks and coincidence peaks: a number with its covariance, or a refusal that says why.
 
-Source: daily-qc.md §2a and §2c for the models, §2k for the bounds; performance.md §4-5 for the method.
+Source: daily-qc.md §2a and §2c for the models, §2k for the bounds.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ Model, integrated over each bin (no centre-of-bin error), with N a normal densit
 Areas are counts, TAIL is a share of A1, STEP, EDGE, LOW and HIGH are counts per unit of x.
 
 Source: daily-qc.md §2a (photopeak: Gauss + erfc step + background), §2c (time: Gauss + second Gauss + flat) and §2g
-(the continuum of Lu-176 has an edge at 597 keV); maximum likelihood by Fisher scoring: performance.md §4.
+(the continuum of Lu-176 has an edge at 597 keV); maximum of the Poisson likelihood by Fisher scoring.
 """
 
 from __future__ import annotations

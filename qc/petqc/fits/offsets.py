@@ -9,8 +9,8 @@ Each pair is weighted with the
 probability that it is not a random (the share that the fitted Gaussian has of the density at its residual), the
 weights and the offsets are improved in turn, from a wide start so that a channel that is far off is still found.
 
-Source: daily-qc.md §2d (1: graph Laplacian, connected components; 4: robust weights; 5: levels);
-performance.md §5 (mixture reweighting is the weight closest to the bound; conjugate gradients to 1e-4 or tighter).
+Source: daily-qc.md §2d (1: graph Laplacian, connected components; 4: robust weights; 5: levels).
+Mixture reweighting comes closest to the bound; conjugate gradients are solved to 1e-4 or tighter.
 """
 
 from __future__ import annotations
