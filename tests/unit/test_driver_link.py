@@ -26,6 +26,7 @@ from petqc_drivers.petsys.bias import BIAS_32P, BiasChannel, BiasCurve, encode_b
 from petqc_drivers.petsys.board import Board
 from petqc_drivers.petsys.udp_link import UdpReadoutLink
 from petqc_drivers.petsys.wire import Function
+from petqc_drivers.transport.udp import UdpReceiver
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -548,3 +549,58 @@ def test_a_flood_of_replies_to_nobody_leaves_the_event_loop_alone():
             assert account.replies == account.commands
 
     asyncio.run(main())
+
+
+class Counting:
+    """A handler that counts."""
+
+    def __init__(self) -> None:
+        self.datagrams = 0
+        self._room = bytearray(64)
+
+    def room(self) -> memoryview:
+        return memoryview(self._room)
+
+    def datagram(self, _first: int, _n: int) -> None:
+        self.datagrams += 1
+
+    def pause(self) -> float | None:
+        return None
+
+    def failed(self, error: Exception) -> None:
+        raise error
+
+
+def test_what_arrived_before_a_call_is_received_before_it():
+    """The moment between the last look at the socket and the look at the calls must not lose anything."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as board:
+        board.bind(("127.0.0.1", 0))
+        handler = Counting()
+        seen: list[int] = []
+
+        class Interrupted(UdpReceiver):
+            """Just after the socket was found empty, three datagrams come and then somebody calls."""
+
+            armed = True
+
+            def _burst(self, sock: socket.socket) -> bool:
+                is_empty = super()._burst(sock)
+                if self.armed:
+                    self.armed = False
+                    for _ in range(3):
+                        board.sendto(b"\xa5data", sock.getsockname())
+                    self._calls.append(lambda: seen.append(handler.datagrams))
+                    self._poke()
+                return is_empty
+
+        async def main():
+            receiver = Interrupted(board.getsockname(), handler)
+            receiver.open()
+            try:
+                for _ in range(3):  # a round of the thread each
+                    await receiver.call(lambda: None, timeout_s=5)
+            finally:
+                await receiver.aclose()
+
+        asyncio.run(main())
+        assert seen == [3]

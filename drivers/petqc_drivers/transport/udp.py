@@ -31,6 +31,9 @@ RECEIVE_BUFFER_BYTES: Final = 8 << 20
 """Asked of the kernel, which gives at most net.core.rmem_max; 8 MiB are 64 ms of a full gigabit link."""
 _BURST: Final = 512
 """Datagrams taken before the thread looks at anything else."""
+_BURSTS_BEFORE_CALLS: Final = 32
+"""Bursts after which a call is answered although more arrives: more than the receive buffer holds, so that a board that
+never pauses cannot keep anybody waiting."""
 _CLOSE_S: Final = 2.0
 _SO_RXQ_OVFL: Final = 40
 _SO_MEMINFO: Final = 55
@@ -250,24 +253,30 @@ class UdpReceiver:
             wait_ms = None if due is None else max(0.0, 1000 * (due - time.monotonic()))
             if any(fd == wake for fd, _ in poller.poll(wait_ms)):
                 os.eventfd_read(wake)
-            self._burst(sock)
-            while self._calls:
+            # What had arrived before somebody asked must be received before the answer, or the end of an acquisition
+            # would lose its last datagrams.
+            asked = len(self._calls)
+            for _ in range(_BURSTS_BEFORE_CALLS if asked else 1):
+                if self._burst(sock):
+                    break
+            for _ in range(asked):
                 self._calls.popleft()()
             again_s = self._handler.pause()
             due = None if again_s is None else time.monotonic() + again_s
 
-    def _burst(self, sock: socket.socket) -> None:
+    def _burst(self, sock: socket.socket) -> bool:
+        """Receive what waits, but not for ever; True if nothing waits any more."""
         first = bytearray(1)
         for _ in range(_BURST):
             try:
                 n, ancillary, flags, sender = sock.recvmsg_into([first, self._handler.room()], _ANCILLARY_BYTES)
             except BlockingIOError:
-                return
+                return True
             except OSError as error:
                 # A report about an earlier datagram of ours (port or host unreachable); time-outs decide what it means.
                 self.counters["socket_errors"] += 1
                 _LOG.debug("receive from %s: %s", self.peer, error)
-                return
+                return False
             for level, kind, data in ancillary:
                 if level == socket.SOL_SOCKET and kind == _SO_RXQ_OVFL and len(data) == _DROPS_BYTES:
                     self._drops_told = struct.unpack("=I", data)[0]
@@ -282,3 +291,4 @@ class UdpReceiver:
                 self.counters["datagrams"] += 1
                 self.counters["bytes"] += n
                 self._handler.datagram(first[0], n - 1)
+        return False
