@@ -20,7 +20,10 @@ from petqc.processing import ProcessingSettings, Processor
 from petqc_drivers.errors import DriverError, LimitError, LinkLostError
 from petqc_drivers.limits import HardLimit, Volts
 from petqc_drivers.petsys.bias import BiasChannel, BiasCurve
+from petqc_drivers.petsys.counters import WINDOW_CLK, CounterMode, Discriminator
+from petqc_drivers.petsys.frames import scan_frames
 from petqc_drivers.petsys.readout import AsicSettings, BiasSettings, PetsysUdpReadout, PetsysUdpSettings
+from petqc_drivers.petsys.test_pulse import TestPulse
 from petqc_simulators.boards.witness import judge
 
 if TYPE_CHECKING:
@@ -211,3 +214,56 @@ def test_a_board_that_dies_ends_the_acquisition(tmp_path: Path) -> None:
                     await device.aclose()
 
     asyncio.run(session())
+
+
+def test_pulses_in_chosen_channels_and_their_counters(tmp_path):
+    """Test pulses reach the channels that listen to them and no others, and move with their phase."""
+
+    async def main() -> None:
+        async with board_process(tmp_path, "--source", "none") as board:
+            device = PetsysUdpReadout(PetsysUdpSettings(host="127.0.0.1", udp_port=board.port))
+            await device.connect()
+            await device.configure(AsicSettings(mode="tot", channel_fields={"trigger_mode_1": 3}))
+            chosen = [(0, 5), (7, 63)]
+            assert await device.reconfigure(channels={place: {"trigger_mode_1": 1} for place in chosen}) == 2
+            assert await device.reconfigure(channels={place: {"trigger_mode_1": 1} for place in chosen}) == 0
+            with pytest.raises(DriverError, match="no channel field 'nonsense'"):
+                await device.reconfigure(channels={(0, 5): {"nonsense": 1}})
+
+            async def pulsed(phase_clk: float) -> NDArray[np.uint64]:
+                await device.set_test_pulse(TestPulse(100, 1024, phase_clk))
+                parts: list[NDArray[np.uint64]] = []
+                await device.start(parts.append)
+                await device.wait_failed(0.1)
+                await device.stop()
+                words = np.concatenate(parts)
+                starts = scan_frames(words).starts
+                is_event = np.ones(words.size, np.bool_)
+                is_event[starts] = is_event[starts + 1] = False
+                return words[is_event]
+
+            early, late = await pulsed(0.25), await pulsed(3.25)
+            assert set((early >> np.uint64(42)).tolist()) == {5, 7 << 6 | 63}
+            n_each = np.unique(early >> np.uint64(42), return_counts=True)[1]
+            assert n_each[0] == pytest.approx(n_each[1], abs=2)
+            coarse = [np.unique(w >> np.uint64(30) & np.uint64(1023)).astype(int) for w in (early, late)]
+            assert len(coarse[0]) <= 2
+            assert coarse[1].mean() - coarse[0].mean() == pytest.approx(3, abs=0.51)
+            await device.set_test_pulse(None)
+
+            counting = {
+                "counter_mode": CounterMode.ACTIVE_CLOCKS,
+                "trigger_mode_2_b": Discriminator.T1,
+                "trigger_mode_1": 0,
+                "baseline_t": 20,
+            }
+            await device.reconfigure(
+                global_fields={"counter_en": 1, "counter_period": 6},
+                channels={(c, k): {**counting, "vth_t1": 63 * (c == 0)} for c in range(8) for k in range(64)},
+            )
+            reading = await device.read_channel_counters(7)
+            assert reading.counts[0].min() > 0.99 * WINDOW_CLK - 2
+            assert reading.counts[1].max() < 0.01 * WINDOW_CLK
+            await device.aclose()
+
+    asyncio.run(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 from petqc_drivers.limits import HardLimit, Volts
-from petqc_drivers.petsys import bias, frames, registers, sensors, spi, wire
+from petqc_drivers.petsys import bias, counters, frames, registers, sensors, spi, test_pulse, wire
 from petqc_drivers.petsys.asic import AsicConfiguration, AsicVersion, fields, version_of
+from petqc_drivers.petsys.board import Board
 
 GOLDEN: dict[str, Any] = tomllib.loads((Path(__file__).parent / "petsys.toml").read_text())
 
@@ -237,3 +239,35 @@ def test_adc_code():
     assert sensors.millivolt(4096) == pytest.approx(2500.0)
     assert spi.max111xx_code(0x5ABC, 5) == 0xABC
     assert spi.max111xx_channel_word(5) == 0x0AA6
+
+
+@vectors("test_pulse")
+def test_pulse_word(v):
+    pulse = test_pulse.TestPulse(v["length_clk"], v["interval_clk"], v["phase_clk"], v["inverted"])
+    assert registers.register("test_pulse").write(pulse.to_word()).to_bytes() == raw(v["hex"])
+    assert test_pulse.TestPulse.from_word(pulse.to_word()) == pulse
+
+
+class _Scripted:
+    """A board that answers what the vector says and keeps what it was sent."""
+
+    name, epoch, last_good_s = "scripted", 0, None
+
+    def __init__(self, v: Any) -> None:
+        self.v, self.sent = v, []
+
+    async def exchange(self, function, payload, **_how):
+        self.sent.append((int(function), payload))
+        if function == wire.Function.REGISTERS:
+            return b"\x00"
+        middle = (self.v["tag"] << 24).to_bytes(4, "little") * 62
+        return b"\x00" + raw(self.v["first"]) + middle + raw(self.v["last"]) + b"\x00"
+
+
+@vectors("channel_counters")
+def test_channel_counters(v):
+    link = _Scripted(v)
+    reading = asyncio.run(counters.read_channel_counters(Board(link), [v["chip"]], v["tag"]))  # type: ignore[arg-type]
+    assert link.sent == [(0, raw(v["tag_write"])), (5, raw(v["request"]))]
+    found = reading.counts[v["chip"]]
+    assert (found[0], found[1], found[63], found.size) == (1, 0, 0xFFFFFF, 64)

@@ -61,7 +61,8 @@ class Board:
             f"{what}: {error}", device=self.name, last_good=ago(self.link.last_good_s), do="check the board's firmware"
         ) from error
 
-    async def _exchange(self, function: Function, payload: bytes, what: str) -> bytes:
+    async def exchange(self, function: Function, payload: bytes, what: str) -> bytes:
+        """Send a command until it is answered; the payload of the reply."""
         return await self.link.exchange(function, payload, what=what, since=self.since, tries=self._tries)
 
     async def read(self, name: str) -> int:
@@ -72,7 +73,7 @@ class Board:
         """
         found = register(name)
         what = f"read {found}"
-        reply = await self._exchange(Function.REGISTERS, found.read().to_bytes(), what)
+        reply = await self.exchange(Function.REGISTERS, found.read().to_bytes(), what)
         try:
             return found.decode(parse_memory_read_reply(reply, found.n_bytes))
         except WireError as error:
@@ -91,7 +92,7 @@ class Board:
             payload = found.write(value).to_bytes()
         except WireError as error:
             raise LocalProtocolError(f"{what}: {error}", device=self.name) from error
-        reply = await self._exchange(Function.REGISTERS, payload, what)
+        reply = await self.exchange(Function.REGISTERS, payload, what)
         try:
             check_memory_write_reply(reply)
         except WireError as error:
@@ -118,7 +119,7 @@ class Board:
         Raises:
             RemoteProtocolError: If the answer has the wrong length.
         """
-        reply = await self._exchange(Function.SPI, request.to_bytes(), what)
+        reply = await self.exchange(Function.SPI, request.to_bytes(), what)
         try:
             return parse_spi_reply(reply, request.n_sampled)
         except WireError as error:
@@ -187,7 +188,7 @@ class Board:
         payload, what = command.to_bytes(), _asic_name("read", chip, channel)
         refused = status = 0
         for _ in range(ASIC_TRIES):
-            reply = await self._exchange(Function.ASIC, payload, what)
+            reply = await self.exchange(Function.ASIC, payload, what)
             try:
                 status, value = parse_asic_reply(reply, command.n_configuration_bits)
             except WireError as error:
@@ -212,7 +213,7 @@ class Board:
         payload, what = command.to_bytes(), _asic_name("write", chip, channel)
         status = 0
         for _ in range(ASIC_TRIES):
-            reply = await self._exchange(Function.ASIC, payload, what)
+            reply = await self.exchange(Function.ASIC, payload, what)
             try:
                 status, _ = parse_asic_reply(reply, 0)
             except WireError as error:

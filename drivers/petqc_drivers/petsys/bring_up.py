@@ -10,17 +10,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from petqc_drivers.errors import DeviceFaultError, StateError, VerifyError, WrongIdentityError
+from petqc_drivers.errors import (
+    DeviceFaultError,
+    LocalProtocolError,
+    StateError,
+    VerifyError,
+    WrongIdentityError,
+)
 from petqc_drivers.petsys.asic import AsicConfiguration, AsicVersion, version_of
 from petqc_drivers.petsys.frames import CLOCK_HZ
 from petqc_drivers.petsys.registers import POWER_BIAS, POWER_FEM, POWER_GOOD_MASK
 from petqc_drivers.petsys.sensors import find_adc
-from petqc_drivers.petsys.wire import PROTOCOL_VERSION
+from petqc_drivers.petsys.settings import RESERVED_GLOBAL
+from petqc_drivers.petsys.wire import PROTOCOL_VERSION, WireError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from petqc_drivers.petsys.board import Board
     from petqc_drivers.petsys.registers import BoardKind
     from petqc_drivers.petsys.settings import AsicSettings
@@ -71,6 +80,46 @@ class BringUp:
     def mask(self) -> int:
         """Bit per chip in use."""
         return sum(1 << chip for chip in self.chips)
+
+    def changes(
+        self, global_fields: Mapping[str, int], channels: Mapping[tuple[int, int], Mapping[str, int]]
+    ) -> dict[tuple[int, int | None], AsicConfiguration]:
+        """Configurations that would differ with these fields, by chip and channel (None: the global one).
+
+        Raises:
+            LocalProtocolError: If a chip is not in use, or a field does not exist, must not be set or does not fit.
+        """
+        absent = sorted({chip for chip, _ in channels} - set(self.chips))
+        reserved = sorted(set(global_fields) & set(RESERVED_GLOBAL))
+        if absent:
+            raise LocalProtocolError(f"ASICs {absent} are not in use")
+        if reserved:
+            raise LocalProtocolError(f"ASIC field {reserved[0]} follows the board's links and cannot be set")
+        found: dict[tuple[int, int | None], AsicConfiguration] = {}
+        try:
+            if global_fields:
+                found.update({(chip, None): held.replace(global_fields) for chip, held in self.globals.items()})
+            found.update({place: self.channels[place].replace(fields) for place, fields in channels.items()})
+        except WireError as error:
+            raise LocalProtocolError(str(error)) from error
+        except KeyError as error:
+            raise LocalProtocolError(f"ASIC and channel {error.args[0]}: channels are 0..{_N_CHANNELS - 1}") from error
+        return {place: wanted for place, wanted in found.items() if wanted != self._held(place)}
+
+    def _held(self, place: tuple[int, int | None]) -> AsicConfiguration:
+        chip, channel = place
+        return self.globals[chip] if channel is None else self.channels[chip, channel]
+
+    def with_changes(self, changes: Mapping[tuple[int, int | None], AsicConfiguration]) -> BringUp:
+        """The same bring-up with configurations that were changed, and read back, since."""
+        return replace(
+            self,
+            globals={**self.globals, **{chip: new for (chip, channel), new in changes.items() if channel is None}},
+            channels={
+                **self.channels,
+                **{(chip, channel): new for (chip, channel), new in changes.items() if channel is not None},
+            },
+        )
 
 
 class _HalfThereError(Exception):

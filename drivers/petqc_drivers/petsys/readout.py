@@ -18,6 +18,7 @@ from petqc_drivers.errors import DeviceFaultError, DriverError, LinkLostError, S
 from petqc_drivers.petsys.bias import IDENTIFY_BY_PROM, SUPPORTED, interface_nibble, mezzanine_name
 from petqc_drivers.petsys.board import Board
 from petqc_drivers.petsys.bring_up import BringUp, bring_up
+from petqc_drivers.petsys.counters import CounterReading, read_channel_counters
 from petqc_drivers.petsys.frames import CLOCK_HZ, CLOCKS_PER_FRAME
 from petqc_drivers.petsys.link import ago
 from petqc_drivers.petsys.registers import BoardKind, board_kind
@@ -32,6 +33,7 @@ from petqc_drivers.petsys.settings import (
 )
 from petqc_drivers.petsys.spi import bias_prom, m95256_read
 from petqc_drivers.petsys.supply import BiasSupply, OffReport
+from petqc_drivers.petsys.test_pulse import OFF as PULSE_OFF
 from petqc_drivers.petsys.wire import PROTOCOL_VERSION
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from petqc_drivers.petsys.bias import BiasChannel
     from petqc_drivers.petsys.link import LinkAccount, ReadoutLink
     from petqc_drivers.petsys.receive import ReceiveAccount
+    from petqc_drivers.petsys.test_pulse import TestPulse
 
 __all__ = [
     "AsicSettings",
@@ -260,6 +263,69 @@ class PetsysReadout:
         self.configured, self.state = done, DeviceState.STAGED
         _LOG.info("%s: %d ASICs configured in %.2f s", self.name, len(done.chips), done.duration_s)
         return done
+
+    async def reconfigure(
+        self,
+        *,
+        global_fields: Mapping[str, int] | None = None,
+        channels: Mapping[tuple[int, int], Mapping[str, int]] | None = None,
+    ) -> int:
+        """Change fields of the ASICs that are configured; only what differs is written, and all of that read back.
+
+        Args:
+            global_fields: Global configuration fields, of every chip.
+            channels: Channel fields by (chip, channel).
+
+        Returns:
+            How many configurations were written.
+
+        Raises:
+            StateError: If the board is not configured.
+            LocalProtocolError: If a field or chip does not exist, follows the board's links, or a value does not fit;
+                nothing was written then.
+            DriverError: If the board or an ASIC does not take it; what the ASICs hold is not known then and the board
+                must be configured again.
+        """
+        self._require(DeviceState.STAGED, DeviceState.RUNNING, to="reconfigure", do="configure first")
+        identity, configured = self._identity("reconfigure"), self.configured
+        if configured is None:
+            raise StateError(
+                "cannot reconfigure a board that is not configured", device=self.name, do="configure first"
+            )
+        changes = configured.changes(global_fields or {}, channels or {})
+        board = self._board()
+        try:
+            for (chip, channel), wanted in changes.items():
+                await board.asic_write(chip, identity.kind.asics_per_module, channel, wanted)
+        except DriverError:
+            # Half of it may have been taken: what was read back before does not stand any more.
+            self.configured = None
+            if self.state is DeviceState.STAGED:
+                self.state = DeviceState.IDENTIFIED
+            raise
+        self.configured = configured.with_changes(changes)
+        return len(changes)
+
+    async def set_test_pulse(self, pulse: TestPulse | None) -> None:
+        """Start the test pulse generator, or stop it.
+
+        Raises:
+            StateError: If the board is not configured.
+            DriverError: If the board does not answer.
+        """
+        self._require(DeviceState.STAGED, DeviceState.RUNNING, to="set the test pulse", do="configure first")
+        await self._board().write("test_pulse", PULSE_OFF if pulse is None else pulse.to_word())
+
+    async def read_channel_counters(self, tag: int) -> CounterReading:
+        """Counts of all channels in use in a window that begins after this call.
+
+        Raises:
+            StateError: If the board is not configured.
+            DeviceFaultError: If a channel does not bring its count in time.
+        """
+        self._require(DeviceState.STAGED, DeviceState.RUNNING, to="read channel counters", do="configure first")
+        chips = sorted(self.configured.chips) if self.configured else []
+        return await read_channel_counters(self._board(), chips, tag)
 
     async def bias_on(self, targets: Mapping[BiasChannel, Volts]) -> None:
         """Bring bias outputs to voltages by a guarded ramp; the outputs not named stay where they are.

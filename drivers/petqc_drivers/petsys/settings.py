@@ -171,8 +171,8 @@ class PetsysDaqdSettings(ReadoutSettings):
         )
 
 
-# Set by the driver from what the board says about its links, and by the stages of the bring-up.
-_RESERVED_GLOBAL: Final = ("tx_mode", "tx_nlinks", "tx_ddr", "tdc_clk_div")
+RESERVED_GLOBAL: Final = ("tx_mode", "tx_nlinks", "tx_ddr", "tdc_clk_div")
+"""Set by the driver from what the board says about its links, and by the stages of the bring-up."""
 _MODE_FIELDS: Final = ("qdc_mode", "intg_en", "intg_signal_en")
 
 
@@ -197,7 +197,7 @@ class AsicSettings:
     expected_chips: frozenset[int] | None = None
 
     def __post_init__(self) -> None:
-        for name in _RESERVED_GLOBAL:
+        for name in RESERVED_GLOBAL:
             if name in self.global_fields:
                 raise LocalProtocolError(f"ASIC field {name} follows the board's links and cannot be set")
         for fields in (self.channel_fields, *self.per_channel.values()):
