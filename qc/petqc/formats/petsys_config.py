@@ -22,7 +22,7 @@ from petqc.errors import BadInputError
 from petqc.formats.petsys_tables import TABLES, TableKind, format_table, parse_table, write_table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from numpy.typing import NDArray
 
@@ -37,6 +37,7 @@ __all__ = [
     "format_table",
     "load_config",
     "parse_table",
+    "rewrite_tables",
     "write_config",
     "write_table",
 ]
@@ -272,6 +273,44 @@ def _petqc_section(path: Path, sections: _Sections) -> PetqcSection:
             )
         section = replace(section, energy_window_kev=(edges[0], edges[1]))
     return section
+
+
+def rewrite_tables(text: str, kinds: Collection[TableKind], *, folder: Path) -> str:
+    """The text of a config.ini that names `KIND.tsv` beside it for these kinds of table, and no other table.
+
+    All other lines stay as they are; only `%CDIR%` in them becomes `folder`, where they were written.
+    """
+    of_key = {(form.ini_section, form.ini_key): kind for kind, form in TABLES.items()}
+    waiting: dict[str, dict[str, TableKind]] = {}
+    for (section, key), kind in of_key.items():
+        if kind in kinds:
+            waiting.setdefault(section, {})[key] = kind
+    out: list[str] = []
+
+    def end_of(section: str) -> None:
+        for key, kind in waiting.pop(section, {}).items():
+            out.append(f"{key} = %CDIR%/{kind}.tsv")
+
+    section = ""
+    for line in text.splitlines():
+        header = re.match(r"^\s*\[([^\]]+)\]", line)
+        if header:
+            end_of(section)
+            section = header[1].strip().lower()
+            out.append(line)
+            continue
+        key = line.partition("=")[0].strip().lower()
+        table = of_key.get((section, key)) if "=" in line and not line.lstrip().startswith((";", "#")) else None
+        if table is None:
+            out.append(re.sub("%CDIR%", lambda _: str(folder), line, flags=re.IGNORECASE))
+        elif waiting.get(section, {}).pop(key, None) is not None:
+            out.append(f"{key} = %CDIR%/{table}.tsv")
+    end_of(section)
+    for name in list(waiting):
+        if waiting[name]:
+            out.append(f"[{name}]")
+        end_of(name)
+    return "\n".join(out) + "\n"
 
 
 def write_config(
