@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from petqcd.supervisor import BiasState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -70,14 +70,53 @@ class TimeReference:
     trigger_id: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Pulses:
+    """A train of test pulses, in clocks of 5 ns."""
+
+    length_clk: int
+    interval_clk: int
+    phase_clk: float
+
+
+@dataclass(frozen=True, slots=True)
+class AsicPlan:
+    """What a calibration sets the ASICs to, on top of what the configuration says.
+
+    mode: of all channels, whatever the configuration's own table says. global_fields: of every chip; channel_fields:
+    of every channel. needs_thresholds False: the tables of discriminators need not be there.
+    """
+
+    mode: Literal["tot", "qdc"]
+    global_fields: Mapping[str, int] = field(default_factory=dict)
+    channel_fields: Mapping[str, int] = field(default_factory=dict)
+    needs_thresholds: bool = True
+
+
 class Board(Protocol):
     """One readout board on one connection. Every method has its own deadline inside."""
 
     async def connect(self) -> str:
         """Connect and verify the identity; returns it in words."""
 
-    async def configure(self) -> None:
-        """Configure everything and verify by reading back; ends with a synchronisation."""
+    async def configure(self, plan: AsicPlan | None = None) -> None:
+        """Configure everything and verify by reading back; ends with a synchronisation.
+
+        plan: for a calibration; the channels that it switches off stay off until `set_channels`.
+        """
+
+    @property
+    def channels(self) -> Sequence[int]:
+        """Absolute numbers of all channels of the ASICs in use, rising; known once it is configured."""
+
+    async def set_channels(self, fields: Mapping[int, Mapping[str, int]]) -> None:
+        """Change configuration fields of channels, by absolute number, and read back; frames may flow meanwhile."""
+
+    async def set_test_pulse(self, pulses: Pulses | None) -> None:
+        """Start the test pulse generator of every unit, or stop it."""
+
+    async def time_tag(self) -> int:
+        """Clocks of 5 ns since the synchronisation; frame id = time tag // 1024."""
 
     async def bias_on(self) -> None:
         """Set every bias channel inside its hard limit, by a ramp."""

@@ -109,10 +109,41 @@ class DailyConfig(_Model):
     """What the source is, for the report."""
 
 
+class PulseScanConfig(_Model):
+    """[qc.calibrate-tdc], [qc.calibrate-charge]: a scan of test pulses."""
+
+    plan: Literal["short", "vendor"] = "short"
+    """The points: `short` takes as many as the fit needs, `vendor` those of the readout maker's own acquisition."""
+    hits_per_tac: Annotated[int, Field(ge=4, le=100_000)] | None = None
+    """Hits of each buffer at a point; default: as the plan has it."""
+    channels_at_once: Annotated[int, Field(ge=1, le=12)] = 1
+    """Channels of each ASIC that are pulsed together. Source: link of an ASIC, 80 bits an event, 1024 bits a frame."""
+    channels: tuple[int, int] = (0, 63)
+    """First and last channel of each ASIC; the others keep the calibration that they have."""
+    settle_frames: Annotated[int, Field(ge=0, le=200_000)] = 2
+    """Frames of 5.12 µs left out after a setting."""
+    queue_mib: Annotated[int, Field(ge=1, le=4096)] = 128
+    """Frames that may wait for the reduction before they are dropped and counted."""
+
+    @field_validator("channels")
+    @classmethod
+    def _rising(cls, channels: tuple[int, int]) -> tuple[int, int]:
+        if not 0 <= channels[0] <= channels[1] <= 63:
+            raise ValueError("first and last channel: 0 <= first <= last <= 63")
+        return channels
+
+
 class QcConfig(_Model):
     """[qc.<run>]: one table for each kind of run."""
 
     daily: DailyConfig = DailyConfig()
+    calibrate_tdc: PulseScanConfig = Field(default=PulseScanConfig(), alias="calibrate-tdc")
+    calibrate_charge: PulseScanConfig = Field(default=PulseScanConfig(), alias="calibrate-charge")
+
+    def of(self, kind: str) -> BaseModel:
+        """The table of a kind of run."""
+        found: BaseModel = getattr(self, kind.replace("-", "_"))
+        return found
 
 
 class CheckLimits(_Model):

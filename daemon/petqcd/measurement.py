@@ -33,15 +33,17 @@ class Measurement:
     Args:
         folder: the run's folder, which exists.
         config: the board's configuration as read.
+        calibration_ids: what the recording's manifest says about it; default: the hashes of its files.
     """
 
-    def __init__(self, folder: Path, config: PetsysConfig) -> None:
+    def __init__(self, folder: Path, config: PetsysConfig, *, calibration_ids: dict[str, str] | None = None) -> None:
         from petqc.calibration import CalibrationSet
         from petqc.histograms import HistogramSettings, QcHistograms
         from petqc.processing import ProcessingSettings, Processor
 
         self._folder = folder
         self._config = config
+        self.calibration_ids = dict(config.file_hashes) if calibration_ids is None else calibration_ids
         calibration = CalibrationSet.from_config(config)
         # A live stream brings every frame, empty ones too: a missing number is a lost frame.
         settings = replace(ProcessingSettings.from_config(config), compacted=False)
@@ -71,11 +73,7 @@ class Measurement:
 
     def keep_configuration(self) -> None:
         """Copy the configuration beside the recording, which means nothing without it."""
-        target = self._folder / CONFIG_COPY
-        target.mkdir(exist_ok=True)
-        for path in {self._config.path, *self._config.paths.values()}:
-            if path.is_file():
-                shutil.copyfile(path, target / path.name)
+        keep_configuration(self._folder, self._config)
 
     def open_recording(self, reference: TimeReference, about: dict[str, Any]) -> None:
         """Create the recording; frames may come from now on. about: JSON values for the manifest's first line."""
@@ -148,11 +146,6 @@ class Measurement:
             return ()
         return (RawFile(f"{RECORDING}.rawf", str(manifest.end["sha256"])),)
 
-    @property
-    def calibration_ids(self) -> dict[str, str]:
-        """SHA-256 of each file that turned raw data into numbers, by what it is."""
-        return dict(self._config.file_hashes)
-
     def analyse(self, context: RunContext) -> Run:
         """Run every check."""
         from petqc.analysis import analyse
@@ -161,6 +154,15 @@ class Measurement:
         run = analyse(self.histograms, context)
         log.info("analysed in %.2f s", clock.monotonic_s() - started_s)
         return run
+
+
+def keep_configuration(folder: Path, config: PetsysConfig) -> None:
+    """Copy a configuration into a run's folder."""
+    target = folder / CONFIG_COPY
+    target.mkdir(exist_ok=True)
+    for path in {config.path, *config.paths.values()}:
+        if path.is_file():
+            shutil.copyfile(path, target / path.name)
 
 
 def count_frames(words: NDArray[np.uint64]) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Self
 
 from petqc_drivers.device import OutputState
 from petqc_drivers.petsys.readout import PetsysUdpReadout, PetsysUdpSettings
+from petqc_drivers.petsys.test_pulse import TestPulse
 from petqcd import clock
 from petqcd.board import Received, TimeReference
 from petqcd.errors import ConfigError, RefusedError
@@ -13,13 +14,13 @@ from petqcd.petsys_settings import INTERNAL_TRIGGER_ID, asic_settings, bias_sett
 from petqcd.supervisor import BiasState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from petqc.formats.petsys_config import PetsysConfig
-    from petqcd.board import ReadingLike
+    from petqcd.board import AsicPlan, Pulses, ReadingLike
     from petqcd.config import BiasLimits
     from petqcd.supervisor import Endpoint
 
@@ -60,9 +61,29 @@ class PetsysBoard:
         """Connect and verify the identity; returns it in words."""
         return str(await self._readout.connect())
 
-    async def configure(self) -> None:
+    async def configure(self, plan: AsicPlan | None = None) -> None:
         """Configure everything and verify by reading back; ends with a synchronisation."""
-        await self._readout.configure(asic_settings(self._needed()))
+        await self._readout.configure(asic_settings(self._needed(), plan))
+
+    @property
+    def channels(self) -> Sequence[int]:
+        """Absolute numbers of all channels of the ASICs in use, rising."""
+        configured = self._readout.configured
+        chips = sorted(configured.chips) if configured is not None else []
+        return [chip << 6 | channel for chip in chips for channel in range(64)]
+
+    async def set_channels(self, fields: Mapping[int, Mapping[str, int]]) -> None:
+        """Change configuration fields of channels, by absolute number, and read back."""
+        await self._readout.reconfigure(channels={(number >> 6, number & 63): f for number, f in fields.items()})
+
+    async def set_test_pulse(self, pulses: Pulses | None) -> None:
+        """Start the test pulse generator, or stop it."""
+        wanted = None if pulses is None else TestPulse(pulses.length_clk, pulses.interval_clk, pulses.phase_clk)
+        await self._readout.set_test_pulse(wanted)
+
+    async def time_tag(self) -> int:
+        """Clocks since the synchronisation."""
+        return await self._readout.read_time_tag()
 
     async def bias_on(self) -> None:
         """Set every bias output of the configuration, inside its hard limit, by a ramp."""

@@ -18,6 +18,7 @@ from petqcd.errors import ConfigError
 if TYPE_CHECKING:
     from petqc.formats.petsys_config import PetsysConfig
     from petqc_drivers.petsys.settings import Mode
+    from petqcd.board import AsicPlan
     from petqcd.config import BiasLimits
 
 INTERNAL_TRIGGER_ID = 1
@@ -31,13 +32,15 @@ _THRESHOLDS = (("vth_t1", "zero_t1"), ("vth_t2", "zero_t2"), ("vth_e", "zero_e")
 _NAMED = 5
 
 
-def asic_settings(config: PetsysConfig) -> AsicSettings:
-    """Thresholds, baselines and modes of every channel of the configuration.
+def asic_settings(config: PetsysConfig, plan: AsicPlan | None = None) -> AsicSettings:
+    """Thresholds, baselines and modes of every channel of the configuration; plan: what a calibration wants instead.
 
     Raises:
         ConfigError: a threshold does not fit its DAC, or a channel has a setting and no calibration.
         BadInputError: a table that is needed is missing.
     """
+    if plan is not None and not plan.needs_thresholds:
+        return _planned(config, plan, {}, None)
     settings = config.require("disc_settings")
     zeros = {_channel(row): row for row in config.require("disc_calibration")}
     per_channel: dict[tuple[int, int], dict[str, int]] = {}
@@ -56,6 +59,8 @@ def asic_settings(config: PetsysConfig) -> AsicSettings:
     if problems:
         more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
         raise ConfigError(f"{config.path}: discriminators: {'; '.join(problems[:_NAMED])}{more}")
+    if plan is not None:
+        return _planned(config, plan, per_channel, frozenset(chip for chip, _ in per_channel))
     mode, mode_of = _modes(config)
     return AsicSettings(
         mode=mode,
@@ -64,6 +69,21 @@ def asic_settings(config: PetsysConfig) -> AsicSettings:
         per_channel=per_channel,
         mode_of=mode_of,
         expected_chips=frozenset(chip for chip, _ in per_channel),
+    )
+
+
+def _planned(
+    config: PetsysConfig,
+    plan: AsicPlan,
+    per_channel: dict[tuple[int, int], dict[str, int]],
+    expected: frozenset[int] | None,
+) -> AsicSettings:
+    return AsicSettings(
+        mode=plan.mode,
+        global_fields={**config.asic_parameters.global_fields, **plan.global_fields},
+        channel_fields={**config.asic_parameters.channel_fields, **plan.channel_fields},
+        per_channel={channel: {**fields, **plan.channel_fields} for channel, fields in per_channel.items()},
+        expected_chips=expected,
     )
 
 

@@ -15,21 +15,27 @@ from typing import TYPE_CHECKING, Any
 from petqc_drivers.errors import DriverError
 from petqcd import clock, interlocks, records
 from petqcd.board import close, switch_off
-from petqcd.daily import Acquired, DailyRun, environment
+from petqcd.board_configuration import configuration_in_use
 from petqcd.errors import BusyError, DaemonError, RefusedError
+from petqcd.kinds import find_kind
+from petqcd.procedure import Acquired, Bench, Job, environment
 from petqcd.progress import Event, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    from pydantic import BaseModel
 
     from petqc.analysis import RunContext
     from petqc.formats.petsys_config import PetsysConfig
     from petqc.results import Run
     from petqcd.board import Board, OffOutcome
+    from petqcd.board_configuration import InUse
     from petqcd.config import BiasLimits, PetqcConfig
-    from petqcd.measurement import Measurement
+    from petqcd.kinds import RunKind
     from petqcd.metrics import Metrics
+    from petqcd.procedure import Procedure
     from petqcd.progress import Bus
     from petqcd.store import Store
     from petqcd.supervisor import DeviceSupervisor, Endpoint
@@ -42,7 +48,6 @@ ENDPOINT_DEADLINE_S = 40.0
 """For a simulator that is still being started; a real board's address is known at once."""
 STOP_DEADLINE_S = 25.0
 """For a run that was told to stop, until it is a stored record."""
-KINDS = ("daily",)
 _TOLD_COMMAND = "stopped by command"
 
 
@@ -51,7 +56,8 @@ class _Active:
     """The run that is going on."""
 
     run_id: str
-    kind: str
+    kind: RunKind
+    settings: BaseModel
     started_unix_s: float
     started_s: float
     progress: Progress
@@ -97,15 +103,20 @@ class RunManager:
         """Where the run is that is going on, if one is."""
         return self._active.progress if self._active is not None else None
 
-    async def start(self, kind: str, *, source: str) -> str:
+    async def start(self, kind: str, *, source: str, parameters: Mapping[str, Any] | None = None) -> str:
         """Start a run on an explicit command; returns its id once its claim is stored.
 
+        Args:
+            kind: one of `petqcd.kinds`.
+            source: who commands it.
+            parameters: settings of the kind that take the place of the configured ones.
+
         Raises:
-            RefusedError: no such kind, one is going on, or hard limits are not configured.
+            RefusedError: no such kind or parameter, one is going on, or hard limits are not configured.
             StoreError: it could not be claimed.
         """
-        if kind not in KINDS:
-            raise RefusedError(f"there is no run of kind {kind!r}: one of {', '.join(KINDS)}")
+        found = find_kind(kind)
+        settings = found.settings_of(self._config, parameters or {})
         if self._closing:
             raise RefusedError("the daemon is stopping")
         if self._active is not None:
@@ -113,13 +124,14 @@ class RunManager:
         started_unix_s = clock.unix_s()
         run_id = f"{clock.compact_utc(started_unix_s)}-{kind}-{secrets.token_hex(3)}"
         progress = Progress(run_id, kind, "connect", 0.0, "starting")
-        active = _Active(run_id, kind, started_unix_s, clock.monotonic_s(), progress)
+        active = _Active(run_id, found, settings, started_unix_s, clock.monotonic_s(), progress)
         self._active = active  # before the first await: two commands at once must not both pass
         try:
-            limits = self._limits()
+            limits = self._limits() if found.needs_bias else None
             self._permits.forget()
             self._give(interlocks.COMMAND, source)
-            self._give(interlocks.LIMITS, "[device.bias]")
+            if limits is not None:
+                self._give(interlocks.LIMITS, "[device.bias]")
             await self._store.begin_run(
                 run_id,
                 kind=kind,
@@ -205,25 +217,25 @@ class RunManager:
             found.append(line.run_id)
         return found
 
-    async def _run(self, active: _Active, limits: BiasLimits) -> None:
+    async def _run(self, active: _Active, limits: BiasLimits | None) -> None:
         """One run from its claim to its record; the only way out without a record is a store that refuses."""
         folder = self._store.folder_of(active.run_id)
-        acquired: Acquired | None = None
-        measurement: Measurement | None = None
-        reason: str | None
+        procedure: Procedure | None = None
+        reason: str | None = None
         try:
             await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
             try:
                 endpoint = await self._endpoint(active)
-                config = await asyncio.to_thread(_load, endpoint.config_ini)
-                measurement = await asyncio.to_thread(_measurement, folder, config)
+                in_use = await asyncio.to_thread(
+                    configuration_in_use, endpoint.config_ini, self._store.sets, self._config.board.name
+                )
+                procedure = await self._procedure(active, folder, endpoint, in_use, limits)
+                await self._stoppable(active, asyncio.create_task(procedure.acquire(), name=f"acquire {active.run_id}"))
             except asyncio.CancelledError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, the run becomes a record that says so
                 reason = self._reason(active, error)
-            else:
-                acquired, reason = await self._acquire(active, endpoint, config, limits, measurement)
-            run = await self._conclude(active, measurement, acquired, reason)
+            run = await self._conclude(active, procedure, reason)
             sequence = await self._finish(run, folder, duration_s=clock.monotonic_s() - active.started_s, count=True)
             told: dict[str, Any] = {"run_id": run.run_id, "verdict": str(run.verdict), "sequence": sequence}
             self._done(active, Event("finished", {**told, "sentence": run.sentence}))
@@ -266,31 +278,29 @@ class RunManager:
             raise RefusedError(active.stopped_because or "stopped")
         task.result()
 
-    async def _acquire(
-        self, active: _Active, endpoint: Endpoint, config: PetsysConfig, limits: BiasLimits, measurement: Measurement
-    ) -> tuple[Acquired, str | None]:
-        """The part at the board; returns what it left and why it could not measure, if it could not."""
+    async def _procedure(
+        self, active: _Active, folder: Path, endpoint: Endpoint, in_use: InUse, limits: BiasLimits | None
+    ) -> Procedure:
+        """The kind's procedure, with a board that is not connected yet."""
 
         def tell(stage: str, fraction: float, detail: str, counts: dict[str, int]) -> None:
             self._tell(active, stage, fraction, detail, counts)
 
-        about = {
-            "run_id": active.run_id,
-            "scanner": self._config.scanner.name,
-            "simulated": self._config.board.is_simulated,
-            "config_hash": self._config.hash,
-        }
-        daily: DailyRun | None = None
-        reason: str | None = None
-        try:
-            board = self._make_board(endpoint, config, limits)
-            daily = DailyRun(self._config.qc.daily, board, self._device, self._permits, measurement, tell, about)
-            await self._stoppable(active, asyncio.create_task(daily.acquire(), name=f"acquire {active.run_id}"))
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the run becomes a record that says so
-            reason = self._reason(active, error)
-        return (daily.acquired if daily is not None else Acquired()), reason
+        job = Job(
+            run_id=active.run_id,
+            kind=active.kind.name,
+            started_at=clock.utc_text(active.started_unix_s),
+            folder=folder,
+            state_dir=self._store.state_dir,
+            config=self._config,
+            board_config=in_use.config,
+            set_id=in_use.set_id,
+            root_hash=in_use.root_hash,
+            settings=active.settings,
+        )
+        board = self._make_board(endpoint, in_use.config, limits)
+        bench = Bench(board, self._device, self._permits, tell)
+        return await asyncio.to_thread(active.kind.make, job, bench)
 
     def _reason(self, active: _Active, error: Exception) -> str:
         if active.stopped_because is not None:
@@ -304,60 +314,53 @@ class RunManager:
             self._device.failed(detail)
         return detail
 
-    async def _conclude(
-        self,
-        active: _Active,
-        measurement: Measurement | None,
-        acquired: Acquired | None,
-        reason: str | None,
-    ) -> Run:
-        """Finalise the recording, then analyse, or say why there is nothing to analyse."""
-        self._tell(active, "analyse", 0.88, "finalising the recording", {})
+    async def _conclude(self, active: _Active, procedure: Procedure | None, reason: str | None) -> Run:
+        """Finalise what was taken, then analyse, or say why there is nothing to analyse."""
+        self._tell(active, "analyse", 0.88, "finalising what was taken", {})
         notes = list(active.notes)
         account: dict[str, int | float] = {}
-        if acquired is not None and acquired.off is not None:
-            notes.append(f"After the run: {acquired.off.told}.")
-        if measurement is not None:
+        off: OffOutcome | None = None
+        if procedure is not None:
+            off = procedure.acquired.off
+            if off is not None:
+                notes.append(f"After the run: {off.told}.")
             try:
-                await asyncio.to_thread(measurement.close_recording, truncated=reason)
-                if acquired is not None and reason is None:
-                    await asyncio.to_thread(measurement.finish)
-                account = measurement.account()
+                await asyncio.to_thread(procedure.finalise, truncated=reason)
+                account = procedure.account()
             except Exception as error:
-                log.exception("finalising the recording of run %s", active.run_id)
+                log.exception("finalising what run %s took", active.run_id)
                 reason = reason or f"the recording could not be finalised: {records.first_line(error)}"
-        if acquired is not None and measurement is not None:
-            account |= self._received(acquired, measurement, notes)
-            if not acquired.drained:
+            account |= self._received(procedure, notes)
+            if not procedure.acquired.drained:
                 reason = reason or "the recorder did not keep up; frames waiting for it were dropped"
+            notes += procedure.notes(reason)
         context = self._context(
             active.run_id,
-            active.kind,
+            active.kind.name,
             clock.utc_text(active.started_unix_s),
             clock.utc_text(),
-            acquired=acquired,
-            measurement=measurement,
+            procedure=procedure,
             account=account,
             notes=tuple(notes),
         )
-        off_unknown = acquired is not None and acquired.off is not None and acquired.off.state.value == "unknown"
-        if reason is not None and acquired is not None and acquired.off is not None and off_unknown:
-            reason = f"{reason}; {acquired.off.told}"
-        if reason is not None or measurement is None:
+        if reason is not None and off is not None and off.state.value == "unknown":
+            reason = f"{reason}; {off.told}"
+        if reason is not None or procedure is None:
             return await asyncio.to_thread(records.invalid, context, reason or "nothing was measured")
         self._tell(active, "analyse", 0.9, "analysing", {})
         try:
-            return await asyncio.to_thread(measurement.analyse, context)
+            return await asyncio.to_thread(procedure.conclude, context)
         except Exception as error:
             log.exception("analysing run %s", active.run_id)
             return await asyncio.to_thread(
                 records.invalid, context, f"the analysis failed: {records.first_line(error)}"
             )
 
-    def _received(self, acquired: Acquired, measurement: Measurement, notes: list[str]) -> dict[str, int | float]:
+    def _received(self, procedure: Procedure, notes: list[str]) -> dict[str, int | float]:
         """The account of frames, and the equation it must fulfil."""
+        acquired = procedure.acquired
         received = acquired.received
-        recorded, dropped = measurement.frames_recorded, acquired.frames_dropped
+        recorded, dropped = procedure.frames_kept, acquired.frames_dropped
         if acquired.frames_known and received.frames != recorded + dropped:
             notes.append(f"Frames do not add up: {received.frames} received, {recorded} recorded, {dropped} dropped.")
         self._metrics.add("petqc_frames_received_total", received.frames)
@@ -391,15 +394,15 @@ class RunManager:
         started_at: str,
         finished_at: str,
         *,
-        acquired: Acquired | None = None,
-        measurement: Measurement | None = None,
+        procedure: Procedure | None = None,
         account: dict[str, int | float] | None = None,
         notes: tuple[str, ...] = (),
     ) -> RunContext:
         from petqc.analysis import RunContext
 
         simulator = self._config.board.simulator
-        identity = acquired.identity if acquired is not None else ""
+        acquired = procedure.acquired if procedure is not None else Acquired()
+        identity = acquired.identity
         return RunContext(
             run_id=run_id,
             kind=kind,
@@ -409,14 +412,14 @@ class RunManager:
             simulated=self._config.board.is_simulated,
             software=records.software() | ({"board": identity} if identity else {}),
             config_hash=self._config.hash,
-            calibration_ids=measurement.calibration_ids if measurement is not None else {},
-            raw_files=measurement.raw_files() if measurement is not None else (),
-            environment=tuple(environment(acquired.readings, clock.monotonic_s())) if acquired is not None else (),
+            calibration_ids=procedure.job.calibration_ids if procedure is not None else {},
+            raw_files=procedure.raw_files() if procedure is not None else (),
+            environment=tuple(environment(acquired.readings, clock.monotonic_s())),
             limits=self._config.limit_overrides(),
             baselines=self._config.baseline,
             account=account or {},
-            elapsed_s=acquired.elapsed_s if acquired is not None else None,
-            live_time_s=measurement.live_time_s if measurement is not None else None,
+            elapsed_s=acquired.elapsed_s if procedure is not None else None,
+            live_time_s=procedure.live_time_s if procedure is not None else None,
             source="none" if simulator is not None and simulator.source == "none" else self._config.qc.daily.source,
             notes=(*self._about_source(), *notes),
         )
@@ -439,20 +442,6 @@ class RunManager:
         self._permits.give(interlocks.Permit(name, True, interlocks.Quality.GOOD, now_s, source, max_age_s=age_s))
 
     def _tell(self, active: _Active, stage: str, fraction: float, detail: str, counts: dict[str, int]) -> None:
-        active.progress = Progress(active.run_id, active.kind, stage, round(fraction, 4), detail, counts)
+        active.progress = Progress(active.run_id, active.kind.name, stage, round(fraction, 4), detail, counts)
         self._metrics.set("petqc_run_progress_ratio", fraction)
         self._bus.publish(Event("progress", active.progress.document()))
-
-
-def _load(path: Path) -> PetsysConfig:
-    from petqc.formats.petsys_config import load_config
-
-    return load_config(path)
-
-
-def _measurement(folder: Path, config: PetsysConfig) -> Measurement:
-    from petqcd.measurement import Measurement
-
-    measurement = Measurement(folder, config)
-    measurement.keep_configuration()
-    return measurement

@@ -38,6 +38,7 @@ T = TypeVar("T")
 DATABASE = "history.sqlite"
 LOCK = "petqcd.lock"
 RUNS = "runs"
+SETS = "sets"
 READ_LIMIT_S = 2.0
 """Longest statement of a reader: a long read would keep the log from shrinking."""
 _PROGRESS_STEPS = 10_000
@@ -183,6 +184,11 @@ class Store(Reader):
     def folder_of(self, run_id: str) -> Path:
         """The folder of a run's files."""
         return self.state_dir / RUNS / run_id
+
+    @property
+    def sets(self) -> Path:
+        """The folder of all calibration sets."""
+        return self.state_dir / SETS
 
     async def begin_run(
         self, run_id: str, *, kind: str, scanner: str, simulated: bool, started_at: str, config_hash: str

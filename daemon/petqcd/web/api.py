@@ -53,6 +53,8 @@ class StartRun(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     kind: str
+    parameters: dict[str, Any] = {}
+    """Settings of the kind, [qc.KIND], that take the place of the configured ones."""
 
 
 class Nothing(BaseModel):
@@ -163,7 +165,8 @@ def _add_commands(app: FastAPI, daemon: Daemon) -> None:
     @app.post("/api/v1/runs", status_code=201)
     async def start(body: StartRun) -> dict[str, str]:
         """Start a run; answered once its claim is stored."""
-        return {"run_id": await daemon.runs.start(body.kind, source="command on the UNIX socket")}
+        source = "command on the UNIX socket"
+        return {"run_id": await daemon.runs.start(body.kind, source=source, parameters=body.parameters)}
 
     @app.post("/api/v1/abort")
     async def abort(_body: Nothing) -> dict[str, str]:

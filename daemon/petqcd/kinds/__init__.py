@@ -1,0 +1,88 @@
+"""Run kinds: ONE file here = ONE kind of run, found by itself.
+
+A kind is a `Procedure` (what it does at the board, and how it concludes) registered with its name, its title and the
+model of its settings, `[qc.NAME]` in petqc.toml. Everything else (claim, permits, bias off on every way out, record,
+progress, metrics) is the same for all kinds and stands in `procedure.py` and `runs.py`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from petqcd.errors import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from petqcd.config import PetqcConfig
+    from petqcd.procedure import Bench, Job, Procedure
+
+P = TypeVar("P", bound="type[Procedure]")
+
+
+@dataclass(frozen=True, slots=True)
+class RunKind:
+    """A registered kind. needs_bias: False: its board is never given the limits without which bias cannot be set.
+
+    make: the procedure of a job; called in a worker thread, may read files.
+    """
+
+    name: str
+    title: str
+    settings: type[BaseModel]
+    make: Callable[[Job, Bench], Procedure]
+    needs_bias: bool
+
+    def settings_of(self, config: PetqcConfig, given: Mapping[str, Any]) -> BaseModel:
+        """[qc.NAME] of the configuration, with what a command gave in place of it.
+
+        Raises:
+            RefusedError: the command gave something that the kind does not have, or that is not possible.
+        """
+        configured = config.qc.of(self.name).model_dump()
+        try:
+            return self.settings.model_validate({**configured, **given})
+        except ValidationError as error:
+            told = "; ".join(f"{'.'.join(str(k) for k in e['loc'])} {e['input']!r}: {e['msg']}" for e in error.errors())
+            raise RefusedError(f"{self.name}: {told}") from error
+
+
+_REGISTRY: dict[str, RunKind] = {}
+
+
+def run_kind(name: str, *, title: str, settings: type[BaseModel], needs_bias: bool = True) -> Callable[[P], P]:
+    """Register a procedure as the run kind `name`."""
+
+    def register(made: P) -> P:
+        if name in _REGISTRY:
+            raise ValueError(f"run kind {name!r} is registered twice")
+        _REGISTRY[name] = RunKind(name, title, settings, made, needs_bias)
+        return made
+
+    return register
+
+
+@cache
+def all_kinds() -> Mapping[str, RunKind]:
+    """Every kind, by name."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return dict(sorted(_REGISTRY.items()))
+
+
+def find_kind(name: str) -> RunKind:
+    """A kind.
+
+    Raises:
+        RefusedError: there is no such kind.
+    """
+    kinds = all_kinds()
+    if name not in kinds:
+        raise RefusedError(f"there is no run of kind {name!r}: one of {', '.join(kinds)}")
+    return kinds[name]

@@ -1,0 +1,370 @@
+"""What every run does at the board, whatever its kind: connect, configure and verify, then its own work, then off.
+
+Whatever happens, the exit path starts with bias off; then the flow is stopped, what was taken is finalised, and the
+run gets a verdict: measured, or invalid with the reason. A run kind is one file in `kinds/` (how: `kinds/__init__.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from petqcd import clock, interlocks
+from petqcd.acquisition import Pipeline
+from petqcd.board import Received, close, switch_off, uninterrupted
+from petqcd.errors import DaemonError
+from petqcd.measurement import count_frames
+from petqcd.supervisor import BiasState
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from pydantic import BaseModel
+
+    from petqc.analysis import RunContext
+    from petqc.formats.petsys_config import PetsysConfig
+    from petqc.results import EnvironmentReading, RawFile, Run
+    from petqcd.acquisition import FrameWriter
+    from petqcd.board import Board, OffOutcome, ReadingLike
+    from petqcd.config import PetqcConfig
+    from petqcd.supervisor import DeviceSupervisor
+
+log = logging.getLogger(__name__)
+
+PROGRESS_EVERY_S = 0.25
+STOP_DEADLINE_S = 3.0
+
+STAGES: Mapping[str, tuple[float, str]] = {
+    "connect": (0.0, "connecting to the board and verifying its identity"),
+    "configure": (0.04, "configuring and reading back"),
+    "bias": (0.14, "bias on"),
+    "acquire": (0.2, "acquiring"),
+    "off": (0.84, "bias off"),
+    "analyse": (0.88, "analysing"),
+    "store": (0.97, "storing"),
+}
+"""Where each stage begins in the whole run, and what it is called."""
+
+
+@dataclass(slots=True)
+class Acquired:
+    """What a run has in its hands when the board is off again. frames_known: the driver gave its account."""
+
+    off: OffOutcome | None = None
+    identity: str = ""
+    received: Received = field(default_factory=Received)
+    readings: list[ReadingLike] = field(default_factory=list)
+    frames_known: bool = False
+    frames_dropped: int = 0
+    elapsed_s: float = 0.0
+    drained: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run, as its kind is given it.
+
+    folder: the run's folder, which exists. config: petqc.toml. board_config: what the board is configured with, of
+    the calibration set `set_id` (None: the device's own configuration, whose hash is `root_hash` in either case).
+    state_dir: where runs and calibration sets are. settings: of this run, [qc.KIND] with what the command gave.
+    """
+
+    run_id: str
+    kind: str
+    started_at: str
+    folder: Path
+    state_dir: Path
+    config: PetqcConfig
+    board_config: PetsysConfig
+    set_id: str | None
+    root_hash: str
+    settings: BaseModel
+
+    @property
+    def sets(self) -> Path:
+        """The folder of all calibration sets."""
+        return self.state_dir / "sets"
+
+    @property
+    def calibration_ids(self) -> dict[str, str]:
+        """SHA-256 of each file that turned raw data into numbers, by what it is, and the set that they belong to."""
+        found = dict(self.board_config.file_hashes)
+        return {**found, "set": self.set_id} if self.set_id is not None else found
+
+    def about(self) -> dict[str, Any]:
+        """JSON values that say in recordings which run made them."""
+        return {
+            "run_id": self.run_id,
+            "scanner": self.config.scanner.name,
+            "simulated": self.config.board.is_simulated,
+            "config_hash": self.config.hash,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What a procedure works with.
+
+    board: the connection to use, not connected yet. device: where its state is published. permits: of this device;
+    `explicit command` and `hard limits configured` are given by the caller. tell: called with stage, fraction of the
+    run, detail and counts.
+    """
+
+    board: Board
+    device: DeviceSupervisor
+    permits: interlocks.Interlocks
+    tell: Callable[[str, float, str, dict[str, int]], None]
+
+
+class Flow:
+    """Frames that flow: `wait` is the only way to let time pass, so that a failure is never slept through."""
+
+    def __init__(self, watch: asyncio.Task[None], broken: asyncio.Future[BaseException]) -> None:
+        self._watch = watch
+        self._broken = broken
+
+    async def wait(self, seconds: float, event: asyncio.Event | None = None) -> None:
+        """Let time pass; returns early once `event` is set.
+
+        Raises:
+            DriverError: the link or the flow failed.
+            DaemonError: recording or processing failed.
+        """
+        waiting: set[asyncio.Future[Any]] = {self._watch, self._broken}
+        told = asyncio.create_task(event.wait(), name="wait for a point") if event is not None else None
+        try:
+            done, _ = await asyncio.wait(waiting if told is None else {*waiting, told}, timeout=seconds,
+                                         return_when=asyncio.FIRST_COMPLETED)  # fmt: skip
+        finally:
+            if told is not None:
+                await settled(told, cancel=True)
+        if self._watch in done:
+            self._watch.result()
+            raise DaemonError("the driver stopped watching the link")
+        if self._broken in done:
+            raise DaemonError(f"recording failed: {self._broken.result()}") from self._broken.result()
+
+
+class Procedure(ABC):
+    """A run at the board. `acquire` is run in its own task, which may be cancelled at any moment, once.
+
+    What begins with `at_`, and `acquire`, runs on the event loop; all else may take its time and runs in a worker
+    thread. `acquired` tells the outcome, also after a cancellation.
+    """
+
+    stages: ClassVar[Mapping[str, tuple[float, str]]] = STAGES
+    """Where each stage begins in the whole run, and what it is called."""
+
+    def __init__(self, job: Job, bench: Bench) -> None:
+        self.job = job
+        self.board, self.device, self.permits = bench.board, bench.device, bench.permits
+        self.tell = bench.tell
+        self.acquired = Acquired()
+        self._pipeline: Pipeline | None = None
+        self._connected = False
+        self._flowing = False
+        self._started_s = 0.0
+
+    # -- what a kind says ---------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def at_board(self) -> None:
+        """The kind's own work, once the board is configured."""
+
+    async def at_configure(self) -> None:
+        """Configure the board and verify by reading back."""
+        await self.board.configure()
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Compile, or load, everything that frames will need; frames do not wait for a compiler."""
+
+    @abstractmethod
+    def finalise(self, *, truncated: str | None) -> None:
+        """Bring what is on the disk into its last form; truncated: why it ended early. Called on every way out."""
+
+    @abstractmethod
+    def conclude(self, context: RunContext) -> Run:
+        """What was measured, with its verdict; called only when everything went well."""
+
+    @property
+    @abstractmethod
+    def frames_kept(self) -> int:
+        """Frames that went to the recording, stored or reduced."""
+
+    def raw_files(self) -> tuple[RawFile, ...]:
+        """What was taken, with hashes."""
+        return ()
+
+    def account(self) -> dict[str, int | float]:
+        """What became of the data, as flat numbers."""
+        return {}
+
+    def notes(self, reason: str | None) -> list[str]:
+        """Remarks for the record; reason: why the run could not measure, if it could not."""
+        del reason
+        return []
+
+    @property
+    def live_time_s(self) -> float | None:
+        """Time covered by frames that were not lost, where that means something."""
+        return None
+
+    # -- what all kinds do --------------------------------------------------------------------------------------------
+
+    async def acquire(self) -> None:
+        """Everything that needs the board.
+
+        Raises:
+            DriverError, DaemonError, QcError, OSError: what went wrong, after the board was made safe.
+        """
+        warm = asyncio.create_task(asyncio.to_thread(self.prepare), name="warm up")
+        try:
+            self.stage("connect")
+            self.acquired.identity = await self.board.connect()
+            self._connected = True
+            self.device.answered("identified")
+            self._permit(interlocks.IDENTITY, self.acquired.identity, interlocks.CONNECTION_AGE_S)
+            self.stage("configure")
+            await self.at_configure()
+            self._permit(interlocks.CONFIGURATION, "read back", interlocks.CONNECTION_AGE_S)
+            self.device.answered("staged")
+            await asyncio.shield(warm)
+            await self.at_board()
+        finally:
+            await uninterrupted(self._end())
+            await uninterrupted(settled(warm))
+
+    async def at_bias_on(self, settle_s: float) -> None:
+        """Energise, if every permit is there, and wait.
+
+        Raises:
+            PermitError: a permit is missing; nothing was energised.
+        """
+        self.stage("bias")
+        await self.at_environment()
+        self._permit(interlocks.LINK, "temperatures were just read", 5.0)
+        self.permits.require(clock.monotonic_s())
+        self.device.bias_is(BiasState.UNKNOWN)  # from here on until something is known again
+        await self.board.bias_on()
+        self.device.bias_is(BiasState.ON)
+        self.device.answered("armed")
+        await asyncio.sleep(settle_s)
+
+    async def at_bias_off(self) -> None:
+        """Make sure that bias is off, for work that needs none.
+
+        Raises:
+            DaemonError: nobody confirms it.
+        """
+        outcome = await switch_off(self.board)
+        self.device.bias_is(outcome.state)
+        if outcome.state not in {BiasState.OFF_CONFIRMED, BiasState.OFF_COMMANDED}:
+            raise DaemonError(outcome.told)
+
+    async def at_environment(self) -> None:
+        """Read temperatures and whatever else can be read."""
+        found = await self.board.read_environment()
+        self.acquired.readings += found
+        self.device.temperatures(found)
+
+    @asynccontextmanager
+    async def flow(
+        self, writer: FrameWriter, process: Callable[[NDArray[np.uint64]], None], *, queue_mib: int
+    ) -> AsyncIterator[Flow]:
+        """Frames flow from the board through a worker thread to `writer`, then `process`, until the block ends."""
+        loop = asyncio.get_running_loop()
+        broken: asyncio.Future[BaseException] = loop.create_future()
+
+        def note(error: BaseException) -> None:
+            if not broken.done():
+                broken.set_result(error)
+
+        def failed(error: BaseException) -> None:
+            loop.call_soon_threadsafe(note, error)
+
+        pipeline = Pipeline(writer, process, count_frames, queue_bytes=queue_mib * 2**20, on_failure=failed)
+        self._pipeline = pipeline
+        pipeline.start()
+        self._started_s = clock.monotonic_s()
+        self._flowing = True
+        await self.board.start(pipeline.sink)
+        self.device.answered("running")
+        watch = asyncio.create_task(self.board.wait_failed(), name="watch the link")
+        try:
+            yield Flow(watch, broken)
+        finally:
+            self.acquired.elapsed_s = clock.monotonic_s() - self._started_s
+            await settled(watch, cancel=True)
+            broken.cancel()
+        await self._stop()
+        self._flowing = False
+
+    def stage(self, stage: str) -> None:
+        """Tell that a stage begins."""
+        fraction, detail = self.stages[stage]
+        self.tell(stage, fraction, detail, {})
+
+    async def _end(self) -> None:
+        """Bias off first; then stop the flow, read what the environment is now, close, let the queue run empty."""
+        self.stage("off")
+        if self._connected:
+            self.acquired.off = await switch_off(self.board)
+            self.device.bias_is(self.acquired.off.state)
+        known = self.acquired.off is not None and self.acquired.off.state is not BiasState.UNKNOWN
+        if self._flowing:
+            try:
+                await self._stop()
+            except Exception as error:  # noqa: BLE001 - what ended the run is told; this came after it
+                log.warning("stopping the flow: %s", error)
+        if known and self._started_s:
+            try:
+                async with asyncio.timeout(STOP_DEADLINE_S):
+                    await self.at_environment()
+            except Exception as error:  # noqa: BLE001 - the readings before the run stand, with their age
+                log.warning("reading the environment after the run: %s", error)
+        await close(self.board)
+        if self._pipeline is not None:
+            self.acquired.drained = await asyncio.to_thread(self._pipeline.finish)
+            self.acquired.frames_dropped = self._pipeline.counts().frames_dropped
+        self.permits.forget()
+        self.device.idle()
+
+    async def _stop(self) -> None:
+        async with asyncio.timeout(STOP_DEADLINE_S):
+            self.acquired.received = await self.board.stop()
+        self.acquired.frames_known = True
+
+    def _permit(self, name: str, source: str, max_age_s: float) -> None:
+        self.permits.give(
+            interlocks.Permit(name, True, interlocks.Quality.GOOD, clock.monotonic_s(), source, max_age_s=max_age_s)
+        )
+
+
+def environment(readings: Sequence[ReadingLike], now_s: float) -> list[EnvironmentReading]:
+    """Readings as a run's document has them; the last one of each name and node counts."""
+    from petqc.results import EnvironmentReading
+
+    last: dict[tuple[str, str], Any] = {(r.name, r.node): r for r in readings}
+    return [
+        EnvironmentReading(
+            r.name, r.node, r.value, r.unit, r.measured, str(r.quality), round(now_s - r.at_monotonic_s, 3)
+        )
+        for r in last.values()
+    ]
+
+
+async def settled(task: asyncio.Task[Any], *, cancel: bool = False) -> None:
+    """Wait until a task of ours is over; whatever it came to was told elsewhere."""
+    if cancel:
+        task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()
