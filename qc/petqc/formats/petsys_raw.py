@@ -16,6 +16,7 @@ import numpy as np
 
 from petqc.errors import BadInputError
 from petqc.formats.damage import Damage, DamageLog
+from petqc.formats.petsys_calibration_raw import CALIBRATION_HEAD_BYTES, refuse_calibration
 from petqc.formats.petsys_frames import (
     ENDED,
     FIRST_ID,
@@ -91,6 +92,7 @@ class RawReader(Reader):
         try:
             self.size = os.fstat(self._fd).st_size
             self.header = RawHeader.from_bytes(os.pread(self._fd, HEADER_BYTES, 0), where=str(self.path))
+            refuse_calibration(os.pread(self._fd, CALIBRATION_HEAD_BYTES, HEADER_BYTES), where=str(self.path))
             self.manifest = read_manifest(self._companion(".manifest.jsonl"))
             if self.manifest is not None:
                 self.warnings.extend(self.manifest.warnings)
