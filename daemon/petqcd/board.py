@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 from petqcd.supervisor import BiasState
 
@@ -25,6 +25,8 @@ T = TypeVar("T")
 OFF_DEADLINE_S = 7.0
 """Switching off with everything a driver tries for it: the connection at hand, fresh ones, then the set-points."""
 CLOSE_DEADLINE_S = 2.0
+PHASES_PER_CLOCK = 336
+"""Steps of a test pulse generator. Source: TOFPET2 interface reference, section 4.3."""
 HARDWARE_SWITCH = "treat the outputs as live and use the hardware switch"
 
 
@@ -72,11 +74,16 @@ class TimeReference:
 
 @dataclass(frozen=True, slots=True)
 class Pulses:
-    """A train of test pulses, in clocks of 5 ns."""
+    """A train of test pulses, in clocks of 5 ns; phase_clk as the generator makes it, see `at`."""
 
     length_clk: int
     interval_clk: int
     phase_clk: float
+
+    @classmethod
+    def at(cls, length_clk: int, interval_clk: int, phase_clk: float) -> Self:
+        """Pulses at the phase next to the wanted one that a generator can make."""
+        return cls(length_clk, interval_clk, round(phase_clk * PHASES_PER_CLOCK) / PHASES_PER_CLOCK)
 
 
 @dataclass(frozen=True, slots=True)

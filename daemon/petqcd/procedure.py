@@ -174,6 +174,14 @@ class Procedure(ABC):
 
     # -- what a kind says ---------------------------------------------------------------------------------------------
 
+    @classmethod  # noqa: B027 - most kinds refuse nothing
+    def refuse(cls, job: Job) -> None:
+        """Refuse a run that continues another one and cannot, before it is claimed; its folder is not there yet.
+
+        Raises:
+            RefusedError: saying what differs.
+        """
+
     @abstractmethod
     async def at_board(self) -> None:
         """The kind's own work, once the board is configured."""
@@ -181,6 +189,9 @@ class Procedure(ABC):
     async def at_configure(self) -> None:
         """Configure the board and verify by reading back."""
         await self.board.configure()
+
+    async def at_leave(self) -> None:  # noqa: B027 - most kinds leave nothing behind
+        """Leave the board as the next one wants to find it; bias is off already."""
 
     @abstractmethod
     def prepare(self) -> None:
@@ -324,6 +335,12 @@ class Procedure(ABC):
                 await self._stop()
             except Exception as error:  # noqa: BLE001 - what ended the run is told; this came after it
                 log.warning("stopping the flow: %s", error)
+        if known:
+            try:
+                async with asyncio.timeout(STOP_DEADLINE_S):
+                    await self.at_leave()
+            except Exception as error:  # noqa: BLE001 - the next run configures everything afresh
+                log.warning("leaving the board: %s", error)
         if known and self._started_s:
             try:
                 async with asyncio.timeout(STOP_DEADLINE_S):

@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 
 ENDPOINT_DEADLINE_S = 40.0
 """For a simulator that is still being started; a real board's address is known at once."""
+CONTINUE_DEADLINE_S = 8.0
+"""The same, while somebody waits for the answer whether a run can be continued."""
 STOP_DEADLINE_S = 25.0
 """For a run that was told to stop, until it is a stored record."""
 _TOLD_COMMAND = "stopped by command"
@@ -128,6 +130,8 @@ class RunManager:
         self._active = active  # before the first await: two commands at once must not both pass
         try:
             limits = self._limits() if found.needs_bias else None
+            if getattr(settings, "resume", ""):
+                await self._refuse_to_continue(active)
             self._permits.forget()
             self._give(interlocks.COMMAND, source)
             if limits is not None:
@@ -226,10 +230,7 @@ class RunManager:
             await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
             try:
                 endpoint = await self._endpoint(active)
-                in_use = await asyncio.to_thread(
-                    configuration_in_use, endpoint.config_ini, self._store.sets, self._config.board.name
-                )
-                procedure = await self._procedure(active, folder, endpoint, in_use, limits)
+                procedure = await asyncio.to_thread(self._procedure, active, endpoint, limits)
                 await self._stoppable(active, asyncio.create_task(procedure.acquire(), name=f"acquire {active.run_id}"))
             except asyncio.CancelledError:
                 raise
@@ -278,19 +279,24 @@ class RunManager:
             raise RefusedError(active.stopped_because or "stopped")
         task.result()
 
-    async def _procedure(
-        self, active: _Active, folder: Path, endpoint: Endpoint, in_use: InUse, limits: BiasLimits | None
-    ) -> Procedure:
-        """The kind's procedure, with a board that is not connected yet."""
+    async def _refuse_to_continue(self, active: _Active) -> None:
+        """Let the kind say, before the run is claimed, what stands in the way of continuing another one."""
+        endpoint = await self._device.endpoint(CONTINUE_DEADLINE_S)
 
-        def tell(stage: str, fraction: float, detail: str, counts: dict[str, int]) -> None:
-            self._tell(active, stage, fraction, detail, counts)
+        def ask() -> None:
+            active.kind.make.refuse(self._job(active, self._in_use(endpoint)))
 
-        job = Job(
+        await asyncio.to_thread(ask)
+
+    def _in_use(self, endpoint: Endpoint) -> InUse:
+        return configuration_in_use(endpoint.config_ini, self._store.sets, self._config.board.name)
+
+    def _job(self, active: _Active, in_use: InUse) -> Job:
+        return Job(
             run_id=active.run_id,
             kind=active.kind.name,
             started_at=clock.utc_text(active.started_unix_s),
-            folder=folder,
+            folder=self._store.folder_of(active.run_id),
             state_dir=self._store.state_dir,
             config=self._config,
             board_config=in_use.config,
@@ -298,9 +304,16 @@ class RunManager:
             root_hash=in_use.root_hash,
             settings=active.settings,
         )
-        board = self._make_board(endpoint, in_use.config, limits)
-        bench = Bench(board, self._device, self._permits, tell)
-        return await asyncio.to_thread(active.kind.make, job, bench)
+
+    def _procedure(self, active: _Active, endpoint: Endpoint, limits: BiasLimits | None) -> Procedure:
+        """The kind's procedure, with a board that is not connected yet; reads files."""
+
+        def tell(stage: str, fraction: float, detail: str, counts: dict[str, int]) -> None:
+            self._tell(active, stage, fraction, detail, counts)
+
+        job = self._job(active, self._in_use(endpoint))
+        board = self._make_board(endpoint, job.board_config, limits)
+        return active.kind.make(job, Bench(board, self._device, self._permits, tell))
 
     def _reason(self, active: _Active, error: Exception) -> str:
         if active.stopped_because is not None:

@@ -160,7 +160,8 @@ class RawFile:
 class Run:
     """A whole run. `channels` (absolute numbers, with module, asic, column, row) indexes every channel column.
 
-    scanner: the name its people give the scanner; empty where nobody named one.
+    scanner: the name its people give the scanner; empty where nobody named one. calibration_set: what a calibration run
+    made (plain types for JSON; contract in docs/reference/calibration-sets.md).
     """
 
     run_id: str
@@ -183,6 +184,7 @@ class Run:
     columns: list[ChannelColumn] = field(default_factory=list)
     spectra: list[Spectrum] = field(default_factory=list)
     scanner: str = ""
+    calibration_set: dict[str, Any] | None = None
 
     def find(self, check_id: str, node: str = "scanner") -> CheckResult | None:
         """The result of one check at one node."""
@@ -209,6 +211,7 @@ class Run:
             "checks": [{**asdict(c), "status": str(c.status)} for c in self.checks],
             "diagnosis": [{**asdict(h), "evidence": list(h.evidence)} for h in self.diagnosis],
             "notes": list(self.notes),
+            **({} if self.calibration_set is None else {"calibration_set": self.calibration_set}),
         }
 
     def to_json(self) -> str:
@@ -243,6 +246,7 @@ class Run:
             account=dict(document["account"]),
             notes=list(document["notes"]),
             scanner=document.get("scanner", ""),
+            calibration_set=document.get("calibration_set"),
         )
 
     def save(self, folder: Path) -> None:

@@ -12,7 +12,7 @@ from petqc.limits import Limits, Status, worst
 from petqc.results import CheckResult, Run
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -98,8 +98,22 @@ def channel_table(topology: Topology) -> dict[str, NDArray[Any]]:
     }
 
 
-def sentence(run: Run, topology: Topology, titles: dict[str, str]) -> str:
-    """What to do, and why."""
+_OPENING: Mapping[Status, str] = {
+    Status.FAIL: "Do not scan: ",
+    Status.WARN: "Scan, but look at ",
+    Status.INVALID: "Not measured: ",
+}
+
+
+def sentence(run: Run, topology: Topology, titles: dict[str, str], opening: Mapping[Status, str] = _OPENING) -> str:
+    """What to do, and why.
+
+    Args:
+        run: with its checks and its verdict.
+        topology: the channels.
+        titles: of the checks, by id.
+        opening: how the sentence begins, by verdict.
+    """
     by_check: dict[str, list[CheckResult]] = {}
     for result in run.checks:
         by_check.setdefault(result.id, []).append(result)
@@ -113,11 +127,7 @@ def sentence(run: Run, topology: Topology, titles: dict[str, str]) -> str:
     grave = [r for r in found if r.status is run.verdict]
     if not grave:
         return "Not measured: no check of this run has a number with limits."
-    start = {
-        Status.FAIL: "Do not scan: ",
-        Status.WARN: "Scan, but look at ",
-        Status.INVALID: "Not measured: ",
-    }[run.verdict]
+    start = opening[run.verdict]
     phrases = _joined(grave, titles)
     named = "; ".join(phrases[:_NAMED])
     more = len(phrases) + (len(found) - len(grave)) - min(len(phrases), _NAMED)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from petqcd.config import PetqcConfig
-    from petqcd.procedure import Bench, Job, Procedure
+    from petqcd.procedure import Procedure
 
 P = TypeVar("P", bound="type[Procedure]")
 
@@ -30,13 +30,13 @@ P = TypeVar("P", bound="type[Procedure]")
 class RunKind:
     """A registered kind. needs_bias: False: its board is never given the limits without which bias cannot be set.
 
-    make: the procedure of a job; called in a worker thread, may read files.
+    make: the class of its procedures; made in a worker thread, may read files.
     """
 
     name: str
     title: str
     settings: type[BaseModel]
-    make: Callable[[Job, Bench], Procedure]
+    make: type[Procedure]
     needs_bias: bool
 
     def settings_of(self, config: PetqcConfig, given: Mapping[str, Any]) -> BaseModel:

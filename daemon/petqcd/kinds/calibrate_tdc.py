@@ -1,0 +1,45 @@
+"""TDC calibration: test pulses at many phases of the clock, time over threshold, bias off."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from petqcd.board import AsicPlan, Pulses
+from petqcd.kinds import run_kind
+from petqcd.pulse_scan import PulsePoint, PulseScan, PulseScanSettings, Scan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from petqc.calibrate import Calibration, EventPoint
+    from petqcd.config import PulseScanConfig
+
+
+@run_kind("calibrate-tdc", title="TDC calibration", settings=PulseScanSettings, needs_bias=False)
+class TdcCalibration(PulseScan):
+    """The scan and the fit of `petqc.calibrate.tdc`."""
+
+    @classmethod
+    def scan(cls, settings: PulseScanConfig) -> Scan:
+        """Phases over the clock; step 1 is the phase."""
+        from petqc.calibrate.tdc import VENDOR_PLAN, TdcPlan
+
+        plan = VENDOR_PLAN if settings.plan == "vendor" else TdcPlan()
+        if settings.hits_per_tac is not None:
+            plan = replace(plan, hits_per_tac=settings.hits_per_tac)
+        points = [
+            PulsePoint(pulses.phase_clk, 0.0, pulses)
+            for phase in plan.points()
+            for pulses in [Pulses.at(plan.length_clk, plan.interval_clk, phase)]
+        ]
+        return Scan(AsicPlan("tot"), points, plan.frames_per_point)
+
+    def fit(self, points: Sequence[EventPoint], channels: NDArray[np.int32]) -> Calibration:
+        """Curves of the interpolators."""
+        from petqc.calibrate.tdc import fit
+
+        return fit(points, channels)
