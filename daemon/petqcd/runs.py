@@ -320,7 +320,7 @@ class RunManager:
             return active.stopped_because
         log.warning("run %s: %s", active.run_id, error, exc_info=not hasattr(error, "code"))
         detail = str(error) or type(error).__name__
-        ended = self._device.ended_because
+        ended = self._device.ended_because(active.started_s)
         if ended and self._config.board.simulator is not None and ended not in detail:
             detail += f" ({ended})"
         if isinstance(error, DriverError | ConnectionError | TimeoutError):

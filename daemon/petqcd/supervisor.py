@@ -91,8 +91,7 @@ class DeviceSupervisor:
         self._endpoint: Endpoint | None = None
         self._changed = asyncio.Event()
         self._refused: SimulatorRefusedError | None = None
-        self.ended_because: str | None = None
-        """Why the simulator last ended by itself; None: it did not."""
+        self._ended: tuple[float, str] | None = None
         self.state = DeviceState(config.name, config.is_simulated)
         if config.address is not None and config.configuration is not None:
             self._publish(Endpoint(config.address, config.configuration))
@@ -101,6 +100,10 @@ class DeviceSupervisor:
     def ready(self) -> bool:
         """Whether it is known where the device answers."""
         return self._endpoint is not None
+
+    def ended_because(self, since_s: float) -> str:
+        """Why the simulator ended by itself since a moment of the monotonic clock; empty: it did not."""
+        return self._ended[1] if self._ended is not None and self._ended[0] >= since_s else ""
 
     @property
     def runs_nothing(self) -> bool:
@@ -173,7 +176,7 @@ class DeviceSupervisor:
             why = await self._one_life()
             self._endpoint = None
             self.state.address = None
-            self.ended_because = why
+            self._ended = clock.monotonic_s(), why
             if clock.monotonic_s() - started_s > GOOD_AFTER_S:
                 backoff_s = BACKOFF_FIRST_S
             log.log(logging.WARNING if backoff_s == BACKOFF_FIRST_S else logging.DEBUG, "%s", why)
