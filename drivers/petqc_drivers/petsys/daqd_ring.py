@@ -34,6 +34,8 @@ SHARED_MEMORY_FOLDER: Final = Path("/dev/shm")  # noqa: S108 - where the system 
 STEP_SLOTS: Final = RING_SLOTS // 2
 """Most that is taken at once, so that the writer always has room (2.6)."""
 _HEAD_WORDS: Final = 2
+_FIRST_WORDS: Final = 64
+"""Of each slot at the first look: most frames whole. The kernel's price is per piece, whether of 16 bytes or of 512."""
 _PIECES: Final = 1024
 """Most pieces of one copy (IOV_MAX)."""
 _SIZE_SHIFT: Final = np.uint64(FRAME_ID_BITS)
@@ -125,22 +127,29 @@ class SharedRing:
         """Let go of the mapping."""
         self._map.close()
 
-    def _copy(self, places: NDArray[np.uint64], sizes: NDArray[np.uint64], out: NDArray[np.uint64]) -> None:
-        """Copy pieces, given as first word and number of words, (n,) each, back to back into `out`."""
+    def _copy(
+        self,
+        places: NDArray[np.uint64],
+        sizes: NDArray[np.uint64],
+        out: NDArray[np.uint64],
+        to: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Copy pieces, (n,) first words and numbers of words, into `out`: back to back, or to words `to`."""
         pieces = np.empty((len(places), 2), dtype=np.uint64)
         pieces[:, 0] = self._base + np.uint64(8) * places
         pieces[:, 1] = np.uint64(8) * sizes
-        to, end = out.ctypes.data, out.ctypes.data + out.nbytes
+        if to is None:
+            to = (np.cumsum(sizes) - sizes).astype(np.int64)
+        if len(places) and int((to + sizes.astype(np.int64)).max()) > out.size:
+            raise AssertionError("more than the room holds")
+        rooms = pieces.copy()
+        rooms[:, 0] = np.uint64(out.ctypes.data) + np.uint64(8) * to.astype(np.uint64)
         for begin in range(0, len(pieces), _PIECES):
-            part = pieces[begin : begin + _PIECES]
+            part, room = pieces[begin : begin + _PIECES], rooms[begin : begin + _PIECES]
             n_bytes = int(part[:, 1].sum())
-            if to + n_bytes > end:
-                raise AssertionError("more than the room holds")
-            local = np.array([to, n_bytes], dtype=np.uint64)
-            done = self._copy_pieces(self._process, local.ctypes.data, 1, part.ctypes.data, len(part), 0)
+            done = self._copy_pieces(self._process, room.ctypes.data, len(room), part.ctypes.data, len(part), 0)
             if done != n_bytes:
                 self._cannot_copy(ctypes.get_errno() if done < 0 else errno.EFAULT)
-            to += n_bytes
 
     def _cannot_copy(self, number: int) -> None:
         if number == errno.EFAULT:
@@ -158,7 +167,7 @@ class SharedRing:
     def take(self, first: int, count: int, room: memoryview) -> Taken:
         """Copy the frames of slots into a room, as many slots as it holds, half the ring at most.
 
-        The header of each slot is read before, with, and after its frame; if these differ the slot was being written
+        The header of each slot is read with its frame and once more after it; if they differ the slot was being written
         and its frame is not believed.
 
         Args:
@@ -172,28 +181,37 @@ class SharedRing:
         slots = (first + np.arange(min(max(count, 0), STEP_SLOTS))) % POINTER_MODULO % RING_SLOTS
         places = slots.astype(np.uint64) * np.uint64(SLOT_WORDS)
         words = np.frombuffer(room, dtype=np.uint64)
-        heads = self._heads(places)
-        sizes = heads[:, 0] >> _SIZE_SHIFT & _COUNT_MASK
-        is_good = (sizes == (heads[:, 1] & _COUNT_MASK) + np.uint64(_HEAD_WORDS)) & (sizes <= SLOT_WORDS)
-        ends = np.cumsum(np.where(is_good, sizes, np.uint64(0)).astype(np.int64))
+        looks = np.empty((len(slots), _FIRST_WORDS), dtype=np.uint64)
+        self._copy(places, np.full(len(slots), _FIRST_WORDS, dtype=np.uint64), looks)
+        sizes = (looks[:, 0] >> _SIZE_SHIFT & _COUNT_MASK).astype(np.int64)
+        is_good = sizes == (looks[:, 1] & _COUNT_MASK).astype(np.int64) + _HEAD_WORDS
+        is_good &= sizes <= SLOT_WORDS
+        ends = np.cumsum(np.where(is_good, sizes, 0))
         n_slots = int(np.searchsorted(ends, len(words), side="right"))
         is_good, rejected = is_good[:n_slots], Counter[str]()
         n_bad = n_slots - int(np.count_nonzero(is_good))
         if n_bad:
             rejected["slot-inconsistent"] = n_bad
-        places, heads, sizes = places[:n_slots][is_good], heads[:n_slots][is_good], sizes[:n_slots][is_good]
+        taken = np.flatnonzero(is_good)
+        places, sizes = places[taken], sizes[taken]
+        starts = np.cumsum(sizes) - sizes
         n_words = int(sizes.sum())
-        starts = np.cumsum(sizes.astype(np.int64)) - sizes.astype(np.int64)
-        self._copy(places, sizes, words[:n_words])
-        is_whole = (self._heads(places) == heads).all(axis=1)
-        is_whole &= (words[starts] == heads[:, 0]) & (words[starts + 1] == heads[:, 1])
+        seen = np.minimum(sizes, _FIRST_WORDS)
+        seen_starts = np.cumsum(seen) - seen
+        within = np.arange(int(seen.sum())) - np.repeat(seen_starts, seen)
+        words[np.repeat(starts, seen) + within] = looks.ravel()[np.repeat(taken * _FIRST_WORDS, seen) + within]
+        is_long = sizes > _FIRST_WORDS
+        if is_long.any():
+            rest = (sizes[is_long] - _FIRST_WORDS).astype(np.uint64)
+            self._copy(places[is_long] + np.uint64(_FIRST_WORDS), rest, words, starts[is_long] + _FIRST_WORDS)
+        is_whole = (self._heads(places) == looks[taken, :_HEAD_WORDS]).all(axis=1)
         if not is_whole.all():
             rejected["slot-torn"] = len(is_whole) - int(np.count_nonzero(is_whole))
-            kept = words[:n_words][np.repeat(is_whole, sizes.astype(np.int64))]
+            kept = words[:n_words][np.repeat(is_whole, sizes)]
             n_words = len(kept)
             words[:n_words] = kept
             sizes = sizes[is_whole]
-            starts = np.cumsum(sizes.astype(np.int64)) - sizes.astype(np.int64)
+            starts = np.cumsum(sizes) - sizes
         return Taken(n_slots, 8 * n_words, FrameScan(starts, n_words, 0, None), rejected)
 
     def _heads(self, places: NDArray[np.uint64]) -> NDArray[np.uint64]:
