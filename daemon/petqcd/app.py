@@ -12,8 +12,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from petqcd import clock
+from petqcd.calibrations import Calibrations
 from petqcd.client import SOCKET_NAME
 from petqcd.errors import NotFoundError
+from petqcd.kinds import all_kinds
 from petqcd.metrics import Metrics
 from petqcd.progress import Bus
 from petqcd.runs import RunManager
@@ -38,7 +40,7 @@ class Daemon:
     """`async with Daemon(config, state_dir) as daemon:` starts everything and ends everything.
 
     Attributes:
-        config, store, bus, metrics, device, runs: its parts.
+        config, store, bus, metrics, device, runs, calibrations: its parts.
         http: address of the read-only listener.
     """
 
@@ -123,7 +125,9 @@ class Daemon:
         self.runs = RunManager(
             self.config, self.store, self.bus, self.metrics, self.device, self._make_board or _petsys_board
         )
+        self.calibrations = Calibrations(self.config, self.store, self.metrics, self.device)
         await self._restore()
+        await self.calibrations.publish()
         await self.runs.recover()
         self._own(asyncio.create_task(self.device.run(), name="device supervisor"), ends=self.device.runs_nothing)
         self._own(asyncio.create_task(self._housekeeping(), name="housekeeping"))
@@ -134,12 +138,13 @@ class Daemon:
         """Metrics continue where the last daemon left them, with the times they had."""
         from petqc.results import Run
 
-        try:
-            document = await asyncio.to_thread(self.store.last_document)
-        except NotFoundError:
-            return
-        run = Run.from_document(document)
-        self.metrics.restore(run, finished_unix_s=datetime.fromisoformat(run.finished_at).timestamp())
+        for kind in all_kinds():
+            try:
+                document = await asyncio.to_thread(self.store.last_document, kind)
+            except NotFoundError:
+                continue
+            run = Run.from_document(document)
+            self.metrics.restore(run, finished_unix_s=datetime.fromisoformat(run.finished_at).timestamp())
 
     def _own(self, task: asyncio.Task[Any], *, ends: bool = False) -> None:
         """Hold a task; ends: it may end by itself."""

@@ -34,6 +34,7 @@ class Metric:
 
 _DEVICE = ("scanner", "device")
 _MODULE = ("scanner", "module")
+_KIND = ("scanner", "device", "kind")
 _CHECK = ("scanner", "module", "check")
 
 METRICS: tuple[Metric, ...] = (
@@ -48,7 +49,8 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "petqc_run_verdict",
         "gauge",
-        "Verdict of the last run: 0 pass, 1 warn, 2 fail, 3 invalid; -1 before the first one.",
+        "Verdict of the last QC run: 0 pass, 1 warn, 2 fail, 3 invalid; -1 before the first one. Calibrations have "
+        "their own.",
     ),
     Metric(
         "petqc_run_last_finished_timestamp_seconds", "gauge", "Unix time when the last run ended, whatever its verdict."
@@ -121,6 +123,25 @@ METRICS: tuple[Metric, ...] = (
     Metric("petqc_datagrams_rejected_total", "counter", "Datagrams that were not whole, valid frames.", _DEVICE),
     Metric("petqc_simulator_restarts_total", "counter", "Times a simulator that ended was started again.", _DEVICE),
     Metric(
+        "petqc_calibration_run_verdict",
+        "gauge",
+        "Verdict of the last calibration run of a kind: 0 pass, 1 warn, 2 fail, 3 invalid; -1 before the first one.",
+        _KIND,
+    ),
+    Metric(
+        "petqc_calibration_run_last_finished_timestamp_seconds",
+        "gauge",
+        "Unix time when the last calibration run of a kind ended, whatever its verdict; 0 before the first one.",
+        _KIND,
+    ),
+    Metric(
+        "petqc_calibration_made_timestamp_seconds",
+        "gauge",
+        "Unix time when the calibration of a kind that the device uses was made, in the calibration set that was "
+        "accepted for it; 0: it is that of the device's own configuration.",
+        _KIND,
+    ),
+    Metric(
         "petqc_store_last_commit_timestamp_seconds",
         "gauge",
         "Unix time of the last durable commit; 0: none since start.",
@@ -163,6 +184,8 @@ TO_BASE: Mapping[str, float] = {
 }
 """From a check's unit to the base unit that metrics use."""
 
+CALIBRATIONS = ("threshold", "tdc", "charge", "energy", "time-offsets", "bias")
+"""Values of the label kind."""
 STATUS_CODE: Mapping[str, int] = {"pass": 0, "warn": 1, "fail": 2, "invalid": 3}
 _BIAS_UNKNOWN = 3
 _VERDICT_COUNTER: Mapping[str, str] = {
@@ -194,6 +217,10 @@ class Metrics:
         self.set("petqc_simulated", float(simulated))
         self.set("petqc_run_verdict", -1)
         self.set("petqc_bias_state", _BIAS_UNKNOWN)
+        for name in CALIBRATIONS:
+            self.set("petqc_calibration_run_verdict", -1, kind=name)
+            self.set("petqc_calibration_run_last_finished_timestamp_seconds", 0, kind=name)
+            self.set("petqc_calibration_made_timestamp_seconds", 0, kind=name)
 
     def text(self) -> bytes:
         """The exposition text; made again only after a change."""
@@ -218,6 +245,8 @@ class Metrics:
         """Publish a run that is stored. A check without a number keeps its last value and that value's old time."""
         verdict = str(run.verdict)
         self.add(_VERDICT_COUNTER[verdict])
+        if self._calibrated(run, finished_unix_s):
+            return
         self.set("petqc_run_verdict", STATUS_CODE[verdict])
         self.set("petqc_run_last_finished_timestamp_seconds", finished_unix_s)
         self.set("petqc_run_duration_seconds", duration_s)
@@ -227,13 +256,24 @@ class Metrics:
             self._result(result, finished_unix_s)
 
     def restore(self, run: Run, *, finished_unix_s: float) -> None:
-        """Publish the newest stored run at start, with the times it had, without counting it again."""
+        """Publish the newest stored run of a kind at start, with the times it had, without counting it again."""
+        if self._calibrated(run, finished_unix_s):
+            return
         self.set("petqc_run_verdict", STATUS_CODE[str(run.verdict)])
         self.set("petqc_run_last_finished_timestamp_seconds", finished_unix_s)
         if str(run.verdict) != "invalid":
             self.set("petqc_run_last_success_timestamp_seconds", finished_unix_s)
         for result in run.checks:
             self._result(result, finished_unix_s)
+
+    def _calibrated(self, run: Run, finished_unix_s: float) -> bool:
+        """Publish a calibration run; False: it is none. What the last QC run found stands beside it."""
+        kind = run.kind.removeprefix("calibrate-")
+        if kind == run.kind or kind not in CALIBRATIONS:
+            return False
+        self.set("petqc_calibration_run_verdict", STATUS_CODE[str(run.verdict)], kind=kind)
+        self.set("petqc_calibration_run_last_finished_timestamp_seconds", finished_unix_s, kind=kind)
+        return True
 
     def _result(self, result: CheckResult, at_unix_s: float) -> None:
         module = _module_of(result.node)

@@ -8,6 +8,8 @@ import logging
 import platform
 from typing import TYPE_CHECKING
 
+from petqcd.resume import left_behind
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -36,7 +38,7 @@ def finalise_left_behind(folder: Path) -> list[str]:
             told.append(f"The recording {path.name} was finalised as truncated (SHA-256 {digest}).")
         except Exception as error:  # noqa: BLE001 - the record must be made whatever the file looks like
             told.append(f"The recording {partial.name} could not be finalised: {error}.")
-    return told
+    return told + left_behind(folder)
 
 
 def invalid(context: RunContext, reason: str) -> Run:

@@ -38,6 +38,11 @@ def configuration(config: Path | None, state_dir: Path | None) -> tuple[PetqcCon
     return loaded, state_dir.absolute() if state_dir else state_directory(loaded)
 
 
+def sets_folder(state_dir: Path | None, config: Path | None = None) -> Path:
+    """Where the calibration sets are."""
+    return configuration(config, state_dir)[1] / "sets"
+
+
 def say(text: str) -> None:
     """One line for a person, on stderr."""
     sys.stderr.write(text + "\n")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from petqcd.cli.common import VERDICT_EXIT, Json, give_json
+from petqcd.cli.common import VERDICT_EXIT, Json, StateDir, give_json, sets_folder
 from petqcd.cli.progress import Bar
+from petqcd.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +27,9 @@ def analyse(
     *,
     files: Annotated[list[Path], typer.Argument(help=".rawf, .ldat, list text, .spe, .ptu, .pt3, Janus lists.")],
     config: Annotated[Path | None, typer.Option("--config", help="config.ini of the readout that recorded.")] = None,
+    calibration: Annotated[
+        str | None, typer.Option(metavar="SET", help="Calibration set instead of a config.ini: its id, or its folder.")
+    ] = None,
     descriptor: Annotated[Path | None, typer.Option(help="Columns, units and separators of a list text, TOML.")] = None,
     channel_roles: Annotated[
         Path | None, typer.Option(help="Which channels measure time and which energy, YAML.")
@@ -33,11 +37,17 @@ def analyse(
     min_hits: Annotated[int, typer.Option(min=1, max=255, help="Least hits of a photon that counts.")] = 1,
     report: Annotated[Path | None, typer.Option(help="Write the report, an HTML page.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All nodes, ASICs that pass too.")] = False,
+    state_dir: StateDir = None,
     as_json: Json = False,
 ) -> None:
     """QC of recorded data."""
     from petqc.analysis import analyse_file
 
+    set_id = None
+    if calibration is not None:
+        if config is not None:
+            raise ConfigError("give either --config or --calibration: a calibration set is a whole configuration")
+        config, set_id = _of_set(calibration, state_dir)
     with Bar("analysing") as bar:
         run = analyse_file(
             files,
@@ -47,6 +57,8 @@ def analyse(
             min_hits=min_hits,
             progress=bar.part,
         )
+    if set_id is not None:
+        run.calibration_ids["set"] = set_id
     if report is not None:
         from petqc.report import write_html
 
@@ -59,6 +71,20 @@ def analyse(
 
         print_run(run, everything=everything, where=where)
     raise typer.Exit(VERDICT_EXIT[str(run.verdict)])
+
+
+def _of_set(given: str, state_dir: Path | None) -> tuple[Path, str]:
+    """The config.ini of a calibration set, and its id.
+
+    Raises:
+        BadInputError: there is no such set, or it is damaged.
+    """
+    from petqc.calibrate.sets import SET_JSON, find_set, read_set, set_config
+
+    folder = Path(given)
+    if not (folder / SET_JSON).is_file():
+        folder = find_set(sets_folder(state_dir), given)
+    return set_config(folder), read_set(folder).id
 
 
 def convert(

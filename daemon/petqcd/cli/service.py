@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log everything to stderr.")]
 
 
+START_DEADLINE_S = 20.0
+"""For the claim of a run; whether another one can be continued is asked of the files first."""
 SIMULATOR_DEADLINE_S = 60.0
 """Until a simulator answers: the first time on a machine, its kernels are compiled."""
 
@@ -186,19 +188,24 @@ def run_daily(
         else:
             sys.stdout.write(f"{run_id}\n")
         return
+    follow(client, folder, {"kind": "daily"}, "daily QC", as_json=as_json)
+
+
+def follow(client: Any, state_dir: Path, body: dict[str, Any], title: str, *, as_json: bool) -> None:
+    """Start a run, watch it to its end, show it, and end with its verdict's exit code."""
     try:
-        run_id = _follow(client)
+        run_id = _follow(client, body, title)
     except KeyboardInterrupt:
         say("the run goes on in the daemon; stop it with: petqc abort")
         raise
-    _show(client, folder, run_id, as_json=as_json)
+    _show(client, state_dir, run_id, as_json=as_json)
 
 
-def _follow(client: Any) -> str:
+def _follow(client: Any, body: dict[str, Any], title: str) -> str:
     """Start a run and watch it to its end; returns its id."""
-    with closing(client.events()) as events, Bar("daily QC") as bar:
+    with closing(client.events()) as events, Bar(title) as bar:
         next(events)  # `state`: from here on nothing that happens is missed
-        run_id: str = client.post("/api/v1/runs", {"kind": "daily"})["run_id"]
+        run_id: str = client.post("/api/v1/runs", body, START_DEADLINE_S)["run_id"]
         for name, data in events:
             if name == "progress" and data["run_id"] == run_id:
                 bar.document(data)

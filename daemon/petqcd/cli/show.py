@@ -13,6 +13,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from petqc.calibrate.accepted import Acceptance
+    from petqc.calibrate.sets import CalibrationSetInfo
     from petqc.results import CheckResult, Run
 
 SYMBOLS = {"pass": "✔", "warn": "▲", "fail": "✖", "invalid": "?", "no-limits": "·"}
@@ -49,7 +51,8 @@ def print_run(run: Run, *, everything: bool = False, where: Mapping[str, str] | 
     out = console()
     head = Text.assemble(status_text(str(run.verdict)), "  ", (run.sentence, "bold"))
     mark = "SIMULATED · " if run.simulated else ""
-    out.print(Text(f"{mark}{run.kind} QC of {run.scanner or 'unnamed scanner'} · run {run.run_id}", "bold"))
+    what = run.kind if run.kind.startswith("calibrate-") else f"{run.kind} QC"
+    out.print(Text(f"{mark}{what} of {run.scanner or 'unnamed scanner'} · run {run.run_id}", "bold"))
     out.print(head)
     shown, hidden = chosen(run.checks, everything=everything)
     if shown:
@@ -90,7 +93,7 @@ def chosen(checks: Sequence[CheckResult], *, everything: bool) -> tuple[list[Che
 
 
 def _table(checks: Sequence[CheckResult]) -> Table:
-    from petqc.report.text import limits_text, measured
+    from petqc.report.text import limits_text, measured, title_of
 
     titles = _titles()
     table = Table(show_edge=False, pad_edge=False, header_style="bold")
@@ -102,7 +105,7 @@ def _table(checks: Sequence[CheckResult]) -> Table:
     last = ""
     for c in checks:
         base, _, part = c.id.partition(".")
-        name = titles.get(base, base) + (f", {part.replace('_', ' ')}" if part else "")
+        name = titles.get(base, title_of(base)) + (f", {part.replace('_', ' ')}" if part else "")
         value = measured(c.value, c.uncertainty, c.unit) if c.value is not None else f"no number: {c.reason}"
         table.add_row(name if name != last else "", c.node, value, limits_text(c.limits), status_text(str(c.status)))
         last = name
@@ -154,3 +157,58 @@ def print_status(status: Mapping[str, Any]) -> None:
         lines["last run"] = f"{last['run_id']}: {verdict}: {last['sentence'] or ''}"
     for name, value in lines.items():
         out.print(f"{name + ':':<11}{value}", soft_wrap=True)
+
+
+def print_sets(sets: Sequence[CalibrationSetInfo], used: Mapping[str, str], junk: Mapping[str, str]) -> None:
+    """Calibration sets, newest first.
+
+    Args:
+        sets: in the order in which they were made.
+        used: devices by the set that was accepted for them.
+        junk: entries that are no sets, with the reason.
+    """
+    from petqc.report.text import moment
+
+    out = console()
+    if not sets:
+        out.print("no calibration set yet")
+    else:
+        table = Table(show_edge=False, pad_edge=False, header_style="bold")
+        for name in ("set", "made", "device", "from", "in use", "verdict", "what it says"):
+            table.add_column(name, overflow="fold", no_wrap=name in ("set", "made", "verdict"))
+        for info in reversed(sets):
+            device = f"{info.device} (simulated)" if info.simulated else info.device
+            verdict = status_text(str(info.verdict))
+            parent = info.parent_set or "configuration"
+            table.add_row(
+                info.id, moment(info.created_at), device, parent, used.get(info.id, ""), verdict, info.sentence
+            )
+        out.print(table)
+    for name, why in junk.items():
+        out.print(f"note: {name}: {why}")
+
+
+def print_set(info: CalibrationSetInfo, problems: Sequence[str], acts: Sequence[Acceptance]) -> None:
+    """One calibration set: where it comes from, what is new in it, whether its files are as they were written."""
+    from petqc.report.text import moment
+
+    out = console()
+    mark = "SIMULATED · " if info.simulated else ""
+    out.print(Text(f"{mark}calibration set {info.id} of {info.device}", "bold"))
+    out.print(Text.assemble(status_text(str(info.verdict)), "  ", (info.sentence, "bold")))
+    shown, _ = chosen(info.quality, everything=False)
+    if shown:
+        out.print(_table(shown))
+    lines = {
+        "made": f"{moment(info.created_at)} by run {info.run_id}",
+        "from": f"{info.parent_set or 'the own configuration of the device'}, {info.parent_hash}",
+        "new tables": ", ".join(info.new_tables),
+        "files": "; ".join(problems) if problems else f"{len(info.files)}, all as they were written",
+    }
+    for name, value in lines.items():
+        out.print(f"{name + ':':<12}{value}", soft_wrap=True)
+    for act in acts:
+        if info.id in (act.set_id, act.previous):
+            what = "accepted" if act.set_id == info.id else f"replaced by {act.set_id or 'the own configuration'}"
+            reason = f", although it failed: {act.reason}" if act.reason and act.set_id == info.id else ""
+            out.print(f"{what} for {act.device} by {act.who}, {moment(act.at)}{reason}")

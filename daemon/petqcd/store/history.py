@@ -123,16 +123,16 @@ class Reader:
         document: dict[str, Any] = json.loads(text)
         return document
 
-    def last_document(self) -> dict[str, Any]:
-        """The document of the newest run that is stored.
+    def last_document(self, kind: str) -> dict[str, Any]:
+        """The document of the newest run of a kind that is stored.
 
         Raises:
             NotFoundError: there is none.
         """
-        query = select(schema.runs.c.document).where(schema.runs.c.state == "finished")
+        query = select(schema.runs.c.document).where(schema.runs.c.state == "finished", schema.runs.c.kind == kind)
         rows = self._rows(query.order_by(schema.runs.c.sequence.desc()).limit(1))
         if not rows:
-            raise NotFoundError("there is no run yet")
+            raise NotFoundError(f"there is no {kind} run yet")
         document: dict[str, Any] = json.loads(rows[0]["document"])
         return document
 

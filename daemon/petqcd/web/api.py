@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from petqc.errors import QcError
 from petqc.report import content_security_policy
 from petqcd.errors import BusyError, DaemonError, NotFoundError, RefusedError, StoreError, UnreachableError
 from petqcd.web import pages
@@ -35,9 +36,11 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("GET", "/api/v1/runs"): "view",
     ("GET", "/api/v1/runs/{run_id}"): "view",
     ("GET", "/api/v1/runs/{run_id}/report"): "view",
+    ("GET", "/api/v1/calibrations"): "view",
     ("GET", "/api/v1/events"): "view",
     ("POST", "/api/v1/runs"): "start-run",
     ("POST", "/api/v1/abort"): "start-run",
+    ("POST", "/api/v1/calibrations/accept"): "accept-calibration",
     ("POST", "/api/v1/off"): "off",
 }
 """What each route does; everything but `view` exists on the UNIX socket only."""
@@ -55,6 +58,16 @@ class StartRun(BaseModel):
     kind: str
     parameters: dict[str, Any] = {}
     """Settings of the kind, [qc.KIND], that take the place of the configured ones."""
+
+
+class Accept(BaseModel):
+    """Body of the command that accepts a calibration set; None: the device's own configuration."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    set_id: Annotated[str, Field(max_length=100)] | None
+    who: Annotated[str, Field(min_length=1, max_length=100)]
+    reason: Annotated[str, Field(max_length=1000)] = ""
 
 
 class Nothing(BaseModel):
@@ -79,6 +92,10 @@ def make_app(daemon: Daemon, *, commands: bool) -> ASGIApp:
     @app.exception_handler(DaemonError)
     async def failed(_request: Request, error: DaemonError) -> JSONResponse:
         return JSONResponse({"code": error.code, "error": str(error)}, status_code=_status(error))
+
+    @app.exception_handler(QcError)
+    async def unfit(_request: Request, error: QcError) -> JSONResponse:
+        return JSONResponse({"code": RefusedError.code, "error": str(error)}, status_code=409)
 
     hosts = {SOCKET_HOST} if commands else LOCAL_HOSTS | set(daemon.config.api.hosts)
     return Guard(app, hosts=hosts, commands=commands)
@@ -155,6 +172,11 @@ def _add_reading(app: FastAPI, daemon: Daemon) -> None:
             path, media_type="text/html", headers={"Content-Security-Policy": content_security_policy()}
         )
 
+    @app.get("/api/v1/calibrations")
+    async def calibrations() -> dict[str, Any]:
+        """Every calibration set, newest first, and the act that says which one is used."""
+        return await asyncio.to_thread(daemon.calibrations.listing)
+
     @app.get("/api/v1/events")
     async def events() -> StreamingResponse:
         """Live events: `state` first, then `progress`, `device`, `finished`, `lost` as they come."""
@@ -167,6 +189,12 @@ def _add_commands(app: FastAPI, daemon: Daemon) -> None:
         """Start a run; answered once its claim is stored."""
         source = "command on the UNIX socket"
         return {"run_id": await daemon.runs.start(body.kind, source=source, parameters=body.parameters)}
+
+    @app.post("/api/v1/calibrations/accept")
+    async def accept(body: Accept) -> dict[str, Any]:
+        """Make a calibration set the one that later runs use."""
+        act = await daemon.calibrations.accept(body.set_id, who=body.who, reason=body.reason)
+        return act.document()
 
     @app.post("/api/v1/abort")
     async def abort(_body: Nothing) -> dict[str, str]:

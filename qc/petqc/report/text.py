@@ -21,7 +21,7 @@ _MOST_DECIMALS = 9
 _LEAST_UNCERTAINTY = 5e-7
 """Uncertainties below this are those of a calculation, not of a measurement: the value is given plainly."""
 
-_ABBREVIATIONS = {"fwhm": "FWHM", "fwtm": "FWTM", "ctr": "CTR"}
+_ABBREVIATIONS = {"fwhm": "FWHM", "fwtm": "FWTM", "ctr": "CTR", "tdc": "TDC", "dac": "DAC", "iv": "IV"}
 STATUS_WORD = {
     Status.PASS: "pass",
     Status.WARN: "warn",
@@ -187,7 +187,7 @@ def title_of(check_id: str) -> str:
     """
     base, _, part = check_id.partition(".")
     check = _registered().get(base)
-    title = check.title if check else sentence_case(base)
+    title = check.title if check else sentence_case("_".join(_ABBREVIATIONS.get(w, w) for w in base.split("_")))
     words = [_ABBREVIATIONS.get(word, word) for word in part.split("_")]
     return f"{title}, {' '.join(words)}" if part else title
 
