@@ -77,7 +77,7 @@ def test_a_run_is_claimed_then_stored_and_read_back(tmp_path: Path) -> None:
         assert [r.run_id for r in store.history(before=2)] == ["a"]
         assert store.line("last").run_id == "b"
         assert store.document("a") == a_run("a").document()
-        assert store.last_document()["run_id"] == "b"
+        assert store.last_document("daily")["run_id"] == "b"
         assert not store.running()
         with pytest.raises(NotFoundError):
             store.document("c")
