@@ -186,6 +186,11 @@ class Run:
     scanner: str = ""
     calibration_set: dict[str, Any] | None = None
 
+    @property
+    def is_calibration(self) -> bool:
+        """Whether it was made to calibrate rather than to judge a scanner."""
+        return self.kind.startswith("calibrate-")
+
     def find(self, check_id: str, node: str = "scanner") -> CheckResult | None:
         """The result of one check at one node."""
         return next((c for c in self.checks if c.id == check_id and c.node == node), None)

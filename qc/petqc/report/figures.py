@@ -83,16 +83,16 @@ def timing_figures(run: Run) -> Group:
 
 
 def other_figures(run: Run) -> Group:
-    """Spectra of anything else."""
-    return _group(run, [s for s in run.spectra if not is_energy(s) and not is_timing(s)], ())
+    """Spectra of anything else; of a calibration all: they are distributions of channels."""
+    return _group(run, [s for s in run.spectra if run.is_calibration or not (is_energy(s) or is_timing(s))], ())
 
 
 def _group(run: Run, found: list[Spectrum], checks: tuple[str, ...]) -> Group:
     usable = sorted((s for s in found if s.counts.size and s.edges.size == s.counts.size + 1), key=_reading_order)
     top = node_sort_key(usable[0].node)[0] if usable else 0
     large = [s for s in usable if node_sort_key(s.node)[0] == top]
-    if top > 0 and len(large) > 1:  # no spectrum of the whole: its parts are small multiples, all alike
-        large = []
+    if (top > 0 and len(large) > 1) or run.is_calibration:
+        large = []  # no spectrum of the whole, or several that are all alike: small multiples
     small = [s for s in usable if all(s is not one for one in large)]
     keys = (
         ("counts", "counts"),
@@ -125,7 +125,7 @@ def _figure(run: Run, spectrum: Spectrum, checks: tuple[str, ...], *, is_large: 
     title = sentence_case(spectrum.quantity or title_of(spectrum.id))
     words = _words(spectrum, title, results)
     whole = spectra.extent(spectrum)
-    near = spectra.close_up(spectrum) if is_timing(spectrum) else whole
+    near = spectra.close_up(spectrum) if is_timing(spectrum) and not run.is_calibration else whole
     peak = _label(by_id.get("photopeak"))
     width = _label(by_id.get("energy_resolution") or by_id.get("ctr_fit"))
     size = spectra.LARGE if is_large else spectra.SMALL

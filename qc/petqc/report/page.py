@@ -92,6 +92,7 @@ def _view(run: Run) -> dict[str, Any]:
         "timing": figures.timing_figures(run),
         "other": figures.other_figures(run),
         "maps": _maps(run, found) if found else [],
+        "calibration": tables.calibration_set(run),
         "checks": checks,
         "status_words": [(s, text.STATUS_WORD[s]) for s in text.STATUS_ORDER],
         "is_measured": bool(run.checks or run.spectra or run.columns),

@@ -284,3 +284,63 @@ def account_rows(run: Run) -> list[tuple[str, str, str]]:
             name = name.replace(group, f"{group[:-1]}: ")
         rows.append((sentence_case(name), plain(float(value)) + unit, share))
     return rows
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRow:
+    """What one quantity of a new table changed; lines: the largest changes, with before, after and difference."""
+
+    table: str
+    quantity: str
+    unit: str
+    n: str
+    n_new: str
+    n_gone: str
+    median: str
+    largest: str
+    lines: tuple[tuple[str, str, str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetView:
+    """The calibration set that a run made."""
+
+    id: str
+    parent: str
+    parent_hash: str
+    new_tables: str
+    files: tuple[tuple[str, str], ...]
+    changes: tuple[ChangeRow, ...]
+
+
+def calibration_set(run: Run) -> SetView | None:
+    """The calibration set of a run; None: it made none."""
+    made = run.calibration_set
+    if made is None:
+        return None
+
+    def number(value: float | None) -> str:
+        return NO_NUMBER if value is None else f"{value:.4g}"
+
+    rows = tuple(
+        ChangeRow(
+            table=c["table"],
+            quantity=sentence_case(c["quantity"]),
+            unit=c["unit"],
+            n=plain(c["n"]),
+            n_new=plain(c["n_new"]),
+            n_gone=plain(c["n_gone"]),
+            median=number(c["median"]),
+            largest=number(c["largest"]),
+            lines=tuple((str(a), number(b), number(d), f"{d - b:+.3g}") for a, b, d in c["lines"]),
+        )
+        for c in made["changes"]
+    )
+    return SetView(
+        id=made["id"],
+        parent=made["parent_set"] or "the own configuration of the device",
+        parent_hash=made["parent_hash"],
+        new_tables=", ".join(made["new_tables"]),
+        files=tuple(sorted(made["files"].items())),
+        changes=rows,
+    )

@@ -68,7 +68,10 @@ class Tile:
 
 
 def tiles(run: Run) -> list[Tile]:
-    """The six tiles; a check that did not run gives a tile that says so."""
+    """The six tiles; a check that did not run gives a tile that says so. A calibration has its own first numbers."""
+    if run.is_calibration:
+        ids = list(dict.fromkeys(c.id for c in run.checks))[: len(WANTED)]
+        return [_tile(run, check_id, title_of(check_id), ()) for check_id in ids]
     return [_tile(run, *wanted) for wanted in WANTED]
 
 
