@@ -22,6 +22,7 @@ from petqc_drivers.errors import DeviceFaultError, WrongIdentityError
 from petqc_drivers.petsys.board import Board
 from petqc_drivers.petsys.daqd_link import DaqdReadoutLink
 from petqc_drivers.petsys.frames import frame_ids, pack_frames, scan_frames, unpack_events
+from petqc_drivers.petsys.registers import REGISTERS
 from petqc_drivers.petsys.units import discover, trigger_unit
 from petqc_simulators.boards.frame_ring import FrameRing
 from petqc_simulators.boards.petsys_clktgr import ClockTrigger
@@ -245,6 +246,47 @@ def system() -> dict[tuple[int, int], Any]:
     boards = [PetsysFebd(profile, seed) for seed in (1, 2)]
     boards[0].registers.preset("next_slave", 1)
     return {(0, 0): boards[0], (0, 1): boards[1], (4, 0): ClockTrigger(boards)}
+
+
+def read(unit: Any, name: str) -> int:
+    """A register as it is read on the wire."""
+    found = REGISTERS[name]
+    request = bytes((0, found.n_bytes - 1, 0, *found.address.to_bytes(2, "little")))
+    reply = unit.handle(bytes(17) + request)
+    return int.from_bytes(reply[19:-1], "little")
+
+
+def write(unit: Any, name: str, value: int) -> None:
+    found = REGISTERS[name]
+    data = bytes((1, found.n_bytes - 1, 0, *found.address.to_bytes(2, "little")))
+    assert unit.handle(bytes(17) + data + value.to_bytes(found.n_bytes, "little"))[18:] == b"\x00"
+
+
+def link(unit: Any, number: int) -> tuple[bool, int]:
+    write(unit, "link_select", number)
+    return bool(read(unit, "link_locked")), read(unit, "link_value")
+
+
+def test_trigger_links_lock_once_both_ends_have_been_calibrated():
+    """Sections 4.2 and 5.2: values by which a client knows sync, gate, trigger-in and the four trigger-out lanes."""
+    units = system()
+    first, second, trigger = units.values()
+    assert link(first, 0) == (False, 0)
+    for stage in (1, 3, 7):
+        for unit in (first, trigger):
+            write(unit, "trigger_link_calibration", stage)
+    assert link(first, 0) == (True, 0x8000)
+    assert link(second, 0) == (False, 0), "not calibrated itself"
+    write(second, "trigger_link_calibration", 7)
+    assert [link(second, k) for k in range(4)] == [(True, 0x8000), (True, 0x8001), (True, 1), (False, 0)]
+    assert link(trigger, 4 * 1 + 3) == (False, 0), "no port is in use"
+    write(trigger, "trigger_ports", 0b10)
+    assert [link(trigger, 4 + lane) for lane in range(4)] == [(True, 16 + lane) for lane in range(4)]
+    assert link(trigger, 128 + 1) == (True, 1)
+    assert link(trigger, 0) == link(trigger, 128) == (False, 0), "port 0 is not in use"
+    assert link(trigger, 4 * 2) == link(trigger, 128 + 2) == (False, 0), "nothing is plugged in"
+    trigger.let_pass(2.0)
+    assert read(trigger, "pll_lock_time") == 400_000_000
 
 
 def test_a_chain_is_discovered_and_synchronised(tmp_path):

@@ -23,7 +23,7 @@ from petqc_simulators.boards.registers import RegisterFile
 from petqc_simulators.physics.emission import CLOCK_S
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from petqc_simulators.boards.petsys_febd import PetsysFebd
     from petqc_simulators.physics.detector import Block
@@ -31,15 +31,30 @@ if TYPE_CHECKING:
 FIRMWARE_VARIANT = 0x0002_0000_0000_0000
 FEBD_VARIANT_MASK = 0x0000_FFFF_FFFF_FFFF
 """Of a FEB/D's firmware variant: without the bits that make it a trigger unit too."""
+TRIGGER_PORTS = 16
+LANES = 4
 _SYNC = REGISTERS["sync"]
 _SYNC_GENERATE, _SYNC_ACCEPT = 1, 2
+_SYNC_LINK, _GATE_LINK, _TRIGGER_IN_LINK = range(3)
+_SYNC_VALUE, _GATE_VALUE = 0x8000, 0x8001
+_PORT_STATUS = 128
+"""Links of the trigger unit from here on are the state of its ports; below, lane + 4 port."""
+_TRAINING = 7
+"""Stage of the trigger link calibration in which both ends find the sampling point; a link that has never been through
+it is not locked."""
 
 
 class ClockTrigger:
-    """The unit. Boards given to it lose their own trigger and follow its synchronisation if they were told to."""
+    """The unit. Boards given to it lose their own trigger and follow its synchronisation if they were told to.
+
+    The board that comes k-th is plugged into trigger port k.
+    """
 
     def __init__(self, boards: Sequence[PetsysFebd]) -> None:
+        if len(boards) > TRIGGER_PORTS:
+            raise ValueError(f"{len(boards)} boards at {TRIGGER_PORTS} trigger ports")
         self.boards = list(boards)
+        self._trained: set[RegisterFile] = set()
         self.registers = RegisterFile()
         self.elapsed_s = self._synchronised_s = 0.0
         for name, value in (
@@ -51,11 +66,38 @@ class ClockTrigger:
         ):
             self.registers.preset(name, value)
         self.registers.live("time_tag", lambda: int((self.elapsed_s - self._synchronised_s) / CLOCK_S))
-        self.registers.live("uptime", lambda: int(self.elapsed_s / CLOCK_S))
+        for name in ("uptime", "pll_lock_time"):
+            self.registers.live(name, lambda: int(self.elapsed_s / CLOCK_S))
         self.registers.listen("sync", self._on_sync)
-        for board in self.boards:
+        self._give_links(self.registers, self._trigger_link)
+        for port, board in enumerate(self.boards):
+            self._give_links(board.registers, lambda link, port=port: self._board_link(port, link))  # type: ignore[misc]
             variant = board.registers.value("firmware_variant") & FEBD_VARIANT_MASK
             board.registers.preset("firmware_variant", variant)
+
+    def _give_links(self, registers: RegisterFile, look: Callable[[int], int | None]) -> None:
+        """Let a unit's link registers tell what `look` finds at the selected link: its value, None if not locked."""
+        registers.live("link_locked", lambda: look(registers.value("link_select")) is not None)
+        registers.live("link_value", lambda: look(registers.value("link_select")) or 0)
+
+        def on_stage(stage: int) -> None:
+            if stage == _TRAINING:
+                self._trained.add(registers)
+
+        registers.listen("trigger_link_calibration", on_stage)
+
+    def _is_trained(self, port: int) -> bool:
+        return port < len(self.boards) and {self.registers, self.boards[port].registers} <= self._trained
+
+    def _board_link(self, port: int, link: int) -> int | None:
+        values = {_SYNC_LINK: _SYNC_VALUE, _GATE_LINK: _GATE_VALUE, _TRIGGER_IN_LINK: port}
+        return values.get(link) if self._is_trained(port) else None
+
+    def _trigger_link(self, link: int) -> int | None:
+        port, lane = divmod(link, LANES) if link < _PORT_STATUS else (link - _PORT_STATUS, 0)
+        if not self._is_trained(port) or not self.registers.value("trigger_ports") >> port & 1:
+            return None
+        return port * TRIGGER_PORTS + lane if link < _PORT_STATUS else port
 
     def _on_sync(self, value: int) -> None:
         if not value & _SYNC_GENERATE:
