@@ -19,7 +19,7 @@ from petqc_drivers.petsys.wire import (
     memory_read_reply,
     parse_memory_access,
 )
-from petqc_simulators.boards.registers import RegisterFile
+from petqc_simulators.boards.registers import RegisterFile, WordMemory
 from petqc_simulators.physics.emission import CLOCK_S
 
 if TYPE_CHECKING:
@@ -48,12 +48,17 @@ class ClockTrigger:
     """The unit. Boards given to it lose their own trigger and follow its synchronisation if they were told to.
 
     The board that comes k-th is plugged into trigger port k.
+
+    Attributes:
+        registers: its register file.
+        regions: which regions may be in coincidence, rows of bits.
     """
 
     def __init__(self, boards: Sequence[PetsysFebd]) -> None:
         if len(boards) > TRIGGER_PORTS:
             raise ValueError(f"{len(boards)} boards at {TRIGGER_PORTS} trigger ports")
         self.boards = list(boards)
+        self.regions = WordMemory(1)
         self._trained: set[RegisterFile] = set()
         self.registers = RegisterFile()
         self.elapsed_s = self._synchronised_s = 0.0
@@ -112,17 +117,21 @@ class ClockTrigger:
         """The answer to a command; None for what this unit has not."""
         try:
             command = Command.from_bytes(datagram)
-            if command.function != Function.REGISTERS:
-                return None
-            access = parse_memory_access(command.payload)
+            payload = self._answer(command)
         except WireError:
             return None
-        payload = MEMORY_WRITE_OK
+        return None if payload is None else Reply(command.serial, command.function, payload).to_bytes()
+
+    def _answer(self, command: Command) -> bytes | None:
+        if command.function == Function.TRIGGER_REGIONS:
+            return self.regions.answer(command.payload)
+        if command.function != Function.REGISTERS:
+            return None
+        access = parse_memory_access(command.payload)
         if isinstance(access, MemoryRead):
-            payload = memory_read_reply(self.registers.read(access.address, access.count))
-        else:
-            self.registers.write(access.address, access.data)
-        return Reply(command.serial, command.function, payload).to_bytes()
+            return memory_read_reply(self.registers.read(access.address, access.count))
+        self.registers.write(access.address, access.data)
+        return MEMORY_WRITE_OK
 
     def let_pass(self, seconds: float) -> None:
         """Let time pass."""

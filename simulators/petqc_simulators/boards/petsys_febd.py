@@ -30,7 +30,7 @@ from petqc_drivers.petsys.wire import (
 )
 from petqc_simulators.boards.asics import CHANNELS, TX_DATA, Asics
 from petqc_simulators.boards.bias_prom import prom_content
-from petqc_simulators.boards.registers import RegisterFile
+from petqc_simulators.boards.registers import RegisterFile, WordMemory
 from petqc_simulators.boards.spi_devices import (
     Absent,
     Eeprom,
@@ -107,9 +107,9 @@ class PetsysFebd:
         self._fem_on_s = math.inf
         self._stale = True
         self._counters = _Counters()
-        self._memories: dict[int, bytearray] = {
-            Function.TRIGGER_REGIONS: bytearray(0x10000),
-            Function.TRIGGER_CALIBRATION: bytearray(5 * 0x10000),
+        self._memories: dict[int, WordMemory] = {
+            Function.TRIGGER_REGIONS: WordMemory(1),
+            Function.TRIGGER_CALIBRATION: WordMemory(5),
         }
         self._rng = np.random.default_rng([seed, 0xB0A2D])
         dacs = [Ltc2668(lambda output, code, dac=dac: self._bias_set(dac, output, code)) for dac in range(2)]  # type: ignore[misc]
@@ -274,21 +274,9 @@ class PetsysFebd:
             case Function.CHANNEL_COUNTERS:
                 return self._read_counters(command.payload)
             case Function.TRIGGER_REGIONS | Function.TRIGGER_CALIBRATION:
-                return self._memory(command.function, command.payload)
+                return self._memories[command.function].answer(command.payload)
             case _:
                 return None
-
-    def _memory(self, function: int, payload: bytes) -> bytes:
-        width = 1 if function == Function.TRIGGER_REGIONS else 5
-        access, memory = parse_memory_access(payload, word_bytes=width), self._memories[function]
-        begin = access.address * width
-        if isinstance(access, MemoryRead):
-            return memory_read_reply(
-                bytes(memory[begin : begin + access.count * width]).ljust(access.count * width, b"\x00")
-            )
-        room = memory[begin : begin + len(access.data)]
-        memory[begin : begin + len(room)] = access.data[: len(room)]
-        return MEMORY_WRITE_OK
 
     def _read_counters(self, payload: bytes) -> bytes:
         access = parse_memory_access(payload, word_bytes=4)

@@ -5,11 +5,35 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from petqc_drivers.petsys.registers import REGISTERS
+from petqc_drivers.petsys.wire import MEMORY_WRITE_OK, MemoryRead, memory_read_reply, parse_memory_access
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from petqc_drivers.petsys.registers import Register
+
+
+class WordMemory:
+    """65536 words of some bytes behind a memory access; beyond the end reads are zero and writes are not kept."""
+
+    def __init__(self, word_bytes: int) -> None:
+        self.word_bytes = word_bytes
+        self.content = bytearray(word_bytes * 0x10000)
+
+    def answer(self, payload: bytes) -> bytes:
+        """The reply to a read or write of words.
+
+        Raises:
+            WireError: the payload is neither.
+        """
+        access = parse_memory_access(payload, word_bytes=self.word_bytes)
+        begin = access.address * self.word_bytes
+        if isinstance(access, MemoryRead):
+            n_bytes = access.count * self.word_bytes
+            return memory_read_reply(bytes(self.content[begin : begin + n_bytes]).ljust(n_bytes, b"\x00"))
+        room = min(len(access.data), len(self.content) - begin)
+        self.content[begin : begin + room] = access.data[:room]
+        return MEMORY_WRITE_OK
 
 
 class RegisterFile:
