@@ -94,8 +94,8 @@ class DeviceConfig(_Model):
         return self.simulator is not None or self.simulated
 
 
-class DailyConfig(_Model):
-    """[qc.daily]: the daily run."""
+class SourceRunConfig(_Model):
+    """What every run with a source has."""
 
     seconds: Annotated[Finite, Field(gt=0, le=86_400)] = 15.0
     """Acquisition time."""
@@ -103,6 +103,11 @@ class DailyConfig(_Model):
     """Wait between bias on and acquisition."""
     queue_mib: Annotated[int, Field(ge=1, le=4096)] = 128
     """Frames that may wait for the recorder before they are dropped and counted."""
+
+
+class DailyConfig(SourceRunConfig):
+    """[qc.daily]: the daily run."""
+
     source: Literal["point", "line", "extended", "none"] = "point"
     """Shape of the source in the scanner; a CTR is only one for a point or a line."""
     source_name: Annotated[str, Field(max_length=100)] = ""

@@ -12,12 +12,14 @@ import numpy as np
 from petqcd import clock
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from petqc.analysis import RunContext
     from petqc.formats.petsys_config import PetsysConfig
+    from petqc.processing import Processed
     from petqc.results import RawFile, Run
     from petqcd.board import TimeReference
 
@@ -34,9 +36,19 @@ class Measurement:
         folder: the run's folder, which exists.
         config: the board's configuration as read.
         calibration_ids: what the recording's manifest says about it; default: the hashes of its files.
+        look: called with everything that became final, from the thread that calls `process`.
+        use_kev: whether energies are made keV where the configuration has a table for it; else they stay charge.
     """
 
-    def __init__(self, folder: Path, config: PetsysConfig, *, calibration_ids: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: PetsysConfig,
+        *,
+        calibration_ids: dict[str, str] | None = None,
+        look: Callable[[Processed], None] | None = None,
+        use_kev: bool = True,
+    ) -> None:
         from petqc.calibration import CalibrationSet
         from petqc.histograms import HistogramSettings, QcHistograms
         from petqc.processing import ProcessingSettings, Processor
@@ -44,9 +56,12 @@ class Measurement:
         self._folder = folder
         self._config = config
         self.calibration_ids = dict(config.file_hashes) if calibration_ids is None else calibration_ids
-        calibration = CalibrationSet.from_config(config)
+        used = (
+            config if use_kev else replace(config, tables={k: t for k, t in config.tables.items() if k != "energy_kev"})
+        )
+        calibration = CalibrationSet.from_config(used)
         # A live stream brings every frame, empty ones too: a missing number is a lost frame.
-        settings = replace(ProcessingSettings.from_config(config), compacted=False)
+        settings = replace(ProcessingSettings.from_config(used), compacted=False)
         self._settings = settings
         self._all_charge = calibration.acquisition == "qdc"
         self._mixed = calibration.acquisition == "mixed"
@@ -57,6 +72,7 @@ class Measurement:
             calibration.energy_unit,
             HistogramSettings.from_processing(settings, calibration.energy_unit),
         )
+        self._look = look
         self._writer: Any = None
         self._counts: dict[str, int] = {}
 
@@ -100,7 +116,7 @@ class Measurement:
 
     def process(self, words: NDArray[np.uint64]) -> None:
         """Decode, pair and count whole frames."""
-        self.histograms.add(self._processor.feed(words))
+        self._add(self._processor.feed(words))
         account = self._processor.account
         self._counts = {
             "frames": account.frames,
@@ -125,7 +141,12 @@ class Measurement:
 
     def finish(self) -> None:
         """Decide what was still waiting for later frames."""
-        self.histograms.add(self._processor.finish())
+        self._add(self._processor.finish())
+
+    def _add(self, processed: Processed) -> None:
+        self.histograms.add(processed)
+        if self._look is not None:
+            self._look(processed)
 
     def account(self) -> dict[str, int | float]:
         """The processing's account as flat numbers."""
