@@ -105,6 +105,7 @@ class Daemon:
             "state_dir": str(self.state_dir),
             "configuration": str(self.config.source_file) if self.config.source_file else None,
             "device": self.device.state.document(),
+            "calibration_set": self.calibrations.in_use,
             "missing": self.not_ready(),
             "run": progress.document() if progress else None,
         }

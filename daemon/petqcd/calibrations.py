@@ -33,6 +33,8 @@ class Calibrations:
         self._store = store
         self._metrics = metrics
         self._device = device
+        self.in_use: str | None = None
+        """The set that is accepted; None: the device's own configuration."""
 
     async def accept(self, set_id: str | None, *, who: str, reason: str) -> Acceptance:
         """Make a set the one that later runs use; None: the device's own configuration.
@@ -78,24 +80,26 @@ class Calibrations:
 
     async def publish(self) -> None:
         """Tell monitoring when what the device uses was made, kind by kind."""
-        for kind, made_unix_s in (await asyncio.to_thread(self._made)).items():
+        self.in_use, made = await asyncio.to_thread(self._made)
+        for kind, made_unix_s in made.items():
             self._metrics.set("petqc_calibration_made_timestamp_seconds", made_unix_s, kind=kind)
 
-    def _made(self) -> dict[str, float]:
-        """When the newest set of each kind in the chain of the accepted one was made; 0: there is none."""
+    def _made(self) -> tuple[str | None, dict[str, float]]:
+        """The accepted set; when the newest set of each kind in its chain was made, 0: there is none."""
         from petqc.calibrate.accepted import accepted
         from petqc.calibrate.sets import KINDS, find_set, read_set
         from petqc.errors import BadInputError
 
         made = dict.fromkeys(KINDS, 0.0)
+        in_use: str | None = None
         try:
             act = accepted(self._store.sets, self._config.board.name)
-            set_id = None if act is None else act.set_id
+            set_id = in_use = None if act is None else act.set_id
             while set_id is not None:
                 info = read_set(find_set(self._store.sets, set_id))
                 made[info.kind] = made[info.kind] or datetime.fromisoformat(info.created_at).timestamp()
                 # A set is made from an older one; anything else is damage, and would never end.
                 set_id = info.parent_set if info.parent_set is None or info.parent_set < set_id else None
         except BadInputError:
-            return dict.fromkeys(KINDS, 0.0)  # a run will refuse it and say why
-        return made
+            made = dict.fromkeys(KINDS, 0.0)  # a run will refuse it and say why
+        return in_use, made

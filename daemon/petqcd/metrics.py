@@ -1,7 +1,7 @@
 """Metrics for Prometheus: one table of names, an own registry, and a text that a scrape reads without waiting.
 
 Ages are timestamps of the last success, so a value that stopped being renewed cannot look fresh. Every known series
-exists from the start. Labels are scanner, module, device and check, never channels, crystals or run ids.
+exists from the start. Labels are scanner, module, device, check and kind, never channels, crystals or run ids.
 """
 
 from __future__ import annotations

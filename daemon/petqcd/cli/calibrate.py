@@ -6,11 +6,11 @@ import getpass
 import pkgutil
 import sys
 import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from petqcd import kinds
 from petqcd.cli.common import ConfigFile, Json, StateDir, configuration, give_json, sets_folder
 from petqcd.errors import EXIT_FAIL, ConfigError
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from petqc.calibrate.accepted import Acceptance
 
+KINDS = Path(__file__).parents[1] / "kinds"
+"""Looked through without being imported: commands start fast."""
 PREFIX = "calibrate_"
 NONE = "none"
 """Instead of a set: the device's own configuration."""
@@ -29,7 +31,7 @@ SetId = Annotated[str, typer.Argument(metavar="SET", help="Id of the calibration
 def register(app: typer.Typer) -> None:
     """Add the commands of this file: one for each kind of run that calibrates."""
     group = typer.Typer(help="Calibrate: acquisition, fit, report, and a new calibration set.", no_args_is_help=True)
-    for module in pkgutil.iter_modules(kinds.__path__):
+    for module in pkgutil.iter_modules([str(KINDS)]):
         if module.name.startswith(PREFIX):
             what = module.name.removeprefix(PREFIX).replace("_", "-")
             group.command(what, help=f"Run the {what} calibration on the daemon and wait for it.")(_command(what))

@@ -149,6 +149,7 @@ def print_status(status: Mapping[str, Any]) -> None:
         "state in": status["state_dir"],
         "board": f"{device['name']}: {device['state']}" + (f" ({device['detail']})" if device["detail"] else ""),
         "bias": device["bias"],
+        "calibrated": status["calibration_set"] or "as in the device's own configuration",
         **({"not ready": "; ".join(status["missing"])} if status["missing"] else {}),
         "run": f"{run['run_id']}: {run['stage']}, {run['fraction']:.0%}, {run['detail']}" if run else "none going on",
     }
@@ -156,7 +157,7 @@ def print_status(status: Mapping[str, Any]) -> None:
         verdict = status_text(last["verdict"]).plain if last["verdict"] else "going on"
         lines["last run"] = f"{last['run_id']}: {verdict}: {last['sentence'] or ''}"
     for name, value in lines.items():
-        out.print(f"{name + ':':<11}{value}", soft_wrap=True)
+        out.print(f"{name + ':':<12}{value}", soft_wrap=True)
 
 
 def print_sets(sets: Sequence[CalibrationSetInfo], used: Mapping[str, str], junk: Mapping[str, str]) -> None:

@@ -63,7 +63,8 @@ def changes(kind: TableKind, old: NDArray[Any] | None, new: NDArray[Any]) -> lis
     )
     found = []
     for quantity, unit, was, now in _quantities(kind, before[at_before], after[at_after]):
-        difference = np.abs(now - was)
+        with np.errstate(invalid="ignore"):  # what is infinite in both did not change, and has no difference
+            difference = np.abs(now - was)
         known = np.isfinite(difference)
         order = np.argsort(-np.where(known, difference, -1.0), kind="stable")[:LARGEST]
         lines = tuple(
@@ -115,8 +116,10 @@ def _quantities(
         was, now = (_time_ps(table, code) for table in (old, new))
         for branch in np.unique(new["branch"]):
             mine = new["branch"] == branch
-            was[mine] -= np.nanmean(was[mine])
-            now[mine] -= np.nanmean(now[mine])
+            both = mine & np.isfinite(was) & np.isfinite(now)
+            if both.any():
+                was[mine] -= was[both].mean()
+                now[mine] -= now[both].mean()
         yield "time at the middle of the range", "ps", was, now
         yield "step at the middle of the range", "ps", _step_ps(old), _step_ps(new)
     elif kind == "qdc":
