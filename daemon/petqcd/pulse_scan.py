@@ -46,7 +46,6 @@ COMMIT_EVERY_S = 1.0
 """How much a power failure may cost; a process that dies loses nothing but the point it was at."""
 POINT_DEADLINE_S = 10.0
 """For the frames of a point, on top of the time that they take."""
-RECORDING = "points"
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +228,7 @@ class PulseScan(Procedure):
 
         resume.begin(self.job, self._plan, self.acquired.identity, self._kept)
         header = RawHeader(all_charge=self._scan.asics.mode == "qdc", trigger_id=None)
-        self._recording = CalibrationRecording(self.job.folder / RECORDING, header)
+        self._recording = CalibrationRecording(self.job.folder / resume.RECORDING, header)
 
     def finalise(self, *, truncated: str | None) -> None:
         """Sync and close the recording."""
@@ -244,7 +243,7 @@ class PulseScan(Procedure):
 
     def raw_files(self) -> tuple[RawFile, ...]:
         """The points, and their index."""
-        return resume.hashed(self.job.folder, RECORDING)
+        return resume.hashed(self.job.folder, resume.RECORDING)
 
     def account(self) -> dict[str, int | float]:
         """Points, frames and events; `frames_missing_in_points` is what the points lack."""
@@ -266,7 +265,7 @@ class PulseScan(Procedure):
         from petqc.formats.petsys_calibration_raw import CalibrationReader
         from petqcd.calibration_run import conclude
 
-        reader = CalibrationReader(self.job.folder / f"{RECORDING}.rawf")
+        reader = CalibrationReader(self.job.folder / f"{resume.RECORDING}.rawf")
         points = list(reader.points())
         if len(points) != self.n_points:
             raise DaemonError(f"{len(points)} points are on the disk, {self.n_points} were taken")

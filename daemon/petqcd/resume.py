@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from petqcd.procedure import Job
 
 PLAN = "plan.json"
+RECORDING = "points"
+"""Name of the recording of points in a run's folder, without suffix."""
 SCHEMA = "petqc-plan/1"
 LAST = "last"
 
@@ -86,7 +88,7 @@ def begin(job: Job, plan: Mapping[str, Any], identity: str, kept: Kept | None) -
         if differences:
             raise RefusedError(f"run {kept.run_id} cannot be continued: {'; '.join(differences)}")
         for suffix in (".rawf", ".idxf"):
-            source = kept.folder / f"points{suffix}"
+            source = kept.folder / f"{RECORDING}{suffix}"
             if source.is_file():
                 shutil.copyfile(source, job.folder / source.name)
     partial = job.folder / f"{PLAN}.partial"
@@ -178,7 +180,7 @@ def _kept(folder: Path, kind: str) -> Kept | None:
         document = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         if document["schema"] != SCHEMA or document["kind"] != kind:
             return None
-        points = len(CalibrationReader(folder / "points.rawf").steps)
+        points = len(CalibrationReader(folder / f"{RECORDING}.rawf").steps)
     except (OSError, ValueError, KeyError, TypeError, BadInputError):
         return None
     return Kept(folder.name, folder, points, document) if points and not _is_measured(folder) else None

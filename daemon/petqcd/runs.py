@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from petqc_drivers.errors import DriverError
-from petqcd import clock, interlocks, records
+from petqcd import clock, interlocks, records, resume
 from petqcd.board import close, switch_off
 from petqcd.board_configuration import configuration_in_use
 from petqcd.errors import BusyError, DaemonError, RefusedError
@@ -210,8 +210,15 @@ class RunManager:
             folder = self._store.state_dir / line.folder
             folder.mkdir(parents=True, exist_ok=True)
             told = await asyncio.to_thread(records.finalise_left_behind, folder)
-            context = self._context(
-                line.run_id, line.kind, line.started_at, clock.utc_text(), notes=("The daemon died in mid-run.", *told)
+            context = replace(
+                self._context(
+                    line.run_id,
+                    line.kind,
+                    line.started_at,
+                    clock.utc_text(),
+                    notes=("The daemon died in mid-run.", *told),
+                ),
+                raw_files=await asyncio.to_thread(resume.hashed, folder, resume.RECORDING),
             )
             run = await asyncio.to_thread(
                 records.invalid, context, "the daemon stopped in mid-run, the run was interrupted"

@@ -45,6 +45,7 @@ def test_sigkill_of_the_daemon_in_mid_calibration(
         document = daemon.client.get(f"/api/v1/runs/{killed}")
         assert document["verdict"] == "invalid"
         assert "interrupted" in document["sentence"]
+        assert [f["name"] for f in document["raw_files"]] == ["points.rawf", "points.idxf"]
         assert any(f"continue with: petqc calibrate tdc --resume {killed}" in note for note in document["notes"])
 
         refused = daemon.petqc("calibrate", "tdc", "--channels", "0-2", "--resume", killed)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from petqcd.config import PetqcConfig, find_config, load_config, state_directory
-from petqcd.errors import ConfigError
+from petqcd.errors import ConfigError, RefusedError
+from petqcd.kinds import find_kind
 
 GOOD = """\
 [scanner]
@@ -139,3 +140,21 @@ def test_the_environment_names_the_state_directory(tmp_path: Path, monkeypatch: 
     monkeypatch.delenv("STATE_DIRECTORY", raising=False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
     assert state_directory() == tmp_path / "xdg" / "petqc"
+
+
+def test_sizes_of_a_calibration_are_settings(tmp_path: Path) -> None:
+    file = tmp_path / "petqc.toml"
+    file.write_text('[qc.calibrate-tdc]\nplan = "vendor"\nchannels = [0, 7]\n')
+    config = load_config(file)
+    assert config.qc.calibrate_tdc.plan == "vendor"
+    kind = find_kind("calibrate-tdc")
+    settings = kind.settings_of(config, {"channels_at_once": 2, "resume": "last"})
+    assert settings.model_dump()["channels"] == (0, 7)
+    assert settings.model_dump()["channels_at_once"] == 2
+    assert not kind.needs_bias
+    with pytest.raises(RefusedError, match="calibrate-tdc: channel 3: Extra inputs"):
+        kind.settings_of(config, {"channel": 3})
+    for wrong in ("channels = [7, 0]", "resume = 'last'", "plan = 'huge'", "channels_at_once = 13"):
+        file.write_text(f"[qc.calibrate-charge]\n{wrong}\n")
+        with pytest.raises(ConfigError, match=r"petqc\.toml:2: qc\.calibrate-charge\."):
+            load_config(file)
