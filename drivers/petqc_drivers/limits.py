@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NoReturn, final
+from typing import TYPE_CHECKING, Final, Literal, NoReturn, final
 
 from petqc_drivers.errors import LimitError, LocalProtocolError
 
@@ -72,27 +72,39 @@ class HardLimit:
 
 
 _SEAL: Final = object()
+Role = Literal["voltage", "lowest", "trim", "enable", "look"]
+"""What a sealed message does: set a voltage, bring an output to its lowest, trim a supply, switch one on, or change
+nothing."""
 
 
 @final
 class SetOutput:
-    """Messages that set one output, sealed: made by `guard` and `guard_lowest` only, never changed, copied or stored.
+    """Messages that set one output, sealed: made by the guards of this module only, never changed, copied or stored.
 
     Attributes:
         channel: What it sets.
         function: Front-end function the payloads belong to.
         payloads: Messages in the order in which they are sent.
         commanded: The voltage the output will have; None when it is the lowest the device can do.
+        role: What it does.
     """
 
-    __slots__ = ("_channel", "_commanded", "_function", "_payloads")
+    __slots__ = ("_channel", "_commanded", "_function", "_payloads", "_role")
     _channel: str
     _commanded: Volts | None
     _function: int
     _payloads: tuple[bytes, ...]
+    _role: Role
 
     def __init__(
-        self, *, seal: object, channel: str, function: int, payloads: tuple[bytes, ...], commanded: Volts | None
+        self,
+        *,
+        seal: object,
+        channel: str,
+        function: int,
+        payloads: tuple[bytes, ...],
+        commanded: Volts | None,
+        role: Role = "look",
     ) -> None:
         if seal is not _SEAL:
             raise LocalProtocolError("a set-output message can only be made by the encoder guard", device=channel)
@@ -100,6 +112,7 @@ class SetOutput:
         object.__setattr__(self, "_function", function)
         object.__setattr__(self, "_payloads", payloads)
         object.__setattr__(self, "_commanded", commanded)
+        object.__setattr__(self, "_role", role)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"a set-output message is sealed: {name} cannot change")
@@ -111,7 +124,7 @@ class SetOutput:
         raise TypeError("a set-output message is sealed: it cannot be stored or copied")
 
     def __repr__(self) -> str:
-        return f"SetOutput({self._channel}, {self._commanded or 'lowest'})"
+        return f"SetOutput({self._channel}, {self._commanded or self._role})"
 
     @property
     def channel(self) -> str:
@@ -132,6 +145,11 @@ class SetOutput:
     def commanded(self) -> Volts | None:
         """The voltage the output will have; None when it is the lowest the device can do."""
         return self._commanded
+
+    @property
+    def role(self) -> Role:
+        """What it does."""
+        return self._role
 
 
 def guard(
@@ -180,7 +198,7 @@ def guard(
             f"{request} refused: encoded it means {meant}, above it or more than a step of {step_v:.6f} V off",
             device=channel,
         )
-    return SetOutput(seal=_SEAL, channel=channel, function=function, payloads=payloads, commanded=meant)
+    return SetOutput(seal=_SEAL, channel=channel, function=function, payloads=payloads, commanded=meant, role="voltage")
 
 
 def guard_lowest(
@@ -200,28 +218,126 @@ def guard_lowest(
     code = decode_code(payloads)
     if code != lowest_code:
         raise LimitError(f"lowest code {lowest_code:#06x} came out as {code:#06x}", device=channel)
-    return SetOutput(seal=_SEAL, channel=channel, function=function, payloads=payloads, commanded=None)
+    return SetOutput(seal=_SEAL, channel=channel, function=function, payloads=payloads, commanded=None, role="lowest")
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UntoldOutputs:
+    """Outputs that can be told nothing while their supply is off, so that switching on shows what they start with.
+
+    Attributes:
+        name: What they are, for messages.
+        highest: The highest voltage any of them has from switching on until it is told its first set-point, as
+            measured by whoever set up the hardware; None if nobody did.
+        limits: The hard limits of all of them that may be used.
+    """
+
+    name: str
+    highest: Volts | None
+    limits: Sequence[HardLimit]
+
+    def check(self) -> None:
+        """Refuse to switch on over them, unless the voltage they start with is known and inside every limit.
+
+        Raises:
+            LimitError: If it is not.
+        """
+        if not isinstance(self.highest, Volts):
+            raise LimitError(
+                "switching on refused: these outputs can be told nothing before, and nothing says what they start with",
+                device=self.name,
+                do="measure it with the detectors unplugged and state it in the settings (bias_starts_with)",
+            )
+        if not self.limits:
+            raise LimitError("switching on refused: no output has a hard limit", device=self.name)
+        for limit in self.limits:
+            if self.highest > limit.v_max:
+                raise LimitError(
+                    f"switching on refused: outputs start with up to {self.highest}, the hard limit of "
+                    f"{limit.channel} is {limit.v_max}",
+                    device=self.name,
+                )
 
 
 def guard_enable(
-    lowest: Sequence[SetOutput], *, n_outputs: int, channel: str, function: int, payload: bytes
+    lowest: Sequence[SetOutput],
+    *,
+    n_outputs: int,
+    channel: str,
+    function: int,
+    payload: bytes,
+    untold: Sequence[UntoldOutputs] = (),
 ) -> SetOutput:
     """Sealed message that switches a supply on, for outputs that were all brought to their lowest.
 
     Args:
         lowest: The messages that brought them there, one of each output.
-        n_outputs: How many outputs the supply feeds.
+        n_outputs: How many outputs the supply feeds, those aside that can be told nothing before.
         channel: The supply, for messages.
         function: Front-end function of the payload.
         payload: The message.
+        untold: Outputs that can be told nothing before.
 
     Raises:
-        LimitError: If an output is missing or would not be at its lowest.
+        LimitError: If an output is missing or would not be at its lowest, or could start above its limit.
     """
-    if any(output.commanded is not None for output in lowest):
+    if any(output.role != "lowest" for output in lowest):
         raise LimitError("switching on refused: an output is not at its lowest", device=channel)
     if len({output.channel for output in lowest}) != n_outputs:
         raise LimitError(
             f"switching on refused: {len(lowest)} of {n_outputs} outputs are at their lowest", device=channel
         )
-    return SetOutput(seal=_SEAL, channel=channel, function=function, payloads=(payload,), commanded=None)
+    for outputs in untold:
+        outputs.check()
+    return SetOutput(seal=_SEAL, channel=channel, function=function, payloads=(payload,), commanded=None, role="enable")
+
+
+def guard_trim(
+    code: int,
+    *,
+    lowest: int,
+    highest: int,
+    channel: str,
+    function: int,
+    encode: Callable[[int], tuple[bytes, ...]],
+    decode_code: Callable[[tuple[bytes, ...]], int],
+) -> SetOutput:
+    """Sealed messages that trim a supply, or refuse.
+
+    Args:
+        code: The trim asked for.
+        lowest: Least trim this supply may ever have.
+        highest: Greatest.
+        channel: The supply, for messages.
+        function: Front-end function the messages belong to.
+        encode: Bytes for a trim.
+        decode_code: From those bytes alone: the trim they mean.
+
+    Raises:
+        LimitError: If the trim is outside, or does not come out of its own bytes again.
+    """
+    if type(code) is not int or not lowest <= code <= highest:
+        raise LimitError(f"trim {code!r} refused: outside {lowest} to {highest}", device=channel)
+    payloads = encode(code)
+    meant = decode_code(payloads)
+    if meant != code:
+        raise LimitError(f"trim {code} refused: encoded it means {meant}", device=channel)
+    return SetOutput(seal=_SEAL, channel=channel, function=function, payloads=payloads, commanded=None, role="trim")
+
+
+def guard_harmless(payload: bytes, *, channel: str, function: int, is_harmless: Callable[[bytes], bool]) -> SetOutput:
+    """Sealed message to a device that can change outputs, proven not to change one.
+
+    Args:
+        payload: The message.
+        channel: The device, for messages.
+        function: Front-end function of the payload.
+        is_harmless: From the bytes alone: whether they change no output.
+
+    Raises:
+        LimitError: If they do.
+    """
+    if not is_harmless(payload):
+        raise LimitError("a message that should only look would change an output", device=channel)
+    return SetOutput(seal=_SEAL, channel=channel, function=function, payloads=(payload,), commanded=None, role="look")

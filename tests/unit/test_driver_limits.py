@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,17 +15,38 @@ from hypothesis import strategies as st
 
 import petqc_drivers
 from petqc_drivers.errors import LimitError, LocalProtocolError
-from petqc_drivers.limits import HardLimit, SetOutput, Volts, guard, guard_enable, guard_lowest
+from petqc_drivers.limits import (
+    HardLimit,
+    SetOutput,
+    UntoldOutputs,
+    Volts,
+    guard,
+    guard_enable,
+    guard_harmless,
+    guard_lowest,
+    guard_trim,
+)
 from petqc_drivers.petsys.bias import (
-    BIAS_32P,
     BiasChannel,
     BiasCurve,
+    converter_name,
+    converter_volts,
     encode_bias,
+    encode_converter,
     encode_supply_on,
 )
 from petqc_drivers.petsys.link import refuse_unsealed
+from petqc_drivers.petsys.mezzanines import BIAS_16P, BIAS_32P, BIAS_32P_AG, BIAS_32P_LTC2439, BIAS_64P
 from petqc_drivers.petsys.registers import register
-from petqc_drivers.petsys.spi import SpiRequest, max111xx_transfer, module_adc, parse_ltc2668
+from petqc_drivers.petsys.spi import (
+    AD5535_WRITE,
+    SpiRequest,
+    max111xx_transfer,
+    module_adc,
+    parse_ad5535,
+    parse_ltc2668,
+    parse_max5136,
+)
 from petqc_drivers.petsys.wire import Function, MemoryWrite
 
 CHANNEL = BiasChannel(0, 0, 0, 17)
@@ -37,9 +59,13 @@ def limit(v_min: float = 1.0, v_max: float = 35.0, channel: BiasChannel = CHANNE
     return HardLimit(channel=str(channel), v_min=Volts(v_min), v_max=Volts(v_max), max_step_v=1.0, slew_v_per_s=10.0)
 
 
+LOW_CHANNEL = BiasChannel(0, 0, 0, 5)
+
+
 def told(output: SetOutput) -> int:
     """The code that the DAC will take, read from the bytes alone."""
-    return parse_ltc2668(SpiRequest.from_bytes(output.payloads[0])).code
+    request = SpiRequest.from_bytes(output.payloads[0])
+    return parse_ad5535(request).code if request.timing == AD5535_WRITE else parse_ltc2668(request).code
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, True, "30", None, 30 + 0j])
@@ -77,21 +103,71 @@ def test_any_limit_holds(one, other, value):
     assert low <= value <= high
 
 
-def test_every_code_comes_back_from_its_voltage():
-    the_limit = limit(0.0, 60.0)
-    refused = 0
-    for code in range(1 << 16):
+@pytest.mark.parametrize("kind", [BIAS_32P, BIAS_16P, BIAS_64P], ids=lambda kind: kind.name)
+def test_every_code_of_every_kind_comes_back_from_its_voltage(kind):
+    """The kinds of 32 outputs are one codec."""
+    for other in (BIAS_32P_AG, BIAS_32P_LTC2439):
+        assert replace(other, name="", has_converter=False) == replace(BIAS_32P, name="")
+    top, full = (1 << kind.bits) - 1, kind.full_scale_v
+    # Not a straight line, within the few percent of real tables, and up to a little more than full scale.
+    curve = BiasCurve(((0, 0.01), (top // 5, 0.19 * full), (top // 2, 0.507 * full), (top, 1.014 * full)))
+    the_limit = limit(0.0, full)
+    refused = []
+    for code in range(top + 1):
         try:
-            volts = Volts(CURVE.volts_for(code))
-            output = encode_bias(BIAS_32P, CHANNEL, volts, the_limit, CURVE)
+            output = encode_bias(
+                kind,
+                CHANNEL if kind.n_channels > 17 else LOW_CHANNEL,
+                Volts(curve.volts_for(code)),
+                the_limit if kind.n_channels > 17 else limit(0.0, full, LOW_CHANNEL),
+                curve,
+            )
         except LimitError:
-            refused += 1
-            assert code < BIAS_32P.lowest_code or CURVE.volts_for(code) > 60.0
+            refused.append(code)
             continue
         assert told(output) == code
-    below = BIAS_32P.lowest_code
-    above = sum(1 for code in range(0xF000, 1 << 16) if CURVE.volts_for(code) > 60.0)
-    assert refused == below + above
+    above = [code for code in range(9 * top // 10, top + 1) if curve.volts_for(code) > full]
+    assert refused == [*range(kind.lowest_code), *above]
+
+
+def test_every_code_of_the_converter_comes_back_and_none_is_outside_its_range():
+    name, limits = converter_name(0, 0, 1), [limit(1.0, 55.0)]
+    codes = [code for code in range(1 << 16) if 39.5 <= converter_volts(code) <= 57.0]
+    for code in (*codes[::7], codes[-1]):
+        output = encode_converter(name, 1, Volts(converter_volts(code)), limits)
+        (first, second) = (SpiRequest.from_bytes(p) for p in output.payloads)
+        assert (parse_max5136(first).code, parse_max5136(second).code) == (code, code)
+    for code in {*range(0, 1 << 16, 97)} - set(codes):
+        with pytest.raises(LimitError, match="outside the hard limit"):
+            encode_converter(name, 1, Volts(converter_volts(code)), limits)
+    assert codes == list(range(codes[0], codes[-1] + 1))
+    assert converter_volts(codes[0]) == pytest.approx(57.0, abs=3e-4)
+    assert converter_volts(codes[-1]) == pytest.approx(39.5, abs=3e-4)
+
+
+@pytest.mark.parametrize("volts", [39.5, 41.0, 48.25, 57.0])
+def test_the_converter_is_told_what_the_makers_formula_says_and_never_more(volts):
+    makers = int(65536 / 5 * (2.495 - 27000 * ((volts - 2.495) / 100000 - 2.495 / 5431)))
+    output = encode_converter("c", 0, Volts(volts), [limit(1.0, 55.0)])
+    code = parse_max5136(SpiRequest.from_bytes(output.payloads[0])).code
+    assert code - makers in {0, 1}, "a higher code is a lower voltage"
+    assert converter_volts(code) <= volts < converter_volts(code - 1)
+
+
+@pytest.mark.parametrize(
+    ("volts", "limits", "words"),
+    [
+        (57.01, [(1.0, 59.0)], "outside the hard limit 39.5000 V to 57.0000 V"),
+        (39.4, [(1.0, 59.0)], "outside the hard limit 39.5000 V"),
+        (45.1, [(1.0, 43.0), (1.0, 30.0)], "39.5000 V to 45.0000 V"),
+        (40.0, [(1.0, 35.0)], "no output it feeds may go that high"),
+        (40.0, [], "no output it feeds may go that high"),
+    ],
+)
+def test_the_converter_gives_no_more_than_its_highest_output_may_need(volts, limits, words):
+    with pytest.raises(LimitError, match=re.escape(words)):
+        encode_converter("c", 0, Volts(volts), [limit(*one) for one in limits])
+    assert encode_converter("c", 0, Volts(39.5), []).role == "lowest"
 
 
 @given(st.floats(0.95, 60.9))
@@ -226,16 +302,73 @@ def test_messages_are_sealed():
 
 def test_the_supply_is_switched_on_only_over_outputs_at_their_lowest():
     lowest = [encode_bias(BIAS_32P, BiasChannel(0, 0, 0, n), None, None, None) for n in range(32)]
-    assert encode_supply_on(BIAS_32P, lowest).payloads == (register("power").write(3).to_bytes(),)
+    assert encode_supply_on(32, lowest).payloads == (register("power").write(3).to_bytes(),)
     with pytest.raises(LimitError, match="31 of 32"):
-        encode_supply_on(BIAS_32P, lowest[:-1])
+        encode_supply_on(32, lowest[:-1])
     with pytest.raises(LimitError, match="32 of 32"):
-        encode_supply_on(BIAS_32P, [*lowest[:-1], lowest[0]])
+        encode_supply_on(32, [*lowest[:-1], lowest[0]])
     up = encode_bias(BIAS_32P, CHANNEL, Volts(30), limit(), CURVE)
     with pytest.raises(LimitError, match="not at its lowest"):
-        encode_supply_on(BIAS_32P, [*lowest[:17], up, *lowest[18:]])
+        encode_supply_on(32, [*lowest[:17], up, *lowest[18:]])
     with pytest.raises(LimitError):
         guard_enable([up], n_outputs=1, channel="x", function=0, payload=b"")
+
+
+@pytest.mark.parametrize(
+    ("starts_with", "limits", "words"),
+    [
+        (None, [limit()], "nothing says what they start with"),
+        (0.5, [limit()], "nothing says what they start with"),
+        (Volts(0.5), [], "no output has a hard limit"),
+        (Volts(35.1), [limit()], "outputs start with up to 35.1000 V, the hard limit of bias:0.0.0.17 is 35.0000 V"),
+        (Volts(20), [limit(v_max=60), limit(v_max=19.9, channel=LOW_CHANNEL)], "the hard limit of bias:0.0.0.5"),
+    ],
+)
+def test_outputs_that_hear_nothing_before_are_switched_on_only_over_a_known_start(starts_with, limits, words):
+    untold = UntoldOutputs(name="slot 0", highest=starts_with, limits=limits)
+    with pytest.raises(LimitError, match=re.escape(words)):
+        encode_supply_on(0, [], [untold])
+    right = UntoldOutputs(name="slot 0", highest=Volts(35), limits=[limit()])
+    assert encode_supply_on(0, [], [right]).role == "enable"
+
+
+def test_messages_that_only_look_or_trim_do_not_count_as_outputs_at_their_lowest():
+    look = guard_harmless(b"", channel="a", function=3, is_harmless=lambda _: True)
+    trim = guard_trim(
+        -3,
+        lowest=-3,
+        highest=5,
+        channel="b",
+        function=3,
+        encode=lambda c: (bytes((c & 0xFF,)),),
+        decode_code=lambda p: p[0][0] - 256,
+    )
+    for output in (look, trim, encode_supply_on(0, [])):
+        with pytest.raises(LimitError, match="not at its lowest"):
+            encode_supply_on(1, [output])
+
+
+@pytest.mark.parametrize("code", [-4, 6, 1.0, True, None])
+def test_trims_outside_their_range_are_refused(code):
+    with pytest.raises(LimitError, match="outside -3 to 5"):
+        guard_trim(
+            code, lowest=-3, highest=5, channel="b", function=3, encode=lambda _: (b"",), decode_code=lambda _: code
+        )
+
+
+def test_a_trim_that_comes_out_as_another_and_a_look_that_is_none_are_refused():
+    with pytest.raises(LimitError, match="encoded it means 5"):
+        guard_trim(4, lowest=-3, highest=5, channel="b", function=3, encode=lambda _: (b"",), decode_code=lambda _: 5)
+    with pytest.raises(LimitError, match="would change an output"):
+        guard_harmless(b"", channel="a", function=3, is_harmless=lambda _: False)
+
+
+def test_channel_32_of_64_is_the_first_output_of_the_second_dac():
+    for number, spi_id, output in ((0, 0x8110, 0), (31, 0x8110, 31), (32, 0x8111, 0), (63, 0x8111, 31)):
+        request = SpiRequest.from_bytes(
+            encode_bias(BIAS_64P, BiasChannel(0, 0, 1, number), None, None, None).payloads[0]
+        )
+        assert (request.spi_id, parse_ad5535(request).channel, parse_ad5535(request).code) == (spi_id, output, 82)
 
 
 def test_only_one_module_makes_messages_for_bias_dacs():
@@ -243,12 +376,16 @@ def test_only_one_module_makes_messages_for_bias_dacs():
     users = {
         path.name
         for path in package.rglob("*.py")
-        if re.search(r"LTC2668_WRITE|bias_dac\(|\bguard\(|guard_lowest\(|guard_enable\(|seal=_SEAL", path.read_text())
+        if re.search(
+            r"2668_WRITE|5535_WRITE|5136_WRITE|bias_dac\(|_dac\(|\bguard\(|guard_lowest\(|guard_enable\(|seal=_SEAL",
+            path.read_text(),
+        )
     }
     assert users == {"bias.py", "spi.py", "limits.py"}
     source = (package / "petsys" / "bias.py").read_text()
-    assert source.count("LTC2668_WRITE,") == 2, "the import and one use"
-    assert source.count("bias_dac(") == 1
+    for timing in ("LTC2668_WRITE", "AD5535_WRITE", "MAX5136_WRITE"):
+        assert source.count(f"{timing},") == 2, "the import and one use"
+    assert source.count("bias_dac(") == source.count("bias_converter_dac(") == 1
 
 
 OUTPUT = encode_bias(BIAS_32P, CHANNEL, Volts(30), limit(), CURVE)

@@ -22,8 +22,9 @@ from petqc_drivers.errors import (
 )
 from petqc_drivers.limits import HardLimit, Volts
 from petqc_drivers.petsys import frames, wire
-from petqc_drivers.petsys.bias import BIAS_32P, BiasChannel, BiasCurve, encode_bias
+from petqc_drivers.petsys.bias import BiasChannel, BiasCurve, encode_bias
 from petqc_drivers.petsys.board import Board
+from petqc_drivers.petsys.mezzanines import BIAS_32P
 from petqc_drivers.petsys.udp_link import UdpReadoutLink
 from petqc_drivers.petsys.wire import Function
 from petqc_drivers.transport.udp import UdpReceiver

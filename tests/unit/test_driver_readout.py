@@ -142,7 +142,7 @@ class ScriptedBoard(asyncio.DatagramProtocol):
         spi_id, mosi = p[1] << 8 | p[2], p[21:]
         if spi_id == 0x8000:
             address = mosi[3] << 8 | mosi[4]
-            return b"\x00" + MAGIC[address : address + 2] + b"\x00"
+            return b"\x00" + MAGIC.ljust(0x8000, b"\xff")[address : address + 2] + b"\x00"
         if spi_id in {0x8010, 0x8011}:
             dac = spi_id & 1
             out = self.shift[dac] >> 8

@@ -1,7 +1,8 @@
-"""Bias of a front-end board: which mezzanine, which DAC, which code, behind the encoder guard.
+"""Bias of a front-end board: which DAC, which code, behind the encoder guard.
 
-`encode_bias` is the only function that makes messages for a bias DAC. The voltages are commanded, never measured: the
-mezzanines of this family have no read-back that this software knows how to read.
+This module alone makes messages for bias DACs, for the DAC of a DC-DC converter, and the one that switches the bias
+supply on. The voltages are commanded, never measured: no mezzanine of this family has a read-back of its outputs that
+this software knows how to read. A DAC of 16 outputs at least shows the code that it took; the others show nothing.
 
 Source: TOFPET2 interface reference (vendor software revision 194662e, protocol 0x0104), sections 4.6, 4.9 and 7.5.
 """
@@ -15,70 +16,33 @@ from typing import TYPE_CHECKING, Final
 
 from petqc_drivers.errors import LimitError
 from petqc_drivers.limits import HardLimit, SetOutput, Volts, guard, guard_enable, guard_lowest
+from petqc_drivers.petsys.mezzanines import CONVERTER_HEADROOM_V, CONVERTER_MAX_V, CONVERTER_MIN_V
 from petqc_drivers.petsys.registers import POWER_BIAS, POWER_FEM, register
-from petqc_drivers.petsys.spi import LTC2668_WRITE, Ltc2668Word, SpiRequest, bias_dac, parse_ltc2668
+from petqc_drivers.petsys.spi import (
+    AD5535_WRITE,
+    LTC2668_WRITE,
+    MAX5136_WRITE,
+    Ltc2668Word,
+    SpiRequest,
+    bias_converter_dac,
+    bias_dac,
+    parse_ad5535,
+    parse_ltc2668,
+    parse_max5136,
+    parse_spi_reply,
+)
 from petqc_drivers.petsys.wire import Function
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-
-@dataclass(frozen=True, slots=True)
-class BiasKind:
-    """A bias mezzanine this driver can set.
-
-    Attributes:
-        name: Its name.
-        n_channels: Outputs.
-        channels_per_dac: Outputs of one DAC.
-        bits: Of a DAC.
-        full_scale_v: Nominal output at full code, and the highest voltage that any hard limit may allow.
-        lowest_code: Least code it is ever given (about 1 V).
-    """
-
-    name: str
-    n_channels: int
-    channels_per_dac: int
-    bits: int
-    full_scale_v: float
-    lowest_code: int
-
-    def nominal_volts(self, code: int) -> float:
-        """Nominal output of a code; calibrations differ from it by a few percent."""
-        return code * self.full_scale_v / (1 << self.bits)
-
-
-BIAS_32P: Final = BiasKind("BIAS_32P", 32, 16, 16, 60.0, 0x0445)
-BIAS_32P_LTC2439: Final = BiasKind("BIAS_32P_LTC2439", 32, 16, 16, 60.0, 0x0445)
-
-PROM_MAGIC: Final = {
-    bytes.fromhex("2743d49c284147e2bba2ff81d06012d3"): "BIAS_32P",
-    bytes.fromhex("3653774872365577685357496b764a50"): "BIAS_32P_AG",
-    bytes.fromhex("2b0c37c0a1a549e3ae22f37c7bae4519"): "BIAS_32P_LTC2439",
-}
-"""First 16 bytes of a mezzanine's PROM."""
-SUPPORTED: Final = {kind.name: kind for kind in (BIAS_32P, BIAS_32P_LTC2439)}
-"""Mezzanines that can be set. BIAS_32P_AG (a second supply that must be set first), BIAS_16P (cannot be set low before
-it is switched on) and BIAS_64P (another DAC) are recognised and refused."""
-_BY_INTERFACE: Final = {0xF: "BIAS_64P", 0xE: "BIAS_16P"}
-IDENTIFY_BY_PROM: Final = 0xD
+    from petqc_drivers.limits import UntoldOutputs
+    from petqc_drivers.petsys.mezzanines import BiasKind
 
 _TOLERANCE_RELATIVE: Final = 0.10
 _TOLERANCE_V: Final = 1.0
 """How far a calibration may be from nominal: real tables are within 6 %, a table in other units or of another type of
 mezzanine is not."""
-
-
-def interface_nibble(bias_interface: int, slot: int) -> int:
-    """The four bits of the register `bias_interface` that belong to a slot."""
-    return bias_interface >> (4 * slot) & 0xF
-
-
-def mezzanine_name(nibble: int, magic: bytes | None) -> str:
-    """Name of the mezzanine in a slot from its interface bits and, where those say so, the begin of its PROM."""
-    if nibble == IDENTIFY_BY_PROM:
-        return PROM_MAGIC.get(magic or b"", f"unknown mezzanine (PROM begins {(magic or b'').hex() or 'with nothing'})")
-    return _BY_INTERFACE.get(nibble, f"unknown mezzanine (interface {nibble:#x})")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -167,10 +131,49 @@ class BiasCurve:
         )
 
 
+_WRITE_AND_UPDATE, _NOTHING = 0x30, 0xF0
+"""Commands of the DAC of 16 outputs, with the output in the low bits: take this code, and change nothing."""
+
+
+def _ltc2668_messages(spi_id: int, output: int, code: int) -> tuple[bytes, ...]:
+    """The write, and the transfer that shows what the DAC has taken."""
+    value = code.to_bytes(2, "big")
+    return tuple(
+        SpiRequest(spi_id, LTC2668_WRITE, b"\x00\x00" + bytes((command,)) + value + b"\x00\x00").to_bytes()
+        for command in (_WRITE_AND_UPDATE + output, _NOTHING + output)
+    )
+
+
+def _ltc2668_code(spi_id: int, output: int, payloads: tuple[bytes, ...], name: str) -> int:
+    write, echo = (SpiRequest.from_bytes(payload) for payload in payloads)
+    word = parse_ltc2668(write)
+    told = Ltc2668Word(_NOTHING + output, word.code)
+    if (write.spi_id, echo.spi_id) != (spi_id, spi_id) or word.command != _WRITE_AND_UPDATE + output:
+        raise LimitError(f"encoded for {write.spi_id:#06x} command {word.command:#04x}", device=name)
+    if parse_ltc2668(echo) != told:
+        raise LimitError("the transfer that reads the DAC back would change it", device=name)
+    return word.code
+
+
+def _ad5535_messages(spi_id: int, output: int, code: int) -> tuple[bytes, ...]:
+    """The write; nothing can be read back."""
+    word = (output << 14 | code) << 5
+    return (SpiRequest(spi_id, AD5535_WRITE, b"\x00\x00" + word.to_bytes(3, "big") + b"\x00\x00").to_bytes(),)
+
+
+def _ad5535_code(spi_id: int, output: int, payloads: tuple[bytes, ...], name: str) -> int:
+    (payload,) = payloads
+    write = SpiRequest.from_bytes(payload)
+    word = parse_ad5535(write)
+    if write.spi_id != spi_id or word.channel != output:
+        raise LimitError(f"encoded for {write.spi_id:#06x} output {word.channel}", device=name)
+    return word.code
+
+
 def encode_bias(
     kind: BiasKind, channel: BiasChannel, request: Volts | None, limit: HardLimit | None, curve: BiasCurve | None
 ) -> SetOutput:
-    """Sealed messages that set one bias output: the write, and the transfer that shows what the DAC has taken.
+    """Sealed messages that set one bias output.
 
     Args:
         kind: The mezzanine that was identified.
@@ -187,33 +190,25 @@ def encode_bias(
         raise LimitError(f"{kind.name} has channels 0..{kind.n_channels - 1} in slots 0..15", device=name)
     spi_id = bias_dac(channel.slot, channel.channel // kind.channels_per_dac)
     output = channel.channel % kind.channels_per_dac
+    messages, code_of = {"ltc2668": (_ltc2668_messages, _ltc2668_code), "ad5535": (_ad5535_messages, _ad5535_code)}[
+        kind.dac
+    ]
 
-    def frames(code: int) -> tuple[bytes, ...]:
+    def encode_code(code: int) -> tuple[bytes, ...]:
         if not kind.lowest_code <= code < 1 << kind.bits:
             raise LimitError(
                 f"{request} needs code {code}, {kind.name} takes {kind.lowest_code} to {(1 << kind.bits) - 1}",
                 device=name,
                 do="switch off instead of setting less",
             )
-        value = code.to_bytes(2, "big")
-        return tuple(
-            SpiRequest(spi_id, LTC2668_WRITE, b"\x00\x00" + bytes((command,)) + value + b"\x00\x00").to_bytes()
-            for command in (0x30 + output, 0xF0 + output)
-        )
+        return messages(spi_id, output, code)
 
     def code_in(payloads: tuple[bytes, ...]) -> int:
-        write, echo = (SpiRequest.from_bytes(payload) for payload in payloads)
-        word = parse_ltc2668(write)
-        told = Ltc2668Word(0xF0 + output, word.code)
-        if (write.spi_id, echo.spi_id) != (spi_id, spi_id) or word.command != 0x30 + output:
-            raise LimitError(f"encoded for {write.spi_id:#06x} command {word.command:#04x}", device=name)
-        if parse_ltc2668(echo) != told:
-            raise LimitError("the transfer that reads the DAC back would change it", device=name)
-        return word.code
+        return code_of(spi_id, output, payloads, name)
 
     if request is None:
         return guard_lowest(
-            channel=name, function=Function.SPI, lowest_code=kind.lowest_code, encode=frames, decode_code=code_in
+            channel=name, function=Function.SPI, lowest_code=kind.lowest_code, encode=encode_code, decode_code=code_in
         )
     if curve is None:
         raise LimitError(f"{request} refused: there is no bias calibration", device=name)
@@ -234,41 +229,151 @@ def encode_bias(
         limit,
         channel=name,
         function=Function.SPI,
-        encode=lambda volts: frames(table.code_for(volts)),
+        encode=lambda volts: encode_code(table.code_for(volts)),
         decode=decode,
     )
 
 
-def encode_supply_on(kind: BiasKind, lowest: Sequence[SetOutput]) -> SetOutput:
+# The converter's DAC pulls the voltage down: the higher the code, the lower the output (4.9).
+_REFERENCE_V: Final = 2.495
+_FEEDBACK_OHM, _TO_REFERENCE_OHM, _TO_DAC_OHM = 100_000.0, 5_431.0, 27_000.0
+_CONVERTER_DAC_V, _CONVERTER_CODES = 5.0, 65_536
+_CONVERTER_OUTPUTS: Final = (0, 1)
+
+
+def converter_volts(code: int) -> float:
+    """Output of the DC-DC converter of a BIAS_32P_AG for a code of its DAC."""
+    dac_v = code * _CONVERTER_DAC_V / _CONVERTER_CODES
+    current = (_REFERENCE_V - dac_v) / _TO_DAC_OHM + _REFERENCE_V / _TO_REFERENCE_OHM
+    return _REFERENCE_V + _FEEDBACK_OHM * current
+
+
+def converter_code(volts: float) -> int:
+    """Least code whose output is not above a voltage."""
+    current = (volts - _REFERENCE_V) / _FEEDBACK_OHM - _REFERENCE_V / _TO_REFERENCE_OHM
+    code = math.ceil((_REFERENCE_V - _TO_DAC_OHM * current) * _CONVERTER_CODES / _CONVERTER_DAC_V)
+    # Rounding in the line above may land one code off.
+    if converter_volts(code - 1) <= volts:
+        return code - 1
+    return code if converter_volts(code) <= volts else code + 1
+
+
+def converter_name(port: int, slave: int, slot: int) -> str:
+    """What messages call the DC-DC converter of a slot."""
+    return f"bias-converter:{port}.{slave}.{slot}"
+
+
+def converter_target(highest_output: Volts | None) -> Volts:
+    """What the converter must give for the highest output: a little more than that, or the least it can.
+
+    Args:
+        highest_output: Highest set-point of the slot; None if all are at their lowest.
+    """
+    least = Volts(CONVERTER_MIN_V)
+    return least if highest_output is None else max(least, Volts(highest_output.value + CONVERTER_HEADROOM_V))
+
+
+def encode_converter(name: str, slot: int, request: Volts | None, limits: Iterable[HardLimit] = ()) -> SetOutput:
+    """Sealed messages that set both outputs of the DC-DC converter of a BIAS_32P_AG, which feeds all its channels.
+
+    It never gives more than what the highest hard limit of its channels needs.
+
+    Args:
+        name: The converter, see `converter_name`.
+        slot: Its slot.
+        request: Its output, or None for the least it can do.
+        limits: Hard limits of the channels it feeds.
+
+    Raises:
+        LimitError: If the request is not allowed or does not come out of its own bytes again.
+    """
+    spi_id = bias_converter_dac(slot)
+    controls = tuple(0x30 | 1 << output for output in _CONVERTER_OUTPUTS)
+
+    def encode_code(code: int) -> tuple[bytes, ...]:
+        value = code.to_bytes(2, "big")
+        return tuple(
+            SpiRequest(spi_id, MAX5136_WRITE, b"\xff" + bytes((control,)) + value + b"\xff").to_bytes()
+            for control in controls
+        )
+
+    def code_in(payloads: tuple[bytes, ...]) -> int:
+        requests = [SpiRequest.from_bytes(payload) for payload in payloads]
+        words = [parse_max5136(found) for found in requests]
+        codes = {word.code for word in words}
+        if {found.spi_id for found in requests} != {spi_id} or tuple(word.control for word in words) != controls:
+            raise LimitError("encoded for another device or other outputs", device=name)
+        if len(codes) != 1:
+            raise LimitError("encoded with two different codes", device=name)
+        return codes.pop()
+
+    def decode(payloads: tuple[bytes, ...]) -> tuple[Volts, float]:
+        code = code_in(payloads)
+        return Volts(converter_volts(code)), converter_volts(code) - converter_volts(code + 1)
+
+    if request is None:
+        return guard_lowest(
+            channel=name,
+            function=Function.SPI,
+            lowest_code=converter_code(CONVERTER_MIN_V),
+            encode=encode_code,
+            decode_code=code_in,
+        )
+    bound = min(Volts(CONVERTER_MAX_V), converter_target(max((limit.v_max for limit in limits), default=None)))
+    if request == Volts(CONVERTER_MIN_V):
+        return encode_converter(name, slot, None)
+    if not bound.value > CONVERTER_MIN_V:
+        raise LimitError(f"{request} refused: no output it feeds may go that high", device=name)
+    step_v = CONVERTER_MAX_V - CONVERTER_MIN_V
+    return guard(
+        request,
+        HardLimit(channel=name, v_min=Volts(CONVERTER_MIN_V), v_max=bound, max_step_v=step_v, slew_v_per_s=step_v),
+        channel=name,
+        function=Function.SPI,
+        encode=lambda volts: encode_code(converter_code(volts.value)),
+        decode=decode,
+    )
+
+
+def encode_supply_on(n_outputs: int, lowest: Sequence[SetOutput], untold: Sequence[UntoldOutputs] = ()) -> SetOutput:
     """Sealed message that switches the bias supply on, the front-end modules staying on.
 
     Args:
-        kind: The mezzanine that was identified.
-        lowest: What brought every one of its outputs to the lowest.
+        n_outputs: What the supply feeds: the outputs of every mezzanine, and converters.
+        lowest: What brought every one of them to the lowest.
+        untold: Outputs beside these that can be told nothing before.
 
     Raises:
-        LimitError: If an output is missing.
+        LimitError: If an output is missing, or could start above its limit.
     """
     power = register("power")
     return guard_enable(
         lowest,
-        n_outputs=kind.n_channels,
+        n_outputs=n_outputs,
         channel="bias supply",
         function=Function.REGISTERS,
         payload=power.write(POWER_FEM | POWER_BIAS).to_bytes(),
+        untold=untold,
     )
 
 
-def echo_matches(output: SetOutput, sampled: int) -> bool:
-    """Whether the second transfer of `output` shows that the DAC took the first.
+def check_echo(output: SetOutput, replies: Sequence[bytes]) -> bool | None:
+    """Whether the replies show that the DAC took its code; None where a DAC shows nothing.
 
-    The DAC has a 32-bit shift register and 24 bits are clocked, so the bytes come as: low byte of the transfer before,
-    command, high byte. The first attempt fails whenever the low byte changes; the second one tells.
+    The DAC of 16 outputs has a 32-bit shift register and 24 bits are clocked, so the bytes come as: low byte of the
+    transfer before, command, high byte. The first attempt fails whenever the low byte changes; the second one tells.
 
     Args:
         output: What was sent.
-        sampled: The 24 bits that came back.
+        replies: What came back, one for each of its messages.
+
+    Raises:
+        WireError: If a reply has not the length its transfer asked for.
     """
-    word = parse_ltc2668(SpiRequest.from_bytes(output.payloads[0]))
-    first, second, third = sampled >> 16 & 0xFF, sampled >> 8 & 0xFF, sampled & 0xFF
+    requests = [SpiRequest.from_bytes(payload) for payload in output.payloads]
+    sampled = [parse_spi_reply(reply, request.n_sampled) for request, reply in zip(requests, replies, strict=True)]
+    if requests[0].timing != LTC2668_WRITE:
+        return None
+    word = parse_ltc2668(requests[0])
+    first, second, third = sampled[-1] >> 16 & 0xFF, sampled[-1] >> 8 & 0xFF, sampled[-1] & 0xFF
     return (second, third, first) == (word.command, word.code >> 8, word.code & 0xFF)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from petqc_drivers.errors import DeviceFaultError, LocalProtocolError, RemoteProtocolError, VerifyError
 from petqc_drivers.petsys.asic import AsicConfiguration
-from petqc_drivers.petsys.bias import echo_matches
+from petqc_drivers.petsys.bias import check_echo
 from petqc_drivers.petsys.link import ago
 from petqc_drivers.petsys.registers import POWER_BIAS, POWER_FEM, register
 from petqc_drivers.petsys.spi import parse_spi_reply
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 ASIC_TRIES: Final = 5
 """The vendor repeats a failing ASIC operation as often."""
 BIAS_TRIES: Final = 2
-_DAC_BITS: Final = 24
 ABSENT_TRIES: Final = 3
 """How often a position that does not acknowledge is asked before it counts as empty."""
 
@@ -125,25 +124,31 @@ class Board:
         except WireError as error:
             self._malformed(what, error)
 
-    async def set_bias(self, output: SetOutput) -> None:
-        """Set a bias output and see that its DAC has taken the code.
+    async def set_bias(self, output: SetOutput) -> bool:
+        """Set a bias output and see that its DAC has taken the code, where a DAC shows it.
 
         Two attempts are allowed, because the first cannot show it when the low byte of the code changes.
 
+        Returns:
+            Whether the DAC showed the code; False where that cannot be seen.
+
         Raises:
-            VerifyError: If the DAC does not show the code.
+            VerifyError: If the DAC shows another code.
         """
-        shown = 0
+        shown = ""
         for _ in range(BIAS_TRIES):
             replies = await self.link.set_output(output, since=self.since, tries=self._tries)
             try:
-                shown = parse_spi_reply(replies[-1], _DAC_BITS)
+                is_shown = check_echo(output, replies)
             except WireError as error:
                 self._malformed(f"set {output.channel}", error)
-            if echo_matches(output, shown):
-                return
+            if is_shown is None:
+                return False
+            if is_shown:
+                return True
+            shown = replies[-1][1:-1].hex()
         raise VerifyError(
-            f"{output.channel}: the DAC shows {shown:#08x}, not what it was told",
+            f"{output.channel}: the DAC shows 0x{shown}, not what it was told",
             device=self.name,
             last_good=ago(self.link.last_good_s),
             do="switch off; check the seat of the bias mezzanine",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from petqc_drivers.errors import LocalProtocolError
 from petqc_drivers.petsys.registers import POWER_BIAS, REGISTERS
-from petqc_drivers.petsys.spi import FPGA_FLASH, is_bias_output
+from petqc_drivers.petsys.spi import CLOCK_FILTER, FPGA_FLASH, is_bias_output
 from petqc_drivers.petsys.wire import Function, MemoryWrite, WireError, parse_memory_access
 
 if TYPE_CHECKING:
@@ -106,16 +106,21 @@ def refuse_unsealed(function: int, payload: bytes, *, device: str) -> None:
 
     Raises:
         LocalProtocolError: If it goes to a bias DAC, switches the bias supply on, or reaches for the supplies of the
-            modules (I2C) or the configuration memory of the FPGA, which this driver has no business with.
+            modules (I2C), or for the configuration memory or the clock of the FPGA, which this driver has no business
+            with.
     """
     if function == Function.I2C:
-        raise LocalProtocolError("a command to the supplies of the modules", device=device)
+        raise LocalProtocolError(
+            "a command to the supplies of the modules that did not pass the encoder guard", device=device
+        )
     if function == Function.SPI:
         spi_id = int.from_bytes(payload[1:3], "big")
         if is_bias_output(spi_id):
             raise LocalProtocolError("a command to a bias DAC that did not pass the encoder guard", device=device)
         if spi_id == FPGA_FLASH:
             raise LocalProtocolError("a command to the configuration memory of the FPGA", device=device)
+        if spi_id == CLOCK_FILTER:
+            raise LocalProtocolError("a command to the filter of the system clock", device=device)
     if function == Function.REGISTERS:
         try:
             access = parse_memory_access(payload)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from petqc_drivers.device import DeviceState, OutputState, Reading
 from petqc_drivers.errors import DeviceFaultError, DriverError, LinkLostError, StateError, WrongIdentityError
-from petqc_drivers.petsys.bias import IDENTIFY_BY_PROM, SUPPORTED, interface_nibble, mezzanine_name
+from petqc_drivers.petsys.bias_prom import identify_mezzanines
 from petqc_drivers.petsys.board import Board
 from petqc_drivers.petsys.bring_up import BringUp, bring_up
 from petqc_drivers.petsys.counters import CounterReading, read_channel_counters
@@ -31,7 +31,6 @@ from petqc_drivers.petsys.settings import (
     PetsysUdpSettings,
     ReadoutSettings,
 )
-from petqc_drivers.petsys.spi import bias_prom, m95256_read
 from petqc_drivers.petsys.supply import BiasSupply, OffReport
 from petqc_drivers.petsys.test_pulse import OFF as PULSE_OFF
 from petqc_drivers.petsys.wire import PROTOCOL_VERSION
@@ -67,7 +66,6 @@ LINK_CHECK_S: Final = 2.0
 """How long the data links may take to be up at the start of an acquisition."""
 _LINK_CHECK_PAUSE_S: Final = 0.01
 _WATCH_FRACTION: Final = 0.1
-_PROM_BYTES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +111,8 @@ class PetsysReadout:
             settings.bias,
             address=(settings.port, settings.slave),
             settle_s=settings.settle_s,
+            starts_with=settings.bias_starts_with,
+            prom_tolerance_v=settings.prom_tolerance_v,
         )
         self._failure: DriverError | None = None
         self._over = asyncio.Event()
@@ -199,19 +199,8 @@ class PetsysReadout:
         if await board.read("next_slave") and not self.reaches_chain:
             raise WrongIdentityError("a further board is chained to it, which UDP cannot reach", device=self.name)
         uptime_s = await board.read("uptime") / CLOCK_HZ
-        mezzanines = tuple([await self._mezzanine(board, slot) for slot in range(kind.bias_slots)])
-        for slot, name in enumerate(mezzanines):
-            if name in SUPPORTED:
-                self._supply.identified(SUPPORTED[name], slot)
-                break
-        else:
-            self._supply.identified(None, 0)
-            if self.settings.bias:
-                raise WrongIdentityError(
-                    f"bias mezzanines {', '.join(mezzanines) or 'none'}: none that this driver can set",
-                    device=self.name,
-                    do="leave bias out of the settings to use the board without",
-                )
+        mezzanines = await identify_mezzanines(board, kind.bias_slots)
+        self._supply.identified(mezzanines)
         return BoardIdentity(kind, protocol, revision, uptime_s, mezzanines)
 
     def _check_expected(self, kind: BoardKind, revision: int) -> None:
@@ -231,16 +220,6 @@ class PetsysReadout:
                 raise WrongIdentityError(
                     f"firmware revision {revision:#x} is not within {low:#x} to {high:#x}", device=self.name
                 )
-
-    async def _mezzanine(self, board: Board, slot: int) -> str:
-        nibble = interface_nibble(await board.read("bias_interface"), slot)
-        magic: bytes | None = None
-        if nibble == IDENTIFY_BY_PROM:
-            magic = b""
-            for address in range(0, _PROM_BYTES, 2):
-                word = await board.spi(m95256_read(bias_prom(slot), address), f"PROM of bias slot {slot}")
-                magic += word.to_bytes(2, "big")
-        return mezzanine_name(nibble, magic)
 
     async def configure(self, settings: AsicSettings) -> BringUp:
         """Reset, synchronise and configure the board, and read every ASIC field back. The bias must be off.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from petqc_drivers.errors import LocalProtocolError
 from petqc_drivers.petsys import daqd_link
 from petqc_drivers.petsys.asic import AsicConfiguration, AsicVersion
+from petqc_drivers.petsys.bias_prom import TOLERANCE_V
 from petqc_drivers.petsys.daqd_ring import SHARED_MEMORY_FOLDER
 from petqc_drivers.petsys.daqd_wire import check_shared_memory_name
 from petqc_drivers.petsys.udp_link import REPLY_TIMEOUT_S, TRIES, UdpReadoutLink
@@ -21,7 +22,7 @@ from petqc_drivers.transport.udp import RECEIVE_BUFFER_BYTES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from petqc_drivers.limits import HardLimit
+    from petqc_drivers.limits import HardLimit, Volts
     from petqc_drivers.petsys.bias import BiasChannel, BiasCurve
     from petqc_drivers.petsys.link import ReadoutLink
 
@@ -64,6 +65,9 @@ class ReadoutSettings(ABC):
         settle_s: Wait after the last step of a bias ramp.
         on_close: Whether closing switches off a bias supply that this driver switched on.
         bias: The bias outputs that may be used, by address.
+        bias_starts_with: By slot, for mezzanines that can be told nothing before they are switched on (BIAS_16P): the
+            highest voltage that any output has then, measured with the detectors unplugged.
+        prom_tolerance_v: How far a bias calibration may be from that in the mezzanine's own PROM.
         expected: Identity the board must have.
     """
 
@@ -75,6 +79,8 @@ class ReadoutSettings(ABC):
     settle_s: float = 0.1
     on_close: Literal["off", "hold"] = "off"
     bias: Mapping[BiasChannel, BiasSettings] = field(default_factory=dict)
+    bias_starts_with: Mapping[int, Volts] = field(default_factory=dict)
+    prom_tolerance_v: float = TOLERANCE_V
     expected: ExpectedBoard = field(default_factory=ExpectedBoard)
 
     @abstractmethod
@@ -84,10 +90,10 @@ class ReadoutSettings(ABC):
     def __post_init__(self) -> None:
         if not (0 <= self.port < 32 and 0 <= self.slave < 32):
             raise LocalProtocolError(f"port {self.port} or slave {self.slave} is not 0..31")
-        for name in ("reply_timeout_s", "no_data_timeout_s"):
+        for name in ("reply_timeout_s", "no_data_timeout_s", "prom_tolerance_v"):
             number = getattr(self, name)
             if not 0 < number < math.inf:
-                raise LocalProtocolError(f"{name} must be a finite time above 0, not {number!r}")
+                raise LocalProtocolError(f"{name} must be finite and above 0, not {number!r}")
         if not 0 <= self.settle_s < math.inf or self.tries < 1:
             raise LocalProtocolError("settle_s must be finite, tries at least 1")
         for channel, settings in self.bias.items():

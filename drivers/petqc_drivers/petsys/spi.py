@@ -7,6 +7,7 @@ Source: TOFPET2 interface reference (vendor software revision 194662e, protocol 
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +21,12 @@ ABSENT_WORD: Final = 0xFFFF
 
 FPGA_FLASH: Final = 0xFFEF
 """SPI id of the memory the FPGA starts from."""
+CLOCK_FILTER: Final = 0xFFFE
+"""SPI id of the filter that makes the system clock."""
+SUPPLY_GOOD: Final = 0x901B
+"""SPI id of the register that tells which supplies of a FEB/D 8K are good."""
+SUPPLY_BUSES: Final = range(1, 5)
+"""Buses of a FEB/D 8K, each with one module of supplies for four ports."""
 
 
 def module_adc(module: int) -> int:
@@ -40,6 +47,16 @@ def bias_prom(slot: int) -> int:
 def bias_dac(slot: int, dac: int) -> int:
     """SPI id of a DAC of a bias mezzanine."""
     return 0x8000 + 0x100 * slot + 0x10 + dac
+
+
+def bias_converter_dac(slot: int) -> int:
+    """SPI id of the DAC that sets the DC-DC converter of a BIAS_32P_AG."""
+    return 0x8000 + 0x100 * slot + 0x14
+
+
+def supply_adc(bus: int) -> int:
+    """SPI id of the ADC that measures the supplies of a bus of a FEB/D 8K."""
+    return 0x9000 + bus - 1
 
 
 def is_bias_output(spi_id: int) -> bool:
@@ -78,12 +95,10 @@ class SpiRequest:
         """
         t = self.timing
         try:
-            head = bytes((t.flags,)) + self.spi_id.to_bytes(2, "big") + t.cycle.to_bytes(2, "little")
-            for interval in (t.clock, t.select, t.mosi, t.miso):
-                head += interval[0].to_bytes(2, "little") + interval[1].to_bytes(2, "little")
-        except (OverflowError, ValueError) as error:
+            head = struct.pack(">BH", t.flags, self.spi_id)
+            return head + struct.pack("<9H", t.cycle, *t.clock, *t.select, *t.mosi, *t.miso) + self.data
+        except struct.error as error:
             raise WireError(f"SPI request to {self.spi_id:#x}: {error}") from error
-        return head + self.data
 
     @classmethod
     def from_bytes(cls, payload: bytes) -> SpiRequest:
@@ -94,11 +109,10 @@ class SpiRequest:
         """
         if len(payload) < _HEADER_BYTES:
             raise WireError(f"SPI request of {len(payload)} bytes, the header alone has {_HEADER_BYTES}")
-        numbers = [int.from_bytes(payload[i : i + 2], "little") for i in range(3, _HEADER_BYTES, 2)]
-        cycle, pairs = numbers[0], [(numbers[i], numbers[i + 1]) for i in range(1, 9, 2)]
-        if any(not 0 <= first <= last <= cycle for first, last in pairs):
-            raise WireError(f"SPI request with intervals {pairs} outside its cycle of {cycle}")
-        timing = Timing(payload[0], cycle, pairs[0], pairs[1], pairs[2], pairs[3])
+        cycle, c0, c1, s0, s1, o0, o1, i0, i1 = struct.unpack_from("<9H", payload, 3)
+        timing = Timing(payload[0], cycle, (c0, c1), (s0, s1), (o0, o1), (i0, i1))
+        if not (c0 <= c1 <= cycle and s0 <= s1 <= cycle and o0 <= o1 <= cycle and i0 <= i1 <= cycle):
+            raise WireError(f"SPI request with intervals outside its cycle: {timing}")
         request = cls(int.from_bytes(payload[1:3], "big"), timing, payload[_HEADER_BYTES:])
         if 8 * len(request.data) < timing.mosi[1] - timing.mosi[0]:
             raise WireError(f"SPI request drives {timing.mosi[1] - timing.mosi[0]} bits with {len(request.data)} bytes")
@@ -111,13 +125,14 @@ class SpiRequest:
 
     def sent_bits(self, first: int, last: int) -> int:
         """Bits [first, last) as driven, as an integer, most significant first; undriven bit times are ones."""
-        start, end = self.timing.mosi
-        stream, n_bits = int.from_bytes(self.data, "big"), 8 * len(self.data)
-        value = 0
-        for bit_time in range(first, last):
-            driven = start <= bit_time < end and bit_time - start < n_bits
-            value = value << 1 | (stream >> (n_bits - 1 - (bit_time - start)) & 1 if driven else 1)
-        return value
+        start, n_bits = self.timing.mosi[0], 8 * len(self.data)
+        begin, end = max(first, start), min(last, self.timing.mosi[1], start + n_bits)
+        ones = (1 << (last - first)) - 1
+        if end <= begin:
+            return ones
+        mask, place = (1 << (end - begin)) - 1, last - end
+        driven = int.from_bytes(self.data, "big") >> (n_bits - (end - start)) & mask
+        return ones & ~(mask << place) | driven << place
 
     @property
     def exchanged(self) -> tuple[int, int]:
@@ -147,7 +162,12 @@ def parse_spi_reply(payload: bytes, n_bits: int) -> int:
 _M95256_READ_2: Final = Timing(0x80, 72, (16, 57), (16, 56), (0, 72), (40, 56))
 _MAX111XX: Final = Timing(0x81, 48, (16, 32), (0, 48), (0, 48), (16, 32))
 LTC2668_WRITE: Final = Timing(0x81, 56, (16, 40), (15, 41), (0, 56), (16, 40))
-"""Timing of a bias DAC transfer: 24 bits."""
+"""Timing of a transfer to a bias DAC of 16 outputs: 24 bits."""
+AD5535_WRITE: Final = Timing(0x00, 51, (16, 35), (15, 16), (0, 51), (16, 35))
+"""Timing of a transfer to a bias DAC of 32 outputs: 19 bits, the select a pulse before them."""
+MAX5136_WRITE: Final = Timing(0xC1, 40, (8, 32), (7, 33), (0, 40), (8, 32))
+"""Timing of a transfer to the DAC of a DC-DC converter: 24 bits."""
+_SUPPLY_GOOD_READ: Final = Timing(0x81, 48, (16, 32), (15, 33), (0, 48), (16, 32))
 
 
 def m95256_read(spi_id: int, address: int) -> SpiRequest:
@@ -238,3 +258,49 @@ def parse_ltc2668(request: SpiRequest) -> Ltc2668Word:
         raise WireError(f"bias DAC transfer of {last - first} bits instead of 24")
     bits = request.sent_bits(first, last)
     return Ltc2668Word(bits >> 16, bits & 0xFFFF)
+
+
+@dataclass(frozen=True, slots=True)
+class Ad5535Word:
+    """What a bias DAC of 32 outputs is told in one transfer of 19 bits."""
+
+    channel: int
+    code: int
+
+
+def parse_ad5535(request: SpiRequest) -> Ad5535Word:
+    """What a transfer tells a bias DAC of 32 outputs.
+
+    Raises:
+        WireError: If it is not the one transfer that this DAC is known to understand.
+    """
+    if request.timing != AD5535_WRITE:
+        raise WireError("not a transfer of 19 bits behind a select pulse")
+    bits = request.sent_bits(*request.timing.clock)
+    return Ad5535Word(bits >> 14, bits & 0x3FFF)
+
+
+@dataclass(frozen=True, slots=True)
+class Max5136Word:
+    """What the DAC of a DC-DC converter is told in one transfer of 24 bits: control byte, code."""
+
+    control: int
+    code: int
+
+
+def parse_max5136(request: SpiRequest) -> Max5136Word:
+    """What a transfer tells the DAC of a DC-DC converter.
+
+    Raises:
+        WireError: If it does not clock exactly 24 bits.
+    """
+    first, last = request.exchanged
+    if last - first != 24:
+        raise WireError(f"converter DAC transfer of {last - first} bits instead of 24")
+    bits = request.sent_bits(first, last)
+    return Max5136Word(bits >> 16, bits & 0xFFFF)
+
+
+def supply_good_read() -> SpiRequest:
+    """Read the register of good supplies of a FEB/D 8K."""
+    return SpiRequest(SUPPLY_GOOD, _SUPPLY_GOOD_READ, b"\xff\xff\x00\x00\xff\xff")

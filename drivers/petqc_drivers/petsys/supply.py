@@ -1,6 +1,8 @@
 """The bias supply of a board: on by a ramp behind the guard, off whatever happened before.
 
-What is on is what was commanded: these mezzanines do not tell the voltage at their outputs.
+What is on is what was commanded: these mezzanines do not tell the voltage at their outputs. One supply feeds the
+mezzanines of all slots, so it is switched on only when every output of every slot is at its lowest; where outputs can
+be told nothing before (BIAS_16P), only when what they start with is stated in the settings and inside every limit.
 
 Source: TOFPET2 interface reference (vendor software revision 194662e, protocol 0x0104), section 4.9.
 """
@@ -14,16 +16,34 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from petqc_drivers.device import OutputState, Quality, Reading
-from petqc_drivers.errors import DriverError, LimitError, OffUnconfirmedError, OvertakenError, StateError
-from petqc_drivers.limits import SetOutput, Volts
-from petqc_drivers.petsys.bias import BiasChannel, BiasKind, encode_bias, encode_supply_on
+from petqc_drivers.errors import (
+    DeviceFaultError,
+    DriverError,
+    LimitError,
+    OffUnconfirmedError,
+    OvertakenError,
+    StateError,
+    WrongIdentityError,
+)
+from petqc_drivers.limits import SetOutput, UntoldOutputs, Volts
+from petqc_drivers.petsys.bias import (
+    BiasChannel,
+    converter_name,
+    converter_target,
+    encode_bias,
+    encode_converter,
+    encode_supply_on,
+)
+from petqc_drivers.petsys.bias_prom import TOLERANCE_V, check_mezzanine
 from petqc_drivers.petsys.board import Board
+from petqc_drivers.petsys.mezzanines import KINDS
 from petqc_drivers.petsys.registers import POWER_BIAS, POWER_FEM
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from petqc_drivers.petsys.link import ReadoutLink
+    from petqc_drivers.petsys.mezzanines import BiasKind
     from petqc_drivers.petsys.settings import BiasSettings
 
 _LOG = logging.getLogger(__name__)
@@ -36,6 +56,10 @@ ZERO_DEADLINE_S: Final = 1.5
 """For bringing set-points down once the voltage is gone; a board that answers needs a tenth of it."""
 SILENT_ZERO_DEADLINE_S: Final = 0.75
 """For trying it with a board that did not even acknowledge the removal."""
+LOWER_FIRST_DEADLINE_S: Final = 0.25
+"""For bringing outputs down before the voltage is removed, where they cannot be told afterwards."""
+FIRST_SETTING_DEADLINE_S: Final = 0.5
+"""For bringing outputs down right after switching on, where they could not be told before."""
 _ROUNDING_CODES: Final = 2
 
 
@@ -72,8 +96,16 @@ class _Round:
     seconds: float
 
 
+@dataclass(slots=True)
+class _Converters:
+    """What the DC-DC converters are set to before a ramp and after it, by slot."""
+
+    before: dict[int, SetOutput] = field(default_factory=dict)
+    after: dict[int, SetOutput] = field(default_factory=dict)
+
+
 class BiasSupply:
-    """Outputs of the bias mezzanine of one board.
+    """Outputs of the bias mezzanines of one board.
 
     Args:
         link: The way to the board.
@@ -81,6 +113,8 @@ class BiasSupply:
         settings: The outputs that may be used.
         address: Port and slave of the board.
         settle_s: Wait after the last step of a ramp.
+        starts_with: By slot, the highest voltage that outputs have when switched on that can be told nothing before.
+        prom_tolerance_v: How far a configured calibration may be from that in the mezzanine's PROM.
     """
 
     def __init__(
@@ -91,16 +125,22 @@ class BiasSupply:
         *,
         address: tuple[int, int],
         settle_s: float,
+        starts_with: Mapping[int, Volts] | None = None,
+        prom_tolerance_v: float = TOLERANCE_V,
     ) -> None:
         self._link = link
         self._fresh_link = fresh_link
         self._settings = dict(settings)
         self._address = address
         self._settle_s = settle_s
-        self._kind: BiasKind | None = None
-        self._slot = 0
+        self._starts_with = dict(starts_with or {})
+        self._prom_tolerance_v = prom_tolerance_v
+        self._kinds: dict[int, BiasKind] = {}
+        self._unknown: dict[int, str] = {}
+        self._is_calibration_checked = False
         self._is_fem_on = False
         self._at: dict[BiasChannel, Volts | None] = {}
+        self._converter_at: dict[int, Volts] = {}
         self._off_task: asyncio.Task[OffReport] | None = None
         self._is_changing = False
         self.state = OutputState.UNKNOWN
@@ -108,13 +148,30 @@ class BiasSupply:
         """Whether this driver switched the supply on."""
 
     @property
-    def kind(self) -> BiasKind | None:
-        """The mezzanine, once it is known."""
-        return self._kind
+    def kinds(self) -> Mapping[int, BiasKind]:
+        """The mezzanines by slot, once they are known."""
+        return self._kinds
 
-    def identified(self, kind: BiasKind | None, slot: int) -> None:
-        """Take note of which mezzanine is in which slot."""
-        self._kind, self._slot = kind, slot
+    def identified(self, names: Sequence[str]) -> None:
+        """Take note of what is in each slot.
+
+        Raises:
+            WrongIdentityError: If outputs are configured that no mezzanine has.
+            LimitError: If a configured calibration cannot be one of its mezzanine.
+        """
+        self._kinds = {slot: KINDS[name] for slot, name in enumerate(names) if name in KINDS}
+        self._unknown = {slot: name for slot, name in enumerate(names) if name not in KINDS}
+        self._is_calibration_checked = False
+        for channel in sorted(self._settings):
+            kind = self._kinds.get(channel.slot)
+            if kind is None or channel.channel >= kind.n_channels:
+                raise WrongIdentityError(
+                    f"there is no output {channel}: bias mezzanines {', '.join(names) or 'none'}",
+                    device=self._link.name,
+                    do="leave bias out of the settings to use the board without",
+                )
+        for channel, one in self._settings.items():
+            one.curve.check(self._kinds[channel.slot], str(channel))
 
     async def observe(self, board: Board) -> None:
         """See whether the supply is on; changes nothing."""
@@ -122,36 +179,70 @@ class BiasSupply:
         self._is_fem_on = bool(power & POWER_FEM)
         self.state = OutputState.ADOPTED if power & POWER_BIAS else OutputState.OFF
         self._at.clear()
+        self._converter_at.clear()
 
     def modules_powered(self) -> None:
         """Take note that the modules have their supply; switching the bias off will leave it on."""
         self._is_fem_on = True
 
     def readings(self) -> list[Reading]:
-        """Commanded voltages of the outputs, none of them measured."""
-        now_s, is_known = time.monotonic(), self.state in {OutputState.ON, OutputState.RAMPING}
-        return [
-            Reading(
-                "bias_commanded",
-                str(channel),
-                volts.value if is_known and volts else None,
-                "V",
-                measured=False,
-                quality=Quality.GOOD if is_known and volts else Quality.UNCERTAIN,
-                at_monotonic_s=now_s,
-                reason=None if is_known and volts else f"supply {self.state.value}",
-            )
+        """Commanded voltages of the outputs, and of DC-DC converters, none of them measured."""
+        set_points = [
+            ("bias_commanded", str(channel), volts, self._kinds[channel.slot].shows_code)
             for channel, volts in sorted(self._at.items())
         ]
+        set_points += [
+            ("bias_converter_commanded", converter_name(*self._address, slot), volts, False)
+            for slot, volts in sorted(self._converter_at.items())
+        ]
+        return [self._reading(*one) for one in set_points]
 
-    def _outputs(self, kind: BiasKind) -> list[BiasChannel]:
-        return [BiasChannel(*self._address, self._slot, number) for number in range(kind.n_channels)]
+    def _reading(self, name: str, node: str, volts: Volts | None, is_shown: bool) -> Reading:  # noqa: FBT001
+        is_known = self.state in {OutputState.ON, OutputState.RAMPING}
+        reason = None
+        if not is_known:
+            volts, reason = None, f"supply {self.state.value}"
+        elif volts is None:
+            reason = "at the lowest it can do"
+        elif not is_shown:
+            reason = "sent and acknowledged; this DAC does not show what it took"
+        return Reading(
+            name,
+            node,
+            volts.value if volts else None,
+            "V",
+            measured=False,
+            quality=Quality.GOOD if reason is None else Quality.UNCERTAIN,
+            at_monotonic_s=time.monotonic(),
+            reason=reason,
+        )
 
-    def _encode(self, kind: BiasKind, channel: BiasChannel, volts: Volts) -> SetOutput:
+    def _outputs(self, slots: Iterable[int]) -> list[BiasChannel]:
+        return [
+            BiasChannel(*self._address, slot, number)
+            for slot in slots
+            for number in range(self._kinds[slot].n_channels)
+        ]
+
+    def _lowest(self, channel: BiasChannel) -> SetOutput:
+        return encode_bias(self._kinds[channel.slot], channel, None, None, None)
+
+    def _converter(self, slot: int, volts: Volts | None) -> SetOutput:
+        limits = [one.limit for channel, one in self._settings.items() if channel.slot == slot]
+        return encode_converter(converter_name(*self._address, slot), slot, volts, limits)
+
+    def _encode(self, channel: BiasChannel, volts: Volts) -> SetOutput:
         settings = self._settings.get(channel)
         if settings is None:
             raise LimitError(f"{volts} refused: this output is not configured", device=str(channel))
-        return encode_bias(kind, channel, volts, settings.limit, settings.curve)
+        return encode_bias(self._kinds[channel.slot], channel, volts, settings.limit, settings.curve)
+
+    def _slots(self, *, hear: bool) -> list[int]:
+        """Slots whose outputs can be told something while the supply is off, or those whose cannot."""
+        return [slot for slot, kind in sorted(self._kinds.items()) if kind.hears_without_supply is hear]
+
+    def _converters(self) -> list[int]:
+        return [slot for slot, kind in sorted(self._kinds.items()) if kind.has_converter]
 
     async def turn_on(self, targets: Mapping[BiasChannel, Volts]) -> None:
         """Bring outputs to voltages, by a ramp of guarded steps; the others stay where they are.
@@ -164,10 +255,9 @@ class BiasSupply:
             StateError: If the mezzanine is not known, or outputs are on that this driver did not set.
             DriverError: Whatever failed on the way; the supply has been switched off then.
         """
-        kind = self._kind
-        if kind is None:
+        if not self._kinds:
             raise StateError("no bias mezzanine that can be set was found", device=self._link.name)
-        plan = self._plan(kind, targets)
+        plan, converters = self._plan(targets)
         if self._is_changing or self.state not in {OutputState.OFF, OutputState.OFF_COMMANDED, OutputState.ON}:
             raise StateError(
                 f"setting the bias refused: the supply is {self.state.value}",
@@ -178,12 +268,26 @@ class BiasSupply:
             raise StateError(
                 "setting the bias refused: the modules are not powered", device=self._link.name, do="configure first"
             )
+        for slot, name in self._unknown.items():
+            raise StateError(
+                f"setting the bias refused: the supply also feeds bias slot {slot}, which holds: {name}",
+                device=self._link.name,
+                do="take it out or check its seat",
+            )
+        untold = self._untold()
+        for outputs in untold:
+            outputs.check()
         self._is_changing = True
         board = Board(self._link, since=self._link.epoch)
         try:
             if self.state is not OutputState.ON:
-                await self._energise(board, kind)
+                await self._check_calibration(board)
+                await self._energise(board, untold)
+            for slot, output in converters.before.items():
+                await self._set_converter(board, slot, output)
             await self._ramp(board, plan)
+            for slot, output in converters.after.items():
+                await self._set_converter(board, slot, output)
         except OvertakenError:
             raise
         except BaseException:
@@ -192,26 +296,76 @@ class BiasSupply:
         finally:
             self._is_changing = False
 
-    async def _energise(self, board: Board, kind: BiasKind) -> None:
-        """All outputs lowest, then the supply on."""
-        outputs = self._outputs(kind)
-        lowest = [encode_bias(kind, channel, None, None, None) for channel in outputs]
-        for channel, output in zip(outputs, lowest, strict=True):
-            await board.set_bias(output)
-            self._at[channel] = None
-        self.state, self.is_ours = OutputState.RAMPING, True
-        await board.supply_on(encode_supply_on(kind, lowest))
+    def _untold(self) -> list[UntoldOutputs]:
+        return [
+            UntoldOutputs(
+                name=f"bias slot {slot} of {self._link.name} ({self._kinds[slot].name})",
+                highest=self._starts_with.get(slot),
+                limits=[one.limit for channel, one in self._settings.items() if channel.slot == slot],
+            )
+            for slot in self._slots(hear=False)
+        ]
 
-    def _plan(self, kind: BiasKind, targets: Mapping[BiasChannel, Volts]) -> list[_Round]:
+    async def _check_calibration(self, board: Board) -> None:
+        """See, once for each connection, that the calibrations are those of the mezzanines."""
+        if self._is_calibration_checked:
+            return
+        curves = {channel: one.curve for channel, one in self._settings.items()}
+        for slot, kind in sorted(self._kinds.items()):
+            if any(channel.slot == slot for channel in curves) and not await check_mezzanine(
+                board, slot, kind, curves, self._prom_tolerance_v
+            ):
+                _LOG.info("%s: the %s in bias slot %d has no calibration of its own", board.name, kind.name, slot)
+        self._is_calibration_checked = True
+
+    async def _energise(self, board: Board, untold: Sequence[UntoldOutputs]) -> None:
+        """All outputs lowest, then the supply on; those that hear nothing before then get their lowest at once."""
+        hear = self._slots(hear=True)
+        lowest: list[SetOutput] = []
+        for slot in self._converters():
+            lowest.append(self._converter(slot, None))
+            await self._set_converter(board, slot, lowest[-1])
+        for channel in self._outputs(hear):
+            lowest.append(self._lowest(channel))
+            await board.set_bias(lowest[-1])
+            self._at[channel] = None
+        n_outputs = sum(self._kinds[slot].n_set_before_supply for slot in hear)
+        switch = encode_supply_on(n_outputs, lowest, untold)
+        self.state, self.is_ours = OutputState.RAMPING, True
+        await board.supply_on(switch)
+        # Whether a converter's DAC heard it without the supply is not known: it shows nothing.
+        for slot in self._converters():
+            await self._set_converter(board, slot, self._converter(slot, None))
+        if untold:
+            try:
+                async with asyncio.timeout(FIRST_SETTING_DEADLINE_S):
+                    for channel in self._outputs(self._slots(hear=False)):
+                        await board.set_bias(self._lowest(channel))
+                        self._at[channel] = None
+            except DriverError:
+                raise
+            except TimeoutError as error:
+                raise DeviceFaultError(
+                    f"outputs were not brought to their lowest within {FIRST_SETTING_DEADLINE_S} s of switching on",
+                    device=board.name,
+                ) from error
+
+    async def _set_converter(self, board: Board, slot: int, output: SetOutput) -> None:
+        await board.set_bias(output)
+        self._converter_at[slot] = output.commanded or converter_target(None)
+
+    def _plan(self, targets: Mapping[BiasChannel, Volts]) -> tuple[list[_Round], _Converters]:
         """Every step of the way, encoded and guarded before the first is sent."""
         is_on = self.state is OutputState.ON
         at_v: dict[BiasChannel, float] = {}
         for channel, volts in targets.items():
-            if (channel.port, channel.slave, channel.slot) != (*self._address, self._slot):
+            if (channel.port, channel.slave) != self._address or channel.slot not in self._kinds:
                 raise LimitError(f"{volts} refused: there is no such output on this board", device=str(channel))
-            self._encode(kind, channel, volts)
+            self._encode(channel, volts)
             known = self._at.get(channel) if is_on else None
+            kind = self._kinds[channel.slot]
             at_v[channel] = kind.nominal_volts(kind.lowest_code) if known is None else known.value
+        converters = self._plan_converters(targets)
         plan: list[_Round] = []
         left = dict(targets)
         while left:
@@ -223,8 +377,8 @@ class BiasSupply:
                     wanted_v = here_v + limit.max_step_v
                 elif wanted_v < here_v - limit.max_step_v:
                     # Encoding rounds down, so a step down is asked for a little shorter than allowed.
-                    wanted_v = here_v - limit.max_step_v + kind.nominal_volts(_ROUNDING_CODES)
-                output = self._encode(kind, channel, Volts(wanted_v))
+                    wanted_v = here_v - limit.max_step_v + self._kinds[channel.slot].nominal_volts(_ROUNDING_CODES)
+                output = self._encode(channel, Volts(wanted_v))
                 meant_v = output.commanded.value if output.commanded else here_v
                 this.steps.append((channel, output))
                 this.seconds = max(this.seconds, abs(meant_v - here_v) / limit.slew_v_per_s)
@@ -237,7 +391,21 @@ class BiasSupply:
                     )
                 at_v[channel] = meant_v
             plan.append(this)
-        return plan
+        return plan, converters
+
+    def _plan_converters(self, targets: Mapping[BiasChannel, Volts]) -> _Converters:
+        """Converters rise before their outputs do, and fall after them."""
+        found = _Converters()
+        is_on = self.state is OutputState.ON
+        for slot in self._converters():
+            now = {channel: volts for channel, volts in self._at.items() if channel.slot == slot and is_on}
+            then = {**now, **{channel: volts for channel, volts in targets.items() if channel.slot == slot}}
+            highest_now = max((volts for volts in now.values() if volts), default=None)
+            highest_then = max((volts for volts in then.values() if volts), default=None)
+            needed_now, needed_then = converter_target(highest_now), converter_target(highest_then)
+            output = self._converter(slot, needed_then)
+            (found.before if needed_then > needed_now else found.after)[slot] = output
+        return found
 
     async def _ramp(self, board: Board, plan: list[_Round]) -> None:
         self.state = OutputState.RAMPING
@@ -285,8 +453,9 @@ class BiasSupply:
             link = self._link if attempt == 0 else self._fresh_link()
             try:
                 await link.open_without_greeting()
-                board = Board(link, tries=OFF_TRIES)
-                await self._remove_voltage(board, off)
+                if attempt == 0:
+                    await self._lower_what_hears_nothing_later(Board(link, tries=1), off)
+                await self._remove_voltage(Board(link, tries=OFF_TRIES), off)
                 is_last = off.state is not OutputState.UNKNOWN or attempt == OFF_ATTEMPTS - 1
                 self.state = off.state  # known from here on, whatever becomes of the set-points
                 if is_last:
@@ -324,20 +493,36 @@ class BiasSupply:
         else:
             off.state = OutputState.OFF
 
-    async def _lower_set_points(self, board: Board, off: _Off) -> None:
-        kind = self._kind
-        if kind is None:
+    async def _lower_what_hears_nothing_later(self, board: Board, off: _Off) -> None:
+        """The only order in which such outputs start low the next time; given up at once if it does not go well."""
+        if self.state is OutputState.OFF:
             return
+        try:
+            async with asyncio.timeout(LOWER_FIRST_DEADLINE_S):
+                for channel in self._outputs(self._slots(hear=False)):
+                    await board.set_bias(self._lowest(channel))
+                    self._at[channel] = None
+                    off.lowered += 1
+        except DriverError as error:
+            off.failures.append(f"{board.name}: bringing set-points down before removing the voltage: {error}")
+        except TimeoutError:
+            off.failures.append(f"{board.name}: bringing set-points down took longer than {LOWER_FIRST_DEADLINE_S} s")
+
+    async def _lower_set_points(self, board: Board, off: _Off) -> None:
         deadline_s = SILENT_ZERO_DEADLINE_S if off.state is OutputState.UNKNOWN else ZERO_DEADLINE_S
         try:
             async with asyncio.timeout(deadline_s):
-                for channel in self._outputs(kind):
+                for channel in self._outputs(self._slots(hear=True)):
                     self._at[channel] = None
                     try:
-                        await board.set_bias(encode_bias(kind, channel, None, None, None))
+                        await board.set_bias(self._lowest(channel))
                     except DriverError as error:
                         off.failures.append(str(error))
                     else:
                         off.lowered += 1
+                for slot in self._converters():
+                    await self._set_converter(board, slot, self._converter(slot, None))
+        except DriverError as error:
+            off.failures.append(str(error))
         except TimeoutError:
             off.failures.append(f"{board.name}: bringing set-points down took longer than {deadline_s} s")
