@@ -42,6 +42,8 @@ class Quality(StrEnum):
     GOOD = "good"
     UNCERTAIN = "uncertain"
     BAD = "bad"
+    ABSENT = "absent"
+    """There is nothing that could be read, and nothing is wrong with that."""
 
 
 @dataclass(frozen=True, slots=True)

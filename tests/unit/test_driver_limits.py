@@ -388,6 +388,14 @@ def test_only_one_module_makes_messages_for_bias_dacs():
     assert source.count("bias_dac(") == source.count("bias_converter_dac(") == 1
 
 
+def test_only_one_module_makes_messages_for_the_supplies_of_modules():
+    package = Path(petqc_drivers.__file__).parent
+    words = re.compile(r"guard_trim\(|guard_harmless\(|i2c_write\(|i2c_read_register\(|Function\.I2C")
+    users = {path.name for path in package.rglob("*.py") if words.search(path.read_text())}
+    assert users == {"power_8k.py", "i2c.py", "limits.py", "link.py"}
+    assert package.joinpath("petsys", "link.py").read_text().count("Function.I2C") == 1, "to refuse it"
+
+
 OUTPUT = encode_bias(BIAS_32P, CHANNEL, Volts(30), limit(), CURVE)
 
 

@@ -792,7 +792,11 @@ def test_temperatures_and_counters():
             board.put(0x328, 4, 4)
             counters = {(r.name, r.node): r.value for r in await readout.read_counters()}
             assert counters["asic_word_errors", "asic:0.0.0"] == 17
-            assert counters["asic_code_errors", "asic:0.0.0"] == 4
+            assert counters["asic_code_errors", "lane:0.0.0.0"] == 4
+            assert [(r.node, r.value) for r in await readout.read_supplies()] == [
+                ("supply:0.0.lower", 1.0),
+                ("supply:0.0.upper", 1.0),
+            ]
 
     run(main)
 
@@ -806,26 +810,6 @@ def test_modules_of_the_older_kind_are_found_and_the_others_left_as_they_are():
             await readout.connect()
             assert sorted((await readout.configure(AsicSettings())).chips) == [0, 1]
             assert board.memory[0x2B8] == 0b0100_1000
-
-    run(main)
-
-
-def test_a_module_with_an_eeprom_gives_no_temperatures_that_could_be_another_sensors():
-    async def main():
-        enabled = False
-
-        def eeprom(command: bytes, reply: bytes) -> bytes:
-            nonlocal enabled
-            if command[16] == 2 and command[19] == 7 and command[18] == 0:
-                enabled = command[39] == 6 or (enabled and command[39] != 4)
-                return reply[:19] + (bytes((2 * enabled,)) if command[39] == 5 else b"") + b"\x00"
-            return reply
-
-        async with staged() as (board, readout):
-            board.damage = eeprom
-            readings = await readout.read_temperatures()
-            assert len(readings) == 8
-            assert all(r.value is None and "EEPROM" in r.reason for r in readings)
 
     run(main)
 

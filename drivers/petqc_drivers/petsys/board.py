@@ -124,6 +124,10 @@ class Board:
         except WireError as error:
             self._malformed(what, error)
 
+    async def send_sealed(self, output: SetOutput) -> tuple[bytes, ...]:
+        """Send sealed messages; their replies."""
+        return await self.link.set_output(output, since=self.since, tries=self._tries)
+
     async def set_bias(self, output: SetOutput) -> bool:
         """Set a bias output and see that its DAC has taken the code, where a DAC shows it.
 
@@ -137,7 +141,7 @@ class Board:
         """
         shown = ""
         for _ in range(BIAS_TRIES):
-            replies = await self.link.set_output(output, since=self.since, tries=self._tries)
+            replies = await self.send_sealed(output)
             try:
                 is_shown = check_echo(output, replies)
             except WireError as error:
@@ -160,7 +164,7 @@ class Board:
         Raises:
             VerifyError: If the board does not say so.
         """
-        reply, *_ = await self.link.set_output(output, since=self.since, tries=self._tries)
+        reply, *_ = await self.send_sealed(output)
         try:
             check_memory_write_reply(reply)
         except WireError as error:

@@ -22,6 +22,7 @@ from petqc_drivers.errors import (
 )
 from petqc_drivers.petsys.asic import AsicConfiguration, AsicVersion, version_of
 from petqc_drivers.petsys.frames import CLOCK_HZ
+from petqc_drivers.petsys.power_8k import TrimmedSupplies
 from petqc_drivers.petsys.registers import POWER_BIAS, POWER_FEM, POWER_GOOD_MASK
 from petqc_drivers.petsys.sensors import find_adc
 from petqc_drivers.petsys.settings import RESERVED_GLOBAL
@@ -140,8 +141,8 @@ async def bring_up(board: Board, kind: BoardKind, settings: AsicSettings) -> Bri
         try:
             await _quiet(board)
             sync_s, within_s = await _synchronise(board)
-            await _power_modules(board, kind)
-            found = await _configure(board, kind, settings)
+            supplies = await _power_modules(board, kind)
+            found = await _configure(board, kind, settings, supplies)
         except _HalfThereError as error:
             _LOG.warning("%s: bring-up %d of %d: %s", board.name, attempt, TRIES, error)
             if attempt == TRIES:
@@ -202,19 +203,12 @@ async def _synchronise(board: Board) -> tuple[float, float]:
     return unix_s + within_s / 2, within_s / 2
 
 
-async def _power_modules(board: Board, kind: BoardKind) -> None:
-    """Steps 14 to 19: modules powered, ASICs at their power-on configuration."""
+async def _power_modules(board: Board, kind: BoardKind) -> TrimmedSupplies | None:
+    """Steps 14 to 19: modules powered, ASICs at their power-on configuration. Returns supplies that are trimmed."""
     await board.write("asic_reset", 1)
-    await board.write_verified("power", POWER_FEM)
-    await asyncio.sleep(POWER_SETTLE_S)
-    good = await board.read("power_good")
-    if good & POWER_GOOD_MASK != POWER_GOOD_MASK:
-        await board.write("power", 0)
-        raise DeviceFaultError(
-            f"a supply of the modules is not good (power_good {good:#04x}); switched off again",
-            device=board.name,
-            do="check the power supply and the modules for a short",
-        )
+    supplies = await TrimmedSupplies.power_up(board) if kind.has_trimmed_supplies else None
+    if supplies is None:
+        await _switch_on(board)
     await board.write("asic_reset", 0)
     if kind.base_pcb == _ONE_K_BOARD and kind.module in _LEGACY_MODULES:
         await _find_legacy_modules(board, kind)
@@ -225,6 +219,21 @@ async def _power_modules(board: Board, kind: BoardKind) -> None:
     protocol = await board.read("protocol")
     if protocol != PROTOCOL_VERSION:
         raise WrongIdentityError(f"protocol {protocol:#x} instead of {PROTOCOL_VERSION:#x}", device=board.name)
+    return supplies
+
+
+async def _switch_on(board: Board) -> None:
+    """Step 15 where the supplies need no trimming."""
+    await board.write_verified("power", POWER_FEM)
+    await asyncio.sleep(POWER_SETTLE_S)
+    good = await board.read("power_good")
+    if good & POWER_GOOD_MASK != POWER_GOOD_MASK:
+        await board.write("power", 0)
+        raise DeviceFaultError(
+            f"a supply of the modules is not good (power_good {good:#04x}); switched off again",
+            device=board.name,
+            do="check the power supply and the modules for a short",
+        )
 
 
 async def _find_legacy_modules(board: Board, kind: BoardKind) -> None:
@@ -239,7 +248,7 @@ async def _find_legacy_modules(board: Board, kind: BoardKind) -> None:
 
 
 async def _configure(
-    board: Board, kind: BoardKind, settings: AsicSettings
+    board: Board, kind: BoardKind, settings: AsicSettings, supplies: TrimmedSupplies | None
 ) -> tuple[dict[int, AsicVersion], dict[int, AsicConfiguration], dict[tuple[int, int], AsicConfiguration]]:
     """Steps 20 to 27."""
     chips = await _find_chips(board, kind)
@@ -281,6 +290,8 @@ async def _configure(
         await board.asic_write(chip, per_module, None, wanted)
         for channel in range(_N_CHANNELS):
             await board.asic_write(chip, per_module, channel, wanted_channels[chip, channel])
+    if supplies is not None:
+        await supplies.refine()
     await asyncio.sleep(LINK_SETTLE_S)
     await _check_links(board, chips)
     return chips, wanted_globals, wanted_channels

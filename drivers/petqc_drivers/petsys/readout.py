@@ -21,8 +21,10 @@ from petqc_drivers.petsys.bring_up import BringUp, bring_up
 from petqc_drivers.petsys.counters import CounterReading, read_channel_counters
 from petqc_drivers.petsys.frames import CLOCK_HZ, CLOCKS_PER_FRAME
 from petqc_drivers.petsys.link import ago
+from petqc_drivers.petsys.link_counters import read_counters, read_power_good
+from petqc_drivers.petsys.power_8k import read_supplies
 from petqc_drivers.petsys.registers import BoardKind, board_kind
-from petqc_drivers.petsys.sensors import read_counters, read_temperatures
+from petqc_drivers.petsys.sensors import ModuleSensors, read_temperatures
 from petqc_drivers.petsys.settings import (
     AsicSettings,
     BiasSettings,
@@ -114,6 +116,7 @@ class PetsysReadout:
             starts_with=settings.bias_starts_with,
             prom_tolerance_v=settings.prom_tolerance_v,
         )
+        self._sensors: dict[int, ModuleSensors] = {}
         self._failure: DriverError | None = None
         self._over = asyncio.Event()
         self._flowing = asyncio.Event()
@@ -163,6 +166,7 @@ class PetsysReadout:
             await self.stop()
         self.state = DeviceState.CONNECTING
         self._failure, self.configured = None, None
+        self._sensors.clear()
         try:
             await self._link.open()
             board = self._board()
@@ -347,10 +351,22 @@ class PetsysReadout:
         modules: list[int] | range = range(identity.kind.modules)
         if self.configured is not None:
             modules = sorted({chip // identity.kind.asics_per_module for chip in self.configured.chips})
-        return await read_temperatures(self._board(), identity.kind, self._address, modules)
+        return await read_temperatures(self._board(), identity.kind, self._address, modules, self._sensors)
+
+    async def read_supplies(self) -> list[Reading]:
+        """Supplies of the modules: whether they call themselves good, and where it is measured, their voltages.
+
+        Raises:
+            StateError: If it is not connected.
+            DriverError: If the board does not answer.
+        """
+        identity, board = self._identity("read the supplies"), self._board()
+        if identity.kind.has_trimmed_supplies:
+            return await read_supplies(board, self._address)
+        return await read_power_good(board, identity.kind, self._address)
 
     async def read_counters(self) -> list[Reading]:
-        """Error counters of the board and of the links of the ASICs in use.
+        """Counters of the board's own links and of the links of the ASICs in use, lane by lane.
 
         Raises:
             StateError: If it is not connected.

@@ -169,7 +169,14 @@ class BoardKind:
     bias_slots: int
     module: int
 
+    @property
+    def has_trimmed_supplies(self) -> bool:
+        """Whether the supplies of the modules are trimmed by software (FEB/D 8K)."""
+        return self.base_pcb == FEBD_8K
 
+
+FEBD_8K: Final = 0x0005
+"""Base PCB whose modules have supplies that software trims."""
 # base PCB: modules per board, bias slots
 _BASES: Final = {0x0000: (8, 1), 0x0001: (8, 1), 0x0002: (8, 1), 0x0003: (1, 0), 0x0004: (2, 0), 0x0005: (16, 2)}
 _ASICS_PER_MODULE: Final = {0x0000: 2, 0x0001: 2, 0x0011: 2, 0x0002: 5, 0x0012: 2, 0x0111: 4, 0x0211: 8}

@@ -1,6 +1,9 @@
-"""Temperatures and link counters of a board.
+"""Temperatures of a board's modules.
 
-Source: TOFPET2 interface reference (vendor software revision 194662e, protocol 0x0104), sections 1.4, 4.2, 4.6 and 4.8.
+A reading tells apart three things that all have no value: nothing is fitted there (ABSENT), the sensor failed (BAD),
+and the module's ADC does not answer, so that nothing is known of its sensors (BAD, see `ADC_SILENT`).
+
+Source: TOFPET2 interface reference (vendor software revision 194662e, protocol 0x0104), sections 1.4, 4.6 and 4.8.
 """
 
 from __future__ import annotations
@@ -8,23 +11,18 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from petqc_drivers.device import Quality, Reading
-from petqc_drivers.errors import RemoteProtocolError
+from petqc_drivers.petsys.module_eeprom import ModuleEeprom, Sensor, SensorKind, has_eeprom, read_eeprom
 from petqc_drivers.petsys.spi import (
     ABSENT_WORD,
-    M95080_STATUS,
-    M95080_WRITE_DISABLE,
-    M95080_WRITE_ENABLE,
     MAX111XX_CONFIGURATION,
     MAX111XX_CONTROL,
-    m95080_transfer,
     max111xx_channel_word,
     max111xx_code,
     max111xx_transfer,
     module_adc,
-    module_eeprom,
 )
 from petqc_drivers.petsys.wire import WireError
 
@@ -34,21 +32,12 @@ if TYPE_CHECKING:
     from petqc_drivers.petsys.board import Board
     from petqc_drivers.petsys.registers import BoardKind
 
-SensorKind = Literal["LMT70", "LMT85", "LMT86", "LMT87"]
 PLAUSIBLE_DEGC: Final = (-40.0, 125.0)
+ADC_SILENT: Final = "the module's ADC does not answer"
+NOT_FITTED: Final = "no sensor is fitted there"
 _FULL_CODE: Final = 0xFFF
 _CHECKS: Final = 2
 """The ADC's echo check is always run twice; the first run sets it up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sensor:
-    """One sensor of a module: ADC channel, what it sits at, which of these, and its type."""
-
-    channel: int
-    place: Literal["asic", "sipm"]
-    number: int
-    kind: SensorKind
 
 
 _FEM_128: Final = (
@@ -99,37 +88,79 @@ def degc(kind: SensorKind, voltage_mv: float) -> float:
     return 205.5894 - 0.1814103 * v - 3.325395e-6 * v**2 - 1.809628e-9 * v**3
 
 
-async def _adc(board: Board, module: int, word: int) -> int:
-    return await board.spi(max111xx_transfer(module_adc(module), word), f"ADC of module {module}")
+async def adc_word(board: Board, spi_id: int, word: int, what: str) -> int:
+    """Exchange one word with an ADC."""
+    return await board.spi(max111xx_transfer(spi_id, word), what)
 
 
-async def find_adc(board: Board, module: int) -> bool:
-    """Set up the ADC of a module; whether it is there and echoes what it is sent."""
+async def set_up_adc(board: Board, spi_id: int, what: str) -> bool:
+    """Set up an ADC; whether it is there and echoes what it is sent."""
     first, second, third = MAX111XX_CONFIGURATION
     is_there = False
     for _ in range(_CHECKS):
-        await _adc(board, module, first)
-        await _adc(board, module, second)
-        echo_second = await _adc(board, module, third)
-        echo_third = await _adc(board, module, MAX111XX_CONTROL)
+        await adc_word(board, spi_id, first, what)
+        await adc_word(board, spi_id, second, what)
+        echo_second = await adc_word(board, spi_id, third, what)
+        echo_third = await adc_word(board, spi_id, MAX111XX_CONTROL, what)
         is_there = (echo_second, echo_third) == (second, third) and ABSENT_WORD not in {echo_second, echo_third}
     return is_there
 
 
-async def has_eeprom(board: Board, module: int) -> bool:
-    """Whether a module has an EEPROM (and with it perhaps a sensor table of its own)."""
-    spi_id, what = module_eeprom(module), f"EEPROM of module {module}"
+async def adc_code(board: Board, spi_id: int, channel: int, what: str) -> int:
+    """Convert one channel of an ADC that is set up.
 
-    async def status() -> int:
-        return await board.spi(m95080_transfer(spi_id, bytes((M95080_STATUS,)), 1), what)
-
-    await board.spi(m95080_transfer(spi_id, bytes((M95080_WRITE_ENABLE,)), 0), what)
-    enabled = await status()
-    await board.spi(m95080_transfer(spi_id, bytes((M95080_WRITE_DISABLE,)), 0), what)
-    return (enabled, await status()) == (0x02, 0x00)
+    Raises:
+        WireError: If it answers for another channel.
+    """
+    await adc_word(board, spi_id, max111xx_channel_word(channel), what)
+    return max111xx_code(await adc_word(board, spi_id, 0, what), channel)
 
 
-async def read_temperatures(board: Board, kind: BoardKind, address: str, modules: Iterable[int]) -> list[Reading]:
+async def find_adc(board: Board, module: int) -> bool:
+    """Set up the ADC of a module; whether it is there."""
+    return await set_up_adc(board, module_adc(module), f"ADC of module {module}")
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleSensors:
+    """What is known of a module's sensors.
+
+    Attributes:
+        sensors: Its places for sensors; none if it has none, or if they are not known.
+        eeprom: Where that comes from; None if it is from the kind of module.
+        trouble: Why the sensors are not known.
+    """
+
+    sensors: tuple[Sensor, ...]
+    eeprom: ModuleEeprom | None = None
+    trouble: str | None = None
+
+
+async def find_sensors(board: Board, kind: BoardKind, module: int) -> ModuleSensors:
+    """Which sensors a module has: from its EEPROM if it has one, and otherwise from its kind."""
+    if not await has_eeprom(board, module):
+        return ModuleSensors(sensors_of(kind.module))
+    try:
+        found = await read_eeprom(board, module)
+    except WireError as error:
+        return ModuleSensors((), trouble=str(error))
+    outside = [s for s in found.sensors if s.number >= kind.asics_per_module]
+    if outside:
+        return ModuleSensors(
+            (),
+            found,
+            f"the module's EEPROM has a sensor at {outside[0].place} {outside[0].number} of {kind.asics_per_module}",
+        )
+    return ModuleSensors(found.sensors, found)
+
+
+async def read_temperatures(
+    board: Board,
+    kind: BoardKind,
+    address: str,
+    modules: Iterable[int],
+    known: dict[int, ModuleSensors] | None = None,
+) -> list[Reading]:
     """Every sensor of these modules; a sensor that cannot be believed has no value and says why.
 
     Args:
@@ -137,70 +168,46 @@ async def read_temperatures(board: Board, kind: BoardKind, address: str, modules
         kind: What kind of board and of modules it is.
         address: Port and slave as they appear in the names of nodes, "0.0".
         modules: The modules to read.
+        known: Sensors of modules that were looked up before; what is looked up now is added.
     """
     readings: list[Reading] = []
+    known = {} if known is None else known
+
+    def add(name: str, node: str, value: float | None, quality: Quality, reason: str | None) -> None:
+        now_s = time.monotonic()
+        readings.append(Reading(name, node, value, "degC", value is not None, quality, now_s, reason))
+
     for module in modules:
-        trouble: str | None = None
-        if not await find_adc(board, module):
-            trouble = "the module's ADC does not answer"
-        elif await has_eeprom(board, module):
-            trouble = "the module has an EEPROM, so its sensors may be others than those of its kind"
-        for sensor in sensors_of(kind.module):
+        table = known.get(module) or await find_sensors(board, kind, module)
+        if table.trouble is not None:
+            add("temperature", f"module:{address}.{module}", None, Quality.BAD, table.trouble)
+            continue
+        known[module] = table
+        if not table.sensors:
+            add("temperature", f"module:{address}.{module}", None, Quality.ABSENT, "this kind of module has no sensors")
+            continue
+        is_answering = await find_adc(board, module)
+        for sensor in table.sensors:
             place = f"asic:{address}.{module * kind.asics_per_module + sensor.number}"
-            value, reason = (None, trouble) if trouble else await _read_sensor(board, module, sensor)
-            quality = Quality.GOOD if reason is None else Quality.BAD
-            now_s = time.monotonic()
-            readings.append(
-                Reading(f"temperature_{sensor.place}", place, value, "degC", value is not None, quality, now_s, reason)
-            )
+            value: float | None = None
+            reason: str | None = ADC_SILENT
+            if sensor.kind is None:
+                reason = NOT_FITTED
+            elif is_answering:
+                value, reason = await _read_sensor(board, module, sensor.channel, sensor.kind)
+            quality = Quality.ABSENT if sensor.kind is None else Quality.BAD if reason else Quality.GOOD
+            add(f"temperature_{sensor.place}", place, value, quality, reason)
     return readings
 
 
-async def _read_sensor(board: Board, module: int, sensor: Sensor) -> tuple[float | None, str | None]:
-    await _adc(board, module, max111xx_channel_word(sensor.channel))
-    word = await _adc(board, module, 0)
+async def _read_sensor(board: Board, module: int, channel: int, kind: SensorKind) -> tuple[float | None, str | None]:
     try:
-        code = max111xx_code(word, sensor.channel)
+        code = await adc_code(board, module_adc(module), channel, f"ADC of module {module}")
     except WireError as error:
-        raise RemoteProtocolError(f"ADC of module {module}: {error}", device=board.name) from error
+        return None, f"the module's ADC is out of step: {error}"
     if code in {0, _FULL_CODE}:
         return None, f"ADC code {code:#05x}: the sensor is open or shorted"
-    value = degc(sensor.kind, millivolt(code))
+    value = degc(kind, millivolt(code))
     if not PLAUSIBLE_DEGC[0] <= value <= PLAUSIBLE_DEGC[1]:
         return None, f"{value:.1f} degC is outside what the sensor can measure"
     return value, None
-
-
-_BOARD_COUNTERS: Final = (
-    ("uptime", "uptime", "clocks"),
-    ("pll_lock_time", "pll_lock_time", "clocks"),
-    ("upstream_rx_bad", "link_rx_bad", "words"),
-    ("upstream_errors", "link_errors", "errors"),
-)
-
-
-async def read_counters(board: Board, address: str, chips: Iterable[int]) -> list[Reading]:
-    """Error counters of the ASIC data links, and of the board's own.
-
-    Args:
-        board: Where to read.
-        address: Port and slave as they appear in the names of nodes, "0.0".
-        chips: The chips whose links to read.
-    """
-    readings: list[Reading] = []
-
-    def add(name: str, place: str, value: int, unit: str) -> None:
-        readings.append(Reading(name, place, float(value), unit, True, Quality.GOOD, time.monotonic()))
-
-    for register_name, name, unit in _BOARD_COUNTERS:
-        add(name, f"board:{address}", await board.read(register_name), unit)
-    links = await board.read("asic_links") + 1
-    for chip in chips:
-        await board.write("word_error_select", chip)
-        add("asic_word_errors", f"asic:{address}.{chip}", await board.read("word_errors"), "words")
-        errors = 0
-        for lane in range(links):
-            await board.write("code_error_select", links * chip + lane)
-            errors += await board.read("code_errors")
-        add("asic_code_errors", f"asic:{address}.{chip}", errors, "codes")
-    return readings
