@@ -87,6 +87,14 @@ class Pulses:
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelCounts:
+    """Channel counters of one window: counts by absolute channel number, in a window of window_clk clocks."""
+
+    counts: Mapping[int, int]
+    window_clk: int
+
+
+@dataclass(frozen=True, slots=True)
 class AsicPlan:
     """What a calibration sets the ASICs to, on top of what the configuration says.
 
@@ -124,6 +132,9 @@ class Board(Protocol):
 
     async def time_tag(self) -> int:
         """Clocks of 5 ns since the synchronisation; frame id = time tag // 1024."""
+
+    async def read_channel_counters(self) -> ChannelCounts:
+        """Counters of all channels, of a window that was not read before."""
 
     async def bias_on(self) -> None:
         """Set every bias channel inside its hard limit, by a ramp."""

@@ -114,21 +114,13 @@ class DailyConfig(SourceRunConfig):
     """What the source is, for the report."""
 
 
-class PulseScanConfig(_Model):
-    """[qc.calibrate-tdc], [qc.calibrate-charge]: a scan of test pulses."""
+class PointScanConfig(_Model):
+    """What every scan of points has."""
 
     plan: Literal["short", "vendor"] = "short"
     """The points: `short` takes as many as the fit needs, `vendor` those of the readout maker's own acquisition."""
-    hits_per_tac: Annotated[int, Field(ge=4, le=100_000)] | None = None
-    """Hits of each buffer at a point; default: as the plan has it."""
-    channels_at_once: Annotated[int, Field(ge=1, le=12)] = 1
-    """Channels of each ASIC that are pulsed together. Source: link of an ASIC, 80 bits an event, 1024 bits a frame."""
     channels: tuple[int, int] = (0, 63)
-    """First and last channel of each ASIC; the others keep the calibration that they have."""
-    settle_frames: Annotated[int, Field(ge=0, le=200_000)] = 2
-    """Frames of 5.12 µs left out after a setting."""
-    queue_mib: Annotated[int, Field(ge=1, le=4096)] = 128
-    """Frames that may wait for the reduction before they are dropped and counted."""
+    """First and last channel of each ASIC; the new table has nothing for the others."""
 
     @field_validator("channels")
     @classmethod
@@ -138,10 +130,35 @@ class PulseScanConfig(_Model):
         return channels
 
 
+class ThresholdScanConfig(PointScanConfig):
+    """[qc.calibrate-threshold]: a scan of threshold codes with channel counters."""
+
+    code_step: Literal[1, 2] | None = None
+    """Every code, or every second one; default: as the plan has it."""
+    reads: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Counter windows of 21 ms at each code; default: as the plan has it."""
+    settle_windows: Annotated[int, Field(ge=0, le=100)] = 1
+    """Counter windows to wait after a setting."""
+
+
+class PulseScanConfig(PointScanConfig):
+    """[qc.calibrate-tdc], [qc.calibrate-charge]: a scan of test pulses."""
+
+    hits_per_tac: Annotated[int, Field(ge=4, le=100_000)] | None = None
+    """Hits of each buffer at a point; default: as the plan has it."""
+    channels_at_once: Annotated[int, Field(ge=1, le=12)] = 1
+    """Channels of each ASIC that are pulsed together. Source: link of an ASIC, 80 bits an event, 1024 bits a frame."""
+    settle_frames: Annotated[int, Field(ge=0, le=200_000)] = 2
+    """Frames of 5.12 µs left out after a setting."""
+    queue_mib: Annotated[int, Field(ge=1, le=4096)] = 128
+    """Frames that may wait for the reduction before they are dropped and counted."""
+
+
 class QcConfig(_Model):
     """[qc.<run>]: one table for each kind of run."""
 
     daily: DailyConfig = DailyConfig()
+    calibrate_threshold: ThresholdScanConfig = Field(default=ThresholdScanConfig(), alias="calibrate-threshold")
     calibrate_tdc: PulseScanConfig = Field(default=PulseScanConfig(), alias="calibrate-tdc")
     calibrate_charge: PulseScanConfig = Field(default=PulseScanConfig(), alias="calibrate-charge")
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from petqc_drivers.device import OutputState
+from petqc_drivers.petsys.counters import WINDOW_CLK
 from petqc_drivers.petsys.readout import PetsysUdpReadout, PetsysUdpSettings
 from petqc_drivers.petsys.test_pulse import TestPulse
 from petqcd import clock
-from petqcd.board import Received, TimeReference
+from petqcd.board import ChannelCounts, Received, TimeReference
 from petqcd.errors import ConfigError, RefusedError
 from petqcd.petsys_settings import INTERNAL_TRIGGER_ID, asic_settings, bias_settings, bias_targets
 from petqcd.supervisor import BiasState
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 CLOCK_HZ = 200_000_000
 """System clock. Source: PETsys TOFPET2 readout, one clock is 5 ns."""
+
+COUNTER_TAGS = 256
+"""Tags of channel counter readings; each reading has another one than that before."""
 
 _STATES = {
     OutputState.OFF: BiasState.OFF_CONFIRMED,
@@ -47,6 +51,7 @@ class PetsysBoard:
     def __init__(self, endpoint: Endpoint, config: PetsysConfig | None, limits: BiasLimits | None) -> None:
         self._config = config
         self._limits = limits
+        self._counter_tag = 0
         bias = {} if config is None or limits is None else bias_settings(config, limits)
         host, port = _host_and_port(endpoint.address)
         # The daemon switches off itself, first thing on every way out; closing must not try it all again.
@@ -84,6 +89,13 @@ class PetsysBoard:
     async def time_tag(self) -> int:
         """Clocks since the synchronisation."""
         return await self._readout.read_time_tag()
+
+    async def read_channel_counters(self) -> ChannelCounts:
+        """Counters of all channels, of a window that was not read before."""
+        self._counter_tag = (self._counter_tag + 1) % COUNTER_TAGS
+        reading = await self._readout.read_channel_counters(self._counter_tag)
+        counts = {chip << 6 | c: int(n) for chip, of_chip in reading.counts.items() for c, n in enumerate(of_chip)}
+        return ChannelCounts(counts, WINDOW_CLK)
 
     async def bias_on(self) -> None:
         """Set every bias output of the configuration, inside its hard limit, by a ramp."""

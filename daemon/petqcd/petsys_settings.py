@@ -40,7 +40,7 @@ def asic_settings(config: PetsysConfig, plan: AsicPlan | None = None) -> AsicSet
         BadInputError: a table that is needed is missing.
     """
     if plan is not None and not plan.needs_thresholds:
-        return _planned(config, plan, {}, None)
+        return _planned(config, plan, {}, _mapped_chips(config))
     settings = config.require("disc_settings")
     zeros = {_channel(row): row for row in config.require("disc_calibration")}
     per_channel: dict[tuple[int, int], dict[str, int]] = {}
@@ -85,6 +85,12 @@ def _planned(
         per_channel={channel: {**fields, **plan.channel_fields} for channel, fields in per_channel.items()},
         expected_chips=expected,
     )
+
+
+def _mapped_chips(config: PetsysConfig) -> frozenset[int] | None:
+    """The ASICs that detectors are connected to; None: the configuration does not say."""
+    table = config.tables.get("channel_map")
+    return None if table is None else frozenset(int(chip) for chip in table["chip"]) or None
 
 
 def switched_off(config: PetsysConfig) -> list[tuple[int, int]]:

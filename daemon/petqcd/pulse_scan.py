@@ -2,7 +2,7 @@
 
 One acquisition runs through the whole scan. A point is a span of frames that begins after the time tag that was read
 after its last setting, and the next setting waits until the last frame of the span has come: whatever a frame holds
-was taken with one setting. Bias is off all the time. What was taken survives an interruption, see `resume.py`.
+was taken with one setting.
 """
 
 from __future__ import annotations
@@ -10,40 +10,34 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from petqcd import clock, resume
 from petqcd.config import PulseScanConfig
 from petqcd.errors import DaemonError
-from petqcd.measurement import keep_configuration
-from petqcd.procedure import PROGRESS_EVERY_S, Procedure
+from petqcd.point_scan import CHANNELS_PER_ASIC, PointScan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from petqc.analysis import RunContext
     from petqc.calibrate import Calibration, EventPoint
     from petqc.calibrate.reduce import TakenPoint
     from petqc.formats.petsys_calibration_raw import CalibrationRecording
-    from petqc.results import RawFile, Run
     from petqcd.board import AsicPlan, Pulses
     from petqcd.procedure import Bench, Flow, Job
 
 FRAME_CLK = 1024
 FRAME_S = FRAME_CLK / 200e6
 FRAME_IDS = 1 << 36
-CHANNELS_PER_ASIC = 64
 TRIGGER_OFF, TRIGGER_ON_PULSE = 3, 1
 """Values of the ASIC field trigger_mode_1."""
 SIMPLE_TRIGGER = {"trigger_mode_2_t": 0, "trigger_mode_2_e": 0, "trigger_mode_2_q": 0, "trigger_mode_2_b": 0}
 """One signal for all triggers of a channel. Source: readout maker's own calibration acquisitions."""
-COMMIT_EVERY_S = 1.0
-"""How much a power failure may cost; a process that dies loses nothing but the point it was at."""
 POINT_DEADLINE_S = 10.0
 """For the frames of a point, on top of the time that they take."""
 
@@ -76,36 +70,22 @@ class PulseScanSettings(PulseScanConfig):
     """Run that was interrupted and is to be continued, or `last`."""
 
 
-class PulseScan(Procedure):
+class PulseScan(PointScan):
     """A scan of test pulses; what a kind adds: `scan` and `fit`."""
-
-    stages: ClassVar[Mapping[str, tuple[float, str]]] = {
-        "connect": (0.0, "connecting to the board and verifying its identity"),
-        "configure": (0.01, "bias off, configuring and reading back"),
-        "acquire": (0.04, "taking points"),
-        "off": (0.9, "bias off"),
-        "analyse": (0.92, "fitting"),
-    }
 
     def __init__(self, job: Job, bench: Bench) -> None:
         from petqc.calibrate.reduce import PointCollector
 
-        super().__init__(job, bench)
         self.settings = _settings(job)
         self._scan = self.scan(self.settings)
         self._points = self._scan.points
         self._groups = channel_groups(self.settings.channels, self.settings.channels_at_once)
-        self._plan = _plan_document(self._scan, self.settings)
-        self._kept = resume.continued(job, self._plan)
+        super().__init__(job, bench, _plan_document(self._scan, self.settings), self.settings.channels)
         self._recording: CalibrationRecording | None = None
         self._collector = PointCollector(self._taken)
         self._is_done = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._counts = {"points": 0, "points_continued": 0, "events": 0, "frames_in_points": 0, "frames_missing": 0}
-        self._committed_s = 0.0
-        self._told_s = self._begun_s = 0.0
-        self._begun_at = 0
-        keep_configuration(job.folder, job.board_config)
 
     # -- what a kind says ---------------------------------------------------------------------------------------------
 
@@ -144,12 +124,9 @@ class PulseScan(Procedure):
         await self.at_environment()
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(self._open)
-        begin = self._recording_points
-        self._counts["points_continued"] = begin
+        begin = self._counts["points_continued"] = self.begin_points()
         if begin == self.n_points:
             return
-        self.stage("acquire")
-        self._begun_s, self._begun_at = clock.monotonic_s(), begin
         async with self.flow(self._collector, lambda _: None, queue_mib=self.settings.queue_mib) as flow:
             on: Sequence[int] = ()
             for number in range(begin, self.n_points):
@@ -157,7 +134,7 @@ class PulseScan(Procedure):
                 if index == 0 or number == begin:
                     on = await self._switch(on, self._groups[group])
                 await self._take(flow, self._points[index])
-                self._tell_points(number + 1)
+                self.tell_points(number + 1, {"events": self._counts["events"]})
 
     async def at_leave(self) -> None:
         """No pulses any more."""
@@ -193,22 +170,9 @@ class PulseScan(Procedure):
         self._counts["events"] += taken.events
         self._counts["frames_in_points"] += taken.frames
         self._counts["frames_missing"] += self._scan.frames_per_point - taken.frames
-        now_s = clock.monotonic_s()
-        if now_s - self._committed_s > COMMIT_EVERY_S:
-            self._committed_s = now_s
+        if self.is_time_to_commit():
             self._recording.sync()
         self._loop.call_soon_threadsafe(self._is_done.set)
-
-    def _tell_points(self, done: int) -> None:
-        now_s = clock.monotonic_s()
-        if now_s - self._told_s < PROGRESS_EVERY_S and done < self.n_points:
-            return
-        self._told_s = now_s
-        first, last = self.stages["acquire"][0], self.stages["off"][0]
-        left_s = (now_s - self._begun_s) / (done - self._begun_at) * (self.n_points - done)
-        detail = f"{done:,} of {self.n_points:,} points, {left_s:.0f} s left"
-        counts = {"points_done": done, "points_total": self.n_points, "events": self._counts["events"]}
-        self.tell("acquire", first + done / self.n_points * (last - first), detail, counts)
 
     # -- on the disk --------------------------------------------------------------------------------------------------
 
@@ -218,7 +182,8 @@ class PulseScan(Procedure):
         return len(self._groups) * len(self._points)
 
     @property
-    def _recording_points(self) -> int:
+    def n_recorded(self) -> int:
+        """Points that are on the disk."""
         return 0 if self._recording is None else len(self._recording.steps)
 
     def _open(self) -> None:
@@ -241,46 +206,23 @@ class PulseScan(Procedure):
         """Frames that were looked through."""
         return self._collector.frames_recorded
 
-    def raw_files(self) -> tuple[RawFile, ...]:
-        """The points, and their index."""
-        return resume.hashed(self.job.folder, resume.RECORDING)
-
     def account(self) -> dict[str, int | float]:
         """Points, frames and events; `frames_missing_in_points` is what the points lack."""
         found: dict[str, int | float] = {**self._counts, "points_planned": self.n_points}
         found["frames_missing_in_points"] = found.pop("frames_missing")
         return found
 
-    def notes(self, reason: str | None) -> list[str]:
-        """How to go on, if it was interrupted."""
-        found = [f"Continues run {self._kept.run_id}, which took {self._kept.points:,} points."] if self._kept else []
-        if reason is not None and self._recording_points:
-            found.append(resume.how_to_continue(self.job.kind, self.job.run_id, self._recording_points, self.n_points))
-        return found
-
     # -- afterwards ---------------------------------------------------------------------------------------------------
 
-    def conclude(self, context: RunContext) -> Run:
-        """Fit, judge, and write the calibration set."""
+    def calibration(self) -> Calibration:
+        """What the points on the disk say."""
         from petqc.formats.petsys_calibration_raw import CalibrationReader
-        from petqcd.calibration_run import conclude
 
         reader = CalibrationReader(self.job.folder / f"{resume.RECORDING}.rawf")
         points = list(reader.points())
         if len(points) != self.n_points:
             raise DaemonError(f"{len(points)} points are on the disk, {self.n_points} were taken")
-        return conclude(self.job, context, self.fit(points, self._channels()), self._all_channels())
-
-    def _all_channels(self) -> NDArray[np.int32]:
-        import numpy as np
-
-        return np.array(sorted(self.board.channels), np.int32)
-
-    def _channels(self) -> NDArray[np.int32]:
-        low, high = self.settings.channels
-        found = self._all_channels()
-        place = found % CHANNELS_PER_ASIC
-        return found[(place >= low) & (place <= high)]
+        return self.fit(points, self.channels())
 
 
 def _settings(job: Job) -> PulseScanSettings:

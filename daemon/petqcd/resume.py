@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 PLAN = "plan.json"
 RECORDING = "points"
 """Name of the recording of points in a run's folder, without suffix."""
+SUFFIXES = (".rawf", ".idxf", ".jsonl")
+"""Files that points are in: counted events with their index, or channel counters."""
 SCHEMA = "petqc-plan/1"
 LAST = "last"
 
@@ -87,7 +89,7 @@ def begin(job: Job, plan: Mapping[str, Any], identity: str, kept: Kept | None) -
         differences = _differences(kept.document, document)
         if differences:
             raise RefusedError(f"run {kept.run_id} cannot be continued: {'; '.join(differences)}")
-        for suffix in (".rawf", ".idxf"):
+        for suffix in SUFFIXES:
             source = kept.folder / f"{RECORDING}{suffix}"
             if source.is_file():
                 shutil.copyfile(source, job.folder / source.name)
@@ -117,11 +119,11 @@ def left_behind(folder: Path) -> list[str]:
 
 
 def hashed(folder: Path, name: str) -> tuple[RawFile, ...]:
-    """The files of a calibration recording with their hashes."""
+    """The files of a recording of points with their hashes."""
     from petqc.results import RawFile
 
     found = []
-    for path in (folder / f"{name}.rawf", folder / f"{name}.idxf"):
+    for path in (folder / f"{name}{suffix}" for suffix in SUFFIXES):
         if path.is_file():
             with path.open("rb") as file:
                 found.append(RawFile(path.name, hashlib.file_digest(file, "sha256").hexdigest()))
@@ -174,16 +176,30 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _kept(folder: Path, kind: str) -> Kept | None:
     from petqc.errors import BadInputError
-    from petqc.formats.petsys_calibration_raw import CalibrationReader
 
     try:
         document = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         if document["schema"] != SCHEMA or document["kind"] != kind:
             return None
-        points = len(CalibrationReader(folder / f"{RECORDING}.rawf").steps)
+        points = _points(folder)
     except (OSError, ValueError, KeyError, TypeError, BadInputError):
         return None
     return Kept(folder.name, folder, points, document) if points and not _is_measured(folder) else None
+
+
+def _points(folder: Path) -> int:
+    """How many whole points a recording has.
+
+    Raises:
+        BadInputError: there is none.
+    """
+    from petqc.formats.counter_points import CounterReader
+    from petqc.formats.petsys_calibration_raw import CalibrationReader
+
+    counters = folder / f"{RECORDING}.jsonl"
+    if counters.is_file():
+        return len(CounterReader(counters).points)
+    return len(CalibrationReader(folder / f"{RECORDING}.rawf").steps)
 
 
 def _is_measured(folder: Path) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from petqc.formats.petsys_config import load_config
+from petqc_simulators.physics.detector import BASELINE_STEPS, THRESHOLD_NOISE_STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,3 +97,24 @@ def rms_difference_ps(true: Any, found: Any) -> float:
 def time_ps(line: Any, code: float) -> float:
     root = np.sqrt(line["a1"] ** 2 - 4 * (line["a0"] - code) * line["a2"])
     return float(-5000.0 * (2 * (code - line["a0"]) / (line["a1"] + root) + line["t0"]))
+
+
+@pytest.mark.slow
+def test_thresholds_of_the_simulated_bench_are_found(tmp_path: Path, serve: Callable[..., Any]) -> None:
+    with serve(tmp_path, seconds=1.0) as daemon:
+        assert daemon.petqc("status", "--wait-ready").code == 0
+        few = ("--channels", "0-0", "--set", "settle_windows=0", "--set", "code_step=2")
+        done = daemon.petqc("calibrate", "threshold", *few, "--json")
+        assert done.code == 1, done.err  # most channels are not in the plan
+        run = done.json()
+        assert run["account"]["points"] == run["account"]["points_planned"] == 3 * 32
+        assert [f["name"] for f in run["raw_files"]] == ["points.jsonl"]
+        own = load_config(daemon.state_dir / "simulator" / "board" / "config").require("disc_calibration")
+        found = load_config(daemon.state_dir / "sets" / run["calibration_set"]["id"]).require("disc_calibration")
+    assert found["chip"].tolist() == list(range(8))
+    own = own[own["channel"] == 0]
+    for name, trim, steps in (("t1", "t", 0), ("t2", "t", 0), ("e", "e", 1)):
+        moved = BASELINE_STEPS[steps] * (found[f"baseline_{trim}"] - own[f"baseline_{trim}"])
+        column = found[f"zero_{name}"] - own[f"zero_{name}"] - moved
+        assert np.abs(column).max() < 0.01  # 20 standard errors
+        assert np.abs(found[f"noise_{name}"] - THRESHOLD_NOISE_STEPS).max() < 0.01

@@ -45,6 +45,10 @@ def test_zeros_and_noise_are_those_of_the_detector(plan):
         assert 0.8 < pulls.std() < 1.2
         assert np.abs(table[f"noise_{name}"] - THRESHOLD_NOISE_STEPS).max() < 0.01
         assert column.uncertainty.max() < 0.01
+        column = next(c for c in found.columns if c.id == f"threshold_noise_{name}")
+        pulls = (column.value - THRESHOLD_NOISE_STEPS) / column.uncertainty
+        assert abs(pulls.mean()) < 0.25
+        assert 0.75 < pulls.std() < 1.25
     assert (table["baseline_t"] == baseline[:, 0]).all()
     assert found.results[0].value == 0
 
@@ -61,7 +65,11 @@ def test_discriminators_that_never_or_always_fire_are_marked_and_named():
     reasons = found.columns[0].reason
     assert "never over" in reasons[3]
     assert "every code" in reasons[4]
-    assert "t1" in reasons[5]
+    assert "no width" in reasons[5]
+    t2 = found.columns[2]
+    assert t2.id == "threshold_zero_t2"
+    assert t2.reason[3:6].tolist() == [""] * 3  # what is wrong with T1 says nothing about T2
+    assert np.isfinite(t2.value[3:6]).all()
     table = found.tables["disc_calibration"]
     assert table["zero_t1"][3:6].tolist() == [-1.0] * 3
     assert (table["zero_t2"][3:6] > 0).all()

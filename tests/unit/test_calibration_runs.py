@@ -6,7 +6,8 @@ import asyncio
 import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from petqc.formats.petsys_frames import pack_frame
 from petqc.results import Run
 from petqc_simulators.recording import write_recording
 from petqcd import resume
-from petqcd.board import AsicPlan, Received, TimeReference
+from petqcd.board import AsicPlan, ChannelCounts, Received, TimeReference
 from petqcd.board_configuration import configuration_in_use
 from petqcd.calibrations import Calibrations
 from petqcd.config import ApiConfig, DeviceConfig, PetqcConfig
@@ -42,7 +43,11 @@ if TYPE_CHECKING:
 DEADLINE_S = 60
 CHANNELS = (0, 1)
 SETTINGS = {"channels": CHANNELS, "hits_per_tac": 8}
+THRESHOLDS = {"channels": CHANNELS, "settle_windows": 0}
 BLOCK = 64
+BLOCK_S = 0.001
+"""Between two blocks. A board that sends as fast as it can fills the queue, and every point waits for all before it."""
+WINDOW_CLK = 1 << 22
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +127,7 @@ class PulsedBoard:
             frames = [pack_frame(self._frame + k, self._events()) for k in range(BLOCK)]
             self._frame += BLOCK
             self._sink(np.concatenate(frames))
-            await asyncio.sleep(0)
+            await asyncio.sleep(BLOCK_S)
 
     def _events(self) -> list[int]:
         if self.pulses is None:
@@ -156,6 +161,35 @@ class PulsedBoard:
         await self.stop()
 
 
+class CountedBoard(PulsedBoard):
+    """The same ASIC, as its channel counters see it: baselines that move with their trims, noise of 0.5 steps."""
+
+    ZERO_AT_START = (63.0, 58.0, 64.0)
+    STEPS: ClassVar = {"baseline_t": 1.2, "baseline_e": 3.0}
+    START: ClassVar = {"baseline_t": 61, "baseline_e": 7}
+    n_readings = 0
+
+    def zero(self, channel: int, discriminator: int) -> float:
+        trim = "baseline_e" if discriminator == 2 else "baseline_t"
+        moved = self.STEPS[trim] * (self.fields[channel][trim] - self.START[trim])
+        return self.ZERO_AT_START[discriminator] + 0.3 * channel + moved
+
+    async def read_channel_counters(self) -> ChannelCounts:
+        self.n_readings += 1
+        if self.n_readings > self.stop_after:
+            self.reached.set()
+            await asyncio.Event().wait()
+        return ChannelCounts({c: self._count(c) if c in CHANNELS else 0 for c in self.channels}, WINDOW_CLK)
+
+    def _count(self, channel: int) -> int:
+        f = self.fields[channel]
+        if f["counter_mode"] != 0xF or f["trigger_mode_1"] != 0:
+            return 0
+        k = f["trigger_mode_2_b"]
+        over = (f[("vth_t1", "vth_t2", "vth_e")[k]] - self.zero(channel, k)) / 0.5
+        return round(WINDOW_CLK * NormalDist().cdf(over))
+
+
 @dataclass(slots=True)
 class World:
     store: Store
@@ -164,8 +198,9 @@ class World:
     runs: RunManager
     calibrations: Calibrations
 
-    async def run(self, **settings: object) -> Run:
-        run_id = await self.runs.start("calibrate-tdc", source="test", parameters={**SETTINGS, **settings})
+    async def run(self, kind: str = "calibrate-tdc", **settings: object) -> Run:
+        usual = SETTINGS if kind == "calibrate-tdc" else THRESHOLDS
+        run_id = await self.runs.start(kind, source="test", parameters={**usual, **settings})
         async with asyncio.timeout(DEADLINE_S):
             await self.runs.wait()
         return Run.load(self.store.folder_of(run_id))
@@ -251,9 +286,9 @@ def test_a_calibration_is_a_run_that_makes_a_set(tmp_path: Path, bench: Path) ->
     asyncio.run(work())
 
 
-async def interrupted(w: World, board: PulsedBoard) -> Run:
-    """Abort a run once the board has been told to pulse so often."""
-    run_id = await w.runs.start("calibrate-tdc", source="test", parameters=SETTINGS)
+async def interrupted(w: World, board: PulsedBoard, kind: str = "calibrate-tdc") -> Run:
+    """Abort a run once the board has been told to pulse, or was read, so often."""
+    run_id = await w.runs.start(kind, source="test", parameters=SETTINGS if kind == "calibrate-tdc" else THRESHOLDS)
     async with asyncio.timeout(DEADLINE_S):
         await board.reached.wait()
         w.runs.abort()
@@ -342,6 +377,62 @@ def test_a_daemon_that_died_leaves_points_that_can_be_continued(tmp_path: Path, 
             run = await w.run(resume="last")
             assert run.account["points_continued"] == 60
             assert run.account["points"] == 42
+
+    asyncio.run(work())
+
+
+def test_thresholds_are_found_and_an_interrupted_scan_goes_on_with_its_baselines(tmp_path: Path, bench: Path) -> None:
+    async def work() -> None:
+        first, second = CountedBoard(stop_after=100), CountedBoard()
+        async with world(tmp_path, bench, first, second) as w:
+            stopped = await interrupted(w, first, "calibrate-threshold")
+            assert stopped.verdict == "invalid"
+            taken = stopped.account["points"]
+            assert 60 < taken < 100
+            assert any(f"{taken} of 192 points were taken" in note for note in stopped.notes)
+            assert first.plan is not None
+            assert not first.plan.needs_thresholds
+            assert first.calls[-2:] == ["bias_off", "aclose"]
+            assert first.fields[0]["trigger_mode_1"] == 3
+
+            run = await w.run("calibrate-threshold", resume="last")
+            assert run.account["points_continued"] == taken
+            assert run.account["points"] == 192 - taken
+            assert run.account["baseline_rounds"] == 0  # those of the run before stand
+            assert second.n_readings == 192 - taken + 1
+            assert run.verdict == "fail"  # 62 of 64 channels are not in the plan
+            assert run.calibration_set is not None
+            table = load_config(w.store.sets / run.calibration_set["id"]).require("disc_calibration")
+            assert table["channel"].tolist() == list(CHANNELS)
+            for line in table:
+                trims = {name: int(line[name]) for name in ("baseline_t", "baseline_e")}
+                second.fields[int(line["channel"])].update(trims)
+                zeros = [second.zero(int(line["channel"]), k) for k in range(3)]
+                np.testing.assert_allclose([line["zero_t1"], line["zero_t2"], line["zero_e"]], zeros, atol=1e-3)
+                assert max(zeros) < 60.5  # 95 % of the window over the threshold at code 61
+                np.testing.assert_allclose([line["noise_t1"], line["noise_t2"], line["noise_e"]], 0.5, atol=1e-3)
+
+    asyncio.run(work())
+
+
+def test_a_discriminator_that_no_trim_brings_into_the_scan_is_marked(tmp_path: Path, bench: Path) -> None:
+    class StuckBoard(CountedBoard):
+        def zero(self, channel: int, discriminator: int) -> float:
+            return 70.0 if (channel, discriminator) == (1, 2) else super().zero(channel, discriminator)
+
+    async def work() -> None:
+        async with world(tmp_path, bench, StuckBoard()) as w:
+            run = await w.run("calibrate-threshold")
+            assert run.account["baselines_not_reached"] == 1
+            assert run.calibration_set is not None
+            table = load_config(w.store.sets / run.calibration_set["id"]).require("disc_calibration")
+            assert table["zero_e"].tolist()[1] == -1.0
+            assert (table["zero_t1"] > 0).all()
+            zero_e = next(c for c in run.columns if c.id == "threshold_zero_e")
+            assert "never over the threshold" in str(zero_e.reason[1])
+            refused = run.find("threshold_channels_refused")
+            assert refused is not None
+            assert refused.value == 1
 
     asyncio.run(work())
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from petqc.calibrate import CounterPoint
+    from petqc.results import ChannelColumn
 
 DISCRIMINATORS: Final = ("t1", "t2", "e")
 """In the order of the channel field trigger_mode_2_b."""
@@ -104,32 +105,34 @@ def fit(points: Sequence[CounterPoint], baseline_t: NDArray[np.int64], baseline_
     channels = points[0].channels
     if any(not np.array_equal(p.channels, channels) for p in points) or baseline_t.shape != channels.shape:
         raise BadInputError("readings of counters have different channels", do="take the scan again")
-    zero, noise, error, misfit = (np.full((channels.size, 3), np.nan) for _ in range(4))
-    shares: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
+    zero, noise, error, noise_error, misfit = (np.full((channels.size, 3), np.nan) for _ in range(5))
+    shares: list[tuple[NDArray[np.float64], float]] = []
     for k, name in enumerate(DISCRIMINATORS):
         codes, counts, total = _scan(points, k)
         if codes.size < CODES // 2:
             raise BadInputError(f"{name}: readings at {codes.size} codes", do=f"take {CODES // 2} codes or more")
-        zero[:, k], noise[:, k], error[:, k], misfit[:, k] = _fit_normal(codes, counts, total)
-        shares.append((codes, counts / total))
+        zero[:, k], noise[:, k], error[:, k], noise_error[:, k], misfit[:, k] = _fit_normal(codes, counts, total)
+        shares.append((counts / total, float(total.sum())))
     reasons: dict[int, str] = {}
-    for place in range(channels.size):
-        for k, name in enumerate(DISCRIMINATORS):
-            why = _why_not(shares[k][1][place], zero[place, k], noise[place, k], misfit[place, k])
-            if why:
-                reasons.setdefault(place, f"{name}: {why}")
-                zero[place, k] = noise[place, k] = np.nan
-    n = np.full(channels.size, int(sum(p.window_clk for p in points if p.settings["discriminator"] == 0)), np.int64)
-    columns = []
-    results = [refused("threshold", channels, reasons)]
+    judged: list[tuple[ChannelColumn, Limits]] = []
     for k, name in enumerate(DISCRIMINATORS):
-        pair = [
-            column(f"threshold_zero_{name}", "DAC steps", zero[:, k], error[:, k], n, ZERO, reasons),
-            column(f"threshold_noise_{name}", "DAC steps", noise[:, k], error[:, k], n, NOISE, reasons),
-        ]
-        columns += pair
-        results += summary(pair[0], channels, limits=ZERO, asic_limits=ZERO, method=METHOD)
-        results += summary(pair[1], channels, limits=NOISE, asic_limits=NOISE, method=METHOD)
+        mine: dict[int, str] = {}
+        for place in range(channels.size):
+            why = _why_not(shares[k][0][place], zero[place, k], noise[place, k], misfit[place, k])
+            if why:
+                mine[place] = why
+                zero[place, k] = noise[place, k] = np.nan
+                reasons.setdefault(place, f"{name}: {why}")
+        n = np.full(channels.size, int(shares[k][1]), np.int64)
+        for what, value, its_error, limits in (
+            ("zero", zero[:, k], error[:, k], ZERO),
+            ("noise", noise[:, k], noise_error[:, k], NOISE),
+        ):
+            judged.append((column(f"threshold_{what}_{name}", "DAC steps", value, its_error, n, limits, mine), limits))
+    results = [refused("threshold", channels, reasons)]
+    for one, limits in judged:
+        results += summary(one, channels, limits=limits, asic_limits=limits, method=METHOD)
+    columns = [one for one, _ in judged]
     table = np.zeros(channels.size, TABLES["disc_calibration"].dtype)
     table["port"], table["slave"], table["chip"] = channels >> 17, channels >> 12 & 31, channels >> 6 & 63
     table["channel"], table["baseline_t"], table["baseline_e"] = channels & 63, baseline_t, baseline_e
@@ -168,8 +171,8 @@ def _why_not(share: NDArray[np.float64], zero: float, noise: float, misfit: floa
 
 def _fit_normal(
     codes: NDArray[np.float64], counts: NDArray[np.float64], total: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Middle, width, standard error of the middle and largest misfit for each row of counts, (channels,) each.
+) -> tuple[NDArray[np.float64], ...]:
+    """Middle, width, standard errors of both and largest misfit for each row of counts, (channels,) each.
 
     Fisher scoring on the probit scale, eta = a + b code, from the crossing of one half. Clocks of one window are not
     independent in an amplifier with memory, so the error is that of the likelihood times the root of chi² per degree
@@ -212,7 +215,8 @@ def _fit_normal(
     # Variance of -a/b by its gradient (-1/b, a/b²).
     variance = (s2 / determinant - 2 * middle * s1 / determinant + middle**2 * s0 / determinant) / b**2
     error = scale * np.sqrt(np.maximum(variance, 0.0))
+    noise_error = scale * np.sqrt(np.maximum(s0 / determinant, 0.0)) / b**2  # variance of 1/b
     bad = ~(np.isfinite(middle) & (b > 0))
-    for values in (middle, b, error):
+    for values in (middle, b, error, noise_error):
         values[bad] = np.nan
-    return middle + codes.mean(), 1.0 / b, error, np.abs(share - p).max(axis=1)
+    return middle + codes.mean(), 1.0 / b, error, noise_error, np.abs(share - p).max(axis=1)

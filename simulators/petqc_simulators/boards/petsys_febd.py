@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from petqc_simulators.faults import Fault
     from petqc_simulators.physics.detector import Block
     from petqc_simulators.profile import Profile
@@ -285,25 +287,27 @@ class PetsysFebd:
         if self.elapsed_s >= self._counters.ready_s:
             self._counters.tag, self._counters.ready_s = self._counters.next_tag, math.inf
         tag = self._counters.tag << 24
-        data = bytearray()
-        for address in range(access.address, access.address + access.count):
-            count = self._counted(address) if address < self.profile.geometry.channels else 0
-            data += (tag | count).to_bytes(4, "little")
-        return memory_read_reply(bytes(data))
+        counts = np.zeros(access.count, np.int64)
+        there = min(access.count, max(self.profile.geometry.channels - access.address, 0))
+        if there and self._asics_are_alive():
+            counts[:there] = self._counted(np.arange(access.address, access.address + there))
+        return memory_read_reply((counts | tag).astype("<u4").tobytes())
 
-    def _counted(self, channel: int) -> int:
-        """Clocks in a window during which the selected comparator is over its threshold, or its transitions."""
-        mode, which = (int(v) for v in self.asics.counter[channel])
-        chip = channel // CHANNELS
-        if not self._asics_are_alive() or which > 2 or not self.asics.global_field(chip, "counter_en"):
-            return 0
-        if mode == 0xF:
-            duty = self.detector.comparator_duty(self._controls())[channel, which]
-            return int(self._rng.binomial(1 << 22, duty)) & 0xFFFFFF
-        if mode == 0xC:
-            rate = self.detector.comparator_dark_hz(self._controls())[channel, which]
-            return min(int(self._rng.poisson(rate * COUNTER_WINDOW_S)), 0xFFFFFF)
-        return 0
+    def _counted(self, channels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Clocks in a window during which the selected comparators are over their thresholds, or their transitions."""
+        mode, which = self.asics.counter[channels].T
+        is_counting = np.array([self.asics.global_field(chip, "counter_en") for chip in range(self.asics.n_chips)])
+        is_on = (which <= 2) & (is_counting[channels // CHANNELS] != 0)
+        counts = np.zeros(channels.size, np.int64)
+        controls = self._controls()
+        clocks, events = is_on & (mode == 0xF), is_on & (mode == 0xC)
+        if clocks.any():
+            duty = self.detector.comparator_duty(controls)[channels[clocks], which[clocks]]
+            counts[clocks] = self._rng.binomial(1 << 22, duty)
+        if events.any():
+            rate_hz = self.detector.comparator_dark_hz(controls)[channels[events], which[events]]
+            counts[events] = self._rng.poisson(rate_hz * COUNTER_WINDOW_S)
+        return np.minimum(counts, 0xFFFFFF)
 
     # -- time -------------------------------------------------------------------------------------------------------
 
