@@ -10,8 +10,26 @@ from typing import Any
 import numpy as np
 import pytest
 
+from petqc_drivers.errors import LocalProtocolError
 from petqc_drivers.limits import HardLimit, Volts
-from petqc_drivers.petsys import bias, counters, frames, mezzanines, registers, sensors, spi, test_pulse, wire
+from petqc_drivers.petsys import (
+    bias,
+    bias_prom,
+    counters,
+    frames,
+    hardware_trigger,
+    i2c,
+    link,
+    mezzanines,
+    module_eeprom,
+    power_8k,
+    registers,
+    sensors,
+    spi,
+    test_pulse,
+    tmp104,
+    wire,
+)
 from petqc_drivers.petsys.asic import AsicConfiguration, AsicVersion, fields, version_of
 from petqc_drivers.petsys.board import Board
 
@@ -272,3 +290,192 @@ def test_channel_counters(v):
     assert link.sent == [(0, raw(v["tag_write"])), (5, raw(v["request"]))]
     found = reading.counts[v["chip"]]
     assert (found[0], found[1], found[63], found.size) == (1, 0, 0xFFFFFF, 64)
+
+
+def test_every_register_and_every_function_has_a_vector():
+    reads = {v["register"] for v in GOLDEN["register_read"]}
+    writes = {v["register"] for v in GOLDEN["memory_write"]}
+    for name, found in registers.REGISTERS.items():
+        assert name in reads or "r" not in found.access, f"no vector reads {name}"
+        assert name in writes or "w" not in found.access, f"no vector writes {name}"
+    assert {v["function"] for v in GOLDEN["command"]} == set(wire.Function)
+
+
+def _straight(kind: mezzanines.BiasKind) -> bias.BiasCurve:
+    top = (1 << kind.bits) - 1
+    return bias.BiasCurve(((0, 0.0), (top, kind.nominal_volts(top))))
+
+
+@vectors("bias_of_kind")
+def test_bias_of_every_kind(v):
+    kind, channel = mezzanines.KINDS[v["kind"]], bias.BiasChannel(0, 0, v["slot"], v["channel"])
+    expected = tuple(raw(v[name]) for name in ("hex", "echo") if name in v)
+    limit = HardLimit(
+        channel=str(channel), v_min=Volts(0), v_max=Volts(kind.full_scale_v), max_step_v=1, slew_v_per_s=1
+    )
+    volts = Volts(kind.nominal_volts(v["code"]))
+    assert bias.encode_bias(kind, channel, volts, limit, _straight(kind)).payloads == expected
+    if v["code"] == kind.lowest_code:
+        assert bias.encode_bias(kind, channel, None, None, None).payloads == expected
+    request = spi.SpiRequest.from_bytes(expected[0])
+    assert request.to_bytes() == expected[0]
+    if v["kind"] == "BIAS_64P":
+        assert spi.parse_ad5535(request) == spi.Ad5535Word(v["channel"] % 32, v["code"])
+    else:
+        word = spi.parse_ltc2668(request)
+        assert (word.is_update, word.channel, word.code) == (True, v["channel"] % 16, v["code"])
+
+
+def test_every_kind_of_mezzanine_has_a_vector():
+    assert {v["kind"] for v in GOLDEN["bias_of_kind"]} | {"BIAS_32P"} == set(mezzanines.KINDS)
+
+
+@vectors("bias_converter")
+def test_bias_converter(v):
+    name = bias.converter_name(0, 0, v["slot"])
+    limit = HardLimit(channel="x", v_min=Volts(0), v_max=Volts(55), max_step_v=1, slew_v_per_s=1)
+    assert bias.converter_volts(v["code"]) == pytest.approx(v["volts"], abs=2e-6)
+    for volts in (bias.converter_volts(v["code"]), v["volts"] + 1e-4):
+        assert bias.encode_converter(name, v["slot"], Volts(volts), [limit]).payloads == tuple(raw(h) for h in v["hex"])
+    for output, text in enumerate(v["hex"]):
+        word = spi.parse_max5136(spi.SpiRequest.from_bytes(raw(text)))
+        assert word == spi.Max5136Word(0x30 | 1 << output, v["code"])
+
+
+@vectors("bias_prom")
+def test_calibration_in_a_prom(v):
+    channels, points = len(v["volts"]), len(v["codes"])
+    data = raw(v["calibration"])
+    assert data[:16] == channels.to_bytes(8, "little") + points.to_bytes(8, "little")
+    assert mezzanines.KINDS[mezzanines.PROM_MAGIC[raw(v["magic"])]].prom_layout_at == v["calibration_at"] - 0x10
+    assert bias_prom.parse_calibration(data[16:], channels, points) == {
+        channel: list(zip(v["codes"], volts, strict=True)) for channel, volts in enumerate(v["volts"])
+    }
+
+
+class _Prom:
+    """A link that answers PROM reads from some bytes."""
+
+    name, epoch, last_good_s = "prom", 0, None
+
+    def __init__(self, memory: bytes) -> None:
+        self.memory = memory
+
+    async def exchange(self, function, payload, **_how):
+        assert function == wire.Function.SPI
+        address = payload[24] << 8 | payload[25]
+        return b"\x00" + self.memory[address : address + 2] + b"\x00"
+
+
+@vectors("old_bias_prom")
+def test_calibration_in_a_prom_of_the_older_layout(v):
+    memory = raw(v["begin"]) + raw(v["counts"]) + raw(v["codes"]) + 16 * raw(v["volts"])
+    link = _Prom(memory)
+    found = asyncio.run(bias_prom.read_calibration(Board(link), 0, mezzanines.BIAS_16P))  # type: ignore[arg-type]
+    assert found == {channel: bias.BiasCurve(((874, 25.0), (32768, 50.0))) for channel in range(16)}
+
+
+@vectors("supply_good")
+def test_supply_good(v):
+    request = spi.supply_good_read()
+    assert request.to_bytes() == raw(v["hex"])
+
+    class Link:
+        name, epoch, last_good_s = "board", 0, None
+
+        async def exchange(self, function, payload, **_how):
+            assert (function, payload) == (wire.Function.SPI, raw(v["hex"]))
+            return raw(v["answer"])
+
+    found = asyncio.run(power_8k.read_good(Board(Link())))  # type: ignore[arg-type]
+    assert [list(found[bus]) for bus in (1, 2, 3, 4)] == v["good"]
+
+
+@vectors("refused_spi")
+def test_devices_that_nothing_is_sent_to(v):
+    timing = spi.Timing(0x80, 48, (16, 32), (15, 33), (0, 48), (16, 32))
+    payload = spi.SpiRequest(v["spi_id"], timing, bytes(6)).to_bytes()
+    with pytest.raises(LocalProtocolError):
+        link.refuse_unsealed(wire.Function.SPI, payload, device="board")
+
+
+@vectors("i2c")
+def test_i2c(v):
+    if "read" in v:
+        transfer = i2c.i2c_read_register(v["bus"], *v["read"])
+    else:
+        transfer = i2c.i2c_write(v["bus"], *v["bytes"], hold_first=v.get("hold_first", False))
+        assert i2c.spoken(raw(v["hex"])) == (v["bus"], (tuple(v["bytes"]),))
+    assert transfer.to_bytes() == raw(v["hex"])
+    if "answer" in v:
+        result = i2c.parse_i2c_reply(transfer, raw(v["answer"]))
+        assert result == i2c.I2cResult(False, v["acknowledged"], v.get("value"))
+
+
+@vectors("i2c_error")
+def test_i2c_error(v):
+    transfer = i2c.i2c_write(v["bus"], *v["bytes"], hold_first=v["hold_first"])
+    assert i2c.parse_i2c_reply(transfer, raw(v["answer"])).is_bus_error
+
+
+def test_trims():
+    golden = GOLDEN["trims"]
+    for variant, rails in power_8k.TRIMS.items():
+        assert {name: [trim.lowest, trim.highest] for name, trim in rails.items()} == golden[variant]
+    assert {rail.name: rail.target_v for rail in power_8k.RAILS} == golden["targets_v"]
+    assert {rail.name: rail.step for rail in power_8k.RAILS} == golden["steps"]
+
+
+@vectors("tmp104")
+def test_tmp104(v):
+    made = [tmp104.ENUMERATE, tmp104.SET_UP, tmp104.convert_command(2), tmp104.read_command(2)]
+    assert raw(v["request"]) in made
+    if "n" in v:
+        assert tmp104.parse_enumeration(raw(v["reply"])) == v["n"]
+    if "degc" in v:
+        assert tmp104.parse_temperatures(raw(v["reply"]), len(v["degc"])) == v["degc"]
+
+
+def _words(found: tuple[module_eeprom.Sensor, ...]) -> list[str]:
+    return [f"{s.channel} {s.place} {s.number} {s.kind or '-'}" for s in found]
+
+
+@vectors("module_eeprom")
+def test_module_eeprom(v):
+    fields = {name: raw(v[name]) for name in ("header", "type", "date", "serial", "checksum")}
+    found = module_eeprom.parse_eeprom(fields | {"sensors": raw(v["sensors"]).ljust(96, b"\xff")})
+    assert _words(found.sensors) == v["found"]
+    assert (found.serial, found.programmed_on) == (int(v["serial"], 16), v["programmed_on"])
+
+
+@vectors("sensors")
+def test_sensor_sets(v):
+    for module in v["modules"]:
+        assert _words(sensors.sensors_of(module)) == v["found"]
+
+
+@vectors("trigger_calibration")
+def test_trigger_calibration(v):
+    calibration = hardware_trigger.EnergyCalibration(*v["coefficients"])
+    access = hardware_trigger.calibration_write(*v["place"], calibration)
+    assert access.to_bytes() == raw(v["write"])
+    assert wire.parse_memory_access(raw(v["write"]), word_bytes=5) == access
+    assert any(m["function"] == 7 and raw(m["write"]) == raw(v["write"]) for m in GOLDEN["trigger_memory"])
+
+
+@vectors("trigger_rows")
+def test_trigger_rows(v):
+    row = hardware_trigger.region_rows(v["regions"], v["pairs"])[v["region"]]
+    assert hardware_trigger.region_write(v["region"], row).to_bytes() == raw(v["write"])
+
+
+@vectors("trigger_settings")
+def test_trigger_settings(v):
+    settings = hardware_trigger.TriggerSettings()
+    for which, made in (("febd", settings.febd_registers()), ("trigger", settings.trigger_unit_registers())):
+        assert [registers.register(n).write(value).to_bytes() for n, value in made.items()] == [
+            raw(h) for h in v[which]
+        ]
+    switch = registers.register("hardware_trigger")
+    assert switch.write(hardware_trigger.ENABLE_FEBD).to_bytes() == raw(v["on_febd"])
+    assert switch.write(hardware_trigger.ENABLE_TRIGGER_UNIT).to_bytes() == raw(v["on_trigger"])

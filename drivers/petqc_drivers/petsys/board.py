@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from petqc_drivers.limits import SetOutput
     from petqc_drivers.petsys.link import ReadoutLink
     from petqc_drivers.petsys.spi import SpiRequest
+    from petqc_drivers.petsys.wire import MemoryWrite
 
 ASIC_TRIES: Final = 5
 """The vendor repeats a failing ASIC operation as often."""
@@ -111,6 +112,18 @@ class Board:
                 device=self.name,
                 do="check the firmware version and the power of the board",
             )
+
+    async def write_memory(self, function: Function, access: MemoryWrite, what: str) -> None:
+        """Write to a memory of the board that is not its registers.
+
+        Raises:
+            RemoteProtocolError: If the board does not acknowledge as it must.
+        """
+        reply = await self.exchange(function, access.to_bytes(), what)
+        try:
+            check_memory_write_reply(reply)
+        except WireError as error:
+            self._malformed(what, error)
 
     async def spi(self, request: SpiRequest, what: str) -> int:
         """The bits a transfer sampled.

@@ -35,6 +35,7 @@ from petqc_drivers.petsys.settings import (
 )
 from petqc_drivers.petsys.supply import BiasSupply, OffReport
 from petqc_drivers.petsys.test_pulse import OFF as PULSE_OFF
+from petqc_drivers.petsys.tmp104 import read_chain
 from petqc_drivers.petsys.wire import PROTOCOL_VERSION
 
 if TYPE_CHECKING:
@@ -352,6 +353,16 @@ class PetsysReadout:
         if self.configured is not None:
             modules = sorted({chip // identity.kind.asics_per_module for chip in self.configured.chips})
         return await read_temperatures(self._board(), identity.kind, self._address, modules, self._sensors)
+
+    async def read_sensor_chain(self) -> list[float]:
+        """Temperatures in degC of the serial chain of sensors that older boards have.
+
+        Raises:
+            StateError: If it is not connected.
+            DriverError: If there is no chain, or the board does not answer.
+        """
+        self._identity("read the chain of sensors")
+        return await read_chain(self._board())
 
     async def read_supplies(self) -> list[Reading]:
         """Supplies of the modules: whether they call themselves good, and where it is measured, their voltages.
