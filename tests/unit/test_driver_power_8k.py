@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ from hypothesis import strategies as st
 
 from petqc_drivers.device import Quality
 from petqc_drivers.errors import DeviceFaultError, LimitError, LocalProtocolError, ReplyTimeoutError, VerifyError
-from petqc_drivers.petsys import i2c, power_8k
+from petqc_drivers.petsys import bring_up, i2c, power_8k
 from petqc_drivers.petsys.board import Board
 from petqc_drivers.petsys.link import CommandGate
 from petqc_drivers.petsys.power_8k import TRIMS, TrimmedSupplies, encode_look, encode_trim, read_supplies
+from petqc_drivers.petsys.registers import board_kind
+from petqc_drivers.petsys.settings import AsicSettings
 from petqc_drivers.petsys.wire import Function, WireError
 
 PRESETS = {
@@ -192,6 +195,75 @@ class Model(CommandGate):
             rail, divider = (("vdd2", 2), ("vdd3", 2), ("vdd1", 1))[which]
             volts = (self.volts(bus, port, rail) + ground) / divider
         return min(4095, round(max(volts, 0.0) * 4096 / 2.5))
+
+
+class WholeBoard(Model):
+    """A FEB/D 8K with two ASICs on one module, as far as a bring-up asks."""
+
+    def __init__(self) -> None:
+        super().__init__({1: "TI"}, ports=(0,))
+        self.memory = bytearray(0x10000)
+        for address, value, n in ((0x102, 2, 2), (0x101, 1, 1), (0x200, 1, 1), (0xFFF8, 0x104, 8)):
+            self.memory[address : address + n] = value.to_bytes(n, "little")
+        self.asics: dict[tuple[int, int | None], bytes] = {}
+        self.order: list[str] = []
+        self.reset()
+
+    def reset(self) -> None:
+        power_on = bytes.fromhex("c797f5adcb78d133bb665f3beef8ffe5efe7f613f0d016")
+        channel = bytes.fromhex("a482006c00f4efe3d0383bd52af80000")
+        self.asics = {(chip, None): power_on for chip in (0, 1)}
+        self.asics |= {(chip, k): channel for chip in (0, 1) for k in range(64)}
+
+    async def _exchange(self, function: int, payload: bytes, what: str, *rest: Any) -> bytes:
+        if function == Function.ASIC:
+            return self._asic(payload)
+        address = int.from_bytes(payload[3:5], "little")
+        if function == Function.REGISTERS and address != 0x0213:
+            n = int.from_bytes(payload[1:3], "little") + 1
+            if payload[0] == 0:
+                mask = (3 & self.memory[0x318]).to_bytes(8, "little")
+                self.memory[0x302:0x30A] = self.memory[0x310:0x318] = mask
+                return b"\0" + bytes(self.memory[address : address + n]) + b"\0"
+            self.memory[address : address + n] = payload[5:]
+            if address == 0x300:
+                self.order.append(f"reset {payload[5]}")
+                self.reset()
+            return b"\0"
+        if function == Function.REGISTERS and payload[0] == 1:
+            self.order.append(f"power {payload[5]}")
+        if function == Function.I2C:
+            self.order.append("i2c")
+        return await super()._exchange(function, payload, what, *rest)
+
+    def _asic(self, payload: bytes) -> bytes:
+        chip = payload[0] * 4 + payload[1]
+        if chip > 1:
+            return b"\xe3"
+        n_write, bits = payload[2], int.from_bytes(payload[4:], "big") >> (8 * (len(payload) - 4) - payload[2])
+        opcode = bits >> (n_write - 4)
+        channel = None if opcode & 8 else bits >> (n_write - 11) & 0x7F
+        if opcode & 1:
+            return b"\0" + self.asics[chip, channel]
+        n, n_bytes = (184, 23) if channel is None else (125, 16)
+        self.asics[chip, channel] = ((bits & (1 << n) - 1) << 8 * n_bytes - n).to_bytes(n_bytes, "big")
+        self.order.append("asic")
+        self.drop_v = 0.012  # configured ASICs draw more
+        return b"\0"
+
+
+def test_a_bring_up_trims_the_supplies_in_reset_and_vdd1_again_once_the_asics_are_configured(monkeypatch):
+    monkeypatch.setattr(bring_up, "SYNC_PAUSE_S", 0.0)
+    monkeypatch.setattr(bring_up, "LINK_SETTLE_S", 0.0)
+    model = WholeBoard()
+    kind = board_kind(0x0005, 0x0001_0111_0000_0000)
+    assert (kind.modules, kind.bias_slots) == (16, 2)
+    done = asyncio.run(bring_up.bring_up(Board(model), kind, AsicSettings()))  # type: ignore[arg-type]
+    assert sorted(done.chips) == [0, 1]
+    steps = [step for step, _ in itertools.groupby(model.order)]
+    assert steps == ["reset 1", "i2c", "power 1", "i2c", "reset 0", "reset 1", "reset 0", "asic", "i2c"]
+    assert 1.35 < model.volts(1, 0, "vdd1") < 1.36
+    assert model.power == 1
 
 
 def run(model: Model, then: Any = None) -> TrimmedSupplies:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from petqc_drivers.limits import Volts
     from petqc_drivers.petsys.bias import BiasChannel
     from petqc_drivers.petsys.link import LinkAccount, ReadoutLink
+    from petqc_drivers.petsys.module_eeprom import ModuleEeprom
     from petqc_drivers.petsys.receive import ReceiveAccount
     from petqc_drivers.petsys.test_pulse import TestPulse
 
@@ -375,6 +376,11 @@ class PetsysReadout:
         if identity.kind.has_trimmed_supplies:
             return await read_supplies(board, self._address)
         return await read_power_good(board, identity.kind, self._address)
+
+    @property
+    def module_eeproms(self) -> dict[int, ModuleEeprom]:
+        """What the EEPROMs of modules say (type, serial number), of modules whose temperatures were read."""
+        return {module: found.eeprom for module, found in self._sensors.items() if found.eeprom is not None}
 
     async def read_counters(self) -> list[Reading]:
         """Counters of the board's own links and of the links of the ASICs in use, lane by lane.
