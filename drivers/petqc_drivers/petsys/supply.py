@@ -4,6 +4,8 @@ What is on is what was commanded: these mezzanines do not tell the voltage at th
 mezzanines of all slots, so it is switched on only when every output of every slot is at its lowest; where outputs can
 be told nothing before (BIAS_16P), only when what they start with is stated in the settings and inside every limit.
 
+On and off share every piece of state and must be read together, so they stand in one long file.
+
 Source: TOFPET2 interface reference (vendor software revision 194662e, protocol 0x0104), section 4.9.
 """
 
