@@ -73,8 +73,29 @@ def test_charges_are_right_to_half_a_percent(seed):
             worst = max(worst, float(np.abs(measured / charge - 1.0)[charge > 20].max()))
             assert np.abs(measured - charge).max() < 0.2
     assert worst < 0.005
+    stated = next(c for c in found.columns if c.id == "charge_error").value
+    assert 0.01 < stated.min() <= stated.max() < 0.05
     residual = next(r for r in found.results if r.id == "charge_residual" and r.node == "scanner")
     assert str(residual.status) == "pass"
+
+
+def test_stray_hits_do_no_harm():
+    channels = [0, 200]
+    detector, points = scan(6, channels, ChargePlan())
+    table = tdc_table(detector, channels)
+    rng = np.random.default_rng(6)
+    spoiled = []
+    for point in points:
+        stray = rng.integers(0, 1 << 42, 20, np.uint64) | rng.choice(channels, 20).astype(np.uint64) << np.uint64(42)
+        near = point.words[:2] ^ np.uint64(1 << 8)  # of a pulse, with a wild code
+        words = np.concatenate([point.words, stray, near])
+        counts = np.concatenate([point.counts, np.ones(22, np.int32)])
+        spoiled.append(EventPoint(point.step1, point.step2, words, counts))
+    clean, found = (fit(taken, np.array(channels, np.int32), table).tables["qdc"] for taken in (points, spoiled))
+    t = np.linspace(10.0, 270.0, 50)
+    for one, other in zip(clean, found, strict=True):
+        p, r = (np.array([line[f"p{k}"] for k in range(10)]) for line in (one, other))
+        assert np.abs(code_of_time(t, p) - code_of_time(t, r)).max() < 0.25  # of a slope of 3 codes a clock
 
 
 def test_without_a_time_calibration_a_channel_is_left_out_with_the_reason():

@@ -102,6 +102,46 @@ def test_a_channel_without_hits_and_one_that_does_not_follow_are_left_out_with_t
     assert next(r for r in found.results if r.id == "tdc_channels_refused").value == 2
 
 
+def test_stray_hits_and_missing_points_do_no_harm():
+    channels = [0, 63, 200]
+    detector, points = scan(5, channels, TdcPlan())
+    rng = np.random.default_rng(5)
+    spoiled = []
+    for i, point in enumerate(points):
+        stray = rng.integers(0, 1 << 40, 25, np.uint64) | rng.choice(channels, 25).astype(np.uint64) << np.uint64(42)
+        pulses = point.words.size if i % 8 else 0  # at every eighth phase there is nothing but strays
+        words = np.concatenate([point.words[:pulses], stray])
+        counts = np.concatenate([point.counts[:pulses], np.ones(25, np.int32)])
+        near = point.words[:3] ^ np.uint64(1 << 17)  # of the pulse's own count, with a wild code
+        spoiled.append(EventPoint(point.step1, 0.0, np.concatenate([words, near]), np.append(counts, [1, 1, 1])))
+    found = fit(spoiled, np.array(channels, np.int32))
+    assert found.columns[0].reason.tolist() == [""] * 3
+    errors = time_errors_ps(detector, channels, found.tables["tdc"])
+    assert np.sqrt((errors**2).mean()) < 3.0
+    covered = next(c for c in found.columns if c.id == "tdc_covered")
+    assert 75.0 < covered.value.min() <= covered.value.max() < 100.0 * 44.5 / 51
+
+
+def test_an_interpolator_that_is_bent_shows_it():
+    channels = [0, 63]
+    _, points = scan(6, channels, TdcPlan())
+    bent = []
+    for point in points:
+        fine = (point.words >> np.uint64(10) & np.uint64(1023)).astype(np.int64)
+        wave = np.round(4.0 * np.sin(fine / 20.0)).astype(np.int64) * (point.words >> np.uint64(42) == 63)
+        words = (point.words & ~np.uint64(1023 << 10)) | ((fine + wave) & 1023).astype(np.uint64) << np.uint64(10)
+        words, at = np.unique(words, return_inverse=True)
+        bent.append(EventPoint(point.step1, 0.0, words, np.bincount(at, point.counts).astype(np.int32)))
+    found = fit(bent, np.array(channels, np.int32))
+    inl, chi2, error = (next(c for c in found.columns if c.id == f"tdc_{name}") for name in ("inl", "chi2", "error"))
+    assert 50.0 < inl.value[1] < 150.0  # 4 codes of 27 ps
+    assert inl.value[0] < 10.0
+    assert inl.status.tolist()[0] == "pass"
+    assert inl.status.tolist()[1] in {"warn", "fail"}
+    assert chi2.status.tolist() == ["pass", "warn"]
+    assert error.value[1] > 3 * error.value[0]
+
+
 def test_no_events_at_all_is_an_error():
     with pytest.raises(BadInputError, match="no events"):
         fit([EventPoint(0.1, 0.0, np.empty(0, np.uint64), np.empty(0, np.int32))], np.array([1], np.int32))

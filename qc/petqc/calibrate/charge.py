@@ -48,8 +48,16 @@ _SATURATION_MARGIN_CODES = 12.0
 _HIGHEST_CODE = 1023.0 - _SATURATION_MARGIN_CODES
 _ROUNDING_VARIANCE = 1.0 / 12.0
 _OUTLIER_SIGMA = 6.0
+_PASSES = 3
+_SIGMA_OF_MEDIAN = 1.4826
+"""Standard deviation over the median size, of Gaussian residuals."""
+_STRAY = 0.2
+"""A group with fewer hits than this share of a usual one is none of the pulse's."""
+_GRID = 257
+"""Places of the range at which a curve is looked at."""
 
 RESIDUAL = Limits(warn_high=0.3, fail_high=1.5)
+CHI2 = Limits(warn_high=3.0)
 METHOD = "weighted least squares of mean code against integrated time, order by the Bayesian information criterion"
 
 
@@ -86,11 +94,18 @@ VENDOR_PLAN: Final = ChargePlan(length_step=1, phases=3, hits_per_tac=976)
 
 @dataclass(frozen=True, slots=True)
 class _Curve:
-    """Curve of one TAC: coefficients p, range of times it holds for, rms of the points around it in clocks."""
+    """Curve of one TAC: coefficients p, range of times it holds for, rms of the points around it in clocks.
+
+    error_clk: standard error of a time, rms over the range. chi2: of the points, per degree of freedom; points: how
+    many there are.
+    """
 
     p: NDArray[np.float64]
     high_clk: float
     residual_clk: float
+    error_clk: float
+    chi2: float
+    points: int
     order: int
 
 
@@ -128,21 +143,27 @@ def fit(points: Sequence[EventPoint], channels: NDArray[np.int32], tdc: NDArray[
             else:
                 curves[4 * place + tac] = found
     good = np.setdiff1d(np.arange(channels.size), list(reasons))
-    residual, high, of_order = (np.full(channels.size, np.nan) for _ in range(3))
+    residual, error, high, of_order, chi2, freedom = (np.full(channels.size, np.nan) for _ in range(6))
     for place in good:
         mine = [curves[4 * int(place) + tac] for tac in range(4)]
         residual[place] = math.sqrt(sum(c.residual_clk**2 for c in mine) / 4)
+        error[place] = math.sqrt(sum(c.error_clk**2 for c in mine) / 4)
+        chi2[place] = sum(c.chi2 for c in mine) / 4
+        freedom[place] = sum(c.points - c.order - 1 for c in mine)
         high[place] = min(c.high_clk for c in mine)
         of_order[place] = max(c.order for c in mine)
-    none = np.zeros(channels.size)
+    none, of_rms = np.zeros(channels.size), 1.0 / np.sqrt(2.0 * freedom)
     columns = [
-        column("charge_residual", "clk", residual, residual / math.sqrt(8 * _MIN_POINTS), hits, RESIDUAL, reasons),
+        column("charge_residual", "clk", residual, residual * of_rms, hits, RESIDUAL, reasons),
+        column("charge_error", "clk", error, error * of_rms, hits, Limits(), reasons),
+        column("charge_chi2", "", chi2, 2.0 * of_rms, hits, CHI2, reasons),
         column("charge_range", "clk", high, none, hits, Limits(warn_low=_MIN_RANGE_CLK * 1.5), reasons),
         column("charge_order", "", of_order, none, hits, Limits(), reasons),
     ]
     results = [refused("charge", channels, reasons)]
     results += summary(columns[0], channels, limits=RESIDUAL, asic_limits=RESIDUAL, method=METHOD)
-    results += summary(columns[1], channels, limits=Limits(), asic_limits=Limits(), method=METHOD)
+    for one, allowed in zip(columns[1:4], (Limits(), CHI2, Limits()), strict=True):
+        results += summary(one, channels, limits=allowed, asic_limits=allowed, method=METHOD)
     table = _table(curves, channels, good)
     return Calibration("charge", {"qdc": table}, channels, results, columns, notes=refusal_notes("charge", reasons))
 
@@ -176,16 +197,28 @@ def _fit_row(
     t, mean, n, m2 = t[use], mean[use], n[use], m2[use]
     if not t.size:
         return "no hits"
+    # Pulses come again and again at the same two counts; what is far rarer than where the median hit lies is stray.
+    order = np.argsort(n)
+    usual = n[order][np.searchsorted(np.cumsum(n[order]), 0.5 * n.sum())]
+    t, mean, n, m2 = (values[n >= _STRAY * usual] for values in (t, mean, n, m2))
     below = mean < min(_HIGHEST_CODE, float(mean.max()) - _SATURATION_MARGIN_CODES)
     # Codes of a pulse are all rounded alike, so a point is no better than a rounding however many hits it has.
     variance = (m2 / np.maximum(n - 1.0, 1.0) / n + _ROUNDING_VARIANCE)[below]
     t, mean = t[below], mean[below]
-    first = _curve_through(t, mean, variance)
-    if isinstance(first, str):
-        return first
-    residual = np.abs(mean - np.polynomial.polynomial.polyval(t, first.p))
-    inside = residual <= _OUTLIER_SIGMA * np.sqrt(variance)
-    return first if inside.all() else _curve_through(t[inside], mean[inside], variance[inside])
+    found = _curve_through(t, mean, variance)
+    use = np.ones(t.size, np.bool_)
+    for _ in range(_PASSES):
+        if isinstance(found, str):
+            break
+        residual = np.abs(mean - np.polynomial.polynomial.polyval(t, found.p))
+        # A curve that no polynomial follows has residuals everywhere: those are told, not left out.
+        spread = _SIGMA_OF_MEDIAN * float(np.median(residual))
+        inside = residual <= _OUTLIER_SIGMA * np.sqrt(variance + spread**2)
+        if (inside == use).all():
+            break
+        use = inside
+        found = _curve_through(t[use], mean[use], variance[use])
+    return found
 
 
 def _curve_through(t: NDArray[np.float64], mean: NDArray[np.float64], variance: NDArray[np.float64]) -> _Curve | str:
@@ -195,13 +228,28 @@ def _curve_through(t: NDArray[np.float64], mean: NDArray[np.float64], variance: 
     if high - float(t.min()) < _MIN_RANGE_CLK:
         return f"only {high - float(t.min()):.0f} clocks of integration below saturation"
     c, order = _best_order(2.0 * t / high - 1.0, mean, 1.0 / variance)
+    chi2 = float(((mean - chebyshev.chebval(2.0 * t / high - 1.0, c)) ** 2 / variance).sum()) / max(
+        t.size - order - 1, 1
+    )
     p = Polynomial(chebyshev.cheb2poly(c), domain=[0.0, high], window=[-1.0, 1.0]).convert().coef.astype(np.float64)
-    slope = np.polynomial.polynomial.polyval(np.linspace(0.0, high, 257), np.arange(1.0, p.size) * p[1:])
+    slope = np.polynomial.polynomial.polyval(np.linspace(0.0, high, _GRID), np.arange(1.0, p.size) * p[1:])
     if not (slope > 0).all():
         return "the curve does not rise"
     squares = float(((mean - np.polynomial.polynomial.polyval(t, p)) ** 2).sum())
-    residual_clk = math.sqrt(squares / max(t.size - order - 1, 1)) / float(slope[128])
-    return _Curve(np.pad(p, (0, N_COEFFICIENTS - p.size)), high, residual_clk, order)
+    residual_clk = math.sqrt(squares / max(t.size - order - 1, 1)) / float(slope[_GRID // 2])
+    code_error = _standard_error(2.0 * t / high - 1.0, 1.0 / variance, order) * math.sqrt(max(chi2, 1.0))
+    error_clk = math.sqrt(float(((code_error / slope) ** 2).mean()))
+    p = np.pad(p, (0, N_COEFFICIENTS - p.size))
+    return _Curve(p, high, residual_clk, error_clk, chi2, t.size, order)
+
+
+def _standard_error(s: NDArray[np.float64], w: NDArray[np.float64], order: int) -> NDArray[np.float64]:
+    """Of the curve's codes at _GRID even places of the range, (_GRID,)."""
+    design = chebyshev.chebvander(s, order) * np.sqrt(w)[:, None]
+    upper = np.linalg.qr(design)[1]
+    at = chebyshev.chebvander(np.linspace(-1.0, 1.0, _GRID), order)
+    half = np.linalg.solve(upper.T, at.T)
+    return np.asarray(np.sqrt((half**2).sum(axis=0)))
 
 
 def _best_order(

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 Branch = Literal["T", "E"]
 
+_NEAR_CODES = 24
+"""Codes of a pulse that is there again and again lie within a few; an interpolator so noisy that this cuts into it is
+refused for its residual."""
+
 
 @dataclass(frozen=True, slots=True)
 class Groups:
@@ -63,6 +67,9 @@ def group_events(points: Iterable[EventPoint], branch: Branch, *, both_coarse: b
         if not both_coarse:
             t_coarse, e_coarse = (t_coarse, t_coarse * 0) if branch == "T" else (e_coarse * 0, e_coarse)
         key, at = np.unique((row << 20) | (t_coarse << 10) | e_coarse, return_inverse=True)
+        near = _near_median(at, fine, counts)
+        key, at = np.unique(key[at[near]], return_inverse=True)
+        fine, other, counts = fine[near], other[near], counts[near]
         n = np.bincount(at, counts)
         mean = np.bincount(at, counts * fine) / n
         m2 = np.bincount(at, counts * (fine - mean[at]) ** 2)
@@ -84,3 +91,14 @@ def group_events(points: Iterable[EventPoint], branch: Branch, *, both_coarse: b
         return Groups(whole, real, real, whole, whole, whole, real, real, real)
     columns: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
     return Groups(*columns)
+
+
+def _near_median(group: NDArray[np.int64], fine: NDArray[np.int64], counts: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which codes lie no further than _NEAR_CODES from the median of their group; others are not of a pulse."""
+    order = np.lexsort((fine, group))
+    ordered, below = group[order], np.cumsum(counts[order])
+    last = np.append(ordered[1:] != ordered[:-1], True)
+    end = below[last]  # groups are 0 .. n - 1, each there
+    begin = np.append(0.0, end[:-1])
+    middle = order[np.searchsorted(below, 0.5 * (begin + end))]
+    return np.asarray(np.abs(fine - fine[middle][group]) <= _NEAR_CODES)

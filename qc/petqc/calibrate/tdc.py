@@ -35,6 +35,8 @@ FRAME_CLK: Final = 1024
 _ONE_COARSE = 0.995
 """A point at which more than the rest is latched one count later is at the edge, where the mean code is that of the
 pulses which came early or late: it is left out (what remains biases the mean by less than 0.02 of the jitter)."""
+_STRAY = 0.2
+"""A point with fewer hits than this share of a row's median point is none of the pulse's."""
 _MIN_POINTS = 10
 _MIN_COVERED = 0.5
 """Half of the points must have hits, as the readout maker asks too."""
@@ -45,10 +47,16 @@ _RANGE_CLK = 1.05
 """The intervals of one interpolator span one clock; more means that its hits do not belong to one pulse."""
 _ROUNDING_VARIANCE = 1.0 / 12.0
 _OUTLIER_SIGMA = 6.0
+_SIGMA_OF_MEDIAN = 1.4826
+"""Standard deviation over the median size, of Gaussian residuals."""
 _PASSES = 3
 
 RESIDUAL = Limits(warn_high=12.0, fail_high=50.0)
 STEP = Limits(15.0, 18.0, 40.0, 50.0)
+INL = Limits(warn_high=25.0, fail_high=100.0)
+CHI2 = Limits(warn_high=3.0)
+COVERED = Limits(warn_low=80.0)
+"""Warnings of single channels: the curve is not that of the points, or points are missing."""
 METHOD = "weighted least squares of mean code against phase, per TAC and branch"
 
 
@@ -92,13 +100,18 @@ class _Curves:
     """Fitted curves of one branch; (rows,) each, NaN where there is none.
 
     c: (rows, 3) coefficients of the code in u = q - 1. t0: clocks, not centred. error_ps: standard error of a time,
-    over the range. residual_ps: rms of the points around the curve. covered: share of the points with hits.
+    over the range. residual_ps: rms of the points around the curve; inl_ps: the largest deviation of a running mean of
+    three of them, which is the interpolator's own and not that of one point. chi2: of the points, per degree of
+    freedom. covered: share of the points that were used.
     """
 
     c: NDArray[np.float64]
     t0: NDArray[np.float64]
     error_ps: NDArray[np.float64]
     residual_ps: NDArray[np.float64]
+    inl_ps: NDArray[np.float64]
+    chi2: NDArray[np.float64]
+    covered: NDArray[np.float64]
     hits: NDArray[np.int64]
     reasons: dict[int, str]
 
@@ -128,17 +141,27 @@ def fit(points: Sequence[EventPoint], channels: NDArray[np.int32]) -> Calibratio
     table = _table(curves, channels, good)
     residual = _rms([c.residual_ps for c in curves.values()])
     error = _rms([c.error_ps for c in curves.values()])
+    inl = np.max([c.inl_ps.reshape(-1, 4).max(axis=1) for c in curves.values()], axis=0)
+    chi2 = np.mean([c.chi2.reshape(-1, 4).mean(axis=1) for c in curves.values()], axis=0)
+    covered = np.min([c.covered.reshape(-1, 4).min(axis=1) for c in curves.values()], axis=0)
     hits = np.minimum(*(c.hits.reshape(-1, 4).min(axis=1) for c in curves.values()))
+    freedom = np.maximum(8.0 * (covered * len({p.step1 for p in points}) - 3.0), 1.0)
+    of_rms = 1.0 / np.sqrt(2.0 * freedom)
     step = CLOCK_PS / curves[BRANCH_T].c[:, 1].reshape(-1, 4)
     columns = [
-        column("tdc_residual", "ps", residual, residual / np.sqrt(16.0 * _MIN_POINTS), hits, RESIDUAL, reasons),
-        column("tdc_error", "ps", error, np.zeros(channels.size), hits, Limits(), reasons),
+        column("tdc_residual", "ps", residual, residual * of_rms, hits, RESIDUAL, reasons),
+        column("tdc_error", "ps", error, error * of_rms, hits, Limits(), reasons),
         column("tdc_step", "ps", step.mean(axis=1), step.std(axis=1) / 2.0, hits, STEP, reasons),
+        column("tdc_inl", "ps", inl, residual / np.sqrt(3.0), hits, INL, reasons),
+        column("tdc_chi2", "", chi2, np.sqrt(2.0 / freedom), hits, CHI2, reasons),
+        column("tdc_covered", "%", 100.0 * covered, np.zeros(channels.size), hits, COVERED, reasons),
     ]
     results = [refused("tdc", channels, reasons)]
     results += summary(columns[0], channels, limits=RESIDUAL, asic_limits=RESIDUAL, method=METHOD)
     results += summary(columns[1], channels, limits=Limits(), asic_limits=Limits(), method=METHOD)
     results += summary(columns[2], channels, limits=STEP, asic_limits=STEP, method=METHOD)
+    results += summary(columns[3], channels, limits=INL, asic_limits=INL, method=METHOD)
+    results += summary(columns[4], channels, limits=CHI2, asic_limits=CHI2, method=METHOD)
     return Calibration("tdc", {"tdc": table}, channels, results, columns, notes=refusal_notes("tdc", reasons))
 
 
@@ -150,7 +173,8 @@ def _fit_branch(groups: Groups, coarse: NDArray[np.int64], channels: NDArray[np.
     row = 4 * place + (groups.row & 3)
     hits = np.bincount(row, groups.n, n_rows).astype(np.int64)
     phases, phase = np.unique(groups.step1, return_inverse=True)
-    chosen = _one_of_each_cell(row * phases.size + phase, groups.n)
+    chosen = _one_of_each_cell(row * phases.size + phase, groups.n, coarse)
+    chosen = chosen[_is_of_a_pulse(row[chosen], groups.n[chosen], n_rows)]
     row, x, n = row[chosen], coarse[chosen] - groups.step1[chosen], groups.n[chosen].astype(np.float64)
     mean, m2 = groups.mean[chosen], groups.m2[chosen]
     # A count near the end of a frame and one near its beginning are neighbours.
@@ -168,7 +192,9 @@ def _fit_branch(groups: Groups, coarse: NDArray[np.int64], channels: NDArray[np.
     for _ in range(_PASSES):
         c, covariance = _quadratics(row[use], u[use], mean[use], n[use] / variance[row[use]], n_rows)
         residual = mean - _code(c[row], u)
-        sigma = np.sqrt(variance[row] / n + _ROUNDING_VARIANCE)
+        # A curve that is no parabola has residuals everywhere: those are told, not left out like a stray point's.
+        spread = _SIGMA_OF_MEDIAN * _median_of_rows(row, np.abs(residual), n_rows)
+        sigma = np.sqrt(variance[row] / n + _ROUNDING_VARIANCE + spread[row] ** 2)
         outside = ~(np.abs(residual) <= _OUTLIER_SIGMA * sigma)
         if (outside == ~use).all():
             break
@@ -176,17 +202,21 @@ def _fit_branch(groups: Groups, coarse: NDArray[np.int64], channels: NDArray[np.
     slope = c[:, 1]
     with np.errstate(divide="ignore", invalid="ignore"):
         squares = np.bincount(row[use], (residual[use] / slope[row[use]]) ** 2, n_rows)
-        residual_ps = CLOCK_PS * np.sqrt(squares / np.maximum(np.bincount(row[use], minlength=n_rows) - 3, 1))
+        used = np.bincount(row[use], minlength=n_rows)
+        residual_ps = CLOCK_PS * np.sqrt(squares / np.maximum(used - 3, 1))
+        chi2 = np.bincount(row[use], (n / variance[row] * residual**2)[use], n_rows) / np.maximum(used - 3, 1)
+        inl_ps = CLOCK_PS * _largest_running_mean(row[use], u[use], residual[use], n_rows) / np.abs(slope)
         # Mean over u in -0.5 .. 0.5 of the variance of the curve.
         v = covariance
         of_code = v[:, 0, 0] + (2 * v[:, 0, 2] + v[:, 1, 1]) / 12.0 + v[:, 2, 2] / 80.0
-        error_ps = CLOCK_PS * np.sqrt(of_code) / np.abs(slope)
+        # Where the points lie further from the curve than their spread allows, so may the curve from the truth.
+        error_ps = CLOCK_PS * np.sqrt(of_code * np.maximum(chi2, 1.0)) / np.abs(slope)
     reasons: dict[int, str] = {}
     for i in range(n_rows):
         why = _why_not(hits[i], points[i], phases.size, high[i] - low[i], c[i])
         if why:
             reasons[i] = why
-    return _Curves(c, t0, error_ps, residual_ps, hits, reasons)
+    return _Curves(c, t0, error_ps, residual_ps, inl_ps, chi2, used / phases.size, hits, reasons)
 
 
 def _why_not(hits: int, points: int, n_points: int, width: float, c: NDArray[np.float64]) -> str:
@@ -201,14 +231,53 @@ def _why_not(hits: int, points: int, n_points: int, width: float, c: NDArray[np.
     return ""
 
 
-def _one_of_each_cell(cell: NDArray[np.int64], n: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Position of the largest group of each cell, for the cells in which it is nearly all."""
+def _one_of_each_cell(cell: NDArray[np.int64], n: NDArray[np.int64], coarse: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Position of the largest group of each cell, for the cells in which it is nearly all of its neighbourhood.
+
+    Hits further away than one count are no pulses, and say nothing about the edge.
+    """
     order = np.lexsort((-n, cell))
     first = np.ones(order.size, bool)
     first[1:] = cell[order][1:] != cell[order][:-1]
     largest = order[first]
-    total = np.bincount(cell, n, minlength=int(cell.max(initial=-1)) + 1)
+    of_largest = np.zeros(int(cell.max(initial=-1)) + 1, np.int64)
+    of_largest[cell[largest]] = coarse[largest]
+    far = np.abs(coarse - of_largest[cell])
+    is_near = np.minimum(far, FRAME_CLK - far) <= 1
+    total = np.bincount(cell, n * is_near, minlength=of_largest.size)
     return largest[n[largest] >= _ONE_COARSE * total[cell[largest]]]
+
+
+def _median_of_rows(
+    row: NDArray[np.int64], value: NDArray[np.int64] | NDArray[np.float64], n_rows: int
+) -> NDArray[np.float64]:
+    """Upper median of each row's values; 0 where there are none."""
+    order = np.lexsort((value, row))
+    begin = np.searchsorted(row[order], np.arange(n_rows + 1))
+    found = np.zeros(n_rows)
+    there = begin[1:] > begin[:-1]
+    found[there] = value[order][(begin[:-1] + begin[1:])[there] // 2]
+    return found
+
+
+def _is_of_a_pulse(row: NDArray[np.int64], n: NDArray[np.int64], n_rows: int) -> NDArray[np.bool_]:
+    """Which points have hits as a row's points have them; a point without a pulse has stray hits only."""
+    usual = _median_of_rows(row, n, n_rows)
+    return np.asarray(n >= _STRAY * usual[row])
+
+
+def _largest_running_mean(
+    row: NDArray[np.int64], u: NDArray[np.float64], residual: NDArray[np.float64], n_rows: int
+) -> NDArray[np.float64]:
+    """Of each row, the largest size of the mean of three neighbouring residuals; 0 where there are not three."""
+    order = np.lexsort((u, row))
+    row, residual = row[order], residual[order]
+    largest = np.zeros(n_rows)
+    if row.size >= 3:
+        mean = np.abs(residual[:-2] + residual[1:-1] + residual[2:]) / 3.0
+        same = row[:-2] == row[2:]
+        np.maximum.at(largest, row[:-2][same], mean[same])
+    return largest
 
 
 def _range(row: NDArray[np.int64], x: NDArray[np.float64], n_rows: int) -> tuple[NDArray[np.float64], ...]:

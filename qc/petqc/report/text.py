@@ -21,7 +21,7 @@ _MOST_DECIMALS = 9
 _LEAST_UNCERTAINTY = 5e-7
 """Uncertainties below this are those of a calculation, not of a measurement: the value is given plainly."""
 
-_ABBREVIATIONS = {"fwhm": "FWHM", "fwtm": "FWTM", "ctr": "CTR", "tdc": "TDC", "dac": "DAC", "iv": "IV"}
+_ABBREVIATIONS = {"fwhm": "FWHM", "fwtm": "FWTM", "ctr": "CTR", "tdc": "TDC", "dac": "DAC", "iv": "IV", "inl": "INL"}
 STATUS_WORD = {
     Status.PASS: "pass",
     Status.WARN: "warn",

@@ -1,0 +1,248 @@
+"""How well the fits of calibrations find what they are after: detectors whose truth is known, drawn from several seeds.
+
+    python benchmarks/calibration.py [--kind tdc] [--seeds 3] [--json OUT.json]
+
+Takes the points of each default plan straight from the simulated physics (no board, no link), fits them, and compares
+with what was drawn. Every figure is over all channels; of several seeds the worst is shown, with the goal beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from petqc.calibrate import Calibration, CounterPoint, EventPoint, charge, tdc, threshold
+from petqc.calibration.charge import charge_table, code_of_time, time_of_code
+from petqc.formats.petsys_tables import TABLES
+from petqc_simulators.physics.detector import BASELINE_STEPS, THRESHOLD_NOISE_STEPS, Detector, PulseTrain
+from petqc_simulators.profile import load_profile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BENCH = load_profile("bench")
+N = BENCH.geometry.channels
+CHANNELS = np.arange(N, dtype=np.int32)
+PS = tdc.CLOCK_PS
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of one seed. goal: not to be exceeded; None: for information."""
+
+    name: str
+    value: float
+    unit: str
+    goal: float | None = None
+
+
+GROUPS = 8
+"""Channels are pulsed in so many turns: a frame carries 126 events."""
+
+
+def pulsed(
+    detector: Detector, pulse: PulseTrain, frames: int, step: tuple[float, float], **fields: object
+) -> EventPoint:
+    """Counted events of some frames of pulses into every channel, one group of channels after the other."""
+    parts = []
+    for group in range(GROUPS):
+        mode = np.where(group == CHANNELS % GROUPS, 1, 3)
+        detector.set(replace(detector.controls, trigger_mode=mode, test_pulse=pulse, **fields))
+        detector.advance()  # what is under way still has the pulse before
+        block = detector.advance()
+        starts = block.starts[: frames + 1]
+        is_event = np.ones(starts[-1], np.bool_)
+        is_event[starts[:-1]] = is_event[starts[:-1] + 1] = False
+        parts.append(block.words[: starts[-1]][is_event])
+    words, counts = np.unique(np.concatenate(parts), return_counts=True)
+    return EventPoint(*step, words, counts.astype(np.int32))
+
+
+def dark(seed: int) -> Detector:
+    """A detector without a source and without bias, as it is calibrated with test pulses."""
+    detector = Detector(BENCH, seed)
+    detector.set(replace(detector.controls, bias_v=np.zeros_like(detector.controls.bias_v)))
+    detector.settle()
+    return detector
+
+
+def column(found: Calibration, name: str) -> np.ndarray:
+    return np.asarray(next(c for c in found.columns if c.id == name).value)
+
+
+def tdc_scan(seed: int) -> tuple[Detector, list[EventPoint]]:
+    detector, plan = dark(seed), tdc.TdcPlan()
+    is_charge = np.zeros(N, bool)
+    return detector, [
+        pulsed(
+            detector,
+            PulseTrain(plan.length_clk, plan.interval_clk, phase),
+            plan.frames_per_point,
+            (phase, 0.0),
+            is_charge=is_charge,
+        )
+        for phase in plan.points()
+    ]
+
+
+def of_tdc(seed: int) -> list[Figure]:
+    detector, points = tdc_scan(seed)
+    began_s = time.perf_counter()
+    found = tdc.fit(points, CHANNELS)
+    took_s = time.perf_counter() - began_s
+    table = found.tables["tdc"]
+    line = table[table["branch"] == 0]
+    channel = line["chip"].astype(int) * 64 + line["channel"]
+    t0, a0, a1, a2 = detector.draw.tdc[4 * channel + line["tac"], :4].T[:, :, None]
+    true = np.linspace(0.0, 1.0, 101)[:-1]
+    at = true + ((detector.draw.delay_ps - detector.draw.offset_ps)[channel] / PS)[:, None] + t0
+    q = np.ceil(at + 0.5) - at
+    code = a0 + a1 * q + a2 * q * q  # not rounded: what is beyond the quantisation
+    b0, b1, b2, s0 = (line[k][:, None] for k in ("a0", "a1", "a2", "t0"))
+    measured = np.ceil(at + 0.5) - (-b1 + np.sqrt(b1 * b1 - 4 * (b0 - code) * b2)) / (2 * b2) - s0
+    error = (measured - true) * PS
+    error -= error.mean()
+    rms_of_channel = np.sqrt((error**2).reshape(-1, 4 * true.size).mean(axis=1))
+    stated = column(found, "tdc_error")[np.unique(channel)]
+    return [
+        Figure("channels without a calibration", N - rms_of_channel.size, "", 0),
+        Figure("time error, rms", float(np.sqrt((error**2).mean())), "ps", 10.0),
+        Figure("time error, worst channel", float(rms_of_channel.max()), "ps", 10.0),
+        Figure("rms over stated error", float(np.sqrt((rms_of_channel**2 / stated**2).mean())), "", 1.2),
+        Figure("quantisation, rms", float(np.mean(PS / b1) / np.sqrt(12.0)), "ps"),
+        Figure("time of the fit", took_s, "s"),
+    ]
+
+
+def true_tdc(detector: Detector) -> np.ndarray:
+    table = np.zeros(8 * N, TABLES["tdc"].dtype)
+    row = np.arange(8 * N) // 2
+    table["chip"], table["channel"], table["tac"] = row >> 8, row >> 2 & 63, row & 3
+    table["branch"] = np.arange(8 * N) % 2
+    for k, name in enumerate(("t0", "a0", "a1", "a2")):
+        table[name] = detector.draw.tdc[row, k + 4 * table["branch"].astype(int)]
+    return table
+
+
+def of_charge(seed: int) -> list[Figure]:
+    """With a time calibration that was measured, errors and all, as in an acquisition."""
+    times = tdc.fit(tdc_scan(seed)[1], CHANNELS).tables["tdc"]
+    detector, plan = dark(seed), charge.ChargePlan()
+    points = [
+        pulsed(
+            detector,
+            PulseTrain(length, plan.interval_clk, phase),
+            plan.frames_per_point,
+            (length, phase),
+            integration=np.zeros(N, np.int64),
+        )
+        for length, phase in plan.points()
+    ]
+    began_s = time.perf_counter()
+    found = charge.fit(points, CHANNELS, times)
+    took_s = time.perf_counter() - began_s
+    table = found.tables["qdc"]
+    row = 4 * (table["chip"].astype(int) * 64 + table["channel"]) + table["tac"]
+    inverse = charge_table(np.stack([table[f"p{k}"] for k in range(10)], axis=1).astype(np.float32))
+    window, charges = 61.0, np.linspace(5.0, 150.0, 59)
+    measured = np.empty((row.size, charges.size))
+    for i, one in enumerate(charges):
+        code = code_of_time(np.full(row.size, window + one), detector.draw.qdc[row])
+        measured[:, i] = time_of_code(code.astype(np.float32), np.arange(row.size), inverse) - window
+    of_time = np.linspace(10.0, 270.0, 79)  # where no integrator is saturated
+    error = np.empty((row.size, of_time.size))
+    for i, one in enumerate(of_time):
+        code = code_of_time(np.full(row.size, one), detector.draw.qdc[row])
+        error[:, i] = time_of_code(code.astype(np.float32), np.arange(row.size), inverse) - one
+    rms_of_channel = np.sqrt((error**2).reshape(-1, 4 * of_time.size).mean(axis=1))
+    stated = column(found, "charge_error")[np.unique(row // 4)]
+    used = charges > 20.0
+    relative = 100.0 * (measured / charges - 1.0)[:, used]
+    return [
+        Figure("channels without a calibration", N - row.size // 4, "", 0),
+        Figure("charge nonlinearity, rms", float(np.sqrt((relative**2).mean())), "%", 0.5),
+        Figure("charge nonlinearity, worst", float(np.abs(relative).max()), "%", 0.5),
+        Figure("time from code, rms error", float(np.sqrt((error**2).mean())), "clk"),
+        Figure("rms over stated error", float(np.sqrt((rms_of_channel**2 / stated**2).mean())), "", 1.2),
+        Figure("charge error of small pulses, worst", float(np.abs(measured - charges)[:, ~used].max()), "clk"),
+        Figure("time of the fit", took_s, "s"),
+    ]
+
+
+def of_threshold(seed: int) -> list[Figure]:
+    detector, plan, rng = dark(seed), threshold.ThresholdPlan(), np.random.default_rng(seed)
+    trims = np.stack([np.full(N, 58), np.full(N, 6)], axis=1)
+    clocks = 1 << 22
+    points = []
+    for k in range(3):
+        for code in plan.codes():
+            vth = np.zeros((N, 3), np.int64)
+            vth[:, k] = code
+            duty = detector.comparator_duty(replace(detector.controls, vth=vth, baseline=trims))[:, k]
+            points += [
+                CounterPoint({"discriminator": k, "code": code}, CHANNELS, rng.binomial(clocks, duty), clocks)
+                for _ in range(plan.reads)
+            ]
+    found = threshold.fit(points, trims[:, 0], trims[:, 1])
+    moved = (trims - detector.draw.baseline)[:, [0, 0, 1]] * np.array(BASELINE_STEPS)[[0, 0, 1]]
+    true = detector.draw.zero + moved
+    columns = [next(c for c in found.columns if c.id == f"threshold_zero_{name}") for name in threshold.DISCRIMINATORS]
+    zero = np.stack([c.value for c in columns], axis=1)
+    stated = np.stack([c.uncertainty for c in columns], axis=1)
+    noise = np.stack([column(found, f"threshold_noise_{name}") for name in threshold.DISCRIMINATORS], axis=1)
+    is_found = np.isfinite(zero)
+    inside = (true > 0.0) & (true < 62.5)
+    pulls = ((zero - true) / stated)[is_found]
+    return [
+        Figure("zeros inside the scan that were not found", int((inside & ~is_found).sum()), "", 0),
+        Figure("zero, rms error", float(np.sqrt(((zero - true)[is_found] ** 2).mean())), "DAC steps", 0.01),
+        Figure("rms over stated error", float(np.sqrt((pulls**2).mean())), "", 1.2),
+        Figure(
+            "noise, rms error", float(np.sqrt(((noise - THRESHOLD_NOISE_STEPS)[is_found] ** 2).mean())), "DAC steps"
+        ),
+    ]
+
+
+KINDS: dict[str, Callable[[int], list[Figure]]] = {"threshold": of_threshold, "tdc": of_tdc, "charge": of_charge}
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--kind", choices=[*KINDS], action="append", help="only these; may be repeated")
+    options.add_argument("--seeds", type=int, default=3, help="detectors to draw")
+    options.add_argument("--json", type=Path, help="also write every figure of every seed here")
+    given = options.parse_args()
+    written: dict[str, list[dict[str, object]]] = {}
+    missed = 0
+    print(f"{'':42}{'worst':>10}{'mean':>10}  {'unit':10}{'goal':>6}")
+    for kind in given.kind or KINDS:
+        of_seed = []
+        for seed in range(1, given.seeds + 1):
+            print(f"{kind}, detector {seed} of {given.seeds} …", file=sys.stderr)
+            of_seed.append(KINDS[kind](seed))
+        written[kind] = [{f.name: f.value for f in figures} for figures in of_seed]
+        print(kind)
+        for same in zip(*of_seed, strict=True):
+            values = [f.value for f in same]
+            goal = same[0].goal
+            is_missed = goal is not None and max(values) > goal
+            missed += is_missed
+            told = "" if goal is None else f"{goal:g}"
+            print(
+                f"  {same[0].name:40}{max(values):10.4g}{np.mean(values):10.4g}  {same[0].unit:10}{told:>6}"
+                + ("  MISSED" if is_missed else "")
+            )
+    if given.json:
+        given.json.write_text(json.dumps(written, indent=1) + "\n")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
