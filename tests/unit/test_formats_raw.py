@@ -184,6 +184,23 @@ def test_modes_go_into_a_modf_file_and_come_back(tmp_path, mixed):
         RawWriter(tmp_path / "y", RawHeader(mixed=not mixed), modes=modes)
 
 
+def test_the_kernel_is_loaded_before_the_first_frames_come(tmp_path, monkeypatch):
+    """Loading it takes seconds in which a thread that empties a ring of 84 ms does not run."""
+    sizes = []
+
+    def store(words, *arguments):
+        sizes.append(words.size)
+        return store_frames(words, *arguments)
+
+    monkeypatch.setattr("petqc.formats.petsys_kernels.store_frames", store)
+    with RawWriter(tmp_path / "a", RawHeader()) as writer:
+        assert sizes == [0]
+        writer.start_step()
+        writer.write(pack_frame(5, [7]))
+    assert sizes == [0, 3]
+    assert read(tmp_path / "a.rawf")[0].tolist() == pack_frame(5, [7]).tolist()
+
+
 def test_the_writer_refuses_what_it_cannot_keep(tmp_path):
     writer = RawWriter(tmp_path / "x", RawHeader())
     try:

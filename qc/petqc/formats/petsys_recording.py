@@ -84,9 +84,12 @@ class RawWriter:
         Raises:
             BadInputError: a file of this name exists, or modes and header contradict each other.
         """
+        from petqc.formats.petsys_kernels import store_frames
+
         self.prefix = Path(prefix)
         self.path = self._companion(".rawf")
         self.header = header
+        self._store = store_frames
         self._partial = self._companion(".rawf.partial")
         if header.mixed != (modes is not None):
             what = "the header says that modes are mixed" if header.mixed else "the header says one mode for all"
@@ -100,6 +103,8 @@ class RawWriter:
         self._at_block = self._state.copy()
         self._out = np.empty(BLOCK_BYTES // WORD_BYTES + MAX_FRAME_WORDS + 2, np.uint64)
         self._fill = 0
+        # Loading the kernel takes a second or two and holds up every thread: now, while no frames come yet.
+        self._store(np.empty(0, np.uint64), 0, self._out, 0, self._out.size, False, self._state, np.zeros(3, np.int64))
         self._position = HEADER_BYTES
         self._hash = hashlib.sha256()
         self._steps: list[RawStep] = []
@@ -206,8 +211,6 @@ class RawWriter:
             BadInputError: no step is open, or the words are not whole frames; frames before the bad one are kept.
             OSError: the disk is full or fails; the recording stays as `.rawf.partial`.
         """
-        from petqc.formats.petsys_kernels import store_frames
-
         self._usable()
         if self._step is None:
             raise BadInputError("no step is open", where=str(self.path), do="call start_step first")
@@ -215,7 +218,7 @@ class RawWriter:
         result = np.zeros(3, np.int64)
         limit = BLOCK_BYTES // WORD_BYTES
         while result[0] < words.size:
-            store_frames(words, int(result[0]), self._out, self._fill, limit, compacted, self._state, result)
+            self._store(words, int(result[0]), self._out, self._fill, limit, compacted, self._state, result)
             self._fill = int(result[1])
             if result[2] != WHOLE:
                 raise BadInputError(f"word {result[0]} of {words.size} does not begin a whole frame")
