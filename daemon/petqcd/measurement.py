@@ -71,6 +71,7 @@ class Measurement:
             calibration.topology,
             calibration.energy_unit,
             HistogramSettings.from_processing(settings, calibration.energy_unit),
+            searched=calibration.searched_pairs(),
         )
         self._look = look
         self._writer: Any = None
@@ -83,7 +84,7 @@ class Measurement:
 
         processor = Processor(self._calibration, self._settings, trigger_id=None)
         h = self.histograms
-        histograms = QcHistograms(h.topology, h.energy_unit, h.settings)
+        histograms = QcHistograms(h.topology, h.energy_unit, h.settings, searched=h.searched)
         histograms.add(processor.feed(noise_frames(h.topology.channels, np.random.default_rng(1))))
         histograms.add(processor.finish())
 

@@ -99,6 +99,7 @@ class QcHistograms:
         singles: (n_channels,) int64, all singles.
         hits: (n_channels,) int64, hits of each channel, where the source of events tells them apart from singles.
         singles_in_window: (n_channels,) int64, singles inside the energy window.
+        searched: (n_pairs,) whether coincidences of that pair are looked for at all.
         tof_edges: (n_tof + 1,) float64, ps. Times are whole picoseconds, hence edges between them.
         tof_prompt, tof_delayed: (n_pairs, n_tof) uint32; the pair's later module minus its earlier one.
         prompts, delayed: (n_pairs,) int64, all pairs of two modules, on the axis or not. The delayed window is searched
@@ -108,7 +109,22 @@ class QcHistograms:
         pairs_seen: prompts of two modules inside the time axis; every pairs_stride-th of them is in the pair buffer.
     """
 
-    def __init__(self, topology: Topology, energy_unit: EnergyUnit, settings: HistogramSettings | None = None) -> None:
+    def __init__(
+        self,
+        topology: Topology,
+        energy_unit: EnergyUnit,
+        settings: HistogramSettings | None = None,
+        *,
+        searched: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Everything at zero.
+
+        Args:
+            topology: the channels.
+            energy_unit: unit of all energies.
+            settings: the axes.
+            searched: (n_pairs,) whether coincidences of a pair of modules are looked for; None: of every pair.
+        """
         settings = HistogramSettings() if settings is None else settings
         self.topology = topology
         self.energy_unit = energy_unit
@@ -127,6 +143,7 @@ class QcHistograms:
         n_pairs = n_modules * (n_modules - 1) // 2
         self.tof_prompt = np.zeros((n_pairs, 2 * half), np.uint32)
         self.tof_delayed = np.zeros((n_pairs, 2 * half), np.uint32)
+        self.searched = np.ones(n_pairs, np.bool_) if searched is None else searched
         self.prompts = np.zeros(n_pairs, np.int64)
         self.delayed = np.zeros(n_pairs, np.int64)
         self.same_module = 0
@@ -144,6 +161,11 @@ class QcHistograms:
     def n_pairs(self) -> int:
         """Number of pairs of different modules."""
         return int(self.prompts.size)
+
+    @property
+    def searched_pairs(self) -> list[int]:
+        """Pairs of modules in which coincidences are looked for."""
+        return [int(p) for p in np.flatnonzero(self.searched)]
 
     def pair_modules(self, pair: int) -> tuple[int, int]:
         """Indices (a, b) of the two modules of a pair, a > b; dt is t_a - t_b."""

@@ -11,6 +11,7 @@ from petqc.formats.petsys_tables import BRANCH_E, BRANCH_T, COINCIDENCE, QDC, SA
 from petqc_simulators.boards.bias_prom import adc_codes
 from petqc_simulators.physics.detector import THRESHOLD_NOISE_STEPS
 from petqc_simulators.physics.draw import bias_points
+from petqc_simulators.physics.placement import crystal_middles_mm, in_coincidence
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,7 @@ PREBREAKDOWN_BELOW_V = 5.0
 
 
 def _rows(kind: TableKind, n: int, /, **columns: Any) -> NDArray[Any]:
-    """A table with the given columns; those that are not given are zero (port and slave)."""
+    """A table with the given columns; those that are not given are zero."""
     form = TABLES[kind]
     table = np.zeros(n, [(c.name, c.dtype) for c in form.columns])
     for name, values in columns.items():
@@ -32,29 +33,43 @@ def _rows(kind: TableKind, n: int, /, **columns: Any) -> NDArray[Any]:
     return table
 
 
+def _address(absolute: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    return {
+        "port": absolute >> 17,
+        "slave": absolute >> 12 & 31,
+        "chip": absolute >> 6 & 63,
+        "channel": absolute & 63,
+    }
+
+
 def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
     """Every table; one row per channel, TAC and branch as the vendor's tools write them."""
     geometry = profile.geometry
     n, outputs = geometry.channels, geometry.bias_channels
+    absolute = profile.absolute_channels()
     index = np.arange(n)
-    address = {"chip": index // 64, "channel": index % 64}
     rows = np.arange(4 * n)
-    tac_address = {"chip": rows // 256, "channel": rows // 4 % 64, "tac": rows % 4}
     both = np.repeat(rows, 2)
+    address = _address(absolute)
+    tac_address = {**_address(absolute[rows // 4]), "tac": rows % 4}
     branch = np.tile([BRANCH_T, BRANCH_E], 4 * n)
     tdc = draw.tdc.reshape(-1, 4)  # T and E branch alternate
     column, line = index % geometry.columns, index // geometry.columns % geometry.rows
-    side = np.where(draw.module_of == 0, -1.0, 1.0)
+    middle = crystal_middles_mm(geometry)
     codes, volts = bias_points(draw.dac_gain, draw.dac_offset_v)
     points = codes.size
-    output = np.arange(outputs)
+    first_of_output = absolute[index % geometry.crystals_per_bias == 0]
+    per_board = outputs // profile.hardware.boards
+    output = {name: _address(first_of_output)[name] for name in ("port", "slave")}
+    number = np.arange(outputs) % per_board
+    module = np.arange(geometry.modules)
+    one, other = np.nonzero(np.triu(in_coincidence(geometry), 1))
     settings = profile.electronics
     return {
         "tdc": _rows(
             "tdc",
             8 * n,
-            chip=both // 256,
-            channel=both // 4 % 64,
+            **_address(absolute[both // 4]),
             tac=both % 4,
             branch=branch,
             t0=tdc[:, 0],
@@ -74,12 +89,14 @@ def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
             region=draw.module_of,
             xi=column,
             yi=line,
-            x=np.round((column - (geometry.columns - 1) / 2) * geometry.pitch_mm, 3),
-            y=np.round((line - (geometry.rows - 1) / 2) * geometry.pitch_mm, 3),
-            z=side * (geometry.face_distance_mm + geometry.crystal_length_mm / 2),
+            **{axis: np.round(middle[:, k], 3) for k, axis in enumerate("xyz")},
         ),
         "trigger_map": _rows(
-            "trigger_map", 3, region1=[0, 1, 0], region2=[0, 1, 1], kind=[SAME_PHOTON, SAME_PHOTON, COINCIDENCE]
+            "trigger_map",
+            module.size + one.size,
+            region1=np.concatenate([module, one]),
+            region2=np.concatenate([module, other]),
+            kind=np.repeat([SAME_PHOTON, COINCIDENCE], [module.size, one.size]),
         ),
         "acquisition_mode": _rows("acquisition_mode", n, **address, mode=QDC),
         "disc_calibration": _rows(
@@ -103,7 +120,8 @@ def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
         "bias_calibration": _rows(
             "bias_calibration",
             outputs * points,
-            channel=np.repeat(output, points),
+            **{name: np.repeat(values, points) for name, values in output.items()},
+            channel=np.repeat(number, points),
             dac_code=np.tile(codes, outputs),
             volts=np.round(volts.ravel(), 5),
             adc_code=adc_codes(volts.ravel()),
@@ -111,12 +129,13 @@ def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
         "bias_settings": _rows(
             "bias_settings",
             outputs,
-            channel=output,
+            **output,
+            channel=number,
             prebreakdown=np.round(draw.breakdown_found_v - PREBREAKDOWN_BELOW_V, 4),
             breakdown=draw.breakdown_found_v,
             overvoltage=profile.sipm.overvoltage_v,
         ),
-        "bias_map": _rows("bias_map", n, **address, bias_channel=draw.bias_of),
+        "bias_map": _rows("bias_map", n, **address, bias_channel=draw.bias_of % per_board),
     }
 
 

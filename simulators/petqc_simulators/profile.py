@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 T = TypeVar("T")
 
@@ -18,9 +23,17 @@ class ProfileError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Two facing modules of identical crystals; entrance faces at ± face_distance_mm on the z axis."""
+    """Modules of identical crystals.
 
+    arrangement: `panels`, two facing ones with entrance faces at ± face_distance_mm on the z axis, the first half of
+    the modules at negative z; or `ring`, around the y axis with that radius. across: modules side by side in a panel,
+    or around the ring; the rest are further rows along y. gap_mm: between modules.
+    """
+
+    arrangement: str
     modules: int
+    across: int
+    gap_mm: float
     columns: int
     rows: int
     pitch_mm: float
@@ -28,6 +41,25 @@ class Geometry:
     face_distance_mm: float
     asics_per_module: int
     crystals_per_bias: int
+
+    @property
+    def width_mm(self) -> float:
+        """Of a module, along its columns."""
+        return self.columns * self.pitch_mm
+
+    @property
+    def height_mm(self) -> float:
+        """Of a module, along its rows."""
+        return self.rows * self.pitch_mm
+
+    @property
+    def extent_mm(self) -> tuple[float, float]:
+        """Of a panel along x and of panel or ring along y, from outer edge to outer edge."""
+        n_y = self.modules // self.across if self.arrangement == "ring" else self.modules // 2 // self.across
+        return (
+            self.across * (self.width_mm + self.gap_mm) - self.gap_mm,
+            n_y * (self.height_mm + self.gap_mm) - self.gap_mm,
+        )
 
     @property
     def crystals_per_module(self) -> int:
@@ -48,6 +80,34 @@ class Geometry:
     def chips(self) -> int:
         """ASICs, 64 channels each."""
         return self.modules * self.asics_per_module
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """The readout: front-end boards with equal numbers of modules, in the order of the modules.
+
+    clock_trigger: a unit of its own has clock and trigger, behind the daemon; otherwise the one board has both.
+    boards_per_port: boards chained to one port of the daemon.
+    """
+
+    boards: int
+    boards_per_port: int
+    clock_trigger: bool
+
+    def address(self, board: int) -> tuple[int, int]:
+        """Port and slave of a board."""
+        return divmod(board, self.boards_per_port)
+
+    @property
+    def trigger_address(self) -> tuple[int, int]:
+        """Port and slave of the clock and trigger unit: the first port without boards."""
+        return -(-self.boards // self.boards_per_port), 0
+
+    @property
+    def trigger_id(self) -> int:
+        """What recordings call the unit whose hits are trigger records; a single board with its own trigger says 1."""
+        port, slave = self.trigger_address
+        return 32 * port + slave if self.clock_trigger else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +226,7 @@ class Profile:
     name: str
     title: str
     geometry: Geometry
+    hardware: Hardware
     crystal: Crystal
     sipm: Sipm
     timing: Timing
@@ -175,9 +236,28 @@ class Profile:
     today: Today
     processing: ProcessingNumbers
 
+    @property
+    def modules_per_board(self) -> int:
+        """Modules of each front-end board."""
+        return self.geometry.modules // self.hardware.boards
+
+    def board(self, number: int) -> Profile:
+        """What one board has of it: its own modules, no others."""
+        if not 0 <= number < self.hardware.boards:
+            raise ProfileError(f"{self.name} has boards 0..{self.hardware.boards - 1}, not {number}")
+        return replace(self, geometry=replace(self.geometry, modules=self.modules_per_board))
+
+    def absolute_channels(self) -> NDArray[np.int64]:
+        """Absolute channel number of every channel, in the detector's own order."""
+        per_board = self.geometry.channels // self.hardware.boards
+        board, place = np.divmod(np.arange(self.geometry.channels, dtype=np.int64), per_board)
+        port, slave = np.array([self.hardware.address(b) for b in range(self.hardware.boards)], np.int64).T
+        return np.asarray(port[board] << 17 | slave[board] << 12 | place)
+
 
 _SECTIONS: dict[str, type[Any]] = {
     "geometry": Geometry,
+    "hardware": Hardware,
     "crystal": Crystal,
     "sipm": Sipm,
     "timing": Timing,
@@ -198,8 +278,8 @@ def _section(kind: type[T], values: object, where: str) -> T:
     if missing := sorted(set(known) - set(values)):
         raise ProfileError(f"{where}: key {missing[0]!r} is missing")
     for key, value in values.items():
-        wanted: tuple[type, ...] = {"int": (int,), "float": (int, float), "str": (str,)}[known[key]]
-        if isinstance(value, bool) or not isinstance(value, wanted):
+        wanted: tuple[type, ...] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}[known[key]]
+        if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
             raise ProfileError(f"{where}.{key}: {value!r} is not of type {known[key]}")
     return kind(**values)
 
@@ -237,7 +317,26 @@ def load_profile(name: str, *, source: str | None = None) -> Profile:
     )
     if profile.source.kind not in {"na22", "ge68", "none"}:
         raise ProfileError(f"{path}: source.kind: {profile.source.kind!r} is none of na22, ge68, none")
-    geometry = profile.geometry
-    if geometry.modules != 2 or geometry.crystals_per_module != 64 * geometry.asics_per_module:
-        raise ProfileError(f"{path}: geometry: a bench has two modules with 64 crystals for each ASIC")
+    _check(path, profile)
     return profile
+
+
+def _check(path: Path, profile: Profile) -> None:
+    geometry, hardware = profile.geometry, profile.hardware
+    if geometry.arrangement not in {"panels", "ring"}:
+        raise ProfileError(f"{path}: geometry.arrangement: {geometry.arrangement!r} is neither panels nor ring")
+    if geometry.crystals_per_module != 64 * geometry.asics_per_module:
+        raise ProfileError(f"{path}: geometry: a module has 64 crystals for each ASIC")
+    side = geometry.modules if geometry.arrangement == "ring" else geometry.modules / 2
+    if geometry.modules < 2 or geometry.across < 1 or side % geometry.across:
+        raise ProfileError(
+            f"{path}: geometry: {geometry.modules} modules do not make whole rows of {geometry.across} across"
+        )
+    if hardware.boards < 1 or hardware.boards_per_port < 1 or geometry.modules % hardware.boards:
+        raise ProfileError(f"{path}: hardware: {geometry.modules} modules on {hardware.boards} boards")
+    chips = profile.modules_per_board * geometry.asics_per_module
+    outputs = profile.modules_per_board * geometry.crystals_per_module / geometry.crystals_per_bias
+    if chips > 64 or outputs > 32 or outputs % 1:
+        raise ProfileError(f"{path}: hardware: a board has at most 64 ASICs and 32 bias outputs")
+    if hardware.clock_trigger != (hardware.boards > 1):
+        raise ProfileError(f"{path}: hardware: several boards need a clock and trigger unit, a single one has its own")

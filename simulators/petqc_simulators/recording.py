@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
     from petqc_simulators.profile import Profile
 
-TRIGGER_ID = 1
-"""A single board with its own trigger. Source: TOFPET2 interface reference, section 6.5."""
-
 
 def write_truth(path: Path, truth: dict[str, Any]) -> None:
     """Write a truth document; the same truth gives the same bytes."""
@@ -74,7 +71,7 @@ def write_recording(
     detector.settle()
     config = write_config_folder(config_folder or prefix.parent / "config", chosen, detector.draw)
     blocks = math.ceil(seconds / BLOCK_S)
-    header = RawHeader(all_charge=True, trigger_id=TRIGGER_ID, sync_epoch_s=sync_epoch_s)
+    header = RawHeader(all_charge=True, trigger_id=chosen.hardware.trigger_id, sync_epoch_s=sync_epoch_s)
     hits = 0
     with RawWriter(prefix, header) as writer:
         writer.start_step()

@@ -18,6 +18,7 @@ from petqc_simulators.densities import FWHM_PER_SIGMA, mixture_density, peak_and
 from petqc_simulators.physics import electronics as el
 from petqc_simulators.physics.crystal import CHANNEL, CLOCK_PS, DECAY, DEPOSIT_COLUMNS, ZE, ZT, E, T
 from petqc_simulators.physics.detector import Detector
+from petqc_simulators.physics.placement import in_coincidence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from petqc_simulators.profile import Profile
 
 SCHEMA = "petqc-simulated-truth/1"
+MOST_NODES = 1024
+"""Of one level: of more, only rates and time offsets are given."""
 TRUTH_SECONDS = 3.0
 """Simulated time that the mixtures are built from: about 75 000 photopeak pairs on the bench."""
 _PHOTON_KEV = 510.999
@@ -145,12 +148,19 @@ def _single_of(
     return single
 
 
+def _key(detector: Detector, decay: NDArray[np.float64], channel: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A number for each decay and module, rising with the decay."""
+    return np.asarray(
+        decay.astype(np.int64) * detector.profile.geometry.modules + detector.draw.module_of[channel], np.int64
+    )
+
+
 def _groups(detector: Detector, seconds: float) -> _Groups:
     emission = detector.emission
     rows = np.empty((int(400_000 * max(seconds, 0.1)), DEPOSIT_COLUMNS))
     rows, n = emission.generate(seconds / (CLOCK_PS * 1e-12), rows, 0)
     rows = rows[:n]
-    key_of_all = rows[:, DECAY].astype(np.int64) * 2 + detector.draw.module_of[rows[:, CHANNEL].astype(np.int64)]
+    key_of_all = _key(detector, rows[:, DECAY], rows[:, CHANNEL].astype(np.int64))
     places, inverse = np.unique(key_of_all, return_inverse=True)
     absorbed_kev = np.bincount(inverse, weights=rows[:, E], minlength=places.size)
     p, response = detector.parameters, Response(detector)
@@ -173,7 +183,7 @@ def _groups(detector: Detector, seconds: float) -> _Groups:
         + p[channel, el.FIXED_VARIANCE]
     )
     clk = rows[:, T] + walk + p[channel, el.DELAY_CLK] - p[channel, el.OFFSET_CLK]
-    key = rows[:, DECAY].astype(np.int64) * 2 + detector.draw.module_of[channel]
+    key = _key(detector, rows[:, DECAY], channel)
     single = _single_of(detector, key, channel, clk + rows[:, ZT] * np.sqrt(variance))
     order = np.lexsort((-measured, single))
     first_of = np.flatnonzero(np.concatenate([[True], np.diff(single[order]) != 0]))
@@ -262,6 +272,30 @@ def _runs_of_two(values: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[
     return lengths == 2, lengths
 
 
+def _pairs(
+    names: Sequence[str],
+    facing: NDArray[np.bool_],
+    module_a: NDArray[np.int64],
+    module_b: NDArray[np.int64],
+    dt: NDArray[np.float64],
+    sigma: NDArray[np.float64],
+    tau2_times_singles: NDArray[np.float64],
+    singles_hz: NDArray[np.float64],
+    seconds: float,
+) -> dict[str, dict[str, Any]]:
+    """CTR and rates of every pair of modules in coincidence; the module of the higher region is side a."""
+    found: dict[str, dict[str, Any]] = {}
+    few = int(facing.sum()) // 2 <= 1
+    for high, low in zip(*np.nonzero(np.tril(facing)), strict=True):
+        mine = (module_a == high) & (module_b == low)
+        found[pair_node(names[high], names[low])] = {
+            **((_ctr(dt[mine], sigma[mine], step_ps=1.0 if few else 5.0)) or {}),
+            "prompts_hz": round(int(mine.sum()) / seconds, 4),
+            "randoms_hz": round(float(tau2_times_singles[high] * singles_hz[low]), 4),
+        }
+    return found
+
+
 def compute_truth(
     profile: Profile, seed: int, faults: Sequence[Fault] = (), *, seconds: float = TRUTH_SECONDS
 ) -> dict[str, Any]:
@@ -280,14 +314,17 @@ def compute_truth(
     groups = _groups(detector, seconds)
     geometry, numbers = profile.geometry, profile.processing
     channels = np.arange(geometry.channels)
+    absolute = profile.absolute_channels()
+    first_of_module = absolute[:: geometry.crystals_per_module]
+    facing_modules = in_coincidence(geometry)
     levels: dict[str, tuple[NDArray[np.int64], list[str]]] = {
         "scanner": (np.zeros(channels.size, np.int64), ["scanner"]),
         "modules": (
             detector.draw.module_of,
-            [module_node(m * geometry.crystals_per_module, geometry.asics_per_module) for m in range(geometry.modules)],
+            [module_node(int(first), geometry.asics_per_module) for first in first_of_module],
         ),
-        "asics": (channels // 64, [asic_node(64 * a) for a in range(geometry.chips)]),
-        "channels": (channels, [channel_node(int(c)) for c in channels]),
+        "asics": (channels // 64, [asic_node(int(first)) for first in absolute[::64]]),
+        "channels": (channels, [channel_node(int(c)) for c in absolute]),
     }
     nodes: dict[str, dict[str, dict[str, Any]]] = {}
     residual = (detector.parameters[:, el.DELAY_CLK] - detector.parameters[:, el.OFFSET_CLK]) * CLOCK_PS
@@ -297,7 +334,8 @@ def compute_truth(
     )
     module = detector.draw.module_of[groups.channel] if groups.channel.size else groups.channel
     for level, (of, names) in levels.items():
-        energy = _energy(groups, of, names)
+        # Mixtures of thousands of channels take minutes, and seconds of simulation say little about each of them.
+        energy = _energy(groups, of, names) if len(names) <= MOST_NODES else {}
         node = of[groups.channel]
         count = np.bincount(node, minlength=len(names)) / seconds
         inside = np.bincount(node[in_window], minlength=len(names)) / seconds
@@ -319,7 +357,7 @@ def compute_truth(
     is_pair, lengths = _runs_of_two(groups.decay[kept])
     kept = kept[np.repeat(is_pair, lengths)]
     b, a = kept[0::2], kept[1::2]
-    facing = module[a] != module[b]
+    facing = facing_modules[module[a], module[b]]
     a, b = a[facing], b[facing]
     dt = groups.time_ps[a] - groups.time_ps[b]
     sigma = np.hypot(groups.sigma_ps[a], groups.sigma_ps[b])
@@ -332,11 +370,13 @@ def compute_truth(
     pair_values = {
         **(scanner or {}),
         "prompts_hz": round(dt.size / seconds, 4),
-        "randoms_hz": round(float(tau2_s * per_module[0] * per_module[1]), 4),
+        "randoms_hz": round(float(tau2_s * per_module @ facing_modules @ per_module / 2.0), 4),
     }
     nodes["scanner"]["scanner"].update(pair_values)
     for level, step_ps in (("asics", 2.0), ("channels", 10.0)):
         of, level_names = levels[level]
+        if len(level_names) > MOST_NODES:
+            continue
         side_a, side_b = of[groups.channel[a]], of[groups.channel[b]]
         for i, name in enumerate(level_names):
             mine = (side_a == i) | (side_b == i)
@@ -357,8 +397,8 @@ def compute_truth(
         "energy_window_kev": [numbers.energy_window_low_kev, numbers.energy_window_high_kev],
         "coincidence_window_ps": 2 * numbers.coincidence_time_window_clk * CLOCK_PS,
         "faults": detector.plan.describe(),
-        "dead_channels": [channel_node(int(c)) for c in np.flatnonzero(detector.effects.dead)],
-        "hot_channels": [channel_node(int(c)) for c in np.flatnonzero(detector.effects.extra_hz)],
+        "dead_channels": [channel_node(int(c)) for c in absolute[detector.effects.dead]],
+        "hot_channels": [channel_node(int(c)) for c in absolute[detector.effects.extra_hz > 0]],
         "frames_lost_share": detector.effects.frame_loss,
         "sipm_temperature_degc": [
             round(profile.environment.calibration_degc + float(w), 4) for w in detector.draw.warmer_k
@@ -368,7 +408,9 @@ def compute_truth(
             round(float(state.overvoltage_v[detector.draw.bias_of == i].mean()), 5)
             for i in range(geometry.bias_channels)
         ],
-        "pairs": {pair_node(names[1], names[0]): pair_values},
+        "pairs": _pairs(
+            names, facing_modules, module[a], module[b], dt, sigma, tau2_s * per_module, per_module, seconds
+        ),
         "scanner": nodes["scanner"]["scanner"],
         "modules": nodes["modules"],
         "asics": nodes["asics"],

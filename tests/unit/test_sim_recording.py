@@ -104,6 +104,7 @@ def test_tables_give_energy_and_time_back_to_the_last_step(tmp_path: Path) -> No
     n_words, left = el.emit(
         0,
         frames,
+        el.MAX_FRAME_EVENTS,
         p,
         draw.qdc,
         buffers.hits_f,

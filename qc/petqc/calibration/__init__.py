@@ -141,6 +141,20 @@ class CalibrationSet:
         """Dense channels of absolute channel numbers; -1 where the chip is unknown. Shape as given."""
         return _dense(self.chip_row, absolute)
 
+    def searched_pairs(self) -> NDArray[np.bool_]:
+        """Which pairs of modules can be in coincidence, in the order of `QcHistograms`; all, where no map says."""
+        n_modules = len(self.topology.module_nodes)
+        high, low = np.tril_indices(n_modules, -1)
+        if not self.mapped:
+            return np.ones(high.size, np.bool_)
+        # A module may have several regions: it is in coincidence if any of them is.
+        n_regions = self.relation.shape[0]
+        has = np.zeros((n_modules, n_regions), np.bool_)
+        known = (self.topology.region >= 0) & (self.topology.region < n_regions)
+        has[self.topology.module[known], self.topology.region[known]] = True
+        related = (self.relation & COINCIDENCE_BIT > 0).astype(np.int64)
+        return np.asarray((has.astype(np.int64) @ related @ has.T.astype(np.int64) > 0)[high, low])
+
     def time_shift_ps(self, period_ps: float) -> tuple[float, float]:
         """Bounds (low, high) of t_coarse - T over all calibrated channels, TACs and codes, in ps."""
         tdc = self.rows.tdc

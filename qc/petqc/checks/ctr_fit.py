@@ -80,8 +80,8 @@ def _looked_at(q: QcInput) -> list[int]:
     """Pairs of modules between which coincidences were looked for."""
     h, chosen = q.histograms, q.context.coincident_modules
     if not chosen:
-        return list(range(h.n_pairs))
-    return [p for p in range(h.n_pairs) if all(h.topology.module_nodes[m] in chosen for m in h.pair_modules(p))]
+        return h.searched_pairs
+    return [p for p in h.searched_pairs if all(h.topology.module_nodes[m] in chosen for m in h.pair_modules(p))]
 
 
 def _judged(q: QcInput, level: Level, name: str, fit: PeakFit, label: str) -> CheckResult:

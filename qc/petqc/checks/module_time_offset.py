@@ -88,19 +88,25 @@ def _flight_ps(q: QcInput, a: NDArray[np.int32], b: NDArray[np.int32]) -> NDArra
 
 
 def _parallax(q: QcInput, a: NDArray[np.int32], b: NDArray[np.int32]) -> Parallax | None:
-    """Distance of crystals from the line through the source and the middle of their module, for a point source."""
+    """How far off its crystal's axis each line from a point source comes in.
+
+    It is the distance of the crystal from the line through the source that is square to its module.
+    """
     topology = q.histograms.topology
     xyz = topology.xyz_mm.astype(np.float64)
     if q.context.source != "point" or not np.isfinite(xyz).all():
         return None
     distance = np.zeros(len(topology))
     for node in q.nodes("module"):
-        middle = xyz[node.members].mean(axis=0)
-        length = float(np.linalg.norm(middle))
-        if length < 1.0:
+        mine = xyz[node.members]
+        middle = mine.mean(axis=0)
+        if float(np.linalg.norm(middle)) < 1.0:
             return None
-        away = xyz[node.members] - np.outer(xyz[node.members] @ middle, middle) / length**2
-        distance[node.members] = np.linalg.norm(away, axis=1)
+        # The crystals of a module lie in a plane; where they are too few for one, it faces the source.
+        _, spread, axes = np.linalg.svd(mine - middle, full_matrices=False)
+        is_plane = spread.size == 3 and spread[1] > 1.0 and spread[2] < 1e-2 * spread[1]
+        square = axes[2] if is_plane else middle / np.linalg.norm(middle)
+        distance[node.members] = np.linalg.norm(mine - np.outer(mine @ square, square), axis=1)
     return Parallax.of(a, b, distance)
 
 
@@ -109,7 +115,7 @@ def _module_start(q: QcInput) -> NDArray[np.float64]:
     h = q.histograms
     n_modules = len(h.topology.module_nodes)
     rows, right = [np.ones(n_modules) / n_modules], [0.0]
-    for pair in range(h.n_pairs):
+    for pair in h.searched_pairs:
         fit = q.time_fit(pair)
         if not isinstance(fit, Refusal):
             row = np.zeros(n_modules)

@@ -38,7 +38,7 @@ def prompts(q: QcInput) -> CheckOutput:
         q.judge("prompts", ("scanner", SCANNER), total / live, "1/s", total**0.5 / live, total)
     ]
     if h.n_pairs > 1:
-        for pair in range(h.n_pairs):
+        for pair in h.searched_pairs:
             n = int(h.prompts[pair])
             results.append(q.judge("prompts", ("pair", h.pair_name(pair)), n / live, "1/s", max(n, 1) ** 0.5 / live, n))
     return CheckOutput(results)

@@ -45,7 +45,7 @@ def randoms_delayed(q: QcInput) -> CheckOutput:
         return CheckOutput([q.missing("randoms_delayed", where, "", h.delayed.sum(), reason, needed=False)])
     two_tau_s = h.settings.coincidence_window_ps * 1e-12
     in_window = np.bincount(h.topology.module, weights=h.singles_in_window, minlength=len(h.topology.module_nodes))
-    expected = np.array([two_tau_s * np.prod(in_window[list(h.pair_modules(p))]) / live for p in range(h.n_pairs)])
+    expected = {p: two_tau_s * float(np.prod(in_window[list(h.pair_modules(p))])) / live for p in h.searched_pairs}
     results: list[CheckResult] = []
     measured = int(h.delayed.sum())
     results.append(
@@ -55,9 +55,9 @@ def randoms_delayed(q: QcInput) -> CheckOutput:
             limits=Limits(), part="rate", method="pairs in the delayed window (half of both ways) over live time",
         )
     )  # fmt: skip
-    nodes: list[tuple[Level, str, int, float]] = [("scanner", SCANNER, measured, float(expected.sum()))]
+    nodes: list[tuple[Level, str, int, float]] = [("scanner", SCANNER, measured, sum(expected.values()))]
     if h.n_pairs > 1:
-        nodes += [("pair", h.pair_name(p), int(h.delayed[p]), float(expected[p])) for p in range(h.n_pairs)]
+        nodes += [("pair", h.pair_name(p), int(h.delayed[p]), expected[p]) for p in h.searched_pairs]
     for level, name, n, expectation in nodes:
         if expectation <= 0.0 or n == 0 or 1.0 / math.sqrt(n) > MAX_UNCERTAINTY:
             reason = f"{n} delayed pairs ({BOTH_WAYS * expectation:.1f} expected from singles) are too few to compare"

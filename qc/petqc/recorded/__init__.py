@@ -174,7 +174,9 @@ def _raw(files: list[Path], asked: Asked) -> Filled:
             calibration = CalibrationSet.from_config(loaded, acquisition=acquisition_of(reader.header, reader.modes))
             if histograms is None:
                 axes = HistogramSettings.from_processing(settings, calibration.energy_unit)
-                histograms = QcHistograms(calibration.topology, calibration.energy_unit, axes)
+                histograms = QcHistograms(
+                    calibration.topology, calibration.energy_unit, axes, searched=calibration.searched_pairs()
+                )
             processor = Processor(calibration, settings, trigger_id=reader.header.trigger_id)
             for number, step in enumerate(reader.steps):
                 known_damages = 0

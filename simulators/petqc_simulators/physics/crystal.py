@@ -96,27 +96,50 @@ def deposit_at(
     deposits: NDArray[np.float64],
     first: int,
     n: int,
+    u: float,
+    v: float,
+    w: float,
+    clk: float,
+    energy_kev: float,
+    decay: float,
+    module: int,
+    geometry: NDArray[np.float64],
+) -> int:
+    """Leave energy at a point of a module; the light then travels to the SiPM on the crystal's outer end.
+
+    u, v, w: the point in the module's own axes (see placement.py), w outwards from the scanner's middle. geometry: half
+    width x, half width y, pitch, face distance, length (mm), columns, rows, light index.
+    """
+    columns = int(geometry[5])
+    rows = int(geometry[6])
+    column = min(max(int((u + geometry[0]) / geometry[2]), 0), columns - 1)
+    row = min(max(int((v + geometry[1]) / geometry[2]), 0), rows - 1)
+    to_sensor_mm = geometry[3] + geometry[4] - w
+    channel = (module * rows + row) * columns + column
+    light_clk = to_sensor_mm * geometry[7] / LIGHT_MM_PER_CLK
+    return _deposit(deposits, first, n, clk + light_clk, energy_kev, decay, channel)
+
+
+@kernel
+def _deposit_in(
+    deposits: NDArray[np.float64],
+    first: int,
+    n: int,
     x: float,
     y: float,
     z: float,
     clk: float,
     energy_kev: float,
     decay: float,
+    module: int,
     geometry: NDArray[np.float64],
+    modules: NDArray[np.float64],
 ) -> int:
-    """Leave energy at a point of a module; the light then travels to the SiPM on the crystal's outer end.
-
-    geometry: half width x, half width y, pitch, face distance, length (mm), columns, rows, light index.
-    """
-    columns = int(geometry[5])
-    rows = int(geometry[6])
-    column = min(max(int((x + geometry[0]) / geometry[2]), 0), columns - 1)
-    row = min(max(int((y + geometry[1]) / geometry[2]), 0), rows - 1)
-    to_sensor_mm = geometry[3] + geometry[4] - abs(z)
-    module = 1 if z > 0.0 else 0
-    channel = (module * rows + row) * columns + column
-    light_clk = to_sensor_mm * geometry[7] / LIGHT_MM_PER_CLK
-    return _deposit(deposits, first, n, clk + light_clk, energy_kev, decay, channel)
+    m = modules[module]
+    u = x * m[3] + y * m[4] + z * m[5] - m[9]
+    v = x * m[6] + y * m[7] + z * m[8] - m[10]
+    w = x * m[0] + y * m[1] + z * m[2]
+    return deposit_at(deposits, first, n, u, v, w, clk, energy_kev, decay, module, geometry)
 
 
 @kernel
@@ -135,6 +158,7 @@ def track(
     clk: float,
     decay: float,
     geometry: NDArray[np.float64],
+    modules: NDArray[np.float64],
     attenuation: NDArray[np.float64],
 ) -> int:
     """Follow one photon until it is absorbed or gone; the deposits of this decay are rows first .. n of `deposits`.
@@ -144,20 +168,28 @@ def track(
     face = geometry[3]
     back = geometry[3] + geometry[4]
     for _ in range(32):
-        near_x, far_x = _enter(-geometry[0], geometry[0], x, ux)
-        near_y, far_y = _enter(-geometry[1], geometry[1], y, uy)
         entry = 1e30
         leave = 1e30
-        for side in range(2):
-            if side == 0:
-                near_z, far_z = _enter(-back, -face, z, uz)
-            else:
-                near_z, far_z = _enter(face, back, z, uz)
-            near = max(near_x, near_y, near_z, 0.0)
-            far = min(far_x, far_y, far_z)
+        inside = -1
+        for module in range(modules.shape[0]):
+            m = modules[module]
+            w = x * m[0] + y * m[1] + z * m[2]
+            dw = ux * m[0] + uy * m[1] + uz * m[2]
+            if w < face and dw <= 0.0:  # it never comes to this face
+                continue
+            near_w, far_w = _enter(face, back, w, dw)
+            near_u, far_u = _enter(
+                -geometry[0], geometry[0], x * m[3] + y * m[4] + z * m[5] - m[9], ux * m[3] + uy * m[4] + uz * m[5]
+            )
+            near_v, far_v = _enter(
+                -geometry[1], geometry[1], x * m[6] + y * m[7] + z * m[8] - m[10], ux * m[6] + uy * m[7] + uz * m[8]
+            )
+            near = max(near_u, near_v, near_w, 0.0)
+            far = min(far_u, far_v, far_w)
             if far > near + 1e-9 and near < entry:
                 entry = near
                 leave = far
+                inside = module
         if entry >= 1e30:
             return n
         row = min(int(energy_kev), TABLE_KEV - 1)
@@ -174,7 +206,7 @@ def track(
         z += uz * path
         clk += path / LIGHT_MM_PER_CLK
         if energy_kev < _ABSORB_KEV or rng.random() < attenuation[row, 1]:
-            return deposit_at(deposits, first, n, x, y, z, clk, energy_kev, decay, geometry)
+            return _deposit_in(deposits, first, n, x, y, z, clk, energy_kev, decay, inside, geometry, modules)
         k = energy_kev / ELECTRON_KEV
         split = (1.0 + 2.0 * k) / (9.0 + 2.0 * k)
         while True:
@@ -189,7 +221,7 @@ def track(
                 break
         after = energy_kev / ratio
         cosine = 1.0 - (ratio - 1.0) / k
-        n = deposit_at(deposits, first, n, x, y, z, clk, energy_kev - after, decay, geometry)
+        n = _deposit_in(deposits, first, n, x, y, z, clk, energy_kev - after, decay, inside, geometry, modules)
         energy_kev = after
         sine = math.sqrt(max(0.0, 1.0 - cosine * cosine))
         azimuth = 2.0 * math.pi * rng.random()

@@ -149,7 +149,8 @@ class Detector:
         self.parameters = np.zeros((profile.geometry.channels, el.PARAMETERS))
         self.emission = Emission(profile, stream(seed, stream_name))
         self._loss_rng = stream(seed, stream_name + " loss")
-        self._gids = np.arange(profile.geometry.channels, dtype=np.uint64)
+        self._gids = profile.absolute_channels().astype(np.uint64)
+        self._largest_frame = el.MAX_EVENTS_BEHIND_DAEMON if profile.hardware.clock_trigger else el.MAX_FRAME_EVENTS
         self._buffers = _Buffers.empty(profile.geometry.channels)
         self._onsets: list[float] = []
         self._stale = True
@@ -323,6 +324,7 @@ class Detector:
         n_words, b.n_hits = el.emit(
             self.frame,
             BLOCK_FRAMES,
+            self._largest_frame,
             self.parameters,
             self.draw.qdc,
             b.hits_f,

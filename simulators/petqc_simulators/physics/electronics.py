@@ -22,6 +22,8 @@ FRAME_CLK = 1024
 FINE_OFFSET = 27
 MAX_FRAME_EVENTS = 126
 """Largest frame on the gigabit link. Source: TOFPET2 interface reference, section 3.5."""
+MAX_EVENTS_BEHIND_DAEMON = 8194
+"""Events that fit a slot of the daemon's ring. Source: TOFPET2 interface reference, section 2.6."""
 
 # Columns of the channel parameters.
 ON = 0  # 1: triggers on light; 2: triggers on test pulses only; 0: off
@@ -228,6 +230,7 @@ def _charge_code(integrated: float, light: float, p: NDArray[np.float64], row: N
 def emit(
     first_frame: int,
     n_frames: int,
+    largest: int,
     parameters: NDArray[np.float64],
     qdc: NDArray[np.float64],
     hits_f: NDArray[np.float64],
@@ -241,8 +244,9 @@ def emit(
 ) -> tuple[int, int]:
     """Make whole frames of the hits of frames 0 .. n_frames - 1, keep the later hits for the next call.
 
-    first_frame is the id of frame 0. starts: (n_frames + 1,) gets the place of each frame in `out`. More events than
-    a frame can carry are lost, and the frame says so. Returns the number of words in `out` and of hits kept.
+    first_frame is the id of frame 0, largest the most events of a frame: more of them are lost, and the frame says so.
+    starts: (n_frames + 1,) gets the place of each frame in `out`. Returns the number of words in `out` and of hits
+    kept.
     """
     starts[:] = 0
     for i in range(n_hits):
@@ -252,10 +256,10 @@ def emit(
     place = 0
     for frame in range(n_frames):
         count = starts[frame + 1]
-        lost = count > MAX_FRAME_EVENTS
+        lost = count > largest
         if lost:
-            counters[LOST_IN_FRAME] += count - MAX_FRAME_EVENTS
-            count = MAX_FRAME_EVENTS
+            counters[LOST_IN_FRAME] += count - largest
+            count = largest
         starts[frame] = place
         identity = (first_frame + frame) & ((1 << 36) - 1)
         out[place] = np.uint64(identity) | np.uint64(count + 2) << np.uint64(36)
@@ -276,7 +280,7 @@ def emit(
             state_i[hits_i[kept, HIT_CHANNEL], _LAST_HIT] = kept
             kept += 1
             continue
-        if filled[frame] == MAX_FRAME_EVENTS:
+        if filled[frame] == largest:
             continue
         row = hits_i[i, ROW]
         code = _charge_code(

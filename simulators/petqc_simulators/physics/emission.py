@@ -20,6 +20,7 @@ from petqc_simulators.physics.crystal import (
     deposit_at,
     track,
 )
+from petqc_simulators.physics.placement import placements
 from petqc_simulators.physics.source import LU176_GAMMA_YIELD, LU176_GAMMAS_KEV, beta_quantiles, source_model
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ CLOCK_S = CLOCK_PS * 1e-12
 _ROOM = 128  # most deposits that one decay can leave behind
 
 # Indices of the emission numbers.
-_SOURCE_RATE, _LU_RATE, _EXTRA_RATE, _PAIR_SHARE, _GAMMA_SHARE, _GAMMA_KEV, _RADIUS, _LENGTH, _COS_CONE = range(9)
+(_SOURCE_RATE, _LU_RATE, _EXTRA_RATE, _PAIR_SHARE, _GAMMA_SHARE, _GAMMA_KEV, _RADIUS, _LENGTH, _COS_CONE, _SIN_BAND) = (
+    range(10)
+)
 
 
 def geometry_numbers(profile: Profile) -> NDArray[np.float64]:
@@ -61,8 +64,8 @@ class Emission:
     def __init__(self, profile: Profile, rng: np.random.Generator) -> None:
         geometry = profile.geometry
         model = source_model(profile.source, geometry)
-        pair = model.pair_yield * model.cone_fraction
-        gamma = model.gamma_yield * model.cone_fraction
+        pair = model.pair_yield * model.aimed_fraction
+        gamma = model.gamma_yield * model.aimed_fraction
         reach = 1.0 - (1.0 - pair) * (1.0 - gamma)
         volume_cm3 = (
             geometry.channels * geometry.pitch_mm**2 * geometry.crystal_length_mm * profile.crystal.fill_factor / 1000.0
@@ -80,9 +83,11 @@ class Emission:
                 model.radius_mm,
                 model.length_mm,
                 model.cos_cone,
+                model.sin_band,
             ]
         )
         self.geometry = geometry_numbers(profile)
+        self.modules = placements(geometry)
         self.attenuation = attenuation_tables(profile.crystal)
         self.beta = beta_quantiles()
         self.lines = np.array([LU176_GAMMAS_KEV, LU176_GAMMA_YIELD])
@@ -106,6 +111,7 @@ class Emission:
                 until_clk,
                 self.numbers,
                 self.geometry,
+                self.modules,
                 self.attenuation,
                 self.beta,
                 self.lines,
@@ -134,6 +140,7 @@ def _source_decay(
     decay: float,
     numbers: NDArray[np.float64],
     geometry: NDArray[np.float64],
+    modules: NDArray[np.float64],
     attenuation: NDArray[np.float64],
 ) -> int:
     first = n
@@ -153,19 +160,43 @@ def _source_decay(
     for photon in range(2):
         if (photon == 0 and kind >= both) or (photon == 1 and kind < pair_only):
             continue
-        uz = numbers[_COS_CONE] + (1.0 - numbers[_COS_CONE]) * rng.random()
-        sine = math.sqrt(1.0 - uz * uz)
-        azimuth = 2.0 * math.pi * rng.random()
-        ux = sine * math.cos(azimuth)
-        uy = sine * math.sin(azimuth)
+        if numbers[_SIN_BAND] > 0.0:
+            uy = numbers[_SIN_BAND] * (2.0 * rng.random() - 1.0)
+            sine = math.sqrt(1.0 - uy * uy)
+            azimuth = 2.0 * math.pi * rng.random()
+            ux = sine * math.cos(azimuth)
+            uz = sine * math.sin(azimuth)
+        else:
+            uz = numbers[_COS_CONE] + (1.0 - numbers[_COS_CONE]) * rng.random()
+            sine = math.sqrt(1.0 - uz * uz)
+            azimuth = 2.0 * math.pi * rng.random()
+            ux = sine * math.cos(azimuth)
+            uy = sine * math.sin(azimuth)
         if photon == 0:
-            n = track(rng, deposits, first, n, x, y, z, ux, uy, uz, 510.999, clk, decay, geometry, attenuation)
-            n = track(rng, deposits, first, n, x, y, z, -ux, -uy, -uz, 510.999, clk, decay, geometry, attenuation)
+            n = track(rng, deposits, first, n, x, y, z, ux, uy, uz, 510.999, clk, decay, geometry, modules, attenuation)
+            n = track(
+                rng, deposits, first, n, x, y, z, -ux, -uy, -uz, 510.999, clk, decay, geometry, modules, attenuation
+            )
         else:
             if rng.random() < 0.5:
                 uz = -uz
             n = track(
-                rng, deposits, first, n, x, y, z, ux, uy, uz, numbers[_GAMMA_KEV], clk, decay, geometry, attenuation
+                rng,
+                deposits,
+                first,
+                n,
+                x,
+                y,
+                z,
+                ux,
+                uy,
+                uz,
+                numbers[_GAMMA_KEV],
+                clk,
+                decay,
+                geometry,
+                modules,
+                attenuation,
             )
     return n
 
@@ -178,16 +209,20 @@ def _lutetium_decay(
     clk: float,
     decay: float,
     geometry: NDArray[np.float64],
+    modules: NDArray[np.float64],
     attenuation: NDArray[np.float64],
     beta: NDArray[np.float64],
     lines: NDArray[np.float64],
 ) -> int:
     first = n
-    x = geometry[0] * (2.0 * rng.random() - 1.0)
-    y = geometry[1] * (2.0 * rng.random() - 1.0)
-    z = geometry[3] + geometry[4] * rng.random()
-    if rng.random() < 0.5:
-        z = -z
+    u = geometry[0] * (2.0 * rng.random() - 1.0)
+    v = geometry[1] * (2.0 * rng.random() - 1.0)
+    w = geometry[3] + geometry[4] * rng.random()
+    module = int(rng.random() * modules.shape[0])
+    m = modules[module]
+    x = m[0] * w + m[3] * (u + m[9]) + m[6] * (v + m[10])
+    y = m[1] * w + m[4] * (u + m[9]) + m[7] * (v + m[10])
+    z = m[2] * w + m[5] * (u + m[9]) + m[8] * (v + m[10])
     local = beta[int(rng.random() * beta.shape[0])]
     for line in range(lines.shape[1]):
         if rng.random() >= lines[1, line]:
@@ -211,9 +246,10 @@ def _lutetium_decay(
             clk,
             decay,
             geometry,
+            modules,
             attenuation,
         )
-    return deposit_at(deposits, first, n, x, y, z, clk, local, decay, geometry)
+    return deposit_at(deposits, first, n, u, v, w, clk, local, decay, module, geometry)
 
 
 @kernel
@@ -222,6 +258,7 @@ def _generate(
     until_clk: float,
     numbers: NDArray[np.float64],
     geometry: NDArray[np.float64],
+    modules: NDArray[np.float64],
     attenuation: NDArray[np.float64],
     beta: NDArray[np.float64],
     lines: NDArray[np.float64],
@@ -244,9 +281,9 @@ def _generate(
         first = n
         kind = rng.random() * total
         if kind < numbers[_SOURCE_RATE]:
-            n = _source_decay(rng, deposits, n, clk, decay, numbers, geometry, attenuation)
+            n = _source_decay(rng, deposits, n, clk, decay, numbers, geometry, modules, attenuation)
         elif kind < numbers[_SOURCE_RATE] + numbers[_LU_RATE]:
-            n = _lutetium_decay(rng, deposits, n, clk, decay, geometry, attenuation, beta, lines)
+            n = _lutetium_decay(rng, deposits, n, clk, decay, geometry, modules, attenuation, beta, lines)
         else:
             channel = np.searchsorted(extra[:, 0], rng.random() * numbers[_EXTRA_RATE])
             channel = min(channel, extra.shape[0] - 1)

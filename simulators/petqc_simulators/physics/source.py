@@ -29,7 +29,8 @@ class SourceModel:
     """Rates and directions of a source between the modules.
 
     pair_yield: annihilations per decay. gamma_kev, gamma_yield: the accompanying gamma (0: none). cos_cone:
-    directions outside the double cone around the z axis with this cosine cannot meet a module.
+    directions outside the double cone around the z axis with this cosine cannot meet a module of two panels.
+    sin_band: those further from the plane of a ring than the angle with this sine cannot meet it (0: no ring).
     """
 
     activity_bq: float
@@ -39,11 +40,12 @@ class SourceModel:
     radius_mm: float
     length_mm: float
     cos_cone: float
+    sin_band: float
 
     @property
-    def cone_fraction(self) -> float:
-        """Share of all directions that lie in the double cone."""
-        return 1.0 - self.cos_cone
+    def aimed_fraction(self) -> float:
+        """Share of all directions that are followed."""
+        return self.sin_band or 1.0 - self.cos_cone
 
 
 def source_model(settings: SourceSettings, geometry: Geometry) -> SourceModel:
@@ -58,8 +60,9 @@ def source_model(settings: SourceSettings, geometry: Geometry) -> SourceModel:
         "none": (0.0, 0.0, 0.0, 0.0),
     }
     pair_yield, gamma_kev, gamma_yield, length_mm = kinds[settings.kind]
-    half_x = geometry.columns * geometry.pitch_mm / 2 + settings.radius_mm
-    half_y = geometry.rows * geometry.pitch_mm / 2 + settings.radius_mm + length_mm / 2
+    width_mm, height_mm = geometry.extent_mm
+    half_x = width_mm / 2 + settings.radius_mm
+    half_y = height_mm / 2 + settings.radius_mm + length_mm / 2
     # Both photons of a pair share one line, so half of the extent of the source counts on either side.
     distance = geometry.face_distance_mm - settings.radius_mm
     cos_cone = distance / math.sqrt(distance**2 + half_x**2 + half_y**2)
@@ -71,6 +74,7 @@ def source_model(settings: SourceSettings, geometry: Geometry) -> SourceModel:
         radius_mm=settings.radius_mm,
         length_mm=length_mm,
         cos_cone=cos_cone,
+        sin_band=half_y / math.hypot(distance, half_y) if geometry.arrangement == "ring" else 0.0,
     )
 
 
