@@ -227,6 +227,10 @@ def serve(settings: ServeSettings) -> int:
         OSError: the address is taken, or the state directory cannot be written.
     """
     profile = load_profile(settings.profile, source=settings.source)
+    if profile.hardware.boards > 1:
+        raise ProfileError(
+            f"{profile.name} has {profile.hardware.boards} boards and only a single one is served: use record instead"
+        )
     faults = [Fault.parse(text) for text in settings.faults]
     folder = settings.state_dir
     folder.mkdir(parents=True, exist_ok=True)
