@@ -64,15 +64,25 @@ class BiasLimits(_Model):
         return self
 
 
+ADDRESS_FORMS = {
+    "petsys-udp": (r"udp://[^:/\s]+:\d{1,5}", "udp://HOST:PORT"),
+    "petsys-daqd": (r"unix:/\S+", "unix:/PATH of the daemon's socket"),
+}
+"""What an address of each kind of device looks like, and how that is said."""
+
+
 class DeviceConfig(_Model):
-    """[[device]]: one readout board, real (address and configuration) or simulated (simulator)."""
+    """[[device]]: one readout, real (address and configuration) or simulated (simulator)."""
 
     name: Name = "board"
-    kind: Literal["petsys-udp"] = "petsys-udp"
-    address: Annotated[str, Field(pattern=r"^udp://[^:/\s]+:\d{1,5}$")] | None = None
-    """udp://HOST:PORT of a real board, or of a simulator started elsewhere."""
+    kind: Literal["petsys-udp", "petsys-daqd"] = "petsys-udp"
+    """petsys-udp: one board on gigabit Ethernet. petsys-daqd: all units behind the readout maker's daemon."""
+    address: str | None = None
+    """udp://HOST:PORT or unix:/PATH of a real readout, or of a simulator started elsewhere."""
+    shared_memory: Annotated[str, Field(pattern=r"^/[^/\s]{1,254}$")] | None = None
+    """petsys-daqd: name of the daemon's frame ring, for messages when the daemon is not there to tell it."""
     configuration: Path | None = None
-    """config.ini of the board: maps, calibrations, settings."""
+    """config.ini of the readout: maps, calibrations, settings."""
     simulated: bool = False
     """True: what answers at `address` is a simulator or a replay, and everything made from it says so."""
     simulator: SimulatorConfig | None = None
@@ -82,6 +92,11 @@ class DeviceConfig(_Model):
     def _one_source(self) -> DeviceConfig:
         if (self.address is None) == (self.simulator is None):
             raise ValueError("give either address (a board on the wire) or simulator, not both and not neither")
+        form, words = ADDRESS_FORMS[self.kind]
+        if self.address is not None and not re.fullmatch(form, self.address):
+            raise ValueError(f"address {self.address!r} of a {self.kind} is not {words}")
+        if self.shared_memory is not None and (self.kind != "petsys-daqd" or self.simulator is not None):
+            raise ValueError("shared_memory belongs to a petsys-daqd at an address")
         if self.address is not None and self.configuration is None:
             raise ValueError("a board at an address needs configuration = the path of its config.ini")
         if self.simulator is not None and self.configuration is not None:
@@ -223,9 +238,11 @@ BENCH_BIAS = BiasLimits(v_min=0.0, v_max=50.0, max_step_v=5.0, slew_v_per_s=50.0
 """Hard limit of the simulated bench, which is the only thing that has one without being asked."""
 
 
-def bench_device(**simulator: Any) -> DeviceConfig:
-    """The simulated bench's board; keywords are those of [device.simulator]."""
-    return DeviceConfig(simulator=SimulatorConfig(**simulator), bias=BENCH_BIAS)
+def simulated_device(**simulator: Any) -> DeviceConfig:
+    """A simulated readout; keywords are those of [device.simulator]. Only the bench is a board that speaks UDP."""
+    settings = SimulatorConfig(**simulator)
+    kind: Literal["petsys-udp", "petsys-daqd"] = "petsys-udp" if settings.profile == "bench" else "petsys-daqd"
+    return DeviceConfig(kind=kind, simulator=settings, bias=BENCH_BIAS)
 
 
 _BENCH_NA22_BASELINE = {
@@ -249,7 +266,7 @@ class PetqcConfig(_Model):
     """The whole of petqc.toml."""
 
     scanner: ScannerConfig = ScannerConfig()
-    device: Annotated[tuple[DeviceConfig, ...], Field(min_length=1, max_length=1)] = (bench_device(),)
+    device: Annotated[tuple[DeviceConfig, ...], Field(min_length=1, max_length=1)] = (simulated_device(),)
     """Readout boards; one, for now, and a second one is refused rather than ignored."""
     qc: QcConfig = QcConfig()
     limits: dict[Name, dict[str, CheckLimits]] = {}
@@ -326,7 +343,7 @@ def load_config(path: Path | None) -> PetqcConfig:
         ConfigError: naming every wrong key with its file, line and path.
     """
     if path is None:
-        device = bench_device()
+        device = simulated_device()
         return PetqcConfig(device=(device,), baseline=bench_baseline(device))
     try:
         text = path.read_text(encoding="utf-8")

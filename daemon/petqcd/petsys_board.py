@@ -1,17 +1,22 @@
-"""A TOFPET2 board on UDP as a run sees it: the driver, with its settings read from the board's configuration."""
+"""A TOFPET2 readout as a run sees it: the driver, with its settings read from the readout's configuration.
+
+One board on UDP, or all units behind the readout maker's daemon; the address says which.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
+from petqc.channel_map import absolute_channel
 from petqc_drivers.device import OutputState
 from petqc_drivers.petsys.counters import WINDOW_CLK
-from petqc_drivers.petsys.readout import PetsysUdpReadout, PetsysUdpSettings
+from petqc_drivers.petsys.readout import PetsysDaqdReadout, PetsysDaqdSettings, PetsysUdpReadout, PetsysUdpSettings
 from petqc_drivers.petsys.test_pulse import TestPulse
 from petqcd import clock
 from petqcd.board import ChannelCounts, Received, TimeReference
 from petqcd.errors import ConfigError, RefusedError
-from petqcd.petsys_settings import INTERNAL_TRIGGER_ID, asic_settings, bias_settings, bias_targets
+from petqcd.petsys_settings import INTERNAL_TRIGGER_ID, asic_settings, bias_settings, bias_targets, febds
 from petqcd.supervisor import BiasState
 
 if TYPE_CHECKING:
@@ -21,12 +26,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from petqc.formats.petsys_config import PetsysConfig
+    from petqc_drivers.petsys.bias import BiasChannel
+    from petqc_drivers.petsys.readout import BiasSettings, PetsysReadout
     from petqcd.board import AsicPlan, Pulses, ReadingLike
     from petqcd.config import BiasLimits
     from petqcd.supervisor import Endpoint
 
 CLOCK_HZ = 200_000_000
 """System clock. Source: PETsys TOFPET2 readout, one clock is 5 ns."""
+
+DAQD_SCHEME = "unix:"
+"""What the address of a daemon begins with; the path of its socket follows."""
 
 COUNTER_TAGS = 256
 """Tags of channel counter readings; each reading has another one than that before."""
@@ -40,10 +50,10 @@ _STATES = {
 
 
 class PetsysBoard:
-    """One connection to a board; implements `petqcd.board.Board`.
+    """One connection to a readout; implements `petqcd.board.Board`.
 
     Args:
-        endpoint: where the board answers.
+        endpoint: where it answers.
         config: its configuration; None where only switching off is wanted.
         limits: the hard limit of every bias output; None: bias cannot be set.
     """
@@ -53,9 +63,7 @@ class PetsysBoard:
         self._limits = limits
         self._counter_tag = 0
         bias = {} if config is None or limits is None else bias_settings(config, limits)
-        host, port = _host_and_port(endpoint.address)
-        # The daemon switches off itself, first thing on every way out; closing must not try it all again.
-        self._readout = PetsysUdpReadout(PetsysUdpSettings(host=host, udp_port=port, bias=bias, on_close="hold"))
+        self._readout = _readout(endpoint, config, bias)
 
     @classmethod
     def for_off(cls, endpoint: Endpoint) -> Self:
@@ -74,12 +82,12 @@ class PetsysBoard:
     def channels(self) -> Sequence[int]:
         """Absolute numbers of all channels of the ASICs in use, rising."""
         configured = self._readout.configured
-        chips = sorted(configured.chips) if configured is not None else []
-        return [chip << 6 | channel for chip in chips for channel in range(64)]
+        chips = configured.chips if configured is not None else []
+        return [absolute_channel(*chip, channel) for chip in chips for channel in range(64)]
 
     async def set_channels(self, fields: Mapping[int, Mapping[str, int]]) -> None:
         """Change configuration fields of channels, by absolute number, and read back."""
-        await self._readout.reconfigure(channels={(number >> 6, number & 63): f for number, f in fields.items()})
+        await self._readout.reconfigure(channels={_place(number): f for number, f in fields.items()})
 
     async def set_test_pulse(self, pulses: Pulses | None) -> None:
         """Start the test pulse generator, or stop it."""
@@ -93,8 +101,8 @@ class PetsysBoard:
     async def read_channel_counters(self) -> ChannelCounts:
         """Counters of all channels, of a window that was not read before."""
         self._counter_tag = (self._counter_tag + 1) % COUNTER_TAGS
-        reading = await self._readout.read_channel_counters(self._counter_tag)
-        counts = {chip << 6 | c: int(n) for chip, of_chip in reading.counts.items() for c, n in enumerate(of_chip)}
+        found = await self._readout.read_channel_counters(self._counter_tag)
+        counts = {absolute_channel(*chip, c): int(n) for chip, of_chip in found.items() for c, n in enumerate(of_chip)}
         return ChannelCounts(counts, WINDOW_CLK)
 
     async def bias_on(self) -> None:
@@ -113,11 +121,19 @@ class PetsysBoard:
         return [*await self._readout.read_temperatures(), *self._readout.bias_readings()]
 
     async def time_reference(self) -> TimeReference:
-        """The board's clock against wall time."""
+        """The readout's clock against wall time."""
         before_s = clock.unix_s()
         tag = await self._readout.read_time_tag()
         middle_s = (before_s + clock.unix_s()) / 2
-        return TimeReference(CLOCK_HZ, tag, middle_s - tag / CLOCK_HZ, INTERNAL_TRIGGER_ID)
+        return TimeReference(CLOCK_HZ, tag, middle_s - tag / CLOCK_HZ, self._trigger_id())
+
+    def _trigger_id(self) -> int | None:
+        """The unit whose hits are trigger records, as the maker's recordings number it."""
+        identity = self._readout.identity
+        if identity is None:
+            return None
+        trigger = identity.trigger
+        return INTERNAL_TRIGGER_ID if trigger.kind.is_febd else trigger.port << 5 | trigger.slave
 
     async def start(self, sink: Callable[[NDArray[np.uint64]], None]) -> None:
         """Let frames flow into the sink; returns once the first have come."""
@@ -159,6 +175,29 @@ class PetsysBoard:
 
 def _word(reason: str) -> str:
     return reason.replace("-", "_").replace(" ", "_")
+
+
+def _readout(
+    endpoint: Endpoint, config: PetsysConfig | None, bias: Mapping[BiasChannel, BiasSettings]
+) -> PetsysReadout:
+    """The driver for an address. The daemon switches off itself, first thing on every way out; closing must not."""
+    if endpoint.address.startswith(DAQD_SCHEME):
+        settings = PetsysDaqdSettings(
+            socket=endpoint.address.removeprefix(DAQD_SCHEME),
+            bias=bias,
+            on_close="hold",
+            expected_febds=None if config is None else febds(config),
+        )
+        if endpoint.shared_memory is not None:
+            settings = replace(settings, shared_memory=endpoint.shared_memory)
+        return PetsysDaqdReadout(settings)
+    host, port = _host_and_port(endpoint.address)
+    return PetsysUdpReadout(PetsysUdpSettings(host=host, udp_port=port, bias=bias, on_close="hold"))
+
+
+def _place(number: int) -> tuple[int, int, int, int]:
+    """Port, slave, chip and channel of an absolute channel number."""
+    return number >> 17, number >> 12 & 31, number >> 6 & 63, number & 63
 
 
 def _host_and_port(address: str) -> tuple[str, int]:

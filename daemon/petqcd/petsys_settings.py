@@ -16,7 +16,10 @@ from petqc_drivers.petsys.settings import AsicSettings, BiasSettings
 from petqcd.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from petqc.formats.petsys_config import PetsysConfig
+    from petqc_drivers.petsys.link import Address
     from petqc_drivers.petsys.settings import Mode
     from petqcd.board import AsicPlan
     from petqcd.config import BiasLimits
@@ -32,44 +35,70 @@ _THRESHOLDS = (("vth_t1", "zero_t1"), ("vth_t2", "zero_t2"), ("vth_e", "zero_e")
 _NAMED = 5
 
 
-def asic_settings(config: PetsysConfig, plan: AsicPlan | None = None) -> AsicSettings:
-    """Thresholds, baselines and modes of every channel of the configuration; plan: what a calibration wants instead.
+def asic_settings(config: PetsysConfig, plan: AsicPlan | None = None) -> dict[Address, AsicSettings]:
+    """Thresholds, baselines and modes of every channel of the configuration, for each FEB/D.
+
+    Args:
+        config: what people wrote.
+        plan: what a calibration wants instead.
 
     Raises:
-        ConfigError: a threshold does not fit its DAC, or a channel has a setting and no calibration.
+        ConfigError: a threshold does not fit its DAC, or a channel has a setting and no calibration; or it is not
+            known which FEB/Ds there are.
         BadInputError: a table that is needed is missing.
     """
     if plan is not None and not plan.needs_thresholds:
-        return _planned(config, plan, {}, _mapped_chips(config))
+        mapped = _mapped_chips(config)
+        return {board: _planned(config, plan, {}, mapped.get(board)) for board in febds(config)}
+    per_channel = _thresholds_of_channels(config)
+    if plan is not None:
+        return {board: _planned(config, plan, fields, _chips(fields)) for board, fields in per_channel.items()}
+    mode, mode_of = _modes(config)
+    return {
+        board: AsicSettings(
+            mode=mode,
+            global_fields=dict(config.asic_parameters.global_fields),
+            channel_fields=dict(config.asic_parameters.channel_fields),
+            per_channel=fields,
+            mode_of={(c[2], c[3]): of_channel for c, of_channel in mode_of.items() if c[:2] == board},
+            expected_chips=_chips(fields),
+        )
+        for board, fields in per_channel.items()
+    }
+
+
+def febds(config: PetsysConfig) -> frozenset[Address]:
+    """The FEB/Ds that the configuration is about: those with thresholds, or without any, those with detectors.
+
+    Without either it is a single board, 0/0.
+    """
+    for kind in ("disc_settings", "channel_map"):
+        table = config.tables.get(kind)
+        if table is not None and table.size:
+            return frozenset((int(row["port"]), int(row["slave"])) for row in table)
+    return frozenset({(0, 0)})
+
+
+def _thresholds_of_channels(config: PetsysConfig) -> dict[Address, dict[tuple[int, int], dict[str, int]]]:
     settings = config.require("disc_settings")
     zeros = {_channel(row): row for row in config.require("disc_calibration")}
-    per_channel: dict[tuple[int, int], dict[str, int]] = {}
+    found: dict[Address, dict[tuple[int, int], dict[str, int]]] = {}
     problems: list[str] = []
     for row in settings:
         channel = _channel(row)
         zero = zeros.get(channel)
         if zero is None:
-            problems.append(f"channel {channel[0]}.{channel[1]} has no discriminator calibration")
+            problems.append(f"channel {_name(channel)} has no discriminator calibration")
             continue
         fields = _thresholds(row, zero)
         outside = [f"{name} = {code}" for name, code in fields.items() if name in _DAC and code not in _DAC_CODES]
         if outside:
-            problems.append(f"channel {channel[0]}.{channel[1]}: {', '.join(outside)} is outside 0..63")
-        per_channel[channel] = fields
+            problems.append(f"channel {_name(channel)}: {', '.join(outside)} is outside 0..63")
+        found.setdefault(channel[:2], {})[channel[2:]] = fields
     if problems:
         more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
         raise ConfigError(f"{config.path}: discriminators: {'; '.join(problems[:_NAMED])}{more}")
-    if plan is not None:
-        return _planned(config, plan, per_channel, frozenset(chip for chip, _ in per_channel))
-    mode, mode_of = _modes(config)
-    return AsicSettings(
-        mode=mode,
-        global_fields=dict(config.asic_parameters.global_fields),
-        channel_fields=dict(config.asic_parameters.channel_fields),
-        per_channel=per_channel,
-        mode_of=mode_of,
-        expected_chips=frozenset(chip for chip, _ in per_channel),
-    )
+    return found
 
 
 def _planned(
@@ -87,14 +116,21 @@ def _planned(
     )
 
 
-def _mapped_chips(config: PetsysConfig) -> frozenset[int] | None:
-    """The ASICs that detectors are connected to; None: the configuration does not say."""
+def _mapped_chips(config: PetsysConfig) -> dict[Address, frozenset[int]]:
+    """The ASICs that detectors are connected to; none for a board of which the configuration does not say."""
     table = config.tables.get("channel_map")
-    return None if table is None else frozenset(int(chip) for chip in table["chip"]) or None
+    found: dict[Address, set[int]] = {}
+    for row in () if table is None else table:
+        found.setdefault((int(row["port"]), int(row["slave"])), set()).add(int(row["chip"]))
+    return {board: frozenset(chips) for board, chips in found.items()}
 
 
-def switched_off(config: PetsysConfig) -> list[tuple[int, int]]:
-    """Chip and channel of those whose discriminators could not be calibrated and are therefore switched off."""
+def _chips(per_channel: Mapping[tuple[int, int], object]) -> frozenset[int]:
+    return frozenset(chip for chip, _ in per_channel)
+
+
+def switched_off(config: PetsysConfig) -> list[tuple[int, int, int, int]]:
+    """Port, slave, chip and channel of those whose discriminators could not be calibrated; they are switched off."""
     return [_channel(row) for row in config.require("disc_calibration") if _is_unusable(row)]
 
 
@@ -144,19 +180,25 @@ def _is_unusable(zero: Any) -> bool:
     return any(float(zero[z]) == UNUSABLE for _, z in _THRESHOLDS)
 
 
-def _modes(config: PetsysConfig) -> tuple[Mode, dict[tuple[int, int], Mode]]:
+def _modes(config: PetsysConfig) -> tuple[Mode, dict[tuple[int, int, int, int], Mode]]:
     table = config.tables.get("acquisition_mode")
     if table is None or not table.size:
         has_charge = config.tables.get("qdc") is not None
         return ("qdc" if has_charge else "tot"), {}
-    mode_of: dict[tuple[int, int], Mode] = {_channel(row): "qdc" if int(row["mode"]) else "tot" for row in table}
+    mode_of: dict[tuple[int, int, int, int], Mode] = {
+        _channel(row): "qdc" if int(row["mode"]) else "tot" for row in table
+    }
     charge = sum(mode == "qdc" for mode in mode_of.values())
     usual: Mode = "qdc" if 2 * charge >= len(mode_of) else "tot"
     return usual, {channel: mode for channel, mode in mode_of.items() if mode != usual}
 
 
-def _channel(row: Any) -> tuple[int, int]:
-    return int(row["chip"]), int(row["channel"])
+def _channel(row: Any) -> tuple[int, int, int, int]:
+    return int(row["port"]), int(row["slave"]), int(row["chip"]), int(row["channel"])
+
+
+def _name(channel: tuple[int, int, int, int]) -> str:
+    return ".".join(map(str, channel))
 
 
 def _output(row: Any) -> BiasChannel:

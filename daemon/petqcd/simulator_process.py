@@ -1,4 +1,4 @@
-"""A simulated board: another process, started by its module name and spoken to only over the wire.
+"""A simulated readout: another process, started by its module name and spoken to only over the wire.
 
 The process ends with its standard input, so it cannot outlive a daemon that was killed.
 """
@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import logging
+import os
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from petqcd.client import SOCKET_PATH_MAX
 from petqcd.errors import EXIT_USAGE, SimulatorError, SimulatorRefusedError
 
 if TYPE_CHECKING:
@@ -26,6 +30,7 @@ READY_DEADLINE_S = 30.0
 STOP_DEADLINE_S = 5.0
 """From SIGTERM to SIGKILL."""
 MODULE = "petqc_simulators"
+SHARED_MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
 LINE_LIMIT = 65_536
 _KEPT_LINES = 20
 
@@ -39,9 +44,57 @@ class Ready:
     truth: Path
     profile: str
     seed: int
+    shared_memory: str | None = None
+    """Name of the frame ring of a simulated daemon."""
 
 
-def command(settings: SimulatorConfig, state_dir: Path, listen: str = "udp://127.0.0.1:0") -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a simulator shall answer.
+
+    listen: address. socket, shared_memory: of a simulated daemon; nobody else uses these names.
+    """
+
+    listen: str
+    socket: Path | None = None
+    shared_memory: str | None = None
+
+    @classmethod
+    def of(cls, kind: str, state_dir: Path) -> Place:
+        """A place of its own for the simulator of a device.
+
+        Raises:
+            SimulatorRefusedError: the path of its socket would be too long.
+        """
+        if kind != "petsys-daqd":
+            return cls("udp://127.0.0.1:0")
+        path = state_dir.absolute() / "d.sock"
+        if len(os.fsencode(path)) > SOCKET_PATH_MAX:
+            raise SimulatorRefusedError(f"{path}: a socket path has at most {SOCKET_PATH_MAX} bytes")
+        name = f"/petqc-{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}"
+        return cls(f"unix:{path}", path, name)
+
+    def clear(self) -> None:
+        """Remove what a simulator left that was killed; nothing while one answers."""
+        if self.socket is None or self.shared_memory is None or _answers(self.socket):
+            return
+        self.socket.unlink(missing_ok=True)
+        (SHARED_MEMORY_FOLDER / self.shared_memory[1:]).unlink(missing_ok=True)
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(os.fspath(path))
+        except TimeoutError:
+            return True
+        except OSError:
+            return False
+        return True
+
+
+def command(settings: SimulatorConfig, state_dir: Path, place: Place) -> list[str]:
     """The command line of a simulator with these settings."""
     return [
         sys.executable,
@@ -53,7 +106,8 @@ def command(settings: SimulatorConfig, state_dir: Path, listen: str = "udp://127
         "--seed",
         str(settings.seed),
         "--listen",
-        listen,
+        place.listen,
+        *(("--shared-memory", place.shared_memory) if place.shared_memory is not None else ()),
         "--state-dir",
         str(state_dir),
         "--speed",
@@ -68,8 +122,10 @@ def command(settings: SimulatorConfig, state_dir: Path, listen: str = "udp://127
 class SimulatorProcess:
     """One simulator process. `start` waits for its ready line, `stop` ends it, both within deadlines."""
 
-    def __init__(self, settings: SimulatorConfig, state_dir: Path) -> None:
+    def __init__(self, settings: SimulatorConfig, state_dir: Path, kind: str = "petsys-udp") -> None:
         self._settings = settings
+        self._kind = kind
+        self._place: Place | None = None
         self._state_dir = state_dir
         self._process: asyncio.subprocess.Process | None = None
         self._drains: list[asyncio.Task[None]] = []
@@ -87,8 +143,10 @@ class SimulatorProcess:
             SimulatorError: it ended, or said nothing usable before the deadline.
         """
         self._state_dir.mkdir(parents=True, exist_ok=True)
+        place = self._place = Place.of(self._kind, self._state_dir)
+        place.clear()
         self._process = await asyncio.create_subprocess_exec(
-            *command(self._settings, self._state_dir),
+            *command(self._settings, self._state_dir, place),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -136,6 +194,8 @@ class SimulatorProcess:
                     with contextlib.suppress(ProcessLookupError):
                         process.kill()
                     await process.wait()
+            if self._place is not None:
+                self._place.clear()
         for task in self._drains:
             task.cancel()
         await asyncio.gather(*self._drains, return_exceptions=True)
@@ -156,7 +216,12 @@ class SimulatorProcess:
         try:
             said = json.loads(line)
             return Ready(
-                str(said["address"]), Path(said["config"]), Path(said["truth"]), str(said["profile"]), int(said["seed"])
+                str(said["address"]),
+                Path(said["config"]),
+                Path(said["truth"]),
+                str(said["profile"]),
+                int(said["seed"]),
+                None if said.get("shared_memory") is None else str(said["shared_memory"]),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise SimulatorError(f"the simulator said {line[:200]!r} where its ready line belongs") from error

@@ -49,10 +49,11 @@ BIAS_CODE = {BiasState.OFF_CONFIRMED: 0, BiasState.OFF_COMMANDED: 1, BiasState.O
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a board answers and what it is configured with."""
+    """Where a readout answers and what it is configured with; shared_memory: the frame ring of a daemon, if known."""
 
     address: str
     config_ini: Path
+    shared_memory: str | None = None
 
 
 @dataclass(slots=True)
@@ -94,7 +95,7 @@ class DeviceSupervisor:
         self._ended: tuple[float, str] | None = None
         self.state = DeviceState(config.name, config.is_simulated)
         if config.address is not None and config.configuration is not None:
-            self._publish(Endpoint(config.address, config.configuration))
+            self._publish(Endpoint(config.address, config.configuration, config.shared_memory))
 
     @property
     def ready(self) -> bool:
@@ -189,10 +190,10 @@ class DeviceSupervisor:
 
     async def _one_life(self) -> str:
         assert self._config.simulator is not None  # noqa: S101 - run has asked; for the type checker
-        process = SimulatorProcess(self._config.simulator, self._simulator_dir)
+        process = SimulatorProcess(self._config.simulator, self._simulator_dir, self._config.kind)
         try:
             ready = await process.start()
-            self._publish(Endpoint(ready.address, ready.config))
+            self._publish(Endpoint(ready.address, ready.config, ready.shared_memory))
             return str(await process.wait_ended())
         except SimulatorRefusedError as error:
             self._refused = error

@@ -146,11 +146,11 @@ def test_a_whole_session(tmp_path: Path) -> None:
             device, asics, targets = readout(board)
             try:
                 identity = await device.connect()
-                assert identity.kind.asics_per_module == 4
-                assert identity.mezzanines == ("BIAS_32P",)
+                assert identity.board.kind.asics_per_module == 4
+                assert identity.board.mezzanines == ("BIAS_32P",)
 
                 done = await device.configure(asics)
-                assert sorted(done.chips) == list(range(8))
+                assert done.chips == [(0, 0, chip) for chip in range(8)]
                 assert done.tries == 1
 
                 dark, account = await acquire(device, 0.5)
@@ -224,11 +224,11 @@ def test_pulses_in_chosen_channels_and_their_counters(tmp_path):
             device = PetsysUdpReadout(PetsysUdpSettings(host="127.0.0.1", udp_port=board.port))
             await device.connect()
             await device.configure(AsicSettings(mode="tot", channel_fields={"trigger_mode_1": 3}))
-            chosen = [(0, 5), (7, 63)]
+            chosen = [(0, 0, 0, 5), (0, 0, 7, 63)]
             assert await device.reconfigure(channels={place: {"trigger_mode_1": 1} for place in chosen}) == 2
             assert await device.reconfigure(channels={place: {"trigger_mode_1": 1} for place in chosen}) == 0
             with pytest.raises(DriverError, match="no channel field 'nonsense'"):
-                await device.reconfigure(channels={(0, 5): {"nonsense": 1}})
+                await device.reconfigure(channels={(0, 0, 0, 5): {"nonsense": 1}})
 
             async def pulsed(phase_clk: float) -> NDArray[np.uint64]:
                 await device.set_test_pulse(TestPulse(100, 1024, phase_clk))
@@ -259,11 +259,11 @@ def test_pulses_in_chosen_channels_and_their_counters(tmp_path):
             }
             await device.reconfigure(
                 global_fields={"counter_en": 1, "counter_period": 6},
-                channels={(c, k): {**counting, "vth_t1": 63 * (c == 0)} for c in range(8) for k in range(64)},
+                channels={(0, 0, c, k): {**counting, "vth_t1": 63 * (c == 0)} for c in range(8) for k in range(64)},
             )
             reading = await device.read_channel_counters(7)
-            assert reading.counts[0].min() > 0.99 * WINDOW_CLK - 2
-            assert reading.counts[1].max() < 0.01 * WINDOW_CLK
+            assert reading[0, 0, 0].min() > 0.99 * WINDOW_CLK - 2
+            assert reading[0, 0, 1].max() < 0.01 * WINDOW_CLK
             await device.aclose()
 
     asyncio.run(main())

@@ -162,9 +162,9 @@ def test_a_whole_session(tmp_path: Path) -> None:
             device, asics, targets = readout(daemon)
             try:
                 identity = await device.connect()
-                assert identity.mezzanines == ("BIAS_32P",)
+                assert identity.board.mezzanines == ("BIAS_32P",)
                 done = await device.configure(asics)
-                assert sorted(done.chips) == list(range(8))
+                assert done.chips == [(0, 0, chip) for chip in range(8)]
 
                 sinks.append(await acquire(device, 0.5))
                 energy, _, _ = sinks[-1][0].process(daemon.config)

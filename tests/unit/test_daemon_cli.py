@@ -17,7 +17,7 @@ from petqc_simulators.recording import write_recording
 from petqcd.cli.show import chosen, print_run
 from petqcd.config import BENCH_BIAS
 from petqcd.errors import ConfigError
-from petqcd.petsys_settings import CHANNEL_OFF, asic_settings, bias_settings, bias_targets, switched_off
+from petqcd.petsys_settings import CHANNEL_OFF, asic_settings, bias_settings, bias_targets, febds, switched_off
 
 if TYPE_CHECKING:
     from petqc.formats.petsys_config import PetsysConfig
@@ -115,7 +115,8 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> PetsysConfig:
 
 
 def test_settings_of_the_board_come_from_its_tables(board: PetsysConfig) -> None:
-    settings = asic_settings(board)
+    settings = asic_settings(board)[0, 0]
+    assert febds(board) == {(0, 0)}
     assert settings.mode == "qdc"
     assert settings.mode_of == {}
     assert settings.expected_chips == frozenset(range(8))
@@ -148,17 +149,17 @@ def changed(config: PetsysConfig, table: str, row: int, **values: float) -> Pets
 
 
 def test_a_threshold_that_does_not_fit_is_refused_and_never_clamped(board: PetsysConfig) -> None:
-    with pytest.raises(ConfigError, match=r"channel 0\.7: vth_e = -\d+ is outside 0\.\.63"):
+    with pytest.raises(ConfigError, match=r"channel 0\.0\.0\.7: vth_e = -\d+ is outside 0\.\.63"):
         asic_settings(changed(board, "disc_settings", 7, vth_e=100.0))
 
 
 def test_a_channel_without_a_calibration_is_switched_off_or_refused(board: PetsysConfig) -> None:
     unusable = changed(board, "disc_calibration", 7, zero_t1=-1.0)
-    assert asic_settings(unusable).per_channel[0, 7] == {"trigger_mode_1": CHANNEL_OFF}
-    assert switched_off(unusable) == [(0, 7)]
+    assert asic_settings(unusable)[0, 0].per_channel[0, 7] == {"trigger_mode_1": CHANNEL_OFF}
+    assert switched_off(unusable) == [(0, 0, 0, 7)]
     assert switched_off(board) == []
     from dataclasses import replace
 
     fewer = {**board.tables, "disc_calibration": board.tables["disc_calibration"][1:]}
-    with pytest.raises(ConfigError, match=r"channel 0\.0 has no discriminator calibration"):
+    with pytest.raises(ConfigError, match=r"channel 0\.0\.0\.0 has no discriminator calibration"):
         asic_settings(replace(board, tables=fewer))

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from petqcd import simulator_process, supervisor
-from petqcd.config import SimulatorConfig, bench_device
+from petqcd.config import SimulatorConfig, simulated_device
 from petqcd.errors import SimulatorError, SimulatorRefusedError, UnreachableError
 from petqcd.metrics import Metrics
 from petqcd.progress import Bus
-from petqcd.simulator_process import SimulatorProcess, command
+from petqcd.simulator_process import Place, SimulatorProcess, command
 from petqcd.supervisor import DeviceSupervisor
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ def test_one_that_babbles_does_not_block(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_command_line_carries_every_setting(tmp_path: Path) -> None:
-    line = command(SimulatorConfig(seed=7, source="ge68", speed=0.5, faults=("F01", "F03=100@5")), tmp_path)
+    settings = SimulatorConfig(seed=7, source="ge68", speed=0.5, faults=("F01", "F03=100@5"))
+    line = command(settings, tmp_path, Place.of("petsys-udp", tmp_path))
     assert line[:4] == [sys.executable, "-m", "petqc_simulators", "serve"]
     pairs = list(itertools.pairwise(line))
     for pair in (
@@ -134,7 +135,7 @@ def test_the_command_line_carries_every_setting(tmp_path: Path) -> None:
 @asynccontextmanager
 async def supervised(folder: Path) -> AsyncIterator[tuple[DeviceSupervisor, Metrics]]:
     metrics = Metrics("bench", "board", simulated=True)
-    device = DeviceSupervisor(bench_device(), folder, Bus(), metrics)
+    device = DeviceSupervisor(simulated_device(), folder, Bus(), metrics)
     task = asyncio.create_task(device.run())
     try:
         yield device, metrics
@@ -183,7 +184,7 @@ def test_one_that_refuses_its_settings_is_not_started_again(tmp_path: Path, monk
 
 def test_waiting_for_one_that_does_not_come_has_an_end(tmp_path: Path) -> None:
     async def work() -> None:
-        device = DeviceSupervisor(bench_device(), tmp_path, Bus(), Metrics("s", "board", simulated=True))
+        device = DeviceSupervisor(simulated_device(), tmp_path, Bus(), Metrics("s", "board", simulated=True))
         assert not device.ready
         with pytest.raises(UnreachableError, match="board"):
             await device.endpoint(0.05)

@@ -49,6 +49,7 @@ class ScriptedDaemon:
         self.ring = np.memmap(self.memory, dtype="<u8", mode="r+")
         self.write = self.read = self.acquiring = self.minimum = self.frame = 0
         self.per_poll = 50
+        self.drops_old = False
         self.ports = 1
         self.log: list[tuple[int, bytes]] = []
         self.answer: Callable[[bytes], bytes] = lambda command: command[2:19] + b"\x00" + bytes(6) + b"\x00"
@@ -127,9 +128,11 @@ class ScriptedDaemon:
     def put(self, n: int) -> None:
         """Frames with one event each."""
         for _ in range(n):
+            frame, self.frame = self.frame, (self.frame + 1) % (1 << 36)
+            if self.drops_old and frame < self.minimum:  # compared as numbers, whether they have wrapped or not
+                continue
             at = self.write % 16_384 * SLOT_WORDS
-            self.ring[at : at + 3] = (self.frame | 3 << 36, 1, self.frame)
-            self.frame += 1
+            self.ring[at : at + 3] = (frame | 3 << 36, 1, frame)
             self.write = (self.write + 1) % 32_768
 
 
@@ -354,7 +357,8 @@ def test_an_acquisition_from_on_to_off(tmp_path):
         kinds = [kind for kind, _ in script.log]
         begin = kinds.index(0x01)
         assert kinds[begin : begin + 4] == [0x01, 0x05, 0x13, 0x03]
-        assert script.minimum == 100, "the frame of after the acquisition was switched on"
+        minima = [int.from_bytes(payload, "little") for kind, payload in script.log if kind == 0x13]
+        assert minima[0] == 100, "the frame of after the acquisition was switched on"
         assert kinds[-1] == 0x01
         assert script.acquiring == 0
         assert account.frames_rejected == {"before-start": 10}
@@ -367,6 +371,43 @@ def test_an_acquisition_from_on_to_off(tmp_path):
             await link.stop_data()
         again = Flow()
         await again.start(link)
+        await again.until(again.first)
+        assert (await link.stop_data()).failure is None
+
+    run(session, tmp_path)
+
+
+def test_frames_go_on_when_their_ids_wrap_although_the_daemon_compares_them_as_numbers(tmp_path, monkeypatch):
+    """After 4.07 days."""
+    monkeypatch.setattr("petqc_drivers.petsys.daqd_link.LIFT_MINIMUM_S", 0.05)
+    last = (1 << 36) - 1
+
+    async def session(script, link):
+        script.drops_old, script.per_poll = True, 0
+        script.frame = last - 200
+        script.answer = lambda command: command[2:19] + b"\x00" + (script.frame << 10).to_bytes(6, "little") + b"\x00"
+        flow = Flow()
+        await flow.start(link, min_frame=last - 250)
+        assert script.minimum == last - 200
+        script.put(100)
+        await flow.until(flow.first)
+        async with asyncio.timeout(10):
+            while script.minimum:  # noqa: ASYNC110 - the script tells nobody
+                await asyncio.sleep(0.01)
+        while (await link.account()).frames_delivered < 500:
+            script.per_poll = 50
+            await asyncio.sleep(0)
+        account = await link.stop_data()
+        assert (account.frames_missing, account.frames_rejected) == (0, {})
+        n = account.frames_delivered
+        assert flow.ids == [(last - 200 + i) % (1 << 36) for i in range(n)]
+        assert account.last_frame == (last - 200 + n - 1) % (1 << 36)
+        # The ids of before the wrap are not taken for later ones.
+        script.frame = 5
+        again = Flow()
+        await again.start(link, min_frame=last)
+        assert script.minimum == 5
+        script.per_poll = 50
         await again.until(again.first)
         assert (await link.stop_data()).failure is None
 
@@ -546,7 +587,7 @@ def test_a_daemon_that_takes_connections_and_does_nothing(tmp_path, monkeypatch)
         error = refused(tmp_path)
         assert time.monotonic() - began_s < 2.0
     assert isinstance(error, ReplyTimeoutError)
-    assert "no reply to active ports" in str(error)
+    assert "no reply to shared memory info" in str(error)
 
 
 def test_a_path_that_is_too_long(tmp_path):
@@ -597,8 +638,14 @@ def test_off_with_a_dead_daemon_is_decided_in_time(tmp_path, listens):
 
 def test_settings_and_registry():
     assert device_kind("petsys-daqd").load() == (PetsysDaqdSettings, PetsysDaqdReadout)
-    settings = PetsysDaqdSettings(port=3, slave=9)
-    assert settings.new_link().name == "unit 3/9 at daemon /tmp/d.sock"
-    for bad in ({"shared_memory": "daqd"}, {"socket": "d.sock"}, {"port": 32}, {"tries": 0}):
+    settings = PetsysDaqdSettings()
+    assert settings.new_link((3, 9)).name == "unit 3/9 at daemon /tmp/d.sock"
+    for bad in (
+        {"shared_memory": "daqd"},
+        {"socket": "d.sock"},
+        {"expected_febds": frozenset({(32, 0)})},
+        {"expected_trigger": (0, 32)},
+        {"tries": 0},
+    ):
         with pytest.raises(LocalProtocolError):
             PetsysDaqdSettings(**bad)

@@ -258,8 +258,10 @@ def test_a_bring_up_trims_the_supplies_in_reset_and_vdd1_again_once_the_asics_ar
     model = WholeBoard()
     kind = board_kind(0x0005, 0x0001_0111_0000_0000)
     assert (kind.modules, kind.bias_slots) == (16, 2)
-    done = asyncio.run(bring_up.bring_up(Board(model), kind, AsicSettings()))  # type: ignore[arg-type]
-    assert sorted(done.chips) == [0, 1]
+    board = Board(model)  # type: ignore[arg-type]
+    set_up = {(0, 0): bring_up.FebdSetUp(board, kind, AsicSettings())}
+    done = asyncio.run(bring_up.bring_up(set_up, None, board))
+    assert done.chips == [(0, 0, 0), (0, 0, 1)]
     steps = [step for step, _ in itertools.groupby(model.order)]
     assert steps == ["reset 1", "i2c", "power 1", "i2c", "reset 0", "reset 1", "reset 0", "asic", "i2c"]
     assert 1.35 < model.volts(1, 0, "vdd1") < 1.36

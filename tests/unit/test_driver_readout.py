@@ -244,8 +244,8 @@ def test_connecting_identifies_and_changes_nothing():
         async with bench() as (board, readout):
             before = bytes(board.memory)
             identity = await readout.connect()
-            assert identity.mezzanines == ("BIAS_32P",)
-            assert (identity.kind.asics_per_module, identity.protocol) == (4, 0x104)
+            assert identity.board.mezzanines == ("BIAS_32P",)
+            assert (identity.board.kind.asics_per_module, identity.board.protocol) == (4, 0x104)
             assert readout.state is DeviceState.IDENTIFIED
             assert readout.bias_state is OutputState.OFF
             assert await readout.connect() is identity
@@ -296,22 +296,22 @@ def test_configuring_writes_every_field_and_reads_it_back():
             await readout.connect()
             done = await readout.configure(settings)
             assert readout.state is DeviceState.STAGED
-            assert sorted(done.chips) == [0, 1]
+            assert done.chips == [(0, 0, 0), (0, 0, 1)]
             assert done.tries == 1
             assert abs(done.synchronised_unix_s - time.time()) < 10
             for chip in (0, 1):
-                assert int(board.asics[chip][None], 2) == done.globals[chip].value
-                assert done.globals[chip]["disc_lsb_t1"] == 40
-                assert done.globals[chip]["tx_mode"] == 2
-                assert done.globals[chip]["tx_nlinks"] == 0
+                assert int(board.asics[chip][None], 2) == done.board.globals[chip].value
+                assert done.board.globals[chip]["disc_lsb_t1"] == 40
+                assert done.board.globals[chip]["tx_mode"] == 2
+                assert done.board.globals[chip]["tx_nlinks"] == 0
                 for channel in range(64):
-                    held = done.channels[chip, channel]
+                    held = done.board.channels[chip, channel]
                     assert int(board.asics[chip][channel], 2) == held.value
                     assert held["att"] == 3
                     assert held["qdc_mode"] == (0 if (chip, channel) == (0, 7) else 1)
                     assert held["trigger_mode_1"] == (3 if (chip, channel) == (1, 6) else 0)
-            assert done.channels[1, 5]["vth_t1"] == 20
-            assert done.channels[0, 7]["intg_en"] == 0
+            assert done.board.channels[1, 5]["vth_t1"] == 20
+            assert done.board.channels[0, 7]["intg_en"] == 0
             assert int.from_bytes(board.memory[0x318:0x320], "little") == 3
 
     run(main)
@@ -322,7 +322,7 @@ def test_eight_chips_are_configured_and_verified_without_a_retry():
         async with bench(n_chips=8, reply_timeout_s=1.0) as (board, readout):
             await readout.connect()
             done = await readout.configure(AsicSettings())
-            assert len(done.channels) == 8 * 64
+            assert len(done.board.channels) == 8 * 64
             assert board.n_commands > 2 * 2 * 8 * 65
             assert readout.link_account.commands == readout.link_account.tries
             assert done.duration_s < 10  # about 1 s on an idle core; this only catches what is badly wrong
@@ -373,13 +373,13 @@ def test_settings_that_are_not_the_users_are_refused(settings):
     [
         {"host": "localhost"},
         {"udp_port": 0},
-        {"port": 32},
+        {"expected_febds": frozenset({(0, 32)})},
         {"reply_timeout_s": 0},
         {"no_data_timeout_s": float("inf")},
         {"settle_s": float("nan")},
         {"tries": 0},
         {"bias": {outputs()[0]: bias_settings()[outputs()[1]]}},
-        {"port": 1, "bias": bias_settings()},
+        {"expected_febds": frozenset({(0, 1)}), "bias": bias_settings()},
     ],
 )
 def test_impossible_settings_are_refused(settings):
@@ -418,8 +418,8 @@ def test_an_asic_that_gives_crc_errors_now_and_then_is_asked_again():
             await readout.connect()
             board.damage = crc
             done = await readout.configure(AsicSettings())
-            assert len(done.channels) == 128
-            assert int(board.asics[1][63], 2) == done.channels[1, 63].value
+            assert len(done.board.channels) == 128
+            assert int(board.asics[1][63], 2) == done.board.channels[1, 63].value
             board.damage = lambda c, r: r[:18] + b"\xe4" if c[16] == 1 else r
             with pytest.raises(DeviceFaultError, match=r"read ASIC 0 global configuration failed 5 times.*crc"):
                 await readout.configure(AsicSettings())
@@ -808,7 +808,7 @@ def test_modules_of_the_older_kind_are_found_and_the_others_left_as_they_are():
             board.put(0x02B8, 0b0100_0000, 1)
             board.legacy_module = 3
             await readout.connect()
-            assert sorted((await readout.configure(AsicSettings())).chips) == [0, 1]
+            assert (await readout.configure(AsicSettings())).chips == [(0, 0, 0), (0, 0, 1)]
             assert board.memory[0x2B8] == 0b0100_1000
 
     run(main)

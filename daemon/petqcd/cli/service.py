@@ -64,14 +64,14 @@ def demo(
         PetqcConfig,
         QcConfig,
         bench_baseline,
-        bench_device,
+        simulated_device,
         state_directory,
     )
     from petqcd.errors import ConfigError
 
     _logging(verbose=verbose)
     try:
-        device = bench_device(profile=profile, seed=seed, source=source, faults=tuple(fault or ()))
+        device = simulated_device(profile=profile, seed=seed, source=source, faults=tuple(fault or ()))
         config = PetqcConfig(
             device=(device,),
             baseline=bench_baseline(device),

@@ -64,7 +64,7 @@ def _off_directly(config: PetqcConfig) -> OffOutcome:
         raise UnreachableError(
             f"{board.name} is a simulator that lives with its daemon, and there is no daemon: nothing is on"
         )
-    endpoint = Endpoint(board.address, board.configuration)
+    endpoint = Endpoint(board.address, board.configuration, board.shared_memory)
 
     async def work() -> OffOutcome:
         connection = PetsysBoard.for_off(endpoint)
@@ -106,7 +106,11 @@ def check_config(
         give_json(document)
         return
     source = loaded.source_file or "no petqc.toml"
-    what = "a simulated bench" if board.simulator is not None else f"a board at {board.address}"
+    what = (
+        f"a simulated {board.simulator.profile}"
+        if board.simulator is not None
+        else f"a {board.kind} at {board.address}"
+    )
     sys.stdout.write(f"{source}: fine: scanner {loaded.scanner.name}, {what}, state in {folder}\n")
     sys.stdout.writelines(f"warning: {warning}\n" for warning in warnings)
 

@@ -86,8 +86,25 @@ async def read_channel_counters(
         DeviceFaultError: If some channel did not bring the tag in time.
         RemoteProtocolError: If an answer has the wrong length.
     """
+    await tag_channel_counters(board, tag)
+    return await collect_channel_counters(board, chips, tag, deadline_s=deadline_s)
+
+
+async def tag_channel_counters(board: Board, tag: int) -> None:
+    """Let the windows that begin from now on carry a tag; the first half of a reading."""
+    await board.write("counter_tag", tag % (1 << _TAG_BITS))
+
+
+async def collect_channel_counters(
+    board: Board, chips: Sequence[int], tag: int, *, deadline_s: float = DEADLINE_S
+) -> CounterReading:
+    """Counts of the first window that carries a tag; the other half of a reading.
+
+    Raises:
+        DeviceFaultError: If some channel did not bring the tag in time.
+        RemoteProtocolError: If an answer has the wrong length.
+    """
     tag %= 1 << _TAG_BITS
-    await board.write("counter_tag", tag)
     end_s = time.monotonic() + deadline_s
     counts: dict[int, NDArray[np.int64]] = {}
     waiting = list(chips)

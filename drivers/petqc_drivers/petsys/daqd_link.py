@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from petqc_drivers.device import Quality, Reading
 from petqc_drivers.errors import (
     ConnectError,
     DriverError,
@@ -37,18 +38,19 @@ from petqc_drivers.petsys.daqd_wire import (
     SharedMemoryInfo,
     acquisition_request,
     minimum_frame_request,
+    parse_card_temperature_reply,
     parse_front_end_reply,
     parse_ports_reply,
     port_counters_request,
 )
-from petqc_drivers.petsys.frames import CLOCKS_PER_FRAME
+from petqc_drivers.petsys.frames import CLOCKS_PER_FRAME, FRAME_ID_MODULO
 from petqc_drivers.petsys.link import CommandGate, LinkAccount, ago
 from petqc_drivers.petsys.receive import FrameIntake, ReceiveAccount
 from petqc_drivers.petsys.registers import REGISTERS
 from petqc_drivers.petsys.wire import SERIAL_MODULO, Command, Function, WireError, parse_memory_read_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from petqc_drivers.petsys.receive import Sink
 
@@ -61,6 +63,8 @@ REPLY_TIMEOUT_S: Final = 0.4
 TRIES: Final = 5
 DAEMON_S: Final = 2.0
 """How long what the daemon does by itself may take; switching the acquisition on takes it 0.22 s."""
+LIFT_MINIMUM_S: Final = 2.0
+"""How long the daemon is left to drop old frames: longer than frames can stay anywhere on their way."""
 _THREAD_S: Final = 2.0
 
 
@@ -105,6 +109,7 @@ class DaqdReadoutLink(CommandGate):
         self._intake: FrameIntake | None = None
         self._ended: ReceiveAccount | None = None
         self._last_good_s: float | None = None
+        self._lifting: asyncio.Task[None] | None = None
 
     @property
     def name(self) -> str:
@@ -127,9 +132,21 @@ class DaqdReadoutLink(CommandGate):
         Raises:
             ConnectError: If there is no daemon, it does not answer, or its shared memory is not as it should be.
         """
-        await self.open_without_greeting()
+        await self.open_daemon()
         try:
             await self._check_port()
+        except BaseException:
+            await self._client.aclose()
+            raise
+
+    async def open_daemon(self) -> None:
+        """Connect, and see that the daemon answers and its ring can be read, whatever units there are.
+
+        Raises:
+            ConnectError: If there is no daemon, it does not answer, or its shared memory is not as it should be.
+        """
+        await self.open_without_greeting()
+        try:
             (await self._ring()).close()
             if (await self.pointers()).is_acquiring:
                 _LOG.info("%s: another client left the acquisition on, or uses it", self._client.name)
@@ -153,6 +170,7 @@ class DaqdReadoutLink(CommandGate):
     async def aclose(self) -> None:
         """End the thread and disconnect."""
         pump, self._pump, self._intake = self._pump, None, None
+        await self._end_lifting()
         if pump is not None:
             await pump.aclose()
         await self._client.aclose()
@@ -197,6 +215,39 @@ class DaqdReadoutLink(CommandGate):
             return PortCounters.from_bytes(await self._ask(port_counters_request(port), "port counters"))
         except WireError as error:
             raise self._strange(error) from error
+
+    async def card_temperatures(self) -> tuple[float, ...]:
+        """Temperatures of the DAQ cards in degC; 0 where there is none."""
+        try:
+            return parse_card_temperature_reply(await self._ask(Request(Message.CARD_TEMPERATURE), "card temperature"))
+        except WireError as error:
+            raise self._strange(error) from error
+
+    async def way_readings(self, ports: Iterable[int]) -> list[Reading]:
+        """Counters of these ports of the DAQ cards, and the temperatures of the cards.
+
+        A daemon that speaks UDP to its board has neither, and says so with zeros.
+        """
+        readings: list[Reading] = []
+        for port in ports:
+            found = await self.port_counters(port)
+            counts = {"port_tx": found.tx, "port_rx": found.rx, "port_rx_bad": found.rx_bad}
+            is_counted, now_s = any(counts.values()), time.monotonic()
+            quality, reason = (
+                (Quality.GOOD, None) if is_counted else (Quality.ABSENT, "this kind of link counts nothing")
+            )
+            readings += [
+                Reading(
+                    name, f"port:{port}", float(n) if is_counted else None, "words", is_counted, quality, now_s, reason
+                )
+                for name, n in counts.items()
+            ]
+        now_s = time.monotonic()
+        return readings + [
+            Reading("temperature_card", f"card:{card}", value, "degC", True, Quality.GOOD, now_s)
+            for card, value in enumerate(await self.card_temperatures())
+            if value
+        ]
 
     async def _ring(self) -> SharedRing:
         reply = await self._ask(Request(Message.SHARED_MEMORY), "shared memory info")
@@ -313,6 +364,7 @@ class DaqdReadoutLink(CommandGate):
             )
             self._ended, self._intake = None, intake
             self._pump = RingPump(self._path, ring, intake, read=read, uid=self._uid)
+            self._lifting = asyncio.create_task(self._lift_minimum(), name=f"lift the minimum frame of {self.name}")
         except BaseException:
             self._intake = None
             ring.close()
@@ -321,7 +373,9 @@ class DaqdReadoutLink(CommandGate):
     async def _switch_on(self, min_frame: int) -> tuple[int, int]:
         """Switch the acquisition on; the first frame to accept, and where reading begins."""
         await self._ask(acquisition_request(is_on=True), "acquisition on")
-        min_frame = max(min_frame, await self._frame_now())
+        now = await self._frame_now()
+        if (now - min_frame) % FRAME_ID_MODULO < FRAME_ID_MODULO // 2:
+            min_frame = now
         await self._ask(minimum_frame_request(min_frame), "minimum frame")
         pointers = await self.pointers()
         if not pointers.is_acquiring or pointers.waiting is None:
@@ -329,6 +383,23 @@ class DaqdReadoutLink(CommandGate):
                 "the daemon was told to acquire and does not", device=self._client.name, do="restart the daemon"
             )
         return min_frame, pointers.read
+
+    async def _lift_minimum(self) -> None:
+        """Let the daemon pass every frame again, once the old ones are gone.
+
+        It compares frame ids as they are: with a minimum, it would drop everything after they have wrapped.
+        """
+        try:
+            await asyncio.sleep(LIFT_MINIMUM_S)
+            await self._ask(minimum_frame_request(0), "no minimum frame")
+        except DriverError as error:
+            _LOG.warning("the minimum frame stays, data will end when frame ids wrap: %s", error)
+
+    async def _end_lifting(self) -> None:
+        lifting, self._lifting = self._lifting, None
+        if lifting is not None:
+            lifting.cancel()
+            await asyncio.wait({lifting})
 
     async def _frame_now(self) -> int:
         """The frame that the unit is at: frames from before the acquisition was on must not be taken."""
@@ -363,6 +434,7 @@ class DaqdReadoutLink(CommandGate):
                 raise StateError("no acquisition is running", device=self.name)
             ended, self._ended = self._ended, None  # it ended for a caller who was cancelled meanwhile
             return ended
+        await self._end_lifting()
         self._ended = await pump.account(failure, is_last=True, timeout_s=_THREAD_S)
         self._pump = self._intake = None
         await pump.aclose()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from petqc_drivers.errors import LocalProtocolError
@@ -16,11 +16,16 @@ from petqc_drivers.petsys.spi import CLOCK_FILTER, FPGA_FLASH, is_bias_output
 from petqc_drivers.petsys.wire import Function, MemoryWrite, WireError, parse_memory_access
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from petqc_drivers.device import Reading
     from petqc_drivers.errors import DriverError
     from petqc_drivers.limits import SetOutput
     from petqc_drivers.petsys.receive import ReceiveAccount, Sink
+
+
+Address = tuple[int, int]
+"""Port and slave of a unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,10 @@ class LinkAccount:
     replies_malformed: int
     unknown_datagrams: int
     foreign_datagrams: int
+
+    def __add__(self, other: LinkAccount) -> LinkAccount:
+        """Of two links together."""
+        return LinkAccount(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 class ReadoutLink(Protocol):
@@ -96,6 +105,9 @@ class ReadoutLink(Protocol):
 
     def link_account(self) -> LinkAccount:
         """How the commands went."""
+
+    async def way_readings(self, ports: Iterable[int]) -> list[Reading]:
+        """What is measured on the way to the units at these ports; nothing where nothing is."""
 
 
 _POWER: Final = REGISTERS["power"].address

@@ -69,12 +69,12 @@ def trigger_links(ports: Iterable[int]) -> tuple[ClockLink, ...]:
 
 
 async def read_counters(board: Board, address: str, chips: Iterable[int]) -> list[Reading]:
-    """Counters of the board's own links, and of the data links of ASICs, lane by lane.
+    """Counters of a unit's own links, and of the data links of ASICs, lane by lane.
 
     Args:
-        board: Where to read.
+        board: Where to read; any unit.
         address: Port and slave as they appear in the names of nodes, "0.0".
-        chips: The chips whose links to read.
+        chips: The chips whose links to read; none on a unit that has none.
     """
     readings: list[Reading] = []
 
@@ -83,7 +83,8 @@ async def read_counters(board: Board, address: str, chips: Iterable[int]) -> lis
 
     for name, unit in _BOARD_COUNTERS.items():
         add(name, f"board:{address}", await board.read(name), unit)
-    links = await board.read("asic_links") + 1
+    chips = list(chips)
+    links = await board.read("asic_links") + 1 if chips else 0
     for chip in chips:
         await board.write("word_error_select", chip)
         add("asic_word_errors", f"asic:{address}.{chip}", await board.read("word_errors"), "words")

@@ -1,6 +1,7 @@
-"""A TOFPET2 front-end board as a device: connect, configure, bias, read, acquire, close.
+"""A TOFPET2 readout as a device, of one unit or of many: connect, configure, bias, read, acquire, close.
 
-One instance belongs to one event loop and is the only one that writes to its board. Every wait has a deadline.
+Whatever the number of units, there is one clock, one acquisition, one account of it, and switching off reaches every
+board. One instance belongs to one event loop and is the only one that writes to its units. Every wait has a deadline.
 
 Source: TOFPET2 interface reference (vendor software revision 194662e, protocol 0x0104), sections 1.4, 2.8, 5.1 to 5.3.
 """
@@ -8,23 +9,33 @@ Source: TOFPET2 interface reference (vendor software revision 194662e, protocol 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import operator
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Final
 
 from petqc_drivers.device import DeviceState, OutputState, Reading
-from petqc_drivers.errors import DeviceFaultError, DriverError, LinkLostError, StateError, WrongIdentityError
-from petqc_drivers.petsys.bias_prom import identify_mezzanines
+from petqc_drivers.errors import (
+    DeviceFaultError,
+    DriverError,
+    LocalProtocolError,
+    OffUnconfirmedError,
+    OvertakenError,
+    StateError,
+    WrongIdentityError,
+)
 from petqc_drivers.petsys.board import Board
-from petqc_drivers.petsys.bring_up import BringUp, bring_up
-from petqc_drivers.petsys.counters import CounterReading, read_channel_counters
-from petqc_drivers.petsys.frames import CLOCK_HZ, CLOCKS_PER_FRAME
-from petqc_drivers.petsys.link import ago
-from petqc_drivers.petsys.link_counters import read_counters, read_power_good
-from petqc_drivers.petsys.power_8k import read_supplies
-from petqc_drivers.petsys.registers import BoardKind, board_kind
-from petqc_drivers.petsys.sensors import ModuleSensors, read_temperatures
+from petqc_drivers.petsys.boards_off import merge, switch_off, together, unconfirmed, worst
+from petqc_drivers.petsys.bring_up import BringUp, FebdSetUp, bring_up, only
+from petqc_drivers.petsys.counters import CounterReading, collect_channel_counters, tag_channel_counters
+from petqc_drivers.petsys.daqd_link import DaqdReadoutLink
+from petqc_drivers.petsys.febd import BoardIdentity, FrontEndBoard, SystemIdentity
+from petqc_drivers.petsys.frames import CLOCKS_PER_FRAME
+from petqc_drivers.petsys.hardware_trigger import switch, write_febd, write_trigger_unit
+from petqc_drivers.petsys.link import LinkAccount
+from petqc_drivers.petsys.link_counters import read_clock_links, read_counters, trigger_links
 from petqc_drivers.petsys.settings import (
     AsicSettings,
     BiasSettings,
@@ -33,22 +44,25 @@ from petqc_drivers.petsys.settings import (
     PetsysUdpSettings,
     ReadoutSettings,
 )
-from petqc_drivers.petsys.supply import BiasSupply, OffReport
 from petqc_drivers.petsys.test_pulse import OFF as PULSE_OFF
 from petqc_drivers.petsys.tmp104 import read_chain
-from petqc_drivers.petsys.wire import PROTOCOL_VERSION
+from petqc_drivers.petsys.units import FoundUnit, check_units, discover, look, survey
+from petqc_drivers.petsys.watch import watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
 
     from petqc_drivers.limits import Volts
     from petqc_drivers.petsys.bias import BiasChannel
-    from petqc_drivers.petsys.link import LinkAccount, ReadoutLink
+    from petqc_drivers.petsys.febd import Changes
+    from petqc_drivers.petsys.hardware_trigger import EnergyCalibration, TriggerSettings
+    from petqc_drivers.petsys.link import Address, ReadoutLink
     from petqc_drivers.petsys.module_eeprom import ModuleEeprom
     from petqc_drivers.petsys.receive import ReceiveAccount
+    from petqc_drivers.petsys.supply import BiasSupply, OffReport
     from petqc_drivers.petsys.test_pulse import TestPulse
 
 __all__ = [
@@ -62,6 +76,7 @@ __all__ = [
     "PetsysUdpReadout",
     "PetsysUdpSettings",
     "ReadoutSettings",
+    "SystemIdentity",
 ]
 
 _LOG = logging.getLogger(__name__)
@@ -69,94 +84,116 @@ _LOG = logging.getLogger(__name__)
 LINK_CHECK_S: Final = 2.0
 """How long the data links may take to be up at the start of an acquisition."""
 _LINK_CHECK_PAUSE_S: Final = 0.01
-_WATCH_FRACTION: Final = 0.1
+SURVEY_DEADLINE_S: Final = 3.0
+"""For finding boards to switch off."""
 
 
-@dataclass(frozen=True, slots=True)
-class BoardIdentity:
-    """What a board says about itself, on this connection."""
+class PetsysReadout(ABC):
+    """One or more front-end boards on a common clock, whichever way leads to them.
 
-    kind: BoardKind
-    protocol: int
-    firmware_revision: int
-    uptime_s: float
-    mezzanines: tuple[str, ...]
-    """Bias mezzanine of each slot."""
-
-    def __str__(self) -> str:
-        return (
-            f"base board {self.kind.base_pcb:#06x}, firmware {self.kind.firmware_variant:#018x} revision "
-            f"{self.firmware_revision:#x}, bias {', '.join(self.mezzanines) or 'none'}"
-        )
-
-
-class PetsysReadout:
-    """One front-end board (FEB/D with internal trigger), whichever way leads to it.
+    Places are named by port and slave of the unit, then chip and channel.
 
     Attributes:
         settings: As given.
         state: Where it is in its life cycle.
         identity: Once connected.
-        configured: Once configured.
+        configured: Once configured; None again if what the ASICs hold is not known any more.
     """
-
-    reaches_chain: ClassVar[bool] = False
-    """Whether further boards that are chained to this one can be reached, so that they may be there."""
 
     def __init__(self, settings: ReadoutSettings) -> None:
         self.settings = settings
         self.state = DeviceState.DISCONNECTED
-        self.identity: BoardIdentity | None = None
-        self.configured: BringUp | None = None
-        self._link: ReadoutLink = settings.new_link()
-        self._supply = BiasSupply(
-            self._link,
-            settings.new_link,
-            settings.bias,
-            address=(settings.port, settings.slave),
-            settle_s=settings.settle_s,
-            starts_with=settings.bias_starts_with,
-            prom_tolerance_v=settings.prom_tolerance_v,
-        )
-        self._sensors: dict[int, ModuleSensors] = {}
+        self.identity: SystemIdentity | None = None
+        self._done: BringUp | None = None
+        self._febds = {a: FrontEndBoard(a, settings.new_link(a), settings) for a in sorted(self._known_febds())}
+        self._links: dict[Address, ReadoutLink] = {a: febd.link for a, febd in self._febds.items()}
+        self._clock: ReadoutLink | None = None
+        self._has_hardware_trigger = False
         self._failure: DriverError | None = None
         self._over = asyncio.Event()
         self._flowing = asyncio.Event()
         self._watchdog: asyncio.Task[None] | None = None
         self._account: ReceiveAccount | None = None
 
+    @abstractmethod
+    def _known_febds(self) -> set[Address]:
+        """FEB/Ds that are known before anything was asked, so that they can be switched off."""
+
+    @abstractmethod
+    async def _find_units(self) -> list[FoundUnit]:
+        """Reach the system and look which units there are."""
+
+    async def _find_more_to_switch_off(self) -> list[DriverError]:
+        """Take note of FEB/Ds that were not known; what went wrong on the way."""
+        return []
+
     @property
     def name(self) -> str:
-        """The board's name in messages."""
-        return self._link.name
+        """The readout's name in messages."""
+        return self.settings.name
+
+    @property
+    def configured(self) -> BringUp | None:
+        """What was found and set when configuring, with what was changed since."""
+        if self._done is None or any(febd.configured is None for febd in self._febds.values()):
+            return None
+        return self._done
+
+    @property
+    def bias_states(self) -> dict[Address, OutputState]:
+        """What is known about the bias outputs of each board."""
+        return {address: febd.supply.state for address, febd in self._febds.items()}
 
     @property
     def bias_state(self) -> OutputState:
-        """What is known about the bias outputs."""
-        return self._supply.state
+        """What is known about the bias outputs of all boards: of the board that is worst."""
+        return worst(self.bias_states.values()) if self._febds else OutputState.UNKNOWN
 
     @property
     def link_account(self) -> LinkAccount:
-        """How the commands went."""
-        return self._link.link_account()
+        """How the commands went, of all units."""
+        return functools.reduce(
+            operator.add, (link.link_account() for link in self._links.values()), LinkAccount(0, 0, 0, 0, 0, 0, 0)
+        )
 
     @property
-    def _address(self) -> str:
-        return f"{self.settings.port}.{self.settings.slave}"
+    def _trigger_unit(self) -> Board | None:
+        """The clock and trigger unit; None if the only FEB/D is that itself."""
+        trigger = self._identity("reach the trigger unit").trigger
+        return None if trigger.kind.is_febd else Board(self._links[trigger.address])
 
-    def _board(self) -> Board:
-        return Board(self._link)
+    def _supplies(self, but: Collection[Address] = ()) -> list[BiasSupply]:
+        return [febd.supply for address, febd in self._febds.items() if address not in but]
 
     def _require(self, *states: DeviceState, to: str, do: str) -> None:
         if self.state not in states:
             raise StateError(f"cannot {to} while {self.state.value}", device=self.name, do=do)
 
-    async def connect(self) -> BoardIdentity:
-        """Reach the board and see that it is the right one; changes nothing on it.
+    def _identity(self, to: str) -> SystemIdentity:
+        if self.identity is None or self.state in {DeviceState.DISCONNECTED, DeviceState.CONNECTING}:
+            raise StateError(f"cannot {to} while {self.state.value}", device=self.name, do="connect first")
+        return self.identity
+
+    def _clock_board(self, to: str) -> Board:
+        self._identity(to)
+        assert self._clock is not None  # noqa: S101 - set with the identity; for the type checker
+        return Board(self._clock)
+
+    def _febd(self, port: int, slave: int) -> FrontEndBoard:
+        febd = self._febds.get((port, slave))
+        if febd is None:
+            raise LocalProtocolError(f"there is no FEB/D {port}/{slave}", device=self.name)
+        return febd
+
+    # -- connecting -------------------------------------------------------------------------------------------------
+
+    async def connect(self) -> SystemIdentity:
+        """Reach all units and see that they are the right ones; changes nothing on them.
 
         Raises:
             ConnectError: If nothing answers.
-            WrongIdentityError: If it is another board, firmware or protocol.
+            DeviceFaultError: If a unit that must be there does not answer.
+            WrongIdentityError: If units are missing, others are there, or one is not what it must be.
         """
         if self.identity is not None and self.state in {
             DeviceState.IDENTIFIED,
@@ -167,245 +204,357 @@ class PetsysReadout:
         if self._watchdog is not None:
             await self.stop()
         self.state = DeviceState.CONNECTING
-        self._failure, self.configured = None, None
-        self._sensors.clear()
+        self._failure, self._done = None, None
         try:
-            await self._link.open()
-            board = self._board()
-            self.identity = await self._identify(board)
-            await self._supply.observe(board)
+            self.identity = await self._identify(await self._find_units())
         except BaseException:
             self.state = DeviceState.DISCONNECTED
-            await self._link.aclose()
+            await self._close_links()
             raise
         self.state = DeviceState.IDENTIFIED
-        _LOG.info("%s: %s; bias %s", self.name, self.identity, self._supply.state.value)
+        _LOG.info("%s: %s; bias %s", self.name, self.identity, self.bias_state.value)
         return self.identity
 
-    async def _identify(self, board: Board) -> BoardIdentity:
-        protocol = await board.read("protocol")
-        if protocol != PROTOCOL_VERSION:
-            raise WrongIdentityError(
-                f"protocol {protocol:#x}, this driver speaks {PROTOCOL_VERSION:#x}",
-                device=self.name,
-                do="load the matching firmware",
-            )
-        kind = board_kind(await board.read("base_pcb"), await board.read("firmware_variant"))
-        revision = await board.read("firmware_revision")
-        self._check_expected(kind, revision)
-        if not (kind.is_febd and kind.is_trigger):
-            raise WrongIdentityError(
-                f"firmware {kind.firmware_variant:#018x} is not a FEB/D with internal trigger, which is needed",
-                device=self.name,
-            )
-        if kind.modules == 0 or kind.asics_per_module == 0:
-            raise WrongIdentityError(
-                f"base board {kind.base_pcb:#06x} or module {kind.module:#06x} is not known", device=self.name
-            )
-        if await board.read("next_slave") and not self.reaches_chain:
-            raise WrongIdentityError("a further board is chained to it, which UDP cannot reach", device=self.name)
-        uptime_s = await board.read("uptime") / CLOCK_HZ
-        mezzanines = await identify_mezzanines(board, kind.bias_slots)
-        self._supply.identified(mezzanines)
-        return BoardIdentity(kind, protocol, revision, uptime_s, mezzanines)
+    async def _identify(self, units: list[FoundUnit]) -> SystemIdentity:
+        trigger = check_units(units, self.settings.expected_febds, self.settings.expected_trigger, device=self.name)
+        found = {unit.address: unit for unit in units}
+        self._check_none_is_lost({unit.address for unit in units if unit.kind.is_febd})
+        self._links |= {a: self.settings.new_link(a) for a in found if a not in self._links}
+        febds: dict[Address, FrontEndBoard] = {}
+        for address, unit in sorted(found.items()):
+            await self._links[address].open_without_greeting()
+            if unit.kind.is_febd:
+                febds[address] = self._febds.get(address) or self._new_febd(address)
+                febds[address].forget()
+        self._febds = febds
+        identities = {address: await febd.identify(found[address]) for address, febd in febds.items()}
+        # The time tag counts that is read at the beginning of the chain which the trigger unit is in (5.2).
+        self._clock = self._links[trigger.port, 0]
+        return SystemIdentity(identities, trigger)
 
-    def _check_expected(self, kind: BoardKind, revision: int) -> None:
-        expected = self.settings.expected
-        if expected.base_pcb is not None and kind.base_pcb != expected.base_pcb:
-            raise WrongIdentityError(
-                f"base board {kind.base_pcb:#06x} instead of {expected.base_pcb:#06x}", device=self.name
-            )
-        if expected.firmware_variant is not None and kind.firmware_variant != expected.firmware_variant:
-            raise WrongIdentityError(
-                f"firmware {kind.firmware_variant:#018x} instead of {expected.firmware_variant:#018x}",
-                device=self.name,
-            )
-        if expected.firmware_revisions is not None:
-            low, high = expected.firmware_revisions
-            if not low <= revision <= high:
-                raise WrongIdentityError(
-                    f"firmware revision {revision:#x} is not within {low:#x} to {high:#x}", device=self.name
-                )
+    def _new_febd(self, address: Address) -> FrontEndBoard:
+        return FrontEndBoard(address, self._links[address], self.settings)
 
-    async def configure(self, settings: AsicSettings) -> BringUp:
-        """Reset, synchronise and configure the board, and read every ASIC field back. The bias must be off.
+    def _check_none_is_lost(self, found: set[Address]) -> None:
+        """A board that has bias outputs of ours must not be missing, or it would be forgotten."""
+        needed = {(c.port, c.slave): f"{c} is configured" for c in sorted(self.settings.bias, reverse=True)}
+        needed |= {a: "its bias was switched on" for a, febd in self._febds.items() if febd.supply.is_ours}
+        for address in sorted(set(needed) - found):
+            raise WrongIdentityError(
+                "there is no FEB/D {}/{}, but {}".format(*address, needed[address]),
+                device=self.name,
+                do="check power and link of this unit",
+            )
+
+    # -- configuring ------------------------------------------------------------------------------------------------
+
+    async def configure(self, settings: AsicSettings | Mapping[Address, AsicSettings]) -> BringUp:
+        """Reset, synchronise and configure all boards, and read every ASIC field back. The bias must be off.
+
+        Args:
+            settings: Of each FEB/D, by port and slave; or of the only one.
 
         Raises:
-            StateError: If it is not connected, acquires, or the bias is on.
+            StateError: If it is not connected, acquires, or a bias is on.
+            LocalProtocolError: If settings are missing or belong to no board.
             DriverError: Whatever did not come up.
         """
         self._require(DeviceState.IDENTIFIED, DeviceState.STAGED, to="configure", do="connect, or stop first")
-        identity = self.identity
-        if identity is None:
-            raise StateError("cannot configure a board that was not identified", device=self.name, do="connect first")
-        self.state, self.configured = DeviceState.IDENTIFIED, None
+        if self.identity is None:
+            raise StateError("cannot configure what was not identified", device=self.name, do="connect first")
+        by_board = self._settings_of_boards(settings)
+        self.state, self._done = DeviceState.IDENTIFIED, None
+        set_up = {a: FebdSetUp(febd.board(), febd.kind, by_board[a]) for a, febd in self._febds.items()}
         try:
-            done = await bring_up(self._board(), identity.kind, settings)
+            done = await bring_up(set_up, self._trigger_unit, self._clock_board("configure"))
         except DriverError:
             self.state = DeviceState.FAULTED
             raise
-        self._supply.modules_powered()
-        self.configured, self.state = done, DeviceState.STAGED
+        for address, febd in self._febds.items():
+            febd.supply.modules_powered()
+            febd.configured = done.boards[address]
+        self._has_hardware_trigger = False
+        self._done, self.state = done, DeviceState.STAGED
         _LOG.info("%s: %d ASICs configured in %.2f s", self.name, len(done.chips), done.duration_s)
         return done
+
+    def _settings_of_boards(
+        self, settings: AsicSettings | Mapping[Address, AsicSettings]
+    ) -> Mapping[Address, AsicSettings]:
+        if isinstance(settings, AsicSettings):
+            if len(self._febds) != 1:
+                raise LocalProtocolError(
+                    f"one set of ASIC settings for {len(self._febds)} FEB/Ds", device=self.name, do="give one for each"
+                )
+            return dict.fromkeys(self._febds, settings)
+        for address in sorted(set(settings) ^ set(self._febds)):
+            what = "no ASIC settings for FEB/D {}/{}" if address in self._febds else "there is no FEB/D {}/{}"
+            raise LocalProtocolError(what.format(*address), device=self.name)
+        return settings
 
     async def reconfigure(
         self,
         *,
         global_fields: Mapping[str, int] | None = None,
-        channels: Mapping[tuple[int, int], Mapping[str, int]] | None = None,
+        chips: Mapping[tuple[int, int, int], Mapping[str, int]] | None = None,
+        channels: Mapping[tuple[int, int, int, int], Mapping[str, int]] | None = None,
     ) -> int:
         """Change fields of the ASICs that are configured; only what differs is written, and all of that read back.
 
         Args:
             global_fields: Global configuration fields, of every chip.
-            channels: Channel fields by (chip, channel).
+            chips: Global configuration fields by (port, slave, chip).
+            channels: Channel fields by (port, slave, chip, channel).
 
         Returns:
             How many configurations were written.
 
         Raises:
-            StateError: If the board is not configured.
-            LocalProtocolError: If a field or chip does not exist, follows the board's links, or a value does not fit;
+            StateError: If the boards are not configured.
+            LocalProtocolError: If a field or place does not exist, follows the board's links, or a value does not fit;
                 nothing was written then.
-            DriverError: If the board or an ASIC does not take it; what the ASICs hold is not known then and the board
+            DriverError: If a board or an ASIC does not take it; what the ASICs hold is not known then and the boards
                 must be configured again.
         """
         self._require(DeviceState.STAGED, DeviceState.RUNNING, to="reconfigure", do="configure first")
-        identity, configured = self._identity("reconfigure"), self.configured
-        if configured is None:
+        done = self.configured
+        if done is None:
             raise StateError(
-                "cannot reconfigure a board that is not configured", device=self.name, do="configure first"
+                "cannot reconfigure boards that are not configured", device=self.name, do="configure first"
             )
-        changes = configured.changes(global_fields or {}, channels or {})
-        board = self._board()
+        by_chip: dict[Address, dict[int, Mapping[str, int]]] = {address: {} for address in self._febds}
+        by_channel: dict[Address, dict[tuple[int, int], Mapping[str, int]]] = {address: {} for address in self._febds}
+        for port, slave, chip in done.chips if global_fields else ():
+            by_chip[port, slave][chip] = global_fields or {}
+        for (port, slave, chip), fields in (chips or {}).items():
+            at = by_chip[self._febd(port, slave).address]
+            at[chip] = {**at.get(chip, {}), **fields}
+        for (port, slave, chip, channel), fields in (channels or {}).items():
+            by_channel[self._febd(port, slave).address][chip, channel] = fields
+        changes: dict[Address, Changes] = {
+            address: febd.changes(by_chip[address], by_channel[address]) for address, febd in self._febds.items()
+        }
         try:
-            for (chip, channel), wanted in changes.items():
-                await board.asic_write(chip, identity.kind.asics_per_module, channel, wanted)
-        except DriverError:
-            # Half of it may have been taken: what was read back before does not stand any more.
-            self.configured = None
+            for address, of_board in changes.items():
+                await self._febds[address].write(of_board)
+        except BaseException:
             if self.state is DeviceState.STAGED:
                 self.state = DeviceState.IDENTIFIED
             raise
-        self.configured = configured.with_changes(changes)
-        return len(changes)
+        self._done = done.with_boards({a: febd.configured for a, febd in self._febds.items() if febd.configured})
+        return sum(map(len, changes.values()))
 
     async def set_test_pulse(self, pulse: TestPulse | None) -> None:
-        """Start the test pulse generator, or stop it.
+        """Start the test pulse generator of every FEB/D, or stop those of all units.
 
         Raises:
-            StateError: If the board is not configured.
-            DriverError: If the board does not answer.
+            StateError: If the boards are not configured; stopping needs only a connection.
+            DriverError: If a unit does not answer.
         """
+        if pulse is None:
+            self._identity("stop the test pulse")
+            for link in self._links.values():
+                await Board(link).write("test_pulse", PULSE_OFF)
+            return
         self._require(DeviceState.STAGED, DeviceState.RUNNING, to="set the test pulse", do="configure first")
-        await self._board().write("test_pulse", PULSE_OFF if pulse is None else pulse.to_word())
+        for febd in self._febds.values():
+            await febd.board().write("test_pulse", pulse.to_word())
 
-    async def read_channel_counters(self, tag: int) -> CounterReading:
-        """Counts of all channels in use in a window that begins after this call.
+    async def set_hardware_trigger(
+        self,
+        settings: TriggerSettings | None,
+        pairs: Iterable[tuple[int, int]] = (),
+        calibrations: Mapping[tuple[int, int, int, int, int], EnergyCalibration] | None = None,
+    ) -> None:
+        """Let only coincidences pass from the next acquisition on, or everything again.
+
+        Args:
+            settings: Thresholds and windows; None lets everything pass.
+            pairs: Regions that may be in coincidence.
+            calibrations: Energy by (port, slave, chip, channel, buffer); None gives every hit the energy 1.
 
         Raises:
-            StateError: If the board is not configured.
-            DeviceFaultError: If a channel does not bring its count in time.
+            StateError: If the boards are not configured, or acquire.
+            LocalProtocolError: If a region does not exist or a calibration is missing; the trigger is off then.
+            DriverError: If a unit does not answer.
         """
-        self._require(DeviceState.STAGED, DeviceState.RUNNING, to="read channel counters", do="configure first")
-        chips = sorted(self.configured.chips) if self.configured else []
-        return await read_channel_counters(self._board(), chips, tag)
+        self._require(DeviceState.STAGED, to="set the hardware trigger", do="configure first, or stop")
+        trigger = self._trigger_unit
+        self._has_hardware_trigger = False
+        await self._hardware_trigger_off()
+        if settings is None:
+            return
+        await write_trigger_unit(trigger or self._clock_board("set the hardware trigger"), settings, pairs)
+        for address, febd in self._febds.items():
+            own = None if calibrations is None else {p[2:]: c for p, c in calibrations.items() if p[:2] == address}
+            await write_febd(febd.board(), settings, febd.chips, own)
+        for febd in self._febds.values():
+            await switch(febd.board(), is_febd=True, is_on=True)
+        if trigger is not None:
+            await switch(trigger, is_febd=False, is_on=True)
+        self._has_hardware_trigger = True
+
+    async def _hardware_trigger_off(self) -> None:
+        for link in self._links.values():
+            await Board(link).write("hardware_trigger", 0)
+
+    # -- bias -------------------------------------------------------------------------------------------------------
 
     async def bias_on(self, targets: Mapping[BiasChannel, Volts]) -> None:
-        """Bring bias outputs to voltages by a guarded ramp; the outputs not named stay where they are.
+        """Bring bias outputs to voltages by guarded ramps; the outputs not named stay where they are.
 
-        Any failure on the way switches everything off before it is raised.
+        All boards ramp at the same time. Any failure on the way, on any board, switches all of them off before it is
+        raised.
 
         Raises:
             LimitError: If the guard refuses; nothing was sent then.
-            StateError: If the board is not configured.
+            StateError: If the boards are not configured.
             DriverError: What failed.
         """
         self._require(DeviceState.STAGED, DeviceState.RUNNING, to="set the bias", do="configure first")
-        await self._supply.turn_on(targets)
+        of_board: dict[Address, dict[BiasChannel, Volts]] = {}
+        for channel, volts in targets.items():
+            of_board.setdefault(self._febd(channel.port, channel.slave).address, {})[channel] = volts
+        for address, wanted in of_board.items():
+            self._febds[address].supply.check(wanted)
+        try:
+            await together(self._febds[address].supply.turn_on(wanted) for address, wanted in of_board.items())
+        except OvertakenError:
+            raise
+        except BaseException:
+            await switch_off(self.name, self._supplies())
+            raise
 
     async def bias_off(self) -> OffReport:
-        """Remove the bias voltage; legal in any state, also unconnected, and goes before everything that waits.
+        """Remove the bias voltage of all boards; legal in any state, also unconnected, and goes before all that waits.
 
         Raises:
-            OffUnconfirmedError: If it could not be confirmed.
+            OffUnconfirmedError: If it could not be confirmed for a board; all others were switched off all the same.
         """
         was_connected = self.state is not DeviceState.DISCONNECTED
         try:
-            return await self._supply.turn_off()
+            reports = await switch_off(self.name, self._supplies())
+            if not was_connected:
+                known = set(self._febds)
+                failures = await self._find_more_to_switch_off()
+                reports += await switch_off(self.name, self._supplies(but=known))
+                reports += [unconfirmed(failures)] if failures else []
         finally:
             if not was_connected:
-                await self._link.aclose()
+                await self._close_links()
+        if not reports:
+            reports = [unconfirmed([DeviceFaultError("no front-end board was found", device=self.name)])]
+        dead = [failure for report in reports if report.state is OutputState.UNKNOWN for failure in report.failures]
+        if dead:
+            raise OffUnconfirmedError(
+                "switching the bias off is not confirmed: " + "; ".join(dead),
+                device=self.name,
+                do="treat the outputs as live and use the hardware switch",
+            )
+        return merge(reports)
 
     def bias_readings(self) -> list[Reading]:
-        """Commanded voltages of the bias outputs."""
-        return self._supply.readings()
+        """Commanded voltages of the bias outputs of all boards."""
+        return [reading for febd in self._febds.values() for reading in febd.supply.readings()]
+
+    # -- readings ---------------------------------------------------------------------------------------------------
 
     async def read_temperatures(self) -> list[Reading]:
-        """Temperatures of ASICs and SiPMs; of the modules in use, or before configuring of all.
+        """Temperatures of ASICs and SiPMs of all boards; of the modules in use, or before configuring of all.
 
         Raises:
             StateError: If it is not connected.
-            DriverError: If the board does not answer.
+            DriverError: If a board does not answer.
         """
-        identity = self._identity("read temperatures")
-        modules: list[int] | range = range(identity.kind.modules)
-        if self.configured is not None:
-            modules = sorted({chip // identity.kind.asics_per_module for chip in self.configured.chips})
-        return await read_temperatures(self._board(), identity.kind, self._address, modules, self._sensors)
+        self._identity("read temperatures")
+        return [reading for febd in self._febds.values() for reading in await febd.read_temperatures()]
 
-    async def read_sensor_chain(self) -> list[float]:
+    async def read_sensor_chain(self, board: Address | None = None) -> list[float]:
         """Temperatures in degC of the serial chain of sensors that older boards have.
+
+        Args:
+            board: Port and slave; by default the only FEB/D.
 
         Raises:
             StateError: If it is not connected.
             DriverError: If there is no chain, or the board does not answer.
         """
         self._identity("read the chain of sensors")
-        return await read_chain(self._board())
+        return await read_chain((only(self._febds) if board is None else self._febd(*board)).board())
 
     async def read_supplies(self) -> list[Reading]:
         """Supplies of the modules: whether they call themselves good, and where it is measured, their voltages.
 
         Raises:
             StateError: If it is not connected.
-            DriverError: If the board does not answer.
+            DriverError: If a board does not answer.
         """
-        identity, board = self._identity("read the supplies"), self._board()
-        if identity.kind.has_trimmed_supplies:
-            return await read_supplies(board, self._address)
-        return await read_power_good(board, identity.kind, self._address)
+        self._identity("read the supplies")
+        return [reading for febd in self._febds.values() for reading in await febd.read_supplies()]
 
     @property
-    def module_eeproms(self) -> dict[int, ModuleEeprom]:
-        """What the EEPROMs of modules say (type, serial number), of modules whose temperatures were read."""
-        return {module: found.eeprom for module, found in self._sensors.items() if found.eeprom is not None}
+    def module_eeproms(self) -> dict[tuple[int, int, int], ModuleEeprom]:
+        """What the EEPROMs of modules say (type, serial number), of modules whose temperatures were read.
+
+        By port, slave and module.
+        """
+        return {
+            (*address, module): found.eeprom
+            for address, febd in self._febds.items()
+            for module, found in febd.sensors.items()
+            if found.eeprom is not None
+        }
 
     async def read_counters(self) -> list[Reading]:
-        """Counters of the board's own links and of the links of the ASICs in use, lane by lane.
+        """Counters of the links of all units, of those of the ASICs in use lane by lane, and of the way to the units.
 
         Raises:
             StateError: If it is not connected.
-            DriverError: If the board does not answer.
+            DriverError: If a unit does not answer.
         """
-        self._identity("read counters")
-        chips = sorted(self.configured.chips) if self.configured else []
-        return await read_counters(self._board(), self._address, chips)
+        identity, trigger = self._identity("read counters"), self._trigger_unit
+        readings: list[Reading] = []
+        for febd in self._febds.values():
+            readings += await febd.read_counters(has_trigger_links=trigger is not None)
+        if trigger is not None:
+            node = f"{identity.trigger.port}.{identity.trigger.slave}"
+            readings += await read_counters(trigger, node, [])
+            ports = self._done.trigger_ports.values() if self._done is not None else ()
+            readings += await read_clock_links(trigger, node, trigger_links(sorted(ports)))
+        assert self._clock is not None  # noqa: S101 - set with the identity; for the type checker
+        return readings + await self._clock.way_readings(sorted({port for port, _ in self._links}))
+
+    async def read_channel_counters(self, tag: int) -> dict[tuple[int, int, int], NDArray[np.int64]]:
+        """Counts of all channels in use in a window that begins after this call.
+
+        Args:
+            tag: 0..255, another one than that of the reading before.
+
+        Returns:
+            (64,) int64 by (port, slave, chip).
+
+        Raises:
+            StateError: If the boards are not configured.
+            DeviceFaultError: If a channel does not bring its count in time.
+        """
+        self._require(DeviceState.STAGED, DeviceState.RUNNING, to="read channel counters", do="configure first")
+        for febd in self._febds.values():
+            await tag_channel_counters(febd.board(), tag)
+        counts: dict[tuple[int, int, int], NDArray[np.int64]] = {}
+        for address, febd in self._febds.items():
+            reading: CounterReading = await collect_channel_counters(febd.board(), febd.chips, tag)
+            counts |= {(*address, chip): of_chip for chip, of_chip in reading.counts.items()}
+        return counts
 
     async def read_time_tag(self) -> int:
-        """Clocks of 5 ns since the board was synchronised.
+        """Clocks of 5 ns since the units were synchronised.
 
         Raises:
             StateError: If it is not connected.
         """
-        self._identity("read the time tag")
-        return await self._board().read("time_tag")
+        return await self._clock_board("read the time tag").read("time_tag")
 
-    def _identity(self, to: str) -> BoardIdentity:
-        if self.identity is None or self.state in {DeviceState.DISCONNECTED, DeviceState.CONNECTING}:
-            raise StateError(f"cannot {to} while {self.state.value}", device=self.name, do="connect first")
-        return self.identity
+    # -- acquiring --------------------------------------------------------------------------------------------------
 
     async def start(self, sink: Callable[[NDArray[np.uint64]], None]) -> None:
         """Let frames flow into `sink` from the receive thread; returns once the first have come.
@@ -415,22 +564,25 @@ class PetsysReadout:
                 sink's own. It must not block.
 
         Raises:
-            StateError: If the board is not configured or an acquisition runs.
+            StateError: If the boards are not configured or an acquisition runs.
             DeviceFaultError: If data links are not up.
             LinkLostError: If no frame comes within the no-data time.
         """
         self._require(DeviceState.STAGED, to="start", do="configure first, or stop the running acquisition")
-        board = self._board()
-        await board.write("hardware_trigger", 0)
-        await self._wait_links(board)
+        clock = self._clock_board("start")
+        if not self._has_hardware_trigger:
+            await self._hardware_trigger_off()
+        for febd in self._febds.values():
+            await self._wait_links(febd)
         # Frames older than the last configuration write are dropped by their id (2.8).
-        min_frame = await board.read("time_tag") // CLOCKS_PER_FRAME
+        min_frame = await clock.read("time_tag") // CLOCKS_PER_FRAME
         self._failure, self._account = None, None
         self._over.clear()
         self._flowing.clear()
-        await self._link.start_data(sink, min_frame=min_frame, on_first=self._flowing.set, on_failure=self._fail)
+        await clock.link.start_data(sink, min_frame=min_frame, on_first=self._flowing.set, on_failure=self._fail)
         self.state = DeviceState.RUNNING
-        self._watchdog = asyncio.create_task(self._watch(time.monotonic()), name=f"no-data watchdog {self.name}")
+        watching = watch(clock.link, self._links.values(), self.settings.no_data_timeout_s, self._fail)
+        self._watchdog = asyncio.create_task(watching, name=f"no-data watchdog {self.name}")
         try:
             await self._flowing.wait()  # the watchdog ends this wait
         except BaseException:
@@ -441,8 +593,8 @@ class PetsysReadout:
             if account.failure is not None:
                 raise account.failure
 
-    async def _wait_links(self, board: Board) -> None:
-        mask = self.configured.mask if self.configured else 0
+    async def _wait_links(self, febd: FrontEndBoard) -> None:
+        board, mask = febd.board(), sum(1 << chip for chip in febd.chips)
         deadline_s = time.monotonic() + LINK_CHECK_S
         while True:
             enabled = await board.read("receiver_enable")
@@ -453,28 +605,10 @@ class PetsysReadout:
                 raise DeviceFaultError(
                     f"data links of ASICs not up after {LINK_CHECK_S} s: enabled {enabled:#x}, locked {locked:#x}, "
                     f"decoded {decoded:#x}, configured {mask:#x}",
-                    device=self.name,
+                    device=febd.name,
                     do="configure again; if it stays, check the module's seat",
                 )
             await asyncio.sleep(_LINK_CHECK_PAUSE_S)
-
-    async def _watch(self, began_s: float) -> None:
-        """The only thing that notices a board that falls silent: loss of data is not an event."""
-        limit_s = self.settings.no_data_timeout_s
-        while self._failure is None:
-            last_s = self._link.last_frame_s
-            silent_s = time.monotonic() - (last_s or began_s)
-            if silent_s >= limit_s:
-                self._fail(
-                    LinkLostError(
-                        f"no frame for {silent_s:.1f} s",
-                        device=self.name,
-                        last_good=f"{ago(self._link.last_good_s)}, last frame {ago(last_s)}",
-                        do="check power and cable of the board, then connect again",
-                    )
-                )
-                return
-            await asyncio.sleep(min(_WATCH_FRACTION * limit_s, limit_s - silent_s))
 
     def _fail(self, error: DriverError) -> None:
         """The first failure is the one that is told."""
@@ -499,6 +633,11 @@ class PetsysReadout:
         if self._failure is not None:
             raise self._failure
 
+    def _data_link(self) -> ReadoutLink:
+        if self._clock is None:
+            raise StateError("no acquisition is running", device=self.name)
+        return self._clock
+
     async def account(self) -> ReceiveAccount:
         """The account of the acquisition: up to now while it runs, final once stopped.
 
@@ -507,7 +646,7 @@ class PetsysReadout:
         """
         if self._account is not None:
             return self._account
-        return await self._link.account()
+        return await self._data_link().account()
 
     async def stop(self) -> ReceiveAccount:
         """End the flow and return the exact account; legal at any time after a start, also after a failure.
@@ -523,17 +662,17 @@ class PetsysReadout:
             await asyncio.wait({self._watchdog})
             self._watchdog = None
         if self._account is None:
-            self._account = await self._link.stop_data(self._failure)
+            self._account = await self._data_link().stop_data(self._failure)
         if self.state is DeviceState.RUNNING:
-            self.state = DeviceState.STAGED
+            self.state = DeviceState.STAGED if self.configured is not None else DeviceState.IDENTIFIED
         self._over.set()
         return self._account
 
     async def aclose(self) -> None:
-        """Let go of the board: stop, switch the bias off if this driver switched it on, close. Legal at any time.
+        """Let go: stop, switch off every bias supply that this driver switched on, close. Legal at any time.
 
         Raises:
-            OffUnconfirmedError: If the bias could not be switched off for certain; everything is closed all the same.
+            OffUnconfirmedError: If a bias could not be switched off for certain; everything is closed all the same.
         """
         try:
             if self._watchdog is not None:
@@ -542,12 +681,16 @@ class PetsysReadout:
             _LOG.warning("while closing: %s", error)
         finally:
             try:
-                if self._supply.is_ours and self.settings.on_close == "off":
-                    await self._supply.turn_off()
+                if self.settings.on_close == "off" and any(febd.supply.is_ours for febd in self._febds.values()):
+                    await self.bias_off()
             finally:
                 self.state = DeviceState.DISCONNECTED
                 self._over.set()
-                await self._link.aclose()
+                await self._close_links()
+
+    async def _close_links(self) -> None:
+        for link in self._links.values():
+            await link.aclose()
 
 
 class PetsysUdpReadout(PetsysReadout):
@@ -556,11 +699,63 @@ class PetsysUdpReadout(PetsysReadout):
     def __init__(self, settings: PetsysUdpSettings) -> None:
         super().__init__(settings)
 
+    def _known_febds(self) -> set[Address]:
+        return {(0, 0)}
+
+    async def _find_units(self) -> list[FoundUnit]:
+        link = self._links[0, 0]
+        await link.open()
+        unit = await look(link, 0, 0)
+        if not (unit.kind.is_febd and unit.kind.is_trigger):
+            raise WrongIdentityError(
+                f"firmware {unit.kind.firmware_variant:#018x} is not a FEB/D with internal trigger, which is needed",
+                device=link.name,
+            )
+        if unit.has_next:
+            raise WrongIdentityError("a further board is chained to it, which UDP cannot reach", device=link.name)
+        return [unit]
+
 
 class PetsysDaqdReadout(PetsysReadout):
-    """One front-end board behind the vendor's daemon."""
-
-    reaches_chain = True
+    """All units behind the vendor's daemon."""
 
     def __init__(self, settings: PetsysDaqdSettings) -> None:
         super().__init__(settings)
+
+    def _known_febds(self) -> set[Address]:
+        return {(channel.port, channel.slave) for channel in self.settings.bias} | (
+            self.settings.expected_febds or set()
+        )
+
+    def _any_link(self) -> DaqdReadoutLink:
+        link = self.settings.new_link()
+        assert isinstance(link, DaqdReadoutLink)  # noqa: S101 - what these settings make; for the type checker
+        return link
+
+    async def _find_units(self) -> list[FoundUnit]:
+        link = self._any_link()
+        try:
+            await link.open_daemon()
+            return await discover(link)
+        finally:
+            await link.aclose()
+
+    async def _find_more_to_switch_off(self) -> list[DriverError]:
+        if self.settings.expected_febds is not None:
+            return []
+        link = self._any_link()
+        try:
+            async with asyncio.timeout(SURVEY_DEADLINE_S):
+                await link.open_without_greeting()
+                units, failures = await survey(link)
+        except DriverError as error:
+            return [error]
+        except TimeoutError:
+            return [DeviceFaultError(f"not all units were found within {SURVEY_DEADLINE_S} s", device=self.name)]
+        finally:
+            await link.aclose()
+        for unit in units:
+            if unit.kind.is_febd and unit.address not in self._febds:
+                self._links.setdefault(unit.address, self.settings.new_link(unit.address))
+                self._febds[unit.address] = self._new_febd(unit.address)
+        return failures

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from petqc_drivers.limits import HardLimit, Volts
     from petqc_drivers.petsys.bias import BiasChannel, BiasCurve
-    from petqc_drivers.petsys.link import ReadoutLink
+    from petqc_drivers.petsys.link import Address, ReadoutLink
 
 Mode = Literal["qdc", "tot"]
 
@@ -54,42 +54,54 @@ class ExpectedBoard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadoutSettings(ABC):
-    """One front-end board, whichever way leads to it.
+    """A readout of one or several units, whichever way leads to them.
 
     Attributes:
-        port: Port number it has in channel numbers and settings tables.
-        slave: Slave number likewise.
         reply_timeout_s: How long to wait for one reply.
-        tries: How often a command is sent before the board counts as silent.
+        tries: How often a command is sent before the unit counts as silent.
         no_data_timeout_s: An acquisition in which no frame comes for this long has failed.
         settle_s: Wait after the last step of a bias ramp.
-        on_close: Whether closing switches off a bias supply that this driver switched on.
+        on_close: Whether closing switches off bias supplies that this driver switched on.
         bias: The bias outputs that may be used, by address.
-        bias_starts_with: By slot, for mezzanines that can be told nothing before they are switched on (BIAS_16P): the
-            highest voltage that any output has then, measured with the detectors unplugged.
+        bias_starts_with: By port, slave and slot, for mezzanines that can be told nothing before they are switched on
+            (BIAS_16P): the highest voltage that any output has then, measured with the detectors unplugged.
         prom_tolerance_v: How far a bias calibration may be from that in the mezzanine's own PROM.
-        expected: Identity the board must have.
+        expected: Identity that every FEB/D must have.
+        expected_febds: Port and slave of the FEB/Ds that must be there, no more and no less; None accepts any.
+        expected_trigger: Port and slave of the trigger unit; None accepts it wherever it is.
     """
 
-    port: int = 0
-    slave: int = 0
     reply_timeout_s: float = REPLY_TIMEOUT_S
     tries: int = TRIES
     no_data_timeout_s: float = 2.0
     settle_s: float = 0.1
     on_close: Literal["off", "hold"] = "off"
     bias: Mapping[BiasChannel, BiasSettings] = field(default_factory=dict)
-    bias_starts_with: Mapping[int, Volts] = field(default_factory=dict)
+    bias_starts_with: Mapping[tuple[int, int, int], Volts] = field(default_factory=dict)
     prom_tolerance_v: float = TOLERANCE_V
     expected: ExpectedBoard = field(default_factory=ExpectedBoard)
+    expected_febds: frozenset[Address] | None = None
+    expected_trigger: Address | None = None
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What the readout is called in messages."""
 
     @abstractmethod
-    def new_link(self) -> ReadoutLink:
-        """Another, unopened way to the board."""
+    def new_link(self, unit: Address = (0, 0)) -> ReadoutLink:
+        """Another, unopened way to a unit, by its port and slave."""
 
     def __post_init__(self) -> None:
-        if not (0 <= self.port < 32 and 0 <= self.slave < 32):
-            raise LocalProtocolError(f"port {self.port} or slave {self.slave} is not 0..31")
+        named = {
+            *(self.expected_febds or ()),
+            *([self.expected_trigger] if self.expected_trigger else []),
+            *((channel.port, channel.slave) for channel in self.bias),
+            *((port, slave) for port, slave, _ in self.bias_starts_with),
+        }
+        for port, slave in sorted(named):
+            if not (0 <= port < 32 and 0 <= slave < 32):
+                raise LocalProtocolError(f"port {port} or slave {slave} is not 0..31")
         for name in ("reply_timeout_s", "no_data_timeout_s", "prom_tolerance_v"):
             number = getattr(self, name)
             if not 0 < number < math.inf:
@@ -99,13 +111,13 @@ class ReadoutSettings(ABC):
         for channel, settings in self.bias.items():
             if settings.limit.channel != str(channel):
                 raise LocalProtocolError(f"the hard limit of {channel} is made out for {settings.limit.channel}")
-            if (channel.port, channel.slave) != (self.port, self.slave):
-                raise LocalProtocolError(f"{channel} does not belong to board {self.port}/{self.slave}")
+            if self.expected_febds is not None and (channel.port, channel.slave) not in self.expected_febds:
+                raise LocalProtocolError(f"{channel} belongs to no expected FEB/D")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PetsysUdpSettings(ReadoutSettings):
-    """One front-end board on UDP. The board itself never sees its port and slave number.
+    """One front-end board on UDP, which is always port 0, slave 0.
 
     Attributes:
         host: IPv4 address of the board, in digits.
@@ -127,9 +139,18 @@ class PetsysUdpSettings(ReadoutSettings):
             raise LocalProtocolError(f"UDP port {self.udp_port} is not 1..65535")
         if self.receive_buffer_bytes < 1:
             raise LocalProtocolError("receive_buffer_bytes must be at least 1")
+        others = {*(self.expected_febds or ()), *((channel.port, channel.slave) for channel in self.bias)} - {(0, 0)}
+        if others:
+            raise LocalProtocolError("UDP reaches the unit 0/0 only, not {}/{}".format(*min(others)))
 
-    def new_link(self) -> UdpReadoutLink:
-        """Another, unopened way to the board."""
+    @property
+    def name(self) -> str:
+        """What the readout is called in messages."""
+        return f"board {self.host}:{self.udp_port}"
+
+    def new_link(self, unit: Address = (0, 0)) -> UdpReadoutLink:
+        """Another, unopened way to the board, whose address it never sees."""
+        del unit
         return UdpReadoutLink(
             (self.host, self.udp_port),
             reply_timeout_s=self.reply_timeout_s,
@@ -140,7 +161,7 @@ class PetsysUdpSettings(ReadoutSettings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PetsysDaqdSettings(ReadoutSettings):
-    """One front-end board behind the vendor's daemon, at its port and slave number.
+    """All units behind the vendor's daemon.
 
     Attributes:
         socket: Path of the daemon's UNIX socket.
@@ -164,11 +185,16 @@ class PetsysDaqdSettings(ReadoutSettings):
         if not Path(self.socket).is_absolute():
             raise LocalProtocolError(f"socket {self.socket!r} is not an absolute path")
 
-    def new_link(self) -> daqd_link.DaqdReadoutLink:
-        """Another, unopened way to the board."""
+    @property
+    def name(self) -> str:
+        """What the readout is called in messages."""
+        return f"daemon {self.socket}"
+
+    def new_link(self, unit: Address = (0, 0)) -> daqd_link.DaqdReadoutLink:
+        """Another, unopened way to a unit, by its port and slave."""
         return daqd_link.DaqdReadoutLink(
             Path(self.socket),
-            unit=(self.port, self.slave),
+            unit=unit,
             reply_timeout_s=self.reply_timeout_s,
             tries=self.tries,
             shared_memory=self.shared_memory,
@@ -184,7 +210,7 @@ _MODE_FIELDS: Final = ("qdc_mode", "intg_en", "intg_signal_en")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AsicSettings:
-    """What the ASICs shall be set to, on top of the values every chip gets at initialisation.
+    """What the ASICs of a FEB/D shall be set to, on top of the values every chip gets at initialisation.
 
     Attributes:
         mode: Charge (qdc) or time over threshold (tot), of all channels.

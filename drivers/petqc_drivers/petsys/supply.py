@@ -246,17 +246,16 @@ class BiasSupply:
     def _converters(self) -> list[int]:
         return [slot for slot, kind in sorted(self._kinds.items()) if kind.has_converter]
 
-    async def turn_on(self, targets: Mapping[BiasChannel, Volts]) -> None:
-        """Bring outputs to voltages, by a ramp of guarded steps; the others stay where they are.
-
-        The whole request is checked before anything is sent. If anything fails on the way, or the task is cancelled,
-        everything is switched off.
+    def check(self, targets: Mapping[BiasChannel, Volts]) -> None:
+        """See whether a request would be refused; sends nothing.
 
         Raises:
-            LimitError: If a target is refused; nothing has been sent then.
+            LimitError: If a target is refused.
             StateError: If the mezzanine is not known, or outputs are on that this driver did not set.
-            DriverError: Whatever failed on the way; the supply has been switched off then.
         """
+        self._prepare(targets)
+
+    def _prepare(self, targets: Mapping[BiasChannel, Volts]) -> tuple[list[_Round], _Converters, list[UntoldOutputs]]:
         if not self._kinds:
             raise StateError("no bias mezzanine that can be set was found", device=self._link.name)
         plan, converters = self._plan(targets)
@@ -279,6 +278,20 @@ class BiasSupply:
         untold = self._untold()
         for outputs in untold:
             outputs.check()
+        return plan, converters, untold
+
+    async def turn_on(self, targets: Mapping[BiasChannel, Volts]) -> None:
+        """Bring outputs to voltages, by a ramp of guarded steps; the others stay where they are.
+
+        The whole request is checked before anything is sent. If anything fails on the way, or the task is cancelled,
+        everything is switched off.
+
+        Raises:
+            LimitError: If a target is refused; nothing has been sent then.
+            StateError: If the mezzanine is not known, or outputs are on that this driver did not set.
+            DriverError: Whatever failed on the way; the supply has been switched off then.
+        """
+        plan, converters, untold = self._prepare(targets)
         self._is_changing = True
         board = Board(self._link, since=self._link.epoch)
         try:
@@ -447,6 +460,18 @@ class BiasSupply:
                 do="treat the outputs as live and use the hardware switch",
             )
         return report
+
+    async def look_again(self) -> None:
+        """After switching off that was not confirmed: see whether the supply is off after all.
+
+        Raises:
+            DriverError: If the board does not answer, or says that it is still on.
+        """
+        board = Board(self._link, tries=1)
+        found = await board.read("power")
+        if found & POWER_BIAS:
+            raise DeviceFaultError(f"the bias supply is still on (power {found:#x})", device=board.name)
+        self.state, self.is_ours = OutputState.OFF, False
 
     async def _turn_off(self) -> OffReport:
         off = _Off()

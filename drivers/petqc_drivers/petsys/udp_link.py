@@ -21,8 +21,9 @@ from petqc_drivers.petsys.wire import DATA_MARK, HANDSHAKE, REPLY_MARK, SERIAL_M
 from petqc_drivers.transport.udp import RECEIVE_BUFFER_BYTES, UdpReceiver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from petqc_drivers.device import Reading
     from petqc_drivers.petsys.receive import Sink
 
 REPLY_TIMEOUT_S: Final = 0.25
@@ -333,6 +334,11 @@ class UdpReadoutLink(CommandGate):
         account = end() if not self._receiver.is_open else await self._receiver.call(end, timeout_s=_THREAD_S)
         self._ended = None
         return account
+
+    async def way_readings(self, ports: Iterable[int]) -> list[Reading]:
+        """Nothing: what is lost on an Ethernet is in the account of an acquisition."""
+        del ports
+        return []
 
     def link_account(self) -> LinkAccount:
         """How the commands went since the link was made."""
