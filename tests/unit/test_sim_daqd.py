@@ -290,10 +290,12 @@ def test_trigger_links_lock_once_both_ends_have_been_calibrated():
 
 
 def test_the_trigger_unit_keeps_which_regions_may_be_in_coincidence():
-    """4.2, function 6: the row of region 2 of 32, four bytes from address 8, allows region 0."""
+    """4.2, function 6: the row of region 2 of 64 (four of each of 16 ports), eight bytes from address 16, allows 0."""
     trigger = system()[4, 0]
-    assert trigger.handle(bytes(16) + bytes.fromhex("06 01 03 00 08 00 01 00 00 00"))[17:] == b"\x06\x00"
-    assert trigger.handle(bytes(16) + bytes.fromhex("06 00 03 00 08 00"))[17:] == bytes.fromhex("06 00 01 00 00 00 00")
+    assert read(trigger, "trigger_regions") == 64
+    assert trigger.handle(bytes(16) + bytes.fromhex("06 01 07 00 10 00 01 00 00 00 00 00 00 00"))[17:] == b"\x06\x00"
+    row = bytes.fromhex("06 00 01 00 00 00 00 00 00 00 00")
+    assert trigger.handle(bytes(16) + bytes.fromhex("06 00 07 00 10 00"))[17:] == row
     assert trigger.handle(bytes(16) + bytes.fromhex("01 00 00 04 b8 90")) is None, "it has no ASICs"
     assert trigger.handle(bytes(16) + b"\x06\x01") is None
 

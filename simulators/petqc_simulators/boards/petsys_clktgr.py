@@ -19,6 +19,7 @@ from petqc_drivers.petsys.wire import (
     memory_read_reply,
     parse_memory_access,
 )
+from petqc_simulators.boards.petsys_febd import REGIONS_OF_BOARD
 from petqc_simulators.boards.registers import RegisterFile, WordMemory
 from petqc_simulators.physics.emission import CLOCK_S
 
@@ -67,7 +68,7 @@ class ClockTrigger:
             ("firmware_revision", 0x2022_0104),
             ("protocol", PROTOCOL_VERSION),
             ("clock_locked", 1),
-            ("trigger_regions", 32),
+            ("trigger_regions", REGIONS_OF_BOARD * TRIGGER_PORTS),
         ):
             self.registers.preset(name, value)
         self.registers.live("time_tag", lambda: int((self.elapsed_s - self._synchronised_s) / CLOCK_S))

@@ -62,6 +62,9 @@ FIRMWARE_REVISION = 0x0000_0000_2022_0104
 BIAS_INTERFACE = 0xFFFD
 ASIC_TYPE = 0x0002
 LINK_SPEED_DDR = 1
+REGIONS_OF_BOARD = 4
+"""Trigger regions of a FEB/D, each a quarter of its chips; region = 4 x trigger port + quarter in the maps that the
+vendor's software makes for a system."""
 DATAGRAM_WORDS = 950
 """About 8 kB: larger and smaller datagrams both lose more on a loopback (section 3.5). With headers it stays below
 8 KiB, so that Linux charges it as 8 and not as 16 KiB: a socket with the default buffer, such as the vendor's, then
@@ -141,7 +144,7 @@ class PetsysFebd:
             ("asic_type", ASIC_TYPE),
             ("asic_link_speed", LINK_SPEED_DDR),
             ("clock_locked", 1),
-            ("trigger_regions", self.profile.geometry.modules),
+            ("trigger_regions", REGIONS_OF_BOARD),
         ):
             r.preset(name, value)
         r.live("time_tag", lambda: int((self.elapsed_s - self._synchronised_s) / CLOCK_S))
