@@ -70,6 +70,22 @@ def events(path: Path, kind: Any = None) -> NDArray[Any]:
         return np.concatenate([*reader.blocks(), np.empty(0, reader.dtype)])
 
 
+def test_time_offsets_have_the_precision_that_the_vendor_gives_them(tmp_path: Path) -> None:
+    """The times are those of the vendor's converter for this recording: it keeps offsets in single precision."""
+    channels = [(0, 0, 0, c) for c in range(2)]
+    offsets = [(*channels[0], 1000.93189), (*channels[1], 1137.93189)]
+    tables: dict[Any, Any] = {
+        "tdc": table("tdc", [(*a, t, b, 0.0, 27.0, 200.0, -0.01) for a in channels for t in range(4) for b in (0, 1)]),
+        "channel_map": table("channel_map", [(*a, 0, a[3], 0, 4.0 * a[3], 0.0, 0.0) for a in channels]),
+        "trigger_map": table("trigger_map", [(0, 0, 0)]),
+        "time_offset": table("time_offset", offsets),
+    }
+    config = write_config(tmp_path / "config", tables)
+    path = record(tmp_path / "run", [np.concatenate([frame(1 + c, [event(0, c, 100, 40)]) for c in range(2)])])
+    done = convert(path, "singles", config=config, out=tmp_path / "hits", vendor_compatible=True)
+    assert events(done.path, "singles")["time_ps"].tolist() == [5613998, 10733861]
+
+
 @pytest.mark.parametrize("vendor", [False, True])
 def test_steps_are_converted_one_by_one(tmp_path: Path, config: Path, *, vendor: bool) -> None:
     path = record(tmp_path / "run", [pair_frames(1, 4), pair_frames(100, 3)])

@@ -115,7 +115,7 @@ class VendorChain:
                 self._chip_row,
                 self._row_state,
                 calibration.rows.tdc,
-                calibration.offset_ps / 5000.0,
+                calibration.offset_ps.astype(np.float32).astype(np.float64) / 5000.0,  # kept as float there
                 calibration.rows.charge,
                 calibration.rows.linearisation,
                 calibration.region,
