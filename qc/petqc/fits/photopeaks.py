@@ -272,6 +272,7 @@ def fit_photopeaks(
     edge: NDArray[np.float64] | None = None,
     search: float = 0.3,
     relative_range: tuple[float, float] = (400.0 / 511.0, 650.0 / 511.0),
+    min_counts: int = MIN_NET_COUNTS,
 ) -> PeakFits:
     """Fit the photopeak of every channel, as fit_photopeak does for one.
 
@@ -285,6 +286,7 @@ def fit_photopeaks(
         edge: (m,) height of the other continuum; default 0.
         search: half of the range to look in, as a share of the centre.
         relative_range: as for fit_photopeak.
+        min_counts: fewest counts in the peak.
 
     Source: daily-qc.md §2a.
     """
@@ -297,7 +299,7 @@ def fit_photopeaks(
     photopeak_fits(
         np.ascontiguousarray(edges, np.float64), np.ascontiguousarray(counts, np.uint32),
         np.ascontiguousarray(centre, np.float64), np.ascontiguousarray(sigma, np.float64), search,
-        1.0 - relative_range[0], relative_range[1] - 1.0, float(MIN_NET_COUNTS), PLAIN.slots(),
+        1.0 - relative_range[0], relative_range[1] - 1.0, float(min_counts), PLAIN.slots(),
         shape.constants(), tail, edge, status, parameters, errors, quality, SHAPE_TOLERANCE,
     )  # fmt: skip
     n_parameters = int(PLAIN.slots().max()) + 1
@@ -314,10 +316,10 @@ def fit_photopeaks(
             (p_shape < MIN_P_VALUE, "the model does not describe the spectrum"),
             (FWHM_OF_SIGMA * s > 0.75 * (high - low), "the peak fills the fit range"),
             (area < 5.0 * errors[:, 0] * scale, "no peak stands out of the background"),
-            (area < MIN_NET_COUNTS, f"fewer than {MIN_NET_COUNTS} counts in the peak"),
+            (area < min_counts, f"fewer than {min_counts} counts in the peak"),
             (~np.isfinite(mu) | (status == SINGULAR) | (status == NO_CONVERGENCE), "the fit does not converge"),
             (status == NO_RANGE, "no room for a fit range on the axis"),
-            (status == TOO_FEW, f"fewer than {MIN_NET_COUNTS} counts"),
+            (status == TOO_FEW, f"fewer than {min_counts} counts"),
         )
     for refused, why in refusals:  # the last one that applies is the most basic one
         reason[refused] = why
