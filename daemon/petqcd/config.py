@@ -129,6 +129,30 @@ class DailyConfig(SourceRunConfig):
     """What the source is, for the report."""
 
 
+class EnergyCalibrationConfig(SourceRunConfig):
+    """[qc.calibrate-energy]: charge spectra of a source; ends once there is enough of its first line."""
+
+    seconds: Annotated[Finite, Field(gt=0, le=86_400)] = 300.0
+    """Longest acquisition time."""
+    source: Literal["na22", "ge68"] = "na22"
+    """Whose lines: ge68 has one, which keeps how charge bends from the calibration before."""
+    first_line_counts: Annotated[int, Field(ge=200, le=10_000_000)] = 2000
+    """Counts in the first line that 95 % of the channels must have."""
+
+
+class TimeOffsetCalibrationConfig(SourceRunConfig):
+    """[qc.calibrate-time-offsets]: coincidences of a point source; ends once there are enough."""
+
+    seconds: Annotated[Finite, Field(gt=0, le=86_400)] = 300.0
+    """Longest acquisition time."""
+    pairs_per_channel: Annotated[int, Field(ge=20, le=10_000_000)] = 2000
+    """Coincidences that 95 % of the channels must have."""
+    source_mm: tuple[Finite, Finite, Finite] | None = None
+    """Place of the source; default: found from the lines between crystals."""
+    crystal_mm: Annotated[Finite, Field(gt=0, le=100)] = 20.0
+    """Length of the crystals."""
+
+
 class PointScanConfig(_Model):
     """What every scan of points has."""
 
@@ -176,6 +200,10 @@ class QcConfig(_Model):
     calibrate_threshold: ThresholdScanConfig = Field(default=ThresholdScanConfig(), alias="calibrate-threshold")
     calibrate_tdc: PulseScanConfig = Field(default=PulseScanConfig(), alias="calibrate-tdc")
     calibrate_charge: PulseScanConfig = Field(default=PulseScanConfig(), alias="calibrate-charge")
+    calibrate_energy: EnergyCalibrationConfig = Field(default=EnergyCalibrationConfig(), alias="calibrate-energy")
+    calibrate_time_offsets: TimeOffsetCalibrationConfig = Field(
+        default=TimeOffsetCalibrationConfig(), alias="calibrate-time-offsets"
+    )
 
     def of(self, kind: str) -> BaseModel:
         """The table of a kind of run."""

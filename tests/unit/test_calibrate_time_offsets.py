@@ -11,7 +11,6 @@ from petqc.calibrate.time_offsets import (
     C_MM_PER_PS,
     DEPTH_PS,
     PairList,
-    TimeOffsetPlan,
     depth_difference,
     find_source,
     fit,
@@ -175,8 +174,6 @@ def test_what_cannot_be_solved_is_refused():
         fit(PairList(topology), None, window_ps=WINDOW_PS)
     with pytest.raises(BadInputError, match="channel map"):
         fit(PairList(Topology.from_channels(np.arange(4, dtype=np.int32))), None, window_ps=WINDOW_PS)
-    with pytest.raises(BadInputError, match="plan"):
-        TimeOffsetPlan(pairs_per_channel=1)
 
 
 def test_depth_of_facing_crystals():

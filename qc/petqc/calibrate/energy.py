@@ -74,24 +74,6 @@ RESOLUTION = Limits(warn_high=16.0, fail_high=25.0)
 METHOD = "Poisson likelihood fits of lines in the charge spectra of single-hit gammas, charge bent by saturation"
 
 
-@dataclass(frozen=True, slots=True)
-class EnergyPlan:
-    """What to take: until nearly every channel has so many counts in the source's first line, and no longer than this.
-
-    first_line_counts: wanted per channel. longest_s: of data.
-    """
-
-    first_line_counts: int = 2000
-    longest_s: float = 600.0
-
-    def __post_init__(self) -> None:
-        if self.first_line_counts < 200 or not 0 < self.longest_s <= 86_400.0:
-            raise BadInputError(
-                f"plan of {self.first_line_counts} counts within {self.longest_s} s",
-                do="ask for 200 counts or more, in a day at most",
-            )
-
-
 class ChargeSpectra:
     """Charge spectrum of every channel, of gammas that met one channel alone.
 
@@ -121,11 +103,18 @@ class ChargeSpectra:
         flat = place[use] * self.counts.shape[1] + bins[use].astype(np.int64)
         self.counts += np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape).astype(np.uint32)
 
-    def above(self, unit: float) -> NDArray[np.int64]:
-        """(channels,) counts above a charge, for progress."""
-        first = int(np.searchsorted(self.edges, unit))
-        total: NDArray[np.int64] = self.counts[:, first:].sum(axis=1, dtype=np.int64)
-        return total
+    def first_line_counts(self, *, has_two: bool) -> float:
+        """Counts around the first line that 95 % of the channels with any counts have; 0 while there is no line.
+
+        has_two: whether the source has a second line, which tells the first one apart.
+        """
+        alive = self.counts.any(axis=1)
+        try:
+            centre, _ = _where(self.edges, self.counts, np.zeros(self.channels.size, np.int32), has_two=has_two)
+        except BadInputError:
+            return 0.0
+        first, last = np.searchsorted(self.edges, centre[0] * np.array(_FIRST_RANGE))
+        return float(np.quantile(self.counts[alive, first:last].sum(axis=1), 0.05))
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,24 +52,6 @@ ERROR = Limits(warn_high=10.0, fail_high=40.0)
 METHOD = "offset of dt = t_a - t_b, robust least squares on the graph of coincidences, source fitted from their lines"
 
 
-@dataclass(frozen=True, slots=True)
-class TimeOffsetPlan:
-    """What to take: until nearly every channel has so many coincidences, and no longer than this.
-
-    pairs_per_channel: wanted. longest_s: of data.
-    """
-
-    pairs_per_channel: int = 2000
-    longest_s: float = 600.0
-
-    def __post_init__(self) -> None:
-        if self.pairs_per_channel < MIN_PAIRS or not 0 < self.longest_s <= 86_400.0:
-            raise BadInputError(
-                f"plan of {self.pairs_per_channel} coincidences within {self.longest_s} s",
-                do=f"ask for {MIN_PAIRS} coincidences or more, in a day at most",
-            )
-
-
 class PairList:
     """Coincidences of a run, bounded: the first MOST_PAIRS are kept, all are counted."""
 
@@ -93,6 +75,11 @@ class PairList:
             dt = (pairs.time_a_ps[known] - pairs.time_b_ps[known]).astype(np.float32)
             self._parts.append((a[:room], b[:room], dt[:room]))
             self._kept += int(min(room, a.size))
+
+    def nearly_all_have(self) -> float:
+        """Coincidences that 95 % of the channels with any have."""
+        some = self.per_channel[self.per_channel > 0]
+        return float(np.quantile(some, 0.05)) if some.size else 0.0
 
     def columns(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
         """Positions of both channels in the topology, and t_a - t_b in ps."""

@@ -1,0 +1,84 @@
+"""Energy calibration: charge spectra of single-hit gammas from a source with known lines, bias on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from petqcd.config import EnergyCalibrationConfig
+from petqcd.errors import RefusedError
+from petqcd.kinds import run_kind
+from petqcd.source_run import SourceRun
+
+if TYPE_CHECKING:
+    from petqc.analysis import RunContext
+    from petqc.calibrate.energy import ChargeSpectra
+    from petqc.processing import Processed
+    from petqc.results import Run
+    from petqcd.measurement import Measurement
+    from petqcd.procedure import Bench, Job
+
+LOOK_EVERY = 64
+"""Blocks of frames between two looks at whether the spectra are enough."""
+
+
+@run_kind("calibrate-energy", title="energy calibration", settings=EnergyCalibrationConfig)
+class EnergyCalibration(SourceRun):
+    """A source run whose energies stay charge, and the fit of `petqc.calibrate.energy`."""
+
+    def __init__(self, job: Job, bench: Bench) -> None:
+        self._wanted = _settings(job)
+        self._spectra: ChargeSpectra | None = None
+        self._blocks = 0
+        self._is_enough = False
+        super().__init__(job, bench)
+
+    @classmethod
+    def refuse(cls, job: Job) -> None:
+        """Refuse a source of one line where no calibration before tells how charge bends."""
+        table = job.board_config.tables.get("energy_kev")
+        if _settings(job).source == "ge68" and (table is None or not table.size):
+            raise RefusedError(
+                "ge68 has one line, which cannot show how charge bends, and there is no former energy calibration: "
+                "calibrate with na22 first"
+            )
+
+    def measurement(self) -> Measurement:
+        """Recording and processing, without keV."""
+        from petqc.calibrate.energy import ChargeSpectra
+        from petqcd.measurement import Measurement
+
+        found = Measurement(
+            self.job.folder,
+            self.job.board_config,
+            calibration_ids=self.job.calibration_ids,
+            look=self._look,
+            use_kev=False,
+        )
+        self._spectra = ChargeSpectra(found.histograms.topology.channels)
+        return found
+
+    def is_enough(self) -> bool:
+        """Whether nearly every channel shows the first line."""
+        return self._is_enough
+
+    def _look(self, processed: Processed) -> None:
+        assert self._spectra is not None  # noqa: S101 - made with the measurement that calls this
+        self._spectra.add(processed.singles)
+        self._blocks += 1
+        if self._blocks % LOOK_EVERY == 0:
+            counts = self._spectra.first_line_counts(has_two=self._wanted.source == "na22")
+            self._is_enough = counts >= self._wanted.first_line_counts
+
+    def conclude(self, context: RunContext) -> Run:
+        """Fit, judge, and write the calibration set."""
+        from petqc.calibrate.energy import fit
+        from petqcd.calibration_run import conclude
+
+        assert self._spectra is not None  # noqa: S101 - as above
+        calibration = fit(self._spectra, self._wanted.source, self.job.board_config.tables.get("energy_kev"))
+        return conclude(self.job, context, calibration, self._spectra.channels)
+
+
+def _settings(job: Job) -> EnergyCalibrationConfig:
+    assert isinstance(job.settings, EnergyCalibrationConfig)  # noqa: S101 - the model that this kind registers
+    return job.settings

@@ -1,0 +1,64 @@
+"""Time-offset calibration: coincidences of a point source, bias on; what is left is added to the table in use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from petqcd.config import TimeOffsetCalibrationConfig
+from petqcd.kinds import run_kind
+from petqcd.source_run import SourceRun
+
+if TYPE_CHECKING:
+    from petqc.analysis import RunContext
+    from petqc.calibrate.time_offsets import PairList
+    from petqc.processing import Processed
+    from petqc.results import Run
+    from petqcd.measurement import Measurement
+    from petqcd.procedure import Bench, Job
+
+
+@run_kind("calibrate-time-offsets", title="time-offset calibration", settings=TimeOffsetCalibrationConfig)
+class TimeOffsetCalibration(SourceRun):
+    """A source run whose coincidences are kept, and the fit of `petqc.calibrate.time_offsets`."""
+
+    def __init__(self, job: Job, bench: Bench) -> None:
+        assert isinstance(job.settings, TimeOffsetCalibrationConfig)  # noqa: S101 - the model that this kind registers
+        self._wanted = job.settings
+        self._pairs: PairList | None = None
+        self._is_enough = False
+        super().__init__(job, bench)
+
+    def measurement(self) -> Measurement:
+        """Recording and processing as on any day."""
+        from petqc.calibrate.time_offsets import PairList
+        from petqcd.measurement import Measurement
+
+        found = Measurement(
+            self.job.folder, self.job.board_config, calibration_ids=self.job.calibration_ids, look=self._look
+        )
+        self._pairs = PairList(found.histograms.topology)
+        return found
+
+    def is_enough(self) -> bool:
+        """Whether nearly every channel has the coincidences that are wanted."""
+        return self._is_enough
+
+    def _look(self, processed: Processed) -> None:
+        assert self._pairs is not None  # noqa: S101 - made with the measurement that calls this
+        self._pairs.add(processed.prompts)
+        self._is_enough = self._pairs.nearly_all_have() >= self._wanted.pairs_per_channel
+
+    def conclude(self, context: RunContext) -> Run:
+        """Fit, judge, and write the calibration set."""
+        from petqc.calibrate.time_offsets import fit
+        from petqcd.calibration_run import conclude
+
+        assert self._pairs is not None  # noqa: S101 - as above
+        calibration = fit(
+            self._pairs,
+            self.job.board_config.tables.get("time_offset"),
+            window_ps=float(self._measurement.histograms.settings.coincidence_window_ps),
+            source_mm=self._wanted.source_mm,
+            crystal_mm=self._wanted.crystal_mm,
+        )
+        return conclude(self.job, context, calibration, self._pairs.topology.channels)
