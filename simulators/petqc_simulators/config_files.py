@@ -42,6 +42,35 @@ def _address(absolute: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
     }
 
 
+def _outputs(profile: Profile) -> dict[str, NDArray[np.int64]]:
+    """Address of every bias output."""
+    places = [
+        (*address, *place)
+        for address in profile.hardware.addresses
+        for place in profile.hardware.bias_places(profile.outputs_per_board)
+    ]
+    return dict(zip(("port", "slave", "slot", "channel"), np.array(places, np.int64).reshape(-1, 4).T, strict=True))
+
+
+def _bias_calibration(profile: Profile, draw: Draw) -> NDArray[Any]:
+    """What was measured of every bias output, point by point."""
+    kinds = profile.output_kinds
+    curves = []
+    for output, kind in enumerate(kinds):
+        one = slice(output, output + 1)
+        curves.append(bias_points(draw.dac_gain[one], draw.dac_offset_v[one], kind))
+    points = np.array([codes.size for codes, _ in curves], np.int64)
+    volts = np.concatenate([volts.ravel() for _, volts in curves])
+    return _rows(
+        "bias_calibration",
+        volts.size,
+        **{name: np.repeat(values, points) for name, values in _outputs(profile).items()},
+        dac_code=np.concatenate([codes for codes, _ in curves]),
+        volts=np.round(volts, 5),
+        adc_code=adc_codes(volts),
+    )
+
+
 def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
     """Every table; one row per channel, TAC and branch as the vendor's tools write them."""
     geometry = profile.geometry
@@ -56,12 +85,8 @@ def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
     tdc = draw.tdc.reshape(-1, 4)  # T and E branch alternate
     column, line = index % geometry.columns, index // geometry.columns % geometry.rows
     middle = crystal_middles_mm(geometry)
-    codes, volts = bias_points(draw.dac_gain, draw.dac_offset_v)
-    points = codes.size
-    first_of_output = absolute[index % geometry.crystals_per_bias == 0]
-    per_board = outputs // profile.hardware.boards
-    output = {name: _address(first_of_output)[name] for name in ("port", "slave")}
-    number = np.arange(outputs) % per_board
+    output = _outputs(profile)
+    channel_output = {name: output[name][draw.bias_of] for name in ("slot", "channel")}
     module = np.arange(geometry.modules)
     one, other = np.nonzero(np.triu(in_coincidence(geometry), 1))
     settings = profile.electronics
@@ -117,25 +142,18 @@ def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
         "disc_settings": _rows(
             "disc_settings", n, **address, vth_t1=settings.vth_t1, vth_t2=settings.vth_t2, vth_e=settings.vth_e
         ),
-        "bias_calibration": _rows(
-            "bias_calibration",
-            outputs * points,
-            **{name: np.repeat(values, points) for name, values in output.items()},
-            channel=np.repeat(number, points),
-            dac_code=np.tile(codes, outputs),
-            volts=np.round(volts.ravel(), 5),
-            adc_code=adc_codes(volts.ravel()),
-        ),
+        "bias_calibration": _bias_calibration(profile, draw),
         "bias_settings": _rows(
             "bias_settings",
             outputs,
             **output,
-            channel=number,
             prebreakdown=np.round(draw.breakdown_found_v - PREBREAKDOWN_BELOW_V, 4),
             breakdown=draw.breakdown_found_v,
             overvoltage=profile.sipm.overvoltage_v,
         ),
-        "bias_map": _rows("bias_map", n, **address, bias_channel=draw.bias_of % per_board),
+        "bias_map": _rows(
+            "bias_map", n, **address, slot=channel_output["slot"], bias_channel=channel_output["channel"]
+        ),
     }
 
 

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from petqc_drivers.petsys.mezzanines import KINDS as MEZZANINES
+
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from numpy.typing import NDArray
 
+    from petqc_drivers.petsys.mezzanines import BiasKind
+
 T = TypeVar("T")
+
+CHANNELS_OF_CHIP = 64
+MODULE_PLACES: dict[int, tuple[int, int]] = {0: (8, 1), 1: (8, 1), 2: (8, 1), 3: (1, 0), 4: (2, 0), 5: (16, 2)}
+"""Places for modules, and for bias mezzanines, of each base PCB. Source: interface reference, section 1.4."""
+MODULE_CHIPS: dict[int, int] = {0x0: 2, 0x1: 2, 0x11: 2, 0x2: 5, 0x12: 2, 0x111: 4, 0x211: 8}
+"""ASICs of each kind of module. Source: interface reference, section 1.4."""
+_MOST_CHIPS = 64
+_ASIC_VERSIONS = ("2B", "2C")
+_ASIC_LINKS = (1, 2, 4)
+_LINK_SPEEDS = range(4)
 
 PROFILES = Path(__file__).with_name("profiles")
 
@@ -84,19 +100,46 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """The readout: front-end boards with equal numbers of modules, in the order of the modules.
+    """The readout: front-end boards of one kind with equal numbers of modules, in the order of the modules.
 
     clock_trigger: a unit of its own has clock and trigger, behind the daemon; otherwise the one board has both.
-    boards_per_port: boards chained to one port of the daemon.
+    boards_per_port: boards chained to one port of the daemon. base_pcb, module_kind: what the boards say they are
+    (interface reference, section 1.4). module_places: where on a board its modules are plugged in, which is what its
+    chips are numbered by. asic_version: 2B or 2C. asic_links: data links of each ASIC, 1, 2 or 4; link_speed: 0 SDR,
+    1 DDR, 2 and 3 these at twice the clock. bias_slots: the mezzanine in each bias slot of a board, whose outputs
+    serve its channels in order. module_eeprom: modules carry an EEPROM that says where their sensors are.
     """
 
     boards: int
     boards_per_port: int
     clock_trigger: bool
+    base_pcb: int
+    module_kind: int
+    module_places: tuple[int, ...]
+    asic_version: str
+    asic_links: int
+    link_speed: int
+    bias_slots: tuple[str, ...]
+    module_eeprom: bool
 
     def address(self, board: int) -> tuple[int, int]:
         """Port and slave of a board."""
         return divmod(board, self.boards_per_port)
+
+    @property
+    def addresses(self) -> list[tuple[int, int]]:
+        """Port and slave of every board."""
+        return [self.address(board) for board in range(self.boards)]
+
+    @property
+    def mezzanines(self) -> list[BiasKind]:
+        """The mezzanine in each bias slot of a board."""
+        return [MEZZANINES[name] for name in self.bias_slots]
+
+    def bias_places(self, outputs: int) -> list[tuple[int, int]]:
+        """Slot and channel of the first outputs of a board."""
+        places = [(slot, channel) for slot, kind in enumerate(self.mezzanines) for channel in range(kind.n_channels)]
+        return places[:outputs]
 
     @property
     def trigger_address(self) -> tuple[int, int]:
@@ -220,6 +263,15 @@ class ProcessingNumbers:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """Which part of the detector is one board's: slices of its channels, bias outputs and modules."""
+
+    channels: slice
+    outputs: slice
+    modules: slice
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """One scanner."""
 
@@ -241,18 +293,37 @@ class Profile:
         """Modules of each front-end board."""
         return self.geometry.modules // self.hardware.boards
 
-    def board(self, number: int) -> Profile:
-        """What one board has of it: its own modules, no others."""
-        if not 0 <= number < self.hardware.boards:
-            raise ProfileError(f"{self.name} has boards 0..{self.hardware.boards - 1}, not {number}")
-        return replace(self, geometry=replace(self.geometry, modules=self.modules_per_board))
+    @property
+    def outputs_per_board(self) -> int:
+        """Bias outputs in use of each front-end board."""
+        return self.geometry.bias_channels // self.hardware.boards
+
+    def share(self, board: int) -> Share:
+        """What of the detector is a board's."""
+        if not 0 <= board < self.hardware.boards:
+            raise ProfileError(f"{self.name} has boards 0..{self.hardware.boards - 1}, not {board}")
+        counts = (self.geometry.channels // self.hardware.boards, self.outputs_per_board, self.modules_per_board)
+        return Share(*(slice(board * n, (board + 1) * n) for n in counts))
+
+    @property
+    def output_kinds(self) -> list[BiasKind]:
+        """The mezzanine of every bias output in use."""
+        of_board = [self.hardware.mezzanines[slot] for slot, _ in self.hardware.bias_places(self.outputs_per_board)]
+        return of_board * self.hardware.boards
+
+    @property
+    def board_chips(self) -> list[int]:
+        """Numbers of the ASICs of a front-end board, in the order of its modules."""
+        of_module = self.geometry.asics_per_module
+        return [of_module * place + k for place in self.hardware.module_places for k in range(of_module)]
 
     def absolute_channels(self) -> NDArray[np.int64]:
         """Absolute channel number of every channel, in the detector's own order."""
-        per_board = self.geometry.channels // self.hardware.boards
-        board, place = np.divmod(np.arange(self.geometry.channels, dtype=np.int64), per_board)
-        port, slave = np.array([self.hardware.address(b) for b in range(self.hardware.boards)], np.int64).T
-        return np.asarray(port[board] << 17 | slave[board] << 12 | place)
+        chips = np.array(self.board_chips, np.int64)
+        board, chip = np.divmod(np.arange(self.geometry.chips), chips.size)
+        port, slave = np.array(self.hardware.addresses, np.int64).T
+        first = port[board] << 17 | slave[board] << 12 | chips[chip] << 6
+        return np.asarray(first[:, None] + np.arange(CHANNELS_OF_CHIP)).ravel()
 
 
 _SECTIONS: dict[str, type[Any]] = {
@@ -278,10 +349,16 @@ def _section(kind: type[T], values: object, where: str) -> T:
     if missing := sorted(set(known) - set(values)):
         raise ProfileError(f"{where}: key {missing[0]!r} is missing")
     for key, value in values.items():
-        wanted: tuple[type, ...] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}[known[key]]
-        if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+        if not _is_of(known[key], value):
             raise ProfileError(f"{where}.{key}: {value!r} is not of type {known[key]}")
-    return kind(**values)
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def _is_of(kind: str, value: object) -> bool:
+    if kind.startswith("tuple["):
+        return isinstance(value, list) and all(_is_of(kind[len("tuple[") :].partition(",")[0], v) for v in value)
+    wanted: tuple[type, ...] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}[kind]
+    return isinstance(value, wanted) and (not isinstance(value, bool) or bool in wanted)
 
 
 def profile_names() -> list[str]:
@@ -334,9 +411,43 @@ def _check(path: Path, profile: Profile) -> None:
         )
     if hardware.boards < 1 or hardware.boards_per_port < 1 or geometry.modules % hardware.boards:
         raise ProfileError(f"{path}: hardware: {geometry.modules} modules on {hardware.boards} boards")
-    chips = profile.modules_per_board * geometry.asics_per_module
-    outputs = profile.modules_per_board * geometry.crystals_per_module / geometry.crystals_per_bias
-    if chips > 64 or outputs > 32 or outputs % 1:
-        raise ProfileError(f"{path}: hardware: a board has at most 64 ASICs and 32 bias outputs")
     if hardware.clock_trigger != (hardware.boards > 1):
         raise ProfileError(f"{path}: hardware: several boards need a clock and trigger unit, a single one has its own")
+    if max(hardware.trigger_address if hardware.clock_trigger else hardware.address(hardware.boards - 1)) > 31:
+        raise ProfileError(f"{path}: hardware: ports and places in a chain are 0..31")
+    _check_board(path, profile)
+
+
+def _check_board(path: Path, profile: Profile) -> None:
+    geometry, hardware = profile.geometry, profile.hardware
+    choices: tuple[tuple[str, object, Collection[object]], ...] = (
+        ("base_pcb", hardware.base_pcb, MODULE_PLACES),
+        ("module_kind", hardware.module_kind, MODULE_CHIPS),
+        ("asic_version", hardware.asic_version, _ASIC_VERSIONS),
+        ("asic_links", hardware.asic_links, _ASIC_LINKS),
+        ("link_speed", hardware.link_speed, _LINK_SPEEDS),
+        *(("bias_slots", slot, MEZZANINES) for slot in hardware.bias_slots),
+    )
+    for name, value, known in choices:
+        if value not in known:
+            raise ProfileError(f"{path}: hardware.{name}: {value!r} is none of {', '.join(map(str, known))}")
+    n_places, n_slots = MODULE_PLACES[hardware.base_pcb]
+    places = hardware.module_places
+    if sorted(set(places)) != list(places) or len(places) != profile.modules_per_board:
+        raise ProfileError(
+            f"{path}: hardware.module_places: {len(places)} places for {profile.modules_per_board} modules of a "
+            "board, or not rising"
+        )
+    if places[0] < 0 or places[-1] >= n_places or len(hardware.bias_slots) > n_slots:
+        raise ProfileError(
+            f"{path}: hardware: base PCB {hardware.base_pcb:#06x} has {n_places} places for modules, {n_slots} for bias"
+        )
+    if MODULE_CHIPS[hardware.module_kind] != geometry.asics_per_module or profile.board_chips[-1] >= _MOST_CHIPS:
+        raise ProfileError(
+            f"{path}: hardware: modules {hardware.module_kind:#06x} have {MODULE_CHIPS[hardware.module_kind]} ASICs, "
+            f"and a board has ASICs 0..{_MOST_CHIPS - 1}"
+        )
+    outputs = profile.modules_per_board * geometry.crystals_per_module / geometry.crystals_per_bias
+    there = sum(kind.n_channels for kind in hardware.mezzanines)
+    if outputs % 1 or outputs > there:
+        raise ProfileError(f"{path}: hardware: {outputs:g} bias outputs for each board, its mezzanines have {there}")

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from petqc_drivers.petsys.daqd_wire import check_shared_memory_name
 from petqc_drivers.petsys.wire import WireError
 from petqc_simulators.boards.petsys_daqd import DaqdServer
-from petqc_simulators.boards.petsys_febd import PetsysFebd
+from petqc_simulators.boards.scanner import Scanner
 from petqc_simulators.config_files import write_config_folder
 from petqc_simulators.faults import Fault
 from petqc_simulators.physics.detector import BLOCK_S, Detector
@@ -29,6 +29,8 @@ from petqc_simulators.truth import compute_truth
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import FrameType
+
+    from petqc_simulators.boards.petsys_febd import PetsysFebd
 
 TICK_S = BLOCK_S / 2
 LONGEST_STEP_S = 2 * BLOCK_S
@@ -112,7 +114,6 @@ class BoardServer:
         self._socket.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
-        self.board.witness.close()
 
     def run(self, *, watch: int | None = None, each_state: Callable[[], None] | None = None) -> None:
         """Serve until `stop`, or until the file descriptor `watch` reaches its end."""
@@ -175,11 +176,11 @@ class BoardServer:
             self.unsent += 1
 
 
-def open_server(board: PetsysFebd, settings: ServeSettings) -> tuple[BoardServer | DaqdServer, str]:
+def open_server(scanner: Scanner, settings: ServeSettings) -> tuple[BoardServer | DaqdServer, str]:
     """The server that was asked for, and the address at which it listens.
 
     Raises:
-        ProfileError: the address is none.
+        ProfileError: the address is none, or not one for a scanner of several units.
         OSError: it is taken.
     """
     scheme, _, place = settings.listen.partition(":")
@@ -189,27 +190,27 @@ def open_server(board: PetsysFebd, settings: ServeSettings) -> tuple[BoardServer
         except WireError as error:
             raise ProfileError(f"--shared-memory: {error}") from error
         path = Path("/" + place.lstrip("/"))
-        daemon = DaqdServer({(0, 0): board}, path, settings.shared_memory, speed=settings.speed)
+        daemon = DaqdServer(
+            scanner.units, path, settings.shared_memory, speed=settings.speed, frames=scanner.advance_blocks
+        )
         return daemon, daemon.address
     host, port = parse_listen(settings.listen)
-    server = BoardServer(board, host, port, speed=settings.speed)
+    if len(scanner.units) > 1:
+        raise ProfileError(
+            f"{scanner.profile.name} has {len(scanner.units)} units, and over UDP there is exactly one: "
+            "write --listen unix:/PATH for the daemon in front of them"
+        )
+    server = BoardServer(scanner.boards[0], host, port, speed=settings.speed)
     return server, f"udp://{server.address[0]}:{server.address[1]}"
 
 
-def _state(server: BoardServer | DaqdServer, board: PetsysFebd, truth: dict[str, Any]) -> dict[str, Any]:
+def _state(server: BoardServer | DaqdServer, scanner: Scanner, truth: dict[str, Any]) -> dict[str, Any]:
     return {
-        "elapsed_s": round(board.elapsed_s, 4),
-        "is_streaming": board.is_streaming,
-        "frame": board.detector.frame,
-        "commands": board.commands,
-        "malformed": board.malformed,
+        **scanner.state(),
         "slipped_s": round(server.slipped_s, 4),
         "unsent_datagrams": server.unsent,
-        "bias_supply_on": bool(board.registers.value("power") & 2),
-        "bias_v": [round(float(v), 5) for v in board.detector.bias_v],
         "faults": truth["faults"],
         **({"daqd": server.state()} if isinstance(server, DaqdServer) else {}),
-        **board.witness.summary(),
     }
 
 
@@ -227,18 +228,14 @@ def serve(settings: ServeSettings) -> int:
         OSError: the address is taken, or the state directory cannot be written.
     """
     profile = load_profile(settings.profile, source=settings.source)
-    if profile.hardware.boards > 1:
-        raise ProfileError(
-            f"{profile.name} has {profile.hardware.boards} boards and only a single one is served: use record instead"
-        )
     faults = [Fault.parse(text) for text in settings.faults]
     folder = settings.state_dir
     folder.mkdir(parents=True, exist_ok=True)
-    board = PetsysFebd(profile, settings.seed, faults, witness_path=folder / "bias.jsonl")
+    scanner = Scanner(profile, settings.seed, faults, witness_folder=folder)
     try:
-        server, address = open_server(board, settings)
+        server, address = open_server(scanner, settings)
     except BaseException:
-        board.witness.close()
+        scanner.close()
         raise
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -246,7 +243,7 @@ def serve(settings: ServeSettings) -> int:
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        config = write_config_folder(folder / "config", profile, board.detector.draw)
+        config = write_config_folder(folder / "config", profile, scanner.detector.draw)
         truth = compute_truth(profile, settings.seed, faults)
         write_truth(folder / "truth.json", truth)
         # Compiled now, so that the first frames are not late.
@@ -265,11 +262,11 @@ def serve(settings: ServeSettings) -> int:
         sys.stdout.write(json.dumps(ready) + "\n")
         sys.stdout.flush()
         watch = sys.stdin.fileno() if settings.until_stdin_closes else None
-        server.run(watch=watch, each_state=lambda: _write_state(folder / "state.json", _state(server, board, truth)))
-        _write_state(folder / "state.json", _state(server, board, truth))
+        server.run(watch=watch, each_state=lambda: _write_state(folder / "state.json", _state(server, scanner, truth)))
+        _write_state(folder / "state.json", _state(server, scanner, truth))
     finally:
         server.close()
-        board.witness.close()
+        scanner.close()
         for signal_number, handler in previous.items():
             signal.signal(signal_number, handler)
     return 0

@@ -236,8 +236,8 @@ def test_bias_dac_is_a_shift_register_of_32_bits(host: Host) -> None:
     assert not attempt(3, 0x1234), "the low byte is still the one before"
     assert attempt(3, 0x1234)
     assert attempt(3, 0x5634), "the low byte did not change"
-    assert host.board.dacs[0].codes[3] == 0x5634
-    assert host.board.dacs[1].codes[3] == 0
+    assert host.board.dacs[0, 0].codes[3] == 0x5634
+    assert host.board.dacs[0, 1].codes[3] == 0
     lines = [line for line in host.board.witness.lines if line["event"] == "set"]
     assert [line["code"] for line in lines] == [0x1234, 0x1234, 0x5634]
     volts = 60 * 0x5634 / 65536
@@ -485,7 +485,7 @@ def test_noise_gets_no_answer_and_does_no_harm() -> None:
 def test_witness_file_has_every_line(tmp_path: Path) -> None:
     path = tmp_path / "bias.jsonl"
     witness = BiasWitness(32, path)
-    witness.set_point(1.0, 1, 2, 1000, 0.9)
+    witness.set_point(1.0, 18, 1000, 0.9, slot=0, dac=1, output=2)
     witness.outputs(2.0, np.zeros(32), np.full(32, 5.0), 0.01)
     witness.close()
     witness.close()
@@ -494,6 +494,7 @@ def test_witness_file_has_every_line(tmp_path: Path) -> None:
     assert lines[0] == {
         "t_s": 1.0,
         "event": "set",
+        "slot": 0,
         "dac": 1,
         "output": 2,
         "channel": 18,

@@ -18,17 +18,18 @@ from petqc_drivers.petsys.wire import CHANNEL_BITS, GLOBAL_BITS, AsicCommand, As
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from petqc_simulators.profile import Geometry
+    from petqc_simulators.profile import Profile
 
-VERSION = AsicVersion.V2C
 CHANNELS = 64
 TX_DATA = 2
+_VERSIONS = {"2B": AsicVersion.V2B, "2C": AsicVersion.V2C}
 
 
 class Asics:
     """All chips of a board: two configurations that only bits can change.
 
     Attributes:
+        chips: their numbers on the board; everything else here is in the order of this list.
         globals: one integer per chip.
         channels: 64 integers per chip.
         changed: set when something was written; whoever looks clears it.
@@ -36,12 +37,15 @@ class Asics:
             channel ((n,), (n, 3), (n, 2), (n,), (n,), (n, 2) counter_mode and trigger_mode_2_b).
     """
 
-    def __init__(self, geometry: Geometry) -> None:
-        self._per_module = geometry.asics_per_module
-        self.n_chips = geometry.chips
+    def __init__(self, profile: Profile) -> None:
+        self._per_module = profile.geometry.asics_per_module
+        self._version = _VERSIONS[profile.hardware.asic_version]
+        self.chips = profile.board_chips
+        self.n_chips = len(self.chips)
         n = CHANNELS * self.n_chips
-        self._channel_fields: Mapping[str, Field] = fields("channel", VERSION)
-        self._global_fields: Mapping[str, Field] = fields("global", VERSION)
+        self._place = {chip: place for place, chip in enumerate(self.chips)}
+        self._channel_fields: Mapping[str, Field] = fields("channel", self._version)
+        self._global_fields: Mapping[str, Field] = fields("global", self._version)
         self.globals = [0] * self.n_chips
         self.channels = [[0] * CHANNELS for _ in range(self.n_chips)]
         self.mode = np.zeros(n, np.int64)
@@ -55,7 +59,7 @@ class Asics:
 
     def reset(self) -> None:
         """Back to the power-on strings."""
-        self.globals = [POWER_ON_GLOBAL[VERSION]] * self.n_chips
+        self.globals = [POWER_ON_GLOBAL[self._version]] * self.n_chips
         self.channels = [[POWER_ON_CHANNEL] * CHANNELS for _ in range(self.n_chips)]
         self._look_at(0, 0)
         for array in (self.mode, self.vth, self.baseline, self.is_charge, self.integration, self.counter):
@@ -78,10 +82,9 @@ class Asics:
         return self._global_fields[name].get(self.globals[chip])
 
     def chip_of(self, address: int) -> int | None:
-        """The chip at an address (module in the high byte, place in the module in the low byte), if there is one."""
+        """Which of the chips is at an address (module in the high byte, place in the module in the low one), if any."""
         module, place = address >> 8, address & 0xFF
-        chip = module * self._per_module + place
-        return chip if place < self._per_module and chip < self.n_chips else None
+        return self._place.get(module * self._per_module + place) if place < self._per_module else None
 
     def answer(self, command: AsicCommand, *, is_alive: bool) -> bytes:
         """Do a read or write; a place without a chip, or without power, does not acknowledge."""

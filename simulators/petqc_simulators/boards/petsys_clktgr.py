@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from petqc_drivers.petsys.registers import REGISTERS
 from petqc_drivers.petsys.wire import (
     MEMORY_WRITE_OK,
     PROTOCOL_VERSION,
@@ -34,7 +33,6 @@ FEBD_VARIANT_MASK = 0x0000_FFFF_FFFF_FFFF
 """Of a FEB/D's firmware variant: without the bits that make it a trigger unit too."""
 TRIGGER_PORTS = 16
 LANES = 4
-_SYNC = REGISTERS["sync"]
 _SYNC_GENERATE, _SYNC_ACCEPT = 1, 2
 _SYNC_LINK, _GATE_LINK, _TRIGGER_IN_LINK = range(3)
 _SYNC_VALUE, _GATE_VALUE = 0x8000, 0x8001
@@ -48,17 +46,19 @@ it is not locked."""
 class ClockTrigger:
     """The unit. Boards given to it lose their own trigger and follow its synchronisation if they were told to.
 
-    The board that comes k-th is plugged into trigger port k.
+    The board that comes k-th is plugged into trigger port k. on_sync is called with the simulated time whenever the
+    unit is synchronised, before the boards are.
 
     Attributes:
         registers: its register file.
         regions: which regions may be in coincidence, rows of bits.
     """
 
-    def __init__(self, boards: Sequence[PetsysFebd]) -> None:
+    def __init__(self, boards: Sequence[PetsysFebd], on_sync: Callable[[float], None] | None = None) -> None:
         if len(boards) > TRIGGER_PORTS:
             raise ValueError(f"{len(boards)} boards at {TRIGGER_PORTS} trigger ports")
         self.boards = list(boards)
+        self._tell_sync = on_sync
         self.regions = WordMemory(1)
         self._trained: set[RegisterFile] = set()
         self.registers = RegisterFile()
@@ -109,10 +109,13 @@ class ClockTrigger:
         if not value & _SYNC_GENERATE:
             return
         self._synchronised_s = self.elapsed_s
+        if self._tell_sync is not None:
+            self._tell_sync(self.elapsed_s)
         for board in self.boards:
             if board.registers.value("sync") & _SYNC_ACCEPT:
-                board.registers.write(_SYNC.address, bytes((_SYNC_ACCEPT | _SYNC_GENERATE,)))
-                board.registers.preset("sync", _SYNC_ACCEPT)
+                board.synchronise(is_in_step=True)
+            else:
+                board.fall_out_of_step()
 
     def handle(self, datagram: bytes) -> bytes | None:
         """The answer to a command; None for what this unit has not."""

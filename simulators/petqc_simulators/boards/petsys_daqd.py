@@ -98,6 +98,7 @@ class DaqdServer:
         shared_memory: Name of the ring, which must not exist either.
         speed: Simulated per wall second.
         folder: Where shared memory is; the system's by default.
+        frames: Gives the frames of all units together, for units that share a detector; None: each gives its own.
 
     Attributes:
         address: unix:PATH.
@@ -116,8 +117,10 @@ class DaqdServer:
         *,
         speed: float = 1.0,
         folder: Path | None = None,
+        frames: Callable[[], list[Block]] | None = None,
     ) -> None:
         self.units = dict(units)
+        self._frames = frames or self._merged_frames
         self.speed = speed
         self.slipped_s = 0.0
         self.address = f"unix:{path}"
@@ -209,22 +212,25 @@ class DaqdServer:
             unit.let_pass(seconds)
 
     def _take_frames(self) -> None:
-        """Frames of all units; a block goes into the ring once each unit that sends has given its part."""
+        for block in self._frames():
+            if self.is_acquiring:
+                self.ring.put(block)
+
+    def _merged_frames(self) -> list[Block]:
+        """Frames of units with a detector each; a block is whole once each unit that sends has given its part."""
         sending = 0
         for address, unit in self.units.items():
             for block in unit.advance_blocks():
                 self._pending.setdefault(block.first_frame, {})[address] = block
             sending += bool(getattr(unit, "is_streaming", False))
-        for first in sorted(self._pending):
-            parts = self._pending[first]
-            if len(parts) < sending:
-                continue
-            del self._pending[first]
-            if self.is_acquiring:
-                (address, block), *more = parts.items()
-                self.ring.put(merge_blocks(parts) if more or address != (0, 0) else block)
+        whole = [first for first in sorted(self._pending) if len(self._pending[first]) >= sending]
+        blocks = []
+        for parts in map(self._pending.pop, whole):
+            (address, block), *more = parts.items()
+            blocks.append(merge_blocks(parts) if more or address != (0, 0) else block)
         while len(self._pending) > 64:  # units that are not synchronised with each other never give the same block
             del self._pending[min(self._pending)]
+        return blocks
 
     # -- requests ---------------------------------------------------------------------------------------------------
 

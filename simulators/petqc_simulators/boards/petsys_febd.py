@@ -1,6 +1,7 @@
-"""One FEB/D with built-in trigger on UDP, two FEM-256 modules and a BIAS_32P mezzanine: bytes in, bytes out.
+"""One FEB/D with its modules and bias mezzanines: bytes in, bytes out.
 
 No socket and no clock: `handle` answers a datagram, `advance` lets time pass and gives the data datagrams of that time.
+A board that shares its detector with others hands over its settings and leaves the frames to whoever joins them.
 Source: TOFPET2 interface reference (vendor software revision 194662e, protocol 0x0104), sections 3 to 6.
 """
 
@@ -8,10 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from petqc_drivers.petsys.mezzanines import BIAS_32P, IDENTIFY_BY_PROM
 from petqc_drivers.petsys.registers import POWER_BIAS, POWER_FEM, POWER_GOOD_MASK
 from petqc_drivers.petsys.spi import SpiRequest, bias_dac, bias_prom, module_adc, spi_reply
 from petqc_drivers.petsys.wire import (
@@ -30,6 +33,7 @@ from petqc_drivers.petsys.wire import (
 )
 from petqc_simulators.boards.asics import CHANNELS, TX_DATA, Asics
 from petqc_simulators.boards.bias_prom import prom_content
+from petqc_simulators.boards.frame_clock import FrameClock
 from petqc_simulators.boards.registers import RegisterFile, WordMemory
 from petqc_simulators.boards.spi_devices import (
     Absent,
@@ -42,9 +46,10 @@ from petqc_simulators.boards.spi_devices import (
     transfer,
 )
 from petqc_simulators.boards.witness import BiasWitness
-from petqc_simulators.physics.detector import BLOCK_FRAMES, BLOCK_S, Controls, Detector, PulseTrain
+from petqc_simulators.physics.detector import BLOCK_S, Controls, Detector, PulseTrain
 from petqc_simulators.physics.draw import bias_points
 from petqc_simulators.physics.emission import CLOCK_S
+from petqc_simulators.profile import ProfileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,12 +61,12 @@ if TYPE_CHECKING:
     from petqc_simulators.physics.detector import Block
     from petqc_simulators.profile import Profile
 
-BASE_PCB = 0x0002
-FIRMWARE_VARIANT = 0x0001_0111_0000_0000
+WITH_TRIGGER, WITHOUT_TRIGGER = 0x0001, 0x0000
+"""Kinds of FEB/D in the firmware variant. Source: section 1.4."""
 FIRMWARE_REVISION = 0x0000_0000_2022_0104
-BIAS_INTERFACE = 0xFFFD
 ASIC_TYPE = 0x0002
-LINK_SPEED_DDR = 1
+_TX_LINKS = {1: 0, 2: 1, 4: 2}
+"""What an ASIC is told that has so many data links."""
 REGIONS_OF_BOARD = 4
 """Trigger regions of a FEB/D, each a quarter of its chips; region = 4 x trigger port + quarter in the maps that the
 vendor's software makes for a system."""
@@ -87,28 +92,47 @@ class _Counters:
 class PetsysFebd:
     """The board.
 
+    Args:
+        profile: the scanner.
+        seed: its detector's seed.
+        faults: what is planted.
+        witness_path: file for what the bias outputs were told and did.
+        number: which of the scanner's boards it is.
+        detector: what it shares with the other boards; None: one of its own, of which it sends the frames.
+
     Attributes:
         detector: the physics behind it.
+        share: which part of it is this board's.
         witness: what the bias outputs were told and did.
         elapsed_s: simulated time since the board was started.
-        is_streaming: frames are sent, which they are from the first synchronisation on.
+        is_in_step: it has been synchronised, and together with the boards that it shares its detector with.
         malformed: datagrams that no command could be made of; they get no answer.
     """
 
     def __init__(
-        self, profile: Profile, seed: int, faults: Sequence[Fault] = (), *, witness_path: Path | None = None
+        self,
+        profile: Profile,
+        seed: int,
+        faults: Sequence[Fault] = (),
+        *,
+        witness_path: Path | None = None,
+        number: int = 0,
+        detector: Detector | None = None,
     ) -> None:
+        if detector is None and profile.hardware.boards > 1:
+            raise ProfileError(f"{profile.name}: {profile.hardware.boards} boards share one detector")
         self.profile = profile
-        self.detector = Detector(profile, seed, faults)
-        self.asics = Asics(profile.geometry)
+        self.share = profile.share(number)
+        self.detector = detector or Detector(profile, seed, faults)
+        self._frames = FrameClock(self.detector) if detector is None else None
+        self.asics = Asics(profile)
         self.registers = RegisterFile()
-        self.witness = BiasWitness(profile.geometry.bias_channels, witness_path)
+        self.witness = BiasWitness(profile.outputs_per_board, witness_path)
         self.elapsed_s = 0.0
-        self.is_streaming = False
+        self.is_in_step = False
         self.malformed = 0
         self.commands = 0
         self._synchronised_s = 0.0
-        self._advanced_s = 0.0
         self._fem_on_s = math.inf
         self._stale = True
         self._counters = _Counters()
@@ -116,33 +140,52 @@ class PetsysFebd:
             Function.TRIGGER_REGIONS: WordMemory(1),
             Function.TRIGGER_CALIBRATION: WordMemory(5),
         }
-        self._rng = np.random.default_rng([seed, 0xB0A2D])
-        dacs = [Ltc2668(lambda output, code, dac=dac: self._bias_set(dac, output, code)) for dac in range(2)]  # type: ignore[misc]
-        self.dacs = dacs
-        draw = self.detector.draw
-        self.prom = Eeprom(1 << 15, prom_content(*bias_points(draw.dac_gain, draw.dac_offset_v)))
+        self._rng = np.random.default_rng([seed, 0xB0A2D, *([number] if number else [])])
+        self._bias_places = profile.hardware.bias_places(profile.outputs_per_board)
         self._spi: dict[int, SpiDevice] = {
-            bias_prom(0): self.prom,
-            bias_dac(0, 0): dacs[0],
-            bias_dac(0, 1): dacs[1],
-            **{
-                module_adc(m): Max111xx(lambda channel, m=m: self._temperature_code(m, channel), self._fem_is_on)  # type: ignore[misc]
-                for m in range(profile.geometry.modules)
-            },
+            module_adc(place): Max111xx(lambda channel, m=m: self._temperature_code(m, channel), self._fem_is_on)  # type: ignore[misc]
+            for m, place in enumerate(profile.hardware.module_places)
         }
+        self._plug_in_mezzanines()
         self._absent = Absent()
+        self._place_of_chip = np.full(65, -1)  # the last one stands for all numbers that no chip can have
+        self._place_of_chip[self.asics.chips] = np.arange(self.asics.n_chips)
         self._set_up_registers()
 
+    def _plug_in_mezzanines(self) -> None:
+        draw = self.detector.draw
+        self.dacs: dict[tuple[int, int], Ltc2668] = {}
+        for slot, kind in enumerate(self.profile.hardware.mezzanines):
+            if kind is not BIAS_32P:
+                raise ProfileError(f"{self.profile.name}: mezzanines of kind {kind.name} are not simulated")
+            mine = np.array([n for n, (at, _) in enumerate(self._bias_places) if at == slot], np.int64)
+            outputs = self.share.outputs.start + mine
+            points = bias_points(draw.dac_gain[outputs], draw.dac_offset_v[outputs], kind)
+            self._spi[bias_prom(slot)] = Eeprom(1 << 15, prom_content(*points))
+            for dac in range(kind.n_channels // kind.channels_per_dac):
+                chip = Ltc2668(partial(self._bias_set, slot, dac))
+                self._spi[bias_dac(slot, dac)] = self.dacs[slot, dac] = chip
+
+    @property
+    def is_streaming(self) -> bool:
+        """It sends frames of its own."""
+        return self._frames is not None and self._frames.is_running
+
     def _set_up_registers(self) -> None:
-        r = self.registers
+        r, hardware = self.registers, self.profile.hardware
+        kind = WITHOUT_TRIGGER if hardware.clock_trigger else WITH_TRIGGER
+        bias_interface = 0xFFFF
+        for slot in range(len(hardware.bias_slots)):
+            bias_interface ^= (0xF ^ IDENTIFY_BY_PROM) << 4 * slot
         for name, value in (
-            ("base_pcb", BASE_PCB),
-            ("firmware_variant", FIRMWARE_VARIANT),
+            ("base_pcb", hardware.base_pcb),
+            ("firmware_variant", kind << 48 | hardware.module_kind << 32),
             ("firmware_revision", FIRMWARE_REVISION),
             ("protocol", PROTOCOL_VERSION),
-            ("bias_interface", BIAS_INTERFACE),
+            ("bias_interface", bias_interface),
             ("asic_type", ASIC_TYPE),
-            ("asic_link_speed", LINK_SPEED_DDR),
+            ("asic_links", hardware.asic_links - 1),
+            ("asic_link_speed", hardware.link_speed),
             ("clock_locked", 1),
             ("trigger_regions", REGIONS_OF_BOARD),
         ):
@@ -167,13 +210,23 @@ class PetsysFebd:
         self._stale = True
 
     def _on_sync(self, value: int) -> None:
-        if not value & 1:
-            return
-        self.detector.restart()
+        if value & 1:
+            # On its own: those that share the detector with it are elsewhere in time.
+            self.synchronise(is_in_step=self._frames is not None)
+
+    def synchronise(self, *, is_in_step: bool) -> None:
+        """Time tag and frame ids begin at 0; is_in_step says whether those of all others did."""
+        if self._frames is not None:
+            self._frames.synchronise(self.elapsed_s)
         self._synchronised_s = self.elapsed_s
-        self.is_streaming = True
+        self.is_in_step = is_in_step
         self._stale = True
         self.witness.note(self.elapsed_s, "sync")
+
+    def fall_out_of_step(self) -> None:
+        """The others were synchronised without it."""
+        self.is_in_step = False
+        self._stale = True
 
     def _on_power(self, value: int) -> None:
         is_fem = bool(value & POWER_FEM)
@@ -194,16 +247,20 @@ class PetsysFebd:
         self._counters.next_tag = value
         self._counters.ready_s = self.elapsed_s + COUNTER_WINDOW_S
 
-    def _bias_set(self, dac: int, output: int, code: int) -> None:
-        channel = 16 * dac + output
-        if channel < self.profile.geometry.bias_channels:
+    def _bias_set(self, slot: int, dac: int, output: int, code: int) -> None:
+        place = slot, self.profile.hardware.mezzanines[slot].channels_per_dac * dac + output
+        if place in self._bias_places:
+            channel = self._bias_places.index(place)
             volts = float(self._volts_of_codes()[channel])
-            self.witness.set_point(self.elapsed_s, dac, output, code, volts)
+            self.witness.set_point(self.elapsed_s, channel, code, volts, slot=slot, dac=dac, output=output)
         self._stale = True
 
-    def _volts_of_codes(self) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-        codes = np.array(self.dacs[0].codes + self.dacs[1].codes, np.int64)[: self.profile.geometry.bias_channels]
-        return self.detector.draw.output_v(codes)
+    def _volts_of_codes(self) -> NDArray[np.float64]:
+        codes = []
+        for slot, channel in self._bias_places:
+            dac, output = divmod(channel, self.profile.hardware.mezzanines[slot].channels_per_dac)
+            codes.append(self.dacs[slot, dac].codes[output])
+        return self.detector.draw.output_v(np.array(codes, np.int64), self.share.outputs)
 
     # -- what is alive ----------------------------------------------------------------------------------------------
 
@@ -214,14 +271,14 @@ class PetsysFebd:
         return self._fem_is_on() and not self.registers.value("asic_reset") & 1
 
     def _mask(self, holds: Callable[[int], bool]) -> int:
-        return sum(1 << chip for chip in range(self.asics.n_chips) if holds(chip))
+        return sum(1 << chip for place, chip in enumerate(self.asics.chips) if holds(place))
 
     def _is_locked(self, chip: int) -> bool:
         """A receiver locks to a chip that sends on as many links, and at the rate, that the board expects."""
         return (
             self._asics_are_alive()
-            and bool(self.registers.value("receiver_enable") >> chip & 1)
-            and self.asics.global_field(chip, "tx_nlinks") == self.registers.value("asic_links")
+            and bool(self.registers.value("receiver_enable") >> self.asics.chips[chip] & 1)
+            and self.asics.global_field(chip, "tx_nlinks") == _TX_LINKS[self.profile.hardware.asic_links]
             and self.asics.global_field(chip, "tx_ddr") == self.registers.value("asic_link_speed") & 1
         )
 
@@ -230,7 +287,7 @@ class PetsysFebd:
 
     def _temperature_code(self, module: int, channel: int) -> int:
         environment = self.profile.environment
-        sipm_degc = environment.calibration_degc + float(self.detector.draw.warmer_k[module])
+        sipm_degc = environment.calibration_degc + float(self.detector.draw.warmer_k[self.share.modules][module])
         # The seed gives the SiPMs' temperature; the sensors of a module sit around it.
         if channel < 4:
             return lmt70_code(sipm_degc + _ROOM_K[channel] - sum(_ROOM_K) / 4 + float(self._rng.normal(0.0, 0.02)))
@@ -291,9 +348,11 @@ class PetsysFebd:
             self._counters.tag, self._counters.ready_s = self._counters.next_tag, math.inf
         tag = self._counters.tag << 24
         counts = np.zeros(access.count, np.int64)
-        there = min(access.count, max(self.profile.geometry.channels - access.address, 0))
-        if there and self._asics_are_alive():
-            counts[:there] = self._counted(np.arange(access.address, access.address + there))
+        asked = np.arange(access.address, access.address + access.count)
+        place = self._place_of_chip[np.minimum(asked // CHANNELS, self._place_of_chip.size - 1)]
+        is_there = place >= 0
+        if is_there.any() and self._asics_are_alive():
+            counts[is_there] = self._counted(CHANNELS * place[is_there] + asked[is_there] % CHANNELS)
         return memory_read_reply((counts | tag).astype("<u4").tobytes())
 
     def _counted(self, channels: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -302,21 +361,24 @@ class PetsysFebd:
         is_counting = np.array([self.asics.global_field(chip, "counter_en") for chip in range(self.asics.n_chips)])
         is_on = (which <= 2) & (is_counting[channels // CHANNELS] != 0)
         counts = np.zeros(channels.size, np.int64)
-        controls = self._controls()
+        self.hand_over()
+        controls = self.detector.controls
+        of_detector = self.share.channels.start + channels
         clocks, events = is_on & (mode == 0xF), is_on & (mode == 0xC)
         if clocks.any():
-            duty = self.detector.comparator_duty(controls)[channels[clocks], which[clocks]]
-            counts[clocks] = self._rng.binomial(1 << 22, duty)
+            duty = self.detector.comparator_duty(controls, of_detector[clocks])
+            counts[clocks] = self._rng.binomial(1 << 22, duty[np.arange(len(duty)), which[clocks]])
         if events.any():
-            rate_hz = self.detector.comparator_dark_hz(controls)[channels[events], which[events]]
-            counts[events] = self._rng.poisson(rate_hz * COUNTER_WINDOW_S)
+            rate_hz = self.detector.comparator_dark_hz(controls, of_detector[events])
+            counts[events] = self._rng.poisson(rate_hz[np.arange(len(rate_hz)), which[events]] * COUNTER_WINDOW_S)
         return np.minimum(counts, 0xFFFFFF)
 
     # -- time -------------------------------------------------------------------------------------------------------
 
     def _controls(self) -> Controls:
         is_bias = self.registers.value("power") & POWER_BIAS
-        sending = np.array([self._is_sending(chip) for chip in range(self.asics.n_chips)])
+        is_followed = self.is_in_step or self._frames is not None
+        sending = np.array([is_followed and self._is_sending(chip) for chip in range(self.asics.n_chips)])
         word = self.registers.value("test_pulse")
         pulse = None
         if word >> 63 & 1:
@@ -346,23 +408,28 @@ class PetsysFebd:
         """Let simulated time pass; the data datagrams of all frames that ended since the last call."""
         return [datagram for block in self.advance_blocks(seconds) for datagram in data_datagrams(block)]
 
-    def advance_blocks(self, seconds: float = 0.0) -> list[Block]:
-        """Let simulated time pass; all frames that ended since the last call."""
-        self.elapsed_s += seconds
-        seconds, self._advanced_s = self.elapsed_s - self._advanced_s, self.elapsed_s
+    def hand_over(self) -> None:
+        """Give the detector the settings, if they changed."""
         if self._stale:
-            self.detector.set(self._controls())
+            self.detector.set(self._controls(), self.share)
             self.asics.changed = False
             self._stale = False
-        before = self.detector.bias_v
-        blocks: list[Block] = []
-        if self.is_streaming:
-            due = int((self.elapsed_s - self._synchronised_s) / BLOCK_S)
-            blocks = [self.detector.advance() for _ in range(due - self.detector.frame // BLOCK_FRAMES)]
-        else:
-            self.detector.advance_bias(seconds)
-        if before is not self.detector.bias_v:
-            self.witness.outputs(self.elapsed_s, before, self.detector.bias_v, max(seconds, BLOCK_S))
+
+    def watch_bias(self, before_v: NDArray[np.float64], seconds: float) -> None:
+        """Note how the bias outputs of the detector moved in the last seconds."""
+        mine, now_v = self.share.outputs, self.detector.bias_v
+        if before_v is not now_v:
+            self.witness.outputs(self.elapsed_s, before_v[mine], now_v[mine], max(seconds, BLOCK_S))
+
+    def advance_blocks(self, seconds: float = 0.0) -> list[Block]:
+        """Let simulated time pass; all frames of its own that ended since the last call."""
+        self.elapsed_s += seconds
+        if self._frames is None:
+            return []
+        self.hand_over()
+        before_v = self.detector.bias_v
+        blocks, passed_s = self._frames.advance(self.elapsed_s)
+        self.watch_bias(before_v, passed_s)
         return blocks
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class BiasWitness:
     """An append-only record, in memory and as JSON lines.
 
-    Lines: {"t_s", "event": "set", "dac", "output", "channel", "code", "volts"} for every code that an output was
-    given, {"event": "supply", "on"}, {"event": "output", "volts": [...]} while voltages move, {"event": "sync"}.
+    Lines: {"t_s", "event": "set", "slot", "dac", "output", "channel", "code", "volts"} for every code that an output
+    was given, {"event": "supply", "on"}, {"event": "output", "volts": [...]} while voltages move, {"event": "sync"}.
     t_s counts simulated seconds since the board was started; volts are the true ones, not the nominal ones.
 
     Attributes:
@@ -47,11 +47,11 @@ class BiasWitness:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
 
-    def set_point(self, t_s: float, dac: int, output: int, code: int, volts: float) -> None:
-        """An output was given a code; volts is what it means with the supply on."""
-        channel = 16 * dac + output
+    def set_point(self, t_s: float, channel: int, code: int, volts: float, *, slot: int, dac: int, output: int) -> None:
+        """An output was given a code; volts is what it means with the supply on, channel its number on the board."""
         self.highest_set_v[channel] = max(self.highest_set_v[channel], volts)
-        self.note(t_s, "set", dac=dac, output=output, channel=channel, code=code, volts=round(volts, 5))
+        place = {"slot": slot, "dac": dac, "output": output}
+        self.note(t_s, "set", **place, channel=channel, code=code, volts=round(volts, 5))
 
     def outputs(self, t_s: float, before_v: NDArray[np.float64], now_v: NDArray[np.float64], seconds: float) -> None:
         """Outputs moved from one voltage to another in some time."""

@@ -108,7 +108,8 @@ def deposit_at(
     """Leave energy at a point of a module; the light then travels to the SiPM on the crystal's outer end.
 
     u, v, w: the point in the module's own axes (see placement.py), w outwards from the scanner's middle. geometry: half
-    width x, half width y, pitch, face distance, length (mm), columns, rows, light index.
+    width x, half width y, pitch, face distance, length (mm), columns, rows, light index, square of the distance from a
+    module's middle to its corners (mm2).
     """
     columns = int(geometry[5])
     rows = int(geometry[6])
@@ -157,27 +158,36 @@ def track(
     energy_kev: float,
     clk: float,
     decay: float,
+    inside: int,
     geometry: NDArray[np.float64],
     modules: NDArray[np.float64],
     attenuation: NDArray[np.float64],
 ) -> int:
     """Follow one photon until it is absorbed or gone; the deposits of this decay are rows first .. n of `deposits`.
 
-    Compton angles by Kahn's rejection method. Returns the new number of deposits.
+    inside: the module in which it begins, -1 if in none. Compton angles by Kahn's rejection method. Returns the new
+    number of deposits.
     """
     face = geometry[3]
     back = geometry[3] + geometry[4]
     for _ in range(32):
         entry = 1e30
         leave = 1e30
+        # A photon that is in a module meets no other one first.
+        begin = max(inside, 0)
+        end = inside + 1 if inside >= 0 else modules.shape[0]
         inside = -1
-        for module in range(modules.shape[0]):
+        for module in range(begin, end):
             m = modules[module]
-            w = x * m[0] + y * m[1] + z * m[2]
-            dw = ux * m[0] + uy * m[1] + uz * m[2]
-            if w < face and dw <= 0.0:  # it never comes to this face
+            # A ray that misses the sphere around a module, or has it behind itself, misses the module.
+            cx = m[11] - x
+            cy = m[12] - y
+            cz = m[13] - z
+            along = cx * ux + cy * uy + cz * uz
+            square = cx * cx + cy * cy + cz * cz
+            if square > geometry[8] and (along < 0.0 or square - along * along > geometry[8]):
                 continue
-            near_w, far_w = _enter(face, back, w, dw)
+            near_w, far_w = _enter(face, back, x * m[0] + y * m[1] + z * m[2], ux * m[0] + uy * m[1] + uz * m[2])
             near_u, far_u = _enter(
                 -geometry[0], geometry[0], x * m[3] + y * m[4] + z * m[5] - m[9], ux * m[3] + uy * m[4] + uz * m[5]
             )
@@ -190,8 +200,10 @@ def track(
                 entry = near
                 leave = far
                 inside = module
-        if entry >= 1e30:
-            return n
+        if inside < 0:
+            if end - begin == modules.shape[0]:
+                return n
+            continue  # it was on the very edge of the module
         row = min(int(energy_kev), TABLE_KEV - 1)
         path = entry + rng.standard_exponential() / attenuation[row, 0]
         if path >= leave:
@@ -200,6 +212,10 @@ def track(
             y += uy * step
             z += uz * step
             clk += step / LIGHT_MM_PER_CLK
+            m = modules[inside]
+            if x * m[0] + y * m[1] + z * m[2] > back:
+                return n  # out at the back: all modules are on the other side of that plane
+            inside = -1
             continue
         x += ux * path
         y += uy * path
@@ -225,15 +241,15 @@ def track(
         energy_kev = after
         sine = math.sqrt(max(0.0, 1.0 - cosine * cosine))
         azimuth = 2.0 * math.pi * rng.random()
-        along = sine * math.cos(azimuth)
+        forward = sine * math.cos(azimuth)
         across = sine * math.sin(azimuth)
         side_length = math.sqrt(max(0.0, 1.0 - uz * uz))
         if side_length < 1e-6:
-            ux, uy, uz = along, across, cosine * (1.0 if uz > 0.0 else -1.0)
+            ux, uy, uz = forward, across, cosine * (1.0 if uz > 0.0 else -1.0)
         else:
-            vx = ux * cosine + (ux * uz * along - uy * across) / side_length
-            vy = uy * cosine + (uy * uz * along + ux * across) / side_length
-            uz = uz * cosine - side_length * along
+            vx = ux * cosine + (ux * uz * forward - uy * across) / side_length
+            vy = uy * cosine + (uy * uz * forward + ux * across) / side_length
+            uz = uz * cosine - side_length * forward
             ux = vx
             uy = vy
     return n

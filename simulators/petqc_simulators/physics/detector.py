@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from petqc_simulators.faults import Fault
-    from petqc_simulators.profile import Profile
+    from petqc_simulators.profile import Profile, Share
 
 BLOCK_FRAMES = 1024
 BLOCK_S = BLOCK_FRAMES * el.FRAME_CLK * CLOCK_S
@@ -43,7 +43,7 @@ BASELINE_STEPS = (1.2, 3.0)
 
 @dataclass(frozen=True, slots=True)
 class PulseTrain:
-    """The board's pulse generator, in clocks: one pulse every interval, `phase` after a frame's beginning."""
+    """A board's pulse generator, in clocks: one pulse every interval, `phase` after a frame's beginning."""
 
     length_clk: int
     interval_clk: int
@@ -52,7 +52,7 @@ class PulseTrain:
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """Everything that the readout sets; (n,) arrays in the detector's channel order, bias_v (outputs,).
+    """Everything that the readout sets, of a detector or a share of it; (n,) in its channel order, bias_v (outputs,).
 
     bias_v: voltage asked of the bias outputs (0: off). is_read: the channel's ASIC is powered, out of reset and sends.
     trigger_mode: 0 light, 1 test pulse, others off. vth: (n, 3) codes of T1, T2, E, a higher code is a lower
@@ -67,6 +67,16 @@ class Controls:
     is_charge: NDArray[np.bool_]
     integration: NDArray[np.int64]
     test_pulse: PulseTrain | None = None
+
+    def with_share(self, share: Share, given: Controls) -> Controls:
+        """The settings of a detector when those of a share of it are changed; the pulse generator is not among them."""
+        changed = {}
+        for item in fields(self):
+            if item.name != "test_pulse":
+                changed[item.name] = getattr(self, item.name).copy()
+                part = share.outputs if item.name == "bias_v" else share.channels
+                changed[item.name][part] = getattr(given, item.name)
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +115,15 @@ class _Buffers:
             state_f=np.full((channels, el.STATE_FLOATS), -1e9),
             state_i=np.concatenate([np.full((channels, 1), -1), np.zeros((channels, 1))], axis=1).astype(np.int64),
         )
+
+    def add_deposits(self, rows: int) -> NDArray[np.float64]:
+        """New rows at the end of the deposits."""
+        before, self.n_deposits = self.n_deposits, self.n_deposits + rows
+        if self.n_deposits > self.deposits.shape[0]:
+            larger = np.empty((2 * self.n_deposits, DEPOSIT_COLUMNS))
+            larger[:before] = self.deposits[:before]
+            self.deposits = larger
+        return self.deposits[before : self.n_deposits]
 
     def make_room(self, rows: int) -> None:
         if rows <= self.hits_f.shape[0]:
@@ -153,6 +172,7 @@ class Detector:
         self._largest_frame = el.MAX_EVENTS_BEHIND_DAEMON if profile.hardware.clock_trigger else el.MAX_FRAME_EVENTS
         self._buffers = _Buffers.empty(profile.geometry.channels)
         self._onsets: list[float] = []
+        self._pulses: dict[int, tuple[slice, PulseTrain]] = {}
         self._stale = True
         self.slices_lost = 0
         self.frame = 0
@@ -160,10 +180,21 @@ class Detector:
 
     # -- what is set ------------------------------------------------------------------------------------------------
 
-    def set(self, controls: Controls) -> None:
-        """Take new settings; bias outputs follow with their own time constant."""
-        self.controls = controls
+    def set(self, controls: Controls, share: Share | None = None) -> None:
+        """Take new settings of all, or of one board's share; bias outputs follow with their own time constant."""
+        channels = slice(0, self._gids.size) if share is None else share.channels
+        self.controls = controls if share is None else self.controls.with_share(share, controls)
+        if share is None:
+            self._pulses.clear()
+        self._pulses.pop(channels.start, None)
+        if controls.test_pulse is not None:
+            self._pulses[channels.start] = channels, controls.test_pulse
         self._stale = True
+
+    @property
+    def is_steady(self) -> bool:
+        """Each block is like the last: no new setting, no voltage on its way, no fault yet to come, no pulses."""
+        return not (self._stale or self._onsets or self._pulses or (self.controls.bias_v != self.bias_v).any())
 
     def settle(self) -> None:
         """Bring the bias outputs to their set-points at once."""
@@ -202,21 +233,28 @@ class Detector:
         self.bias_v = np.where(np.abs(self.controls.bias_v - moved) < 1e-4, self.controls.bias_v, moved)
         self._stale = True
 
-    def threshold_steps(self, controls: Controls) -> NDArray[np.float64]:
-        """How far T1, T2 and E lie above the baseline, in DAC steps; (n, 3)."""
-        trim = (controls.baseline - self.draw.baseline)[:, [0, 0, 1]]
-        return np.asarray(self.draw.zero + trim * np.array(BASELINE_STEPS)[[0, 0, 1]] - controls.vth)
+    def threshold_steps(
+        self, controls: Controls, channels: slice | NDArray[np.int64] = slice(None)
+    ) -> NDArray[np.float64]:
+        """How far T1, T2 and E of some channels lie above the baseline, in DAC steps; (n, 3)."""
+        trim = (controls.baseline[channels] - self.draw.baseline[channels])[:, [0, 0, 1]]
+        zero = self.draw.zero[channels]
+        return np.asarray(zero + trim * np.array(BASELINE_STEPS)[[0, 0, 1]] - controls.vth[channels])
 
-    def comparator_duty(self, controls: Controls) -> NDArray[np.float64]:
-        """Share of the time that each comparator is over its threshold on noise alone; (n, 3)."""
-        z = -self.threshold_steps(controls) / THRESHOLD_NOISE_STEPS
+    def comparator_duty(
+        self, controls: Controls, channels: slice | NDArray[np.int64] = slice(None)
+    ) -> NDArray[np.float64]:
+        """Share of the time that each comparator of some channels is over its threshold on noise alone; (n, 3)."""
+        z = -self.threshold_steps(controls, channels) / THRESHOLD_NOISE_STEPS
         return np.asarray(0.5 * (1.0 + np.vectorize(math.erf)(z / math.sqrt(2.0))))
 
-    def comparator_dark_hz(self, controls: Controls) -> NDArray[np.float64]:
-        """Rate of dark counts over each comparator's threshold; (n, 3)."""
+    def comparator_dark_hz(
+        self, controls: Controls, channels: slice | NDArray[np.int64] = slice(None)
+    ) -> NDArray[np.float64]:
+        """Rate of dark counts over each comparator's threshold, of some channels; (n, 3)."""
         threshold = np.maximum(self.threshold_steps(controls) * self._kev_per_step(), 0.05)
         state = self.sipm()
-        return np.stack([self._dark_rate_hz(state, threshold[:, i]) for i in range(3)], axis=1)
+        return np.stack([self._dark_rate_hz(state, threshold[:, i]) for i in range(3)], axis=1)[channels]
 
     def _kev_per_step(self) -> NDArray[np.float64]:
         e = self.profile.electronics
@@ -298,8 +336,8 @@ class Detector:
             self.refresh()
         until = _BLOCK_CLK + _AHEAD_CLK
         b.deposits, b.n_deposits = self.emission.generate(until, b.deposits, b.n_deposits)
-        if self.controls.test_pulse is not None:
-            self._add_test_pulses(self.controls.test_pulse)
+        if self._pulses:
+            self._add_test_pulses()
         el.sort_by_time(b.deposits, b.n_deposits)
         b.make_room(b.n_hits + b.n_deposits)
         b.n_hits, used = el.digitise(
@@ -343,32 +381,25 @@ class Detector:
         self.frame += BLOCK_FRAMES
         return self._through_link(block)
 
-    def _add_test_pulses(self, pulse: PulseTrain) -> None:
-        channels = np.flatnonzero(self.parameters[:, el.ON] == 2.0)
+    def _add_test_pulses(self) -> None:
         b = self._buffers
         # Deposits reach one frame ahead, so the pulses of this block are those of the frames 1 .. BLOCK_FRAMES.
         begin = self.frame * el.FRAME_CLK + _AHEAD_CLK
-        first = int(np.ceil((begin - pulse.phase_clk) / pulse.interval_clk))
-        last = int(np.ceil((begin + _BLOCK_CLK - pulse.phase_clk) / pulse.interval_clk))
-        clk = np.arange(first, last) * float(pulse.interval_clk) + pulse.phase_clk - self.frame * el.FRAME_CLK
-        rows = clk.size * channels.size
-        if not rows:
-            return
-        need = b.n_deposits + rows
-        if need > b.deposits.shape[0]:
-            larger = np.empty((2 * need, DEPOSIT_COLUMNS))
-            larger[: b.n_deposits] = b.deposits[: b.n_deposits]
-            b.deposits = larger
-        added = b.deposits[b.n_deposits : need]
-        added[:, T] = np.repeat(clk, channels.size)
-        added[:, CHANNEL] = np.tile(channels, clk.size)
-        added[:, E] = -float(pulse.length_clk)
-        added[:, DECAY] = -1.0
-        added[:, ZE] = 0.0
-        added[:, ZT] = self._loss_rng.standard_normal(rows)
-        merged = b.deposits[:need]
+        pulsed = self.parameters[:, el.ON] == 2.0
+        for part, pulse in self._pulses.values():
+            channels = part.start + np.flatnonzero(pulsed[part])
+            first = int(np.ceil((begin - pulse.phase_clk) / pulse.interval_clk))
+            last = int(np.ceil((begin + _BLOCK_CLK - pulse.phase_clk) / pulse.interval_clk))
+            clk = np.arange(first, last) * float(pulse.interval_clk) + pulse.phase_clk - self.frame * el.FRAME_CLK
+            added = b.add_deposits(clk.size * channels.size)
+            added[:, T] = np.repeat(clk, channels.size)
+            added[:, CHANNEL] = np.tile(channels, clk.size)
+            added[:, E] = -float(pulse.length_clk)
+            added[:, DECAY] = -1.0
+            added[:, ZE] = 0.0
+            added[:, ZT] = self._loss_rng.standard_normal(len(added))
+        merged = b.deposits[: b.n_deposits]
         merged[:] = merged[np.argsort(merged[:, T], kind="stable")]
-        b.n_deposits = need
 
     def _through_link(self, block: Block) -> Block:
         """Frames that the link loses: slices of a quarter of a block, about 1.3 ms, vanish as a whole."""

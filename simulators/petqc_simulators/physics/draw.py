@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from petqc_drivers.petsys.mezzanines import BIAS_32P
 from petqc_simulators.physics.sipm import SipmState, sipm_state
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from petqc_drivers.petsys.mezzanines import BiasKind
     from petqc_simulators.profile import Profile
 
-FULL_SCALE_V = 60.0
-DAC_CODES = 65536
-MINIMUM_CODE = 0x0445
-"""Lowest code of a BIAS_32P output, about 1 V. Source: TOFPET2 interface reference, section 4.9."""
-
+_POINT_EVERY_V = 2
 F64 = np.float64
 
 
@@ -35,7 +33,8 @@ class Draw:
     tdc: (n * 4, 8) t0 a0 a1 a2 of the T and the E branch; qdc: (n * 4, 10) polynomial; rows are channel * 4 + tac.
     zero: (n, 3) threshold codes at which T1, T2 and E fire half the time; baseline: (n, 2) trims that go with them.
     kev_per_unit, saturation_unit, offset_ps: what the calibration day found; light_today, delay_ps: what holds today.
-    dac_gain, dac_offset_v: (outputs,) real bias outputs. warmer_k: (modules,) today against the calibration day.
+    dac_gain, dac_offset_v, volts_per_code: (outputs,) real bias outputs, the last one nominal. warmer_k: (modules,)
+    today against the calibration day.
     """
 
     bias_of: NDArray[np.int64]
@@ -52,6 +51,7 @@ class Draw:
     baseline: NDArray[np.int64]
     dac_gain: NDArray[F64]
     dac_offset_v: NDArray[F64]
+    volts_per_code: NDArray[F64]
     breakdown_found_v: NDArray[F64]
     bias_code: NDArray[np.int64]
     calibrated: SipmState
@@ -62,9 +62,10 @@ class Draw:
     light_today: NDArray[F64]
     warmer_k: NDArray[F64]
 
-    def output_v(self, code: NDArray[np.int64]) -> NDArray[F64]:
-        """True voltage of the bias outputs for DAC codes, (outputs,)."""
-        return np.asarray(FULL_SCALE_V * code / DAC_CODES * self.dac_gain + self.dac_offset_v)
+    def output_v(self, code: NDArray[np.int64], outputs: slice = slice(None)) -> NDArray[F64]:
+        """True voltage of some bias outputs for DAC codes, (outputs,)."""
+        nominal = self.volts_per_code[outputs] * code
+        return np.asarray(nominal * self.dac_gain[outputs] + self.dac_offset_v[outputs])
 
 
 def codes_for(volts: NDArray[F64], points_v: NDArray[F64], points_code: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -73,11 +74,27 @@ def codes_for(volts: NDArray[F64], points_v: NDArray[F64], points_code: NDArray[
     return np.array([int(code) for code in codes], np.int64)
 
 
-def bias_points(draw_gain: NDArray[F64], draw_offset_v: NDArray[F64]) -> tuple[NDArray[np.int64], NDArray[F64]]:
+def bias_points(
+    draw_gain: NDArray[F64], draw_offset_v: NDArray[F64], kind: BiasKind = BIAS_32P
+) -> tuple[NDArray[np.int64], NDArray[F64]]:
     """Points of the bias calibration: codes (points,) and true volts (outputs, points), about every 2 V."""
-    codes = np.unique(np.concatenate([[MINIMUM_CODE], np.arange(2, 60, 2) * DAC_CODES // 60, [65535]]))
-    volts = FULL_SCALE_V * codes[None, :] / DAC_CODES * draw_gain[:, None] + draw_offset_v[:, None]
+    all_codes, full_scale_v = 1 << kind.bits, int(kind.full_scale_v)
+    between = np.arange(_POINT_EVERY_V, full_scale_v, _POINT_EVERY_V) * all_codes // full_scale_v
+    codes = np.unique(np.concatenate([[kind.lowest_code], between, [all_codes - 1]]))
+    volts = kind.full_scale_v * codes[None, :] / all_codes * draw_gain[:, None] + draw_offset_v[:, None]
     return codes.astype(np.int64), volts
+
+
+def _bias_codes(
+    wanted_v: NDArray[F64], dac_gain: NDArray[F64], dac_offset_v: NDArray[F64], kinds: list[BiasKind]
+) -> NDArray[np.int64]:
+    """The code that the calibration of each output gives for a voltage."""
+    found = np.zeros(wanted_v.size, np.int64)
+    for kind in dict.fromkeys(kinds):
+        mine = np.array([other is kind for other in kinds])
+        codes, volts = bias_points(dac_gain[mine], dac_offset_v[mine], kind)
+        found[mine] = codes_for(wanted_v[mine], np.round(volts, 5), codes)
+    return found
 
 
 def _tdc(rng: np.random.Generator, rows: int, codes_per_clock: float) -> NDArray[F64]:
@@ -127,12 +144,13 @@ def draw_detector(profile: Profile, seed: int) -> Draw:
 
     dac_gain = 1.0 + rng.normal(0.0, 2e-3, outputs)
     dac_offset_v = rng.normal(0.0, 0.02, outputs)
-    codes, volts = bias_points(dac_gain, dac_offset_v)
+    kinds = profile.output_kinds
+    volts_per_code = np.array([kind.full_scale_v / (1 << kind.bits) for kind in kinds])
     breakdown_found_v = np.round(
         np.array([breakdown_v[bias_of == i].mean() for i in range(outputs)]) + rng.normal(0.0, 0.005, outputs), 4
     )
-    bias_code = codes_for(breakdown_found_v + sipm.overvoltage_v, np.round(volts, 5), codes)
-    supplied_v = FULL_SCALE_V * bias_code / DAC_CODES * dac_gain + dac_offset_v
+    bias_code = _bias_codes(breakdown_found_v + sipm.overvoltage_v, dac_gain, dac_offset_v, kinds)
+    supplied_v = volts_per_code * bias_code * dac_gain + dac_offset_v
     calibrated = sipm_state(sipm, crystal, supplied_v[bias_of], breakdown_v, np.zeros(n))
 
     saturation_unit = units_per_cell * cells * calibrated.gain
@@ -163,6 +181,7 @@ def draw_detector(profile: Profile, seed: int) -> Draw:
         baseline=np.stack([rng.integers(52, 62, n), rng.integers(5, 8, n)], axis=1),
         dac_gain=dac_gain,
         dac_offset_v=dac_offset_v,
+        volts_per_code=volts_per_code,
         breakdown_found_v=breakdown_found_v,
         bias_code=bias_code,
         calibrated=calibrated,

@@ -50,6 +50,7 @@ def geometry_numbers(profile: Profile) -> NDArray[np.float64]:
             g.columns,
             g.rows,
             profile.crystal.light_speed_index,
+            (g.width_mm / 2) ** 2 + (g.height_mm / 2) ** 2 + (g.crystal_length_mm / 2) ** 2 + 1e-3,
         ],
         np.float64,
     )
@@ -173,9 +174,11 @@ def _source_decay(
             ux = sine * math.cos(azimuth)
             uy = sine * math.sin(azimuth)
         if photon == 0:
-            n = track(rng, deposits, first, n, x, y, z, ux, uy, uz, 510.999, clk, decay, geometry, modules, attenuation)
             n = track(
-                rng, deposits, first, n, x, y, z, -ux, -uy, -uz, 510.999, clk, decay, geometry, modules, attenuation
+                rng, deposits, first, n, x, y, z, ux, uy, uz, 510.999, clk, decay, -1, geometry, modules, attenuation
+            )
+            n = track(
+                rng, deposits, first, n, x, y, z, -ux, -uy, -uz, 510.999, clk, decay, -1, geometry, modules, attenuation
             )
         else:
             if rng.random() < 0.5:
@@ -194,6 +197,7 @@ def _source_decay(
                 numbers[_GAMMA_KEV],
                 clk,
                 decay,
+                -1,
                 geometry,
                 modules,
                 attenuation,
@@ -245,6 +249,7 @@ def _lutetium_decay(
             lines[0, line],
             clk,
             decay,
+            module,
             geometry,
             modules,
             attenuation,

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
     from petqc_simulators.profile import Geometry
 
-# Columns of the placement of a module: unit vectors outwards, along its columns and along its rows, and how far its
-# middle is shifted along the latter two, in mm. Its entrance face is geometry.face_distance_mm from the y axis (ring)
-# or from the middle plane (panels).
-OUT, ALONG_X, ALONG_Y, SHIFT_X, SHIFT_Y = 0, 3, 6, 9, 10
-PLACEMENT_COLUMNS = 11
+# Columns of the placement of a module: unit vectors outwards, along its columns and along its rows, how far its middle
+# is shifted along the latter two, in mm, and where that middle is. Its entrance face is geometry.face_distance_mm from
+# the y axis (ring) or from the middle plane (panels).
+OUT, ALONG_X, ALONG_Y, SHIFT_X, SHIFT_Y, MIDDLE = 0, 3, 6, 9, 10, 11
+PLACEMENT_COLUMNS = 14
 
 _LEAST_ANGLE_RAD = math.radians(100.0)
 """Modules of a ring closer to each other than this, as seen from the axis, are not in coincidence."""
@@ -41,6 +41,11 @@ def placements(geometry: Geometry) -> NDArray[np.float64]:
         found[:, SHIFT_X] = (place % geometry.across - (geometry.across - 1) / 2) * step_x
         place_y, n_y = place // geometry.across, side // geometry.across
     found[:, SHIFT_Y] = (place_y - (n_y - 1) / 2) * step_y
+    found[:, MIDDLE : MIDDLE + 3] = (
+        found[:, OUT : OUT + 3] * (geometry.face_distance_mm + geometry.crystal_length_mm / 2)
+        + found[:, ALONG_X : ALONG_X + 3] * found[:, SHIFT_X, None]
+        + found[:, ALONG_Y : ALONG_Y + 3] * found[:, SHIFT_Y, None]
+    )
     return found
 
 

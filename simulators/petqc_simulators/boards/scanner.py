@@ -1,0 +1,101 @@
+"""All boards of a scanner on one detector and one clock: what one of them measures can coincide with any other's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from petqc_drivers.petsys.registers import POWER_BIAS
+from petqc_simulators.boards.frame_clock import FrameClock
+from petqc_simulators.boards.petsys_clktgr import ClockTrigger
+from petqc_simulators.boards.petsys_febd import PetsysFebd
+from petqc_simulators.physics.detector import Detector
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from petqc_simulators.boards.petsys_daqd import Unit
+    from petqc_simulators.faults import Fault
+    from petqc_simulators.physics.detector import Block
+    from petqc_simulators.profile import Profile
+
+
+class Scanner:
+    """Units with their addresses, and the frames of all of them.
+
+    A board that was not synchronised together with the others counts time from elsewhere; the daemon would find no
+    frames to join its own with, so it sends nothing until it is.
+
+    Attributes:
+        detector: the one behind all boards.
+        boards: the FEB/Ds, in the order of their modules.
+        trigger: the clock and trigger unit, if it is one of its own.
+        units: all of them by port and slave.
+    """
+
+    def __init__(
+        self, profile: Profile, seed: int, faults: Sequence[Fault] = (), *, witness_folder: Path | None = None
+    ) -> None:
+        hardware = profile.hardware
+        self.profile = profile
+        self.boards: list[PetsysFebd] = []
+        self.trigger: ClockTrigger | None = None
+        self._frames: FrameClock | None = None
+        if not hardware.clock_trigger:
+            path = None if witness_folder is None else witness_folder / "bias.jsonl"
+            self.boards.append(PetsysFebd(profile, seed, faults, witness_path=path))
+            self.detector = self.boards[0].detector
+        else:
+            self.detector = Detector(profile, seed, faults)
+            self._frames = FrameClock(self.detector)
+            for number, (port, slave) in enumerate(hardware.addresses):
+                path = None if witness_folder is None else witness_folder / f"bias-{port}-{slave}.jsonl"
+                board = PetsysFebd(profile, seed, witness_path=path, number=number, detector=self.detector)
+                board.registers.preset("next_slave", (port, slave + 1) in hardware.addresses)
+                self.boards.append(board)
+            self.trigger = ClockTrigger(self.boards, self._frames.synchronise)
+        self.units: dict[tuple[int, int], Unit] = dict(zip(hardware.addresses, self.boards, strict=True))
+        if self.trigger is not None:
+            self.units[hardware.trigger_address] = self.trigger
+
+    @property
+    def elapsed_s(self) -> float:
+        """Simulated time since the start."""
+        return (self.trigger or self.boards[0]).elapsed_s
+
+    @property
+    def is_streaming(self) -> bool:
+        """Frames are made."""
+        return self.boards[0].is_streaming if self._frames is None else self._frames.is_running
+
+    def advance_blocks(self) -> list[Block]:
+        """The frames that ended since the last call."""
+        if self._frames is None:
+            return self.boards[0].advance_blocks()
+        for board in self.boards:
+            board.hand_over()
+        before_v = self.detector.bias_v
+        blocks, passed_s = self._frames.advance(self.elapsed_s)
+        for board in self.boards:
+            board.watch_bias(before_v, passed_s)
+        return blocks
+
+    def state(self) -> dict[str, Any]:
+        """For a state file."""
+        summaries = [board.witness.summary() for board in self.boards]
+        return {
+            "elapsed_s": round(self.elapsed_s, 4),
+            "is_streaming": self.is_streaming,
+            "frame": self.detector.frame,
+            "commands": sum(board.commands for board in self.boards),
+            "malformed": sum(board.malformed for board in self.boards),
+            "bias_supply_on": any(board.registers.value("power") & POWER_BIAS for board in self.boards),
+            "bias_v": [round(float(v), 5) for v in self.detector.bias_v],
+            "boards_in_step": sum(board.is_in_step for board in self.boards),
+            **{key: [v for summary in summaries for v in summary[key]] for key in summaries[0]},
+        }
+
+    def close(self) -> None:
+        """Close the files."""
+        for board in self.boards:
+            board.witness.close()
