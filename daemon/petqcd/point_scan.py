@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from petqc.analysis import RunContext
     from petqc.calibrate import Calibration
+    from petqc.formats.counter_points import CounterRecording
+    from petqc.formats.petsys_calibration_raw import CalibrationRecording
     from petqc.results import RawFile, Run
     from petqcd.procedure import Bench, Job
 
@@ -50,6 +52,7 @@ class PointScan(Procedure):
         super().__init__(job, bench)
         self._plan = plan
         self._chosen = channels
+        self._recording: CalibrationRecording | CounterRecording | None = None
         self._kept = resume.continued(job, plan)
         self._points_continued = 0
         self._committed_s = 0.0
@@ -100,6 +103,12 @@ class PointScan(Procedure):
             return False
         self._committed_s = now_s
         return True
+
+    def finalise(self, *, truncated: str | None) -> None:
+        """Sync and close the recording."""
+        del truncated
+        if self._recording is not None:
+            self._recording.close()
 
     def raw_files(self) -> tuple[RawFile, ...]:
         """The points."""

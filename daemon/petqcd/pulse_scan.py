@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import Field
 
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from petqc.calibrate import Calibration, EventPoint
+    from petqc.calibrate.charge import ChargePlan
     from petqc.calibrate.reduce import TakenPoint
+    from petqc.calibrate.tdc import TdcPlan
     from petqc.formats.petsys_calibration_raw import CalibrationRecording
     from petqcd.board import AsicPlan, Pulses
     from petqcd.procedure import Bench, Flow, Job
@@ -195,12 +197,6 @@ class PulseScan(PointScan):
         header = RawHeader(all_charge=self._scan.asics.mode == "qdc", trigger_id=None)
         self._recording = CalibrationRecording(self.job.folder / resume.RECORDING, header)
 
-    def finalise(self, *, truncated: str | None) -> None:
-        """Sync and close the recording."""
-        del truncated
-        if self._recording is not None:
-            self._recording.close()
-
     @property
     def frames_kept(self) -> int:
         """Frames that were looked through."""
@@ -228,6 +224,15 @@ class PulseScan(PointScan):
 def _settings(job: Job) -> PulseScanSettings:
     assert isinstance(job.settings, PulseScanSettings)  # noqa: S101 - the model that pulse scans register
     return job.settings
+
+
+P = TypeVar("P", "TdcPlan", "ChargePlan")
+
+
+def chosen_plan(settings: PulseScanConfig, ordinary: P, vendor: P) -> P:
+    """The plan that the settings ask for."""
+    plan = vendor if settings.plan == "vendor" else ordinary
+    return plan if settings.hits_per_tac is None else replace(plan, hits_per_tac=settings.hits_per_tac)
 
 
 def _plan_document(scan: Scan, settings: PulseScanConfig) -> dict[str, Any]:

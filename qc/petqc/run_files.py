@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from petqc.errors import BadInputError
-from petqc.output_files import partial_of
+from petqc.output_files import partial_of, sync_path
 from petqc.results import ChannelColumn, Run, Spectrum
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def save_run(run: Run, folder: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(folder / RUN_JSON)
-    _sync_folder(folder)
+    sync_path(folder)
 
 
 def load_run(folder: Path) -> Run:
@@ -195,11 +195,3 @@ def _read_parquet(path: Path) -> Any:
         raise BadInputError(
             f"not a readable Parquet file: {error}", where=str(path), do="restore it from a backup, or remove it"
         ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from petqcd.board import AsicPlan, Pulses
 from petqcd.kinds import run_kind
-from petqcd.pulse_scan import PulsePoint, PulseScan, PulseScanSettings, Scan
+from petqcd.pulse_scan import PulsePoint, PulseScan, PulseScanSettings, Scan, chosen_plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,9 +27,7 @@ class ChargeCalibration(PulseScan):
         """Lengths at some phases, sorted by phase, which the generator takes time to change; steps: length, phase."""
         from petqc.calibrate.charge import CHANNEL_FIELDS, GLOBAL_FIELDS, VENDOR_PLAN, ChargePlan
 
-        plan = VENDOR_PLAN if settings.plan == "vendor" else ChargePlan()
-        if settings.hits_per_tac is not None:
-            plan = replace(plan, hits_per_tac=settings.hits_per_tac)
+        plan = chosen_plan(settings, ChargePlan(), VENDOR_PLAN)
         points = [
             PulsePoint(length, pulses.phase_clk, pulses)
             for length, phase in sorted(plan.points(), key=lambda point: (point[1], point[0]))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from petqcd.board import AsicPlan, Pulses
 from petqcd.kinds import run_kind
-from petqcd.pulse_scan import PulsePoint, PulseScan, PulseScanSettings, Scan
+from petqcd.pulse_scan import PulsePoint, PulseScan, PulseScanSettings, Scan, chosen_plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,9 +27,7 @@ class TdcCalibration(PulseScan):
         """Phases over the clock; step 1 is the phase."""
         from petqc.calibrate.tdc import VENDOR_PLAN, TdcPlan
 
-        plan = VENDOR_PLAN if settings.plan == "vendor" else TdcPlan()
-        if settings.hits_per_tac is not None:
-            plan = replace(plan, hits_per_tac=settings.hits_per_tac)
+        plan = chosen_plan(settings, TdcPlan(), VENDOR_PLAN)
         points = [
             PulsePoint(pulses.phase_clk, 0.0, pulses)
             for phase in plan.points()

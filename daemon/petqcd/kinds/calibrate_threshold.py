@@ -176,12 +176,6 @@ class ThresholdCalibration(PointScan):
         if self.is_time_to_commit():
             self._recording.sync()
 
-    def finalise(self, *, truncated: str | None) -> None:
-        """Sync and close the recording."""
-        del truncated
-        if self._recording is not None:
-            self._recording.close()
-
     @property
     def frames_kept(self) -> int:
         """None: counters are read like registers."""

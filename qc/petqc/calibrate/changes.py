@@ -10,7 +10,7 @@ import numpy as np
 from petqc.calibrate.tdc import CLOCK_PS
 from petqc.calibration.tdc import interval_of_code
 from petqc.channel_map import channel_node
-from petqc.formats.petsys_tables import BRANCH_T, TABLES
+from petqc.formats.petsys_tables import BRANCH_T, TABLES, absolute_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,7 +99,7 @@ def _keys(table: NDArray[Any], names: list[str]) -> NDArray[np.int64]:
 def _line(line: Any, names: list[str]) -> str:
     if "chip" not in names:
         return " ".join(f"{name} {int(line[name])}" for name in names)
-    absolute = int(line["port"]) << 17 | int(line["slave"]) << 12 | int(line["chip"]) << 6 | int(line["channel"])
+    absolute = int(absolute_of(np.asarray(line)))
     extra = [f"TAC {int(line['tac'])}"] if "tac" in names else []
     if "branch" in names:
         extra.append("T branch" if int(line["branch"]) == BRANCH_T else "E branch")

@@ -23,7 +23,7 @@ from petqc.calibrate.tdc import FRAME_CLK
 from petqc.calibration.charge import N_COEFFICIENTS
 from petqc.calibration.tdc import interval_of_code
 from petqc.errors import BadInputError
-from petqc.formats.petsys_tables import BRANCH_T, TABLES
+from petqc.formats.petsys_tables import BRANCH_T, TABLES, absolute_of, set_address
 from petqc.limits import Limits
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def fit(points: Sequence[EventPoint], channels: NDArray[np.int32], tdc: NDArray[
     reasons: dict[int, str] = {}
     hits = np.zeros(channels.size, np.int64)
     order = np.argsort(groups.row[known], kind="stable")
-    row, t = groups.row[known][order], time_clk[known][order]
+    row, t, timed = groups.row[known][order], time_clk[known][order], timed[known][order]
     mean, n, m2 = groups.mean[known][order], groups.n[known][order].astype(np.float64), groups.m2[known][order]
     edges = np.searchsorted(row, (4 * channels.astype(np.int64)[:, None] + np.arange(5)).reshape(-1)).reshape(-1, 5)
     for place, limits in enumerate(edges):
@@ -138,7 +138,7 @@ def fit(points: Sequence[EventPoint], channels: NDArray[np.int32], tdc: NDArray[
         for tac, (a, b) in enumerate(itertools.pairwise(limits)):
             found = _fit_row(t[a:b], mean[a:b], n[a:b], m2[a:b])
             if isinstance(found, str):
-                missing = b > a and not timed[known][order][a:b].any()
+                missing = b > a and not timed[a:b].any()
                 reasons.setdefault(place, "no time calibration" if missing else found)
             else:
                 curves[4 * place + tac] = found
@@ -171,8 +171,7 @@ def fit(points: Sequence[EventPoint], channels: NDArray[np.int32], tdc: NDArray[
 def _integrated_clk(groups: Groups, tdc: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Integrated time of each group in clocks, NaN without a time calibration; and whether it has one."""
     lines = tdc[(tdc["branch"] == BRANCH_T) & (tdc["a1"] != 0)]
-    absolute = lines["port"].astype(np.int64) << 17 | lines["slave"] << 12 | lines["chip"] << 6 | lines["channel"]
-    rows = absolute << 2 | lines["tac"]
+    rows = absolute_of(lines).astype(np.int64) << 2 | lines["tac"]
     sort = np.argsort(rows)
     rows, lines = rows[sort], lines[sort]
     place = np.minimum(np.searchsorted(rows, groups.row), max(rows.size - 1, 0))
@@ -269,9 +268,8 @@ def _best_order(
 
 def _table(curves: dict[int, _Curve], channels: NDArray[np.int32], good: NDArray[np.int64]) -> NDArray[np.void]:
     table = np.zeros(4 * good.size, TABLES["qdc"].dtype)
-    of = np.repeat(channels[good], 4)
-    table["port"], table["slave"], table["chip"] = of >> 17, of >> 12 & 31, of >> 6 & 63
-    table["channel"], table["tac"] = of & 63, np.tile(np.arange(4), good.size)
+    set_address(table, np.repeat(channels[good], 4))
+    table["tac"] = np.tile(np.arange(4), good.size)
     if good.size:
         p = np.stack([curves[4 * int(place) + tac].p for place in good for tac in range(4)])
         for k in range(N_COEFFICIENTS):

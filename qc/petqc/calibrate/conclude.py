@@ -8,6 +8,7 @@ import numpy as np
 
 from petqc.calibrate.changes import changes
 from petqc.channel_map import SCANNER, Topology
+from petqc.formats.petsys_tables import absolute_of
 from petqc.limits import Limits, Status, worst
 from petqc.results import ChannelColumn, CheckResult, Spectrum
 from petqc.verdict import channel_table, not_measured, say, sentence
@@ -64,8 +65,7 @@ def topology_of(config: PetsysConfig, channels: NDArray[np.int32]) -> Topology:
     row = column.copy()
     table = config.tables.get("channel_map")
     if table is not None and table.size:
-        fields = [table[name].astype(np.int64) for name in ("port", "slave", "chip", "channel")]
-        absolute = fields[0] << 17 | fields[1] << 12 | fields[2] << 6 | fields[3]
+        absolute = absolute_of(table)
         at = np.searchsorted(channels, absolute)
         known = (at < channels.size) & (channels[np.minimum(at, channels.size - 1)] == absolute)
         column[at[known]], row[at[known]] = table["xi"][known], table["yi"][known]

@@ -25,7 +25,7 @@ from petqc.fits import MIN_NET_COUNTS
 from petqc.fits.energy_fits import ANNIHILATION_KEV
 from petqc.fits.peaks import candidates
 from petqc.fits.photopeaks import fit_photopeak, fit_photopeaks
-from petqc.formats.petsys_tables import TABLES
+from petqc.formats.petsys_tables import TABLES, absolute_of, set_address
 from petqc.limits import Limits
 from petqc.results import CheckResult, Spectrum
 
@@ -343,7 +343,7 @@ def _bends(
 
 def _kept_bends(first: PeakFits, channels: NDArray[np.int32], previous: NDArray[np.void] | None, kev: float) -> _Bends:
     assert previous is not None  # noqa: S101 - fit has refused before
-    number = previous["port"] << 17 | previous["slave"] << 12 | previous["chip"] << 6 | previous["channel"]
+    number = absolute_of(previous)
     order = np.argsort(number)
     place = np.minimum(np.searchsorted(number, channels, sorter=order), number.size - 1)
     row = order[place]
@@ -358,8 +358,7 @@ def _kept_bends(first: PeakFits, channels: NDArray[np.int32], previous: NDArray[
 
 def _table(channels: NDArray[np.int32], k: NDArray[np.float64], a: NDArray[np.float64]) -> NDArray[np.void]:
     table = np.zeros(channels.size, TABLES["energy_kev"].dtype)
-    table["port"], table["slave"] = channels >> 17, channels >> 12 & 31
-    table["chip"], table["channel"] = channels >> 6 & 63, channels & 63
+    set_address(table, channels)
     table["kev_per_unit"], table["saturation_unit"] = k, a / k
     return table
 

@@ -24,6 +24,7 @@ from petqc.errors import BadInputError
 from petqc.formats.petsys_config import TABLES, rewrite_tables
 from petqc.formats.petsys_tables import format_table
 from petqc.limits import Limits, Status
+from petqc.output_files import sync_path
 from petqc.results import CheckResult, RawFile
 
 if TYPE_CHECKING:
@@ -328,17 +329,9 @@ def _appear(root: Path, folder: Path, files: Mapping[str, bytes]) -> None:
                 os.fsync(file.fileno())
             path.chmod(0o444)
         partial.chmod(0o755)
-        _sync(partial)
+        sync_path(partial)
         partial.rename(folder)  # the number is free, the root is locked; onto a folder with files it would fail
-        _sync(root)
+        sync_path(root)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

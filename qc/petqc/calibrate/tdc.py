@@ -18,7 +18,7 @@ from petqc.calibrate import Calibration
 from petqc.calibrate.event_groups import Groups, group_events
 from petqc.calibrate.outcome import column, refusal_notes, refused, summary
 from petqc.errors import BadInputError
-from petqc.formats.petsys_tables import BRANCH_E, BRANCH_T, TABLES
+from petqc.formats.petsys_tables import BRANCH_E, BRANCH_T, TABLES, set_address
 from petqc.limits import Limits
 
 if TYPE_CHECKING:
@@ -335,9 +335,8 @@ def _table(curves: Mapping[int, _Curves], channels: NDArray[np.int32], good: NDA
     rows = np.repeat(good, 4)
     for branch, found in curves.items():
         part = np.zeros(int(rows.sum()), TABLES["tdc"].dtype)
-        of = np.repeat(channels, 4)[rows]
-        part["port"], part["slave"], part["chip"] = of >> 17, of >> 12 & 31, of >> 6 & 63
-        part["channel"], part["tac"] = of & 63, np.tile(np.arange(4), channels.size)[rows]
+        set_address(part, np.repeat(channels, 4)[rows])
+        part["tac"] = np.tile(np.arange(4), channels.size)[rows]
         part["branch"] = branch
         c0, c1, c2 = (found.c[rows, k] for k in range(3))
         part["a0"], part["a1"], part["a2"] = c0 - c1 + c2, c1 - 2.0 * c2, c2

@@ -17,7 +17,7 @@ import numpy as np
 from petqc.calibrate import Calibration
 from petqc.calibrate.outcome import column, refusal_notes, refused, summary
 from petqc.errors import BadInputError
-from petqc.formats.petsys_tables import TABLES
+from petqc.formats.petsys_tables import TABLES, set_address
 from petqc.limits import Limits
 
 if TYPE_CHECKING:
@@ -134,8 +134,8 @@ def fit(points: Sequence[CounterPoint], baseline_t: NDArray[np.int64], baseline_
         results += summary(one, channels, limits=limits, asic_limits=limits, method=METHOD)
     columns = [one for one, _ in judged]
     table = np.zeros(channels.size, TABLES["disc_calibration"].dtype)
-    table["port"], table["slave"], table["chip"] = channels >> 17, channels >> 12 & 31, channels >> 6 & 63
-    table["channel"], table["baseline_t"], table["baseline_e"] = channels & 63, baseline_t, baseline_e
+    set_address(table, channels)
+    table["baseline_t"], table["baseline_e"] = baseline_t, baseline_e
     for k, name in enumerate(DISCRIMINATORS):
         table[f"zero_{name}"] = np.where(np.isfinite(zero[:, k]), zero[:, k], UNUSABLE)
         table[f"noise_{name}"] = np.where(np.isfinite(noise[:, k]), noise[:, k], UNUSABLE)

@@ -22,7 +22,7 @@ from petqc.channel_map import SCANNER
 from petqc.errors import BadInputError, FitFailedError, TooFewCountsError
 from petqc.fits import FWHM_OF_SIGMA, MIN_NET_COUNTS, fit_time_peak, rough_time_peak
 from petqc.fits.offsets import MIN_PAIRS, Offsets, Parallax, solve_offsets
-from petqc.formats.petsys_tables import TABLES
+from petqc.formats.petsys_tables import TABLES, absolute_of, set_address
 from petqc.limits import Limits
 from petqc.results import CheckResult, Spectrum
 
@@ -382,15 +382,13 @@ def _table(
     """The table in use with what was solved added: T - t0 is then right. Other channels stay as they were."""
     old: dict[int, float] = {}
     if previous is not None:
-        number = previous["port"] << 17 | previous["slave"] << 12 | previous["chip"] << 6 | previous["channel"]
-        old = dict(zip(number.tolist(), previous["t0_ps"].tolist(), strict=True))
+        old = dict(zip(absolute_of(previous).tolist(), previous["t0_ps"].tolist(), strict=True))
     new = dict(old)
     for i in np.flatnonzero(main):
         channel = int(channels[i])
         new[channel] = round(old.get(channel, 0.0) + float(offset_ps[i]), 2)
     number = np.array(sorted(new), np.int64)
     table = np.zeros(number.size, TABLES["time_offset"].dtype)
-    table["port"], table["slave"] = number >> 17, number >> 12 & 31
-    table["chip"], table["channel"] = number >> 6 & 63, number & 63
+    set_address(table, number)
     table["t0_ps"] = [new[int(i)] for i in number]
     return table

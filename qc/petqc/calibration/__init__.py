@@ -11,7 +11,7 @@ from petqc.calibration.charge import N_COEFFICIENTS, ChargeTable, charge_table
 from petqc.calibration.tdc import interval_range
 from petqc.channel_map import Topology, channel_node
 from petqc.errors import BadInputError
-from petqc.formats.petsys_tables import BRANCH_E, COINCIDENCE, QDC, TOT
+from petqc.formats.petsys_tables import BRANCH_E, COINCIDENCE, QDC, TOT, absolute_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,7 +99,7 @@ class CalibrationSet:
             acquisition = "qdc" if qdc is not None and qdc.size else "tot"
         channel_map = tables.get("channel_map")
         has_map = channel_map is not None and channel_map.size > 0
-        named = [_absolute(t) for t in (tdc, channel_map if has_map else None) if t is not None]
+        named = [absolute_of(t) for t in (tdc, channel_map if has_map else None) if t is not None]
         chips = np.unique(np.concatenate(named) >> 6) if named else np.empty(0, np.int32)
         chip_row = np.full(_N_CHIPS, -1, np.int32)
         chip_row[chips] = np.arange(chips.size, dtype=np.int32) * ROWS_PER_CHIP
@@ -176,11 +176,6 @@ def acquisition_of(header: RawHeader, modes: NDArray[Any] | None) -> Literal["to
     return "qdc" if header.all_charge else "tot"
 
 
-def _absolute(table: NDArray[Any]) -> NDArray[np.int32]:
-    port, slave = table["port"].astype(np.int32), table["slave"].astype(np.int32)
-    return port << 17 | slave << 12 | table["chip"].astype(np.int32) << 6 | table["channel"].astype(np.int32)
-
-
 def _dense(chip_row: NDArray[np.int32], absolute: NDArray[np.int32]) -> NDArray[np.int64]:
     first = chip_row[np.asarray(absolute) >> 6].astype(np.int64)
     return np.where(first < 0, np.int64(-1), first // 4 + (np.asarray(absolute) & 63))
@@ -192,7 +187,7 @@ def _row_of(
     """Rows (or dense channels) of the lines of a table whose chip is known, and those lines."""
     if table is None or not table.size:
         return np.empty(0, np.int64), np.empty(0, [("none", "i1")])
-    at = _dense(chip_row, _absolute(table))
+    at = _dense(chip_row, absolute_of(table))
     known = at >= 0
     lines = table[known]
     return (at[known] * 4 + lines["tac"] if by_tac else at[known]), lines
@@ -253,7 +248,7 @@ def _kev(chip_row: NDArray[np.int32], n_channels: int, table: NDArray[Any] | Non
     if bad.any():
         line = lines[bad][:1]
         raise BadInputError(
-            f"energy_kev: {channel_node(int(_absolute(line)[0]))}: kev_per_unit {line['kev_per_unit'][0]}, "
+            f"energy_kev: {channel_node(int(absolute_of(line)[0]))}: kev_per_unit {line['kev_per_unit'][0]}, "
             f"saturation_unit {line['saturation_unit'][0]}",
             do="both must be above 0; saturation_unit inf means linear; leave a channel without calibration out",
         )
@@ -286,10 +281,10 @@ def _relation(table: NDArray[Any] | None, n_regions: int) -> NDArray[np.uint8]:
 def _topology(config: PetsysConfig, tdc: NDArray[Any], channel_map: NDArray[Any] | None) -> Topology:
     per_module = config.petqc.asics_per_module
     if channel_map is None:
-        return Topology.from_channels(np.unique(_absolute(tdc)), asics_per_module=per_module)
+        return Topology.from_channels(np.unique(absolute_of(tdc)), asics_per_module=per_module)
     lines = channel_map[channel_map["region"] >= 0]
     return Topology.from_channels(
-        _absolute(lines),
+        absolute_of(lines),
         asics_per_module=per_module,
         column=lines["xi"].astype(np.int16),
         row=lines["yi"].astype(np.int16),

@@ -41,6 +41,7 @@ from petqc.formats.petsys_frames import (
 )
 from petqc.formats.petsys_manifest import SCHEMA, ManifestBlock, ManifestStep, line
 from petqc.formats.petsys_tables import format_table
+from petqc.output_files import sync_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -126,10 +127,10 @@ class RawWriter:
             _write_all(self._manifest, line("recording", first))
             if modes is not None:
                 self._companion(".modf").write_text(format_table("acquisition_mode", modes), "utf-8")
-                _sync_path(self._companion(".modf"))
+                sync_path(self._companion(".modf"))
             os.fsync(self._data)
             os.fsync(self._manifest)
-            _sync_path(self.path.parent)
+            sync_path(self.path.parent)
         except BaseException:
             self._release()
             raise
@@ -400,22 +401,14 @@ def _write_all(descriptor: int, data: bytes | memoryview) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _sync_path(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _write_index(prefix: Path, steps: Sequence[RawStep]) -> None:
     path = prefix.with_name(prefix.name + ".idxf")
     temporary = prefix.with_name(prefix.name + ".idxf.partial")
     temporary.write_text("".join(step.to_line() for step in steps), "ascii")
-    _sync_path(temporary)
+    sync_path(temporary)
     _rename(temporary, path)
 
 
 def _rename(old: Path, new: Path) -> None:
     old.replace(new)
-    _sync_path(new.parent)
+    sync_path(new.parent)

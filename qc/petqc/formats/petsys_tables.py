@@ -389,6 +389,18 @@ def _last_of_each(form: TableFormat, table: NDArray[Any], numbers: list[int], no
     return table[keep]
 
 
+def absolute_of(table: NDArray[Any]) -> NDArray[np.int32]:
+    """Absolute channel number of each line of a table by port, slave, chip and channel; shape as given."""
+    port, slave, chip, channel = (table[name].astype(np.int32) for name in ("port", "slave", "chip", "channel"))
+    return np.asarray(port << 17 | slave << 12 | chip << 6 | channel, np.int32)
+
+
+def set_address(table: NDArray[Any], absolute: NDArray[Any]) -> None:
+    """Give the lines of a table the port, slave, chip and channel of absolute channel numbers."""
+    table["port"], table["slave"] = absolute >> 17, absolute >> 12 & 31
+    table["chip"], table["channel"] = absolute >> 6 & 63, absolute & 63
+
+
 def format_table(kind: TableKind, table: NDArray[Any]) -> str:
     """The table as text; reading it again gives the same array, bit for bit."""
     form = TABLES[kind]
