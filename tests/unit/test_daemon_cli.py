@@ -58,6 +58,12 @@ def a_run(*, simulated: bool = True) -> Run:
     )
 
 
+@pytest.fixture(autouse=True)
+def a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results go to a pipe that nobody gave a width."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def test_the_table_shows_value_uncertainty_limits_and_a_status_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     print_run(a_run(), where={"report": "/somewhere/report.html"})
     out = capsys.readouterr().out
