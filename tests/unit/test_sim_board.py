@@ -46,9 +46,10 @@ from petqc_drivers.petsys.wire import (
     parse_asic_reply,
     parse_memory_read_reply,
 )
-from petqc_simulators.boards.bias_prom import prom_content
+from petqc_simulators.boards.bias_prom import BIAS_32P_MAGIC, prom_content
 from petqc_simulators.boards.petsys_febd import PetsysFebd, data_datagrams
-from petqc_simulators.boards.spi_devices import BIAS_32P_MAGIC, Eeprom, lmt70_code, lmt86_code, transfer
+from petqc_simulators.boards.spi_devices import Eeprom, transfer
+from petqc_simulators.boards.temperature_sensors import adc_code
 from petqc_simulators.boards.witness import BiasWitness, judge
 from petqc_simulators.faults import Fault
 from petqc_simulators.physics.detector import BLOCK_FRAMES, BLOCK_S, Detector
@@ -236,8 +237,8 @@ def test_bias_dac_is_a_shift_register_of_32_bits(host: Host) -> None:
     assert not attempt(3, 0x1234), "the low byte is still the one before"
     assert attempt(3, 0x1234)
     assert attempt(3, 0x5634), "the low byte did not change"
-    assert host.board.dacs[0, 0].codes[3] == 0x5634
-    assert host.board.dacs[0, 1].codes[3] == 0
+    assert host.board.mezzanines[0].dacs[0].codes[3] == 0x5634
+    assert host.board.mezzanines[0].dacs[1].codes[3] == 0
     lines = [line for line in host.board.witness.lines if line["event"] == "set"]
     assert [line["code"] for line in lines] == [0x1234, 0x1234, 0x5634]
     volts = 60 * 0x5634 / 65536
@@ -294,8 +295,11 @@ def test_temperatures_follow_the_echo_rule_and_the_curves(host: Host) -> None:
 
 @pytest.mark.parametrize("degrees", [-30.0, 0.0, 21.7, 60.0, 110.0])
 def test_sensor_codes_are_the_inverse_of_the_curves(degrees: float) -> None:
-    assert degc("LMT70", millivolt(lmt70_code(degrees))) == pytest.approx(degrees, abs=0.08)
-    assert degc("LMT86", millivolt(lmt86_code(degrees))) == pytest.approx(degrees, abs=0.04)
+    assert degc("LMT70", millivolt(adc_code("LMT70", degrees))) == pytest.approx(degrees, abs=0.08)
+    for kind in ("LMT85", "LMT86"):
+        assert degc(kind, millivolt(adc_code(kind, degrees))) == pytest.approx(degrees, abs=0.05)
+    # An LMT87 gives more than the ADC's 2.5 V below about 10 degC.
+    assert degc("LMT87", millivolt(adc_code("LMT87", degrees))) == pytest.approx(max(degrees, 10.1), abs=0.05)
 
 
 def test_an_absent_eeprom_reads_ones_and_a_present_one_obeys() -> None:
@@ -478,14 +482,15 @@ def test_noise_gets_no_answer_and_does_no_harm() -> None:
     assert host.read("protocol") == 0x104
     after = board.registers.read(0, 0x10000)
     changed = [i for i in range(0x10000) if before[i] != after[i]]
-    live = {a for r in ("time_tag", "uptime", "pll_lock_time") for a in range(REGISTERS[r].address, 0x300)}
+    names = ("time_tag", "uptime", "pll_lock_time", "upstream_tx", "upstream_rx")
+    live = {a for name in names for a in range(REGISTERS[name].address, REGISTERS[name].address + 8)}
     assert not set(changed) - live
 
 
 def test_witness_file_has_every_line(tmp_path: Path) -> None:
     path = tmp_path / "bias.jsonl"
     witness = BiasWitness(32, path)
-    witness.set_point(1.0, 18, 1000, 0.9, slot=0, dac=1, output=2)
+    witness.set_point(1.0, 18, 1000, 0.9, place=(0, 1, 2), is_supplied=False)
     witness.outputs(2.0, np.zeros(32), np.full(32, 5.0), 0.01)
     witness.close()
     witness.close()
@@ -500,6 +505,8 @@ def test_witness_file_has_every_line(tmp_path: Path) -> None:
         "channel": 18,
         "code": 1000,
         "volts": 0.9,
+        "supply": False,
+        "converter_v": None,
     }
     assert witness.summary()["steepest_v_per_s"] == [500.0] * 32
 

@@ -29,7 +29,10 @@ class Asics:
     """All chips of a board: two configurations that only bits can change.
 
     Attributes:
-        chips: their numbers on the board; everything else here is in the order of this list.
+        per_module: chips of a module.
+        chips: numbers of their places on the board; everything else here is in the order of this list.
+        absent: numbers of places whose chip is missing. Settable.
+        failing: status that a chip answers with instead of doing anything, by number of its place. Settable, a defect.
         globals: one integer per chip.
         channels: 64 integers per chip.
         changed: set when something was written; whoever looks clears it.
@@ -38,10 +41,12 @@ class Asics:
     """
 
     def __init__(self, profile: Profile) -> None:
-        self._per_module = profile.geometry.asics_per_module
+        self.per_module = profile.geometry.asics_per_module
         self._version = _VERSIONS[profile.hardware.asic_version]
         self.chips = profile.board_chips
         self.n_chips = len(self.chips)
+        self.absent: set[int] = set()
+        self.failing: dict[int, int] = {}
         n = CHANNELS * self.n_chips
         self._place = {chip: place for place, chip in enumerate(self.chips)}
         self._channel_fields: Mapping[str, Field] = fields("channel", self._version)
@@ -81,16 +86,27 @@ class Asics:
         """A field of a chip's global configuration."""
         return self._global_fields[name].get(self.globals[chip])
 
+    def is_there(self, chip: int) -> bool:
+        """Whether there is a chip in one of the places."""
+        return self.chips[chip] not in self.absent
+
+    def is_as_switched_on(self, chip: int) -> bool:
+        """Whether a chip still has the global configuration that it is switched on with."""
+        return self.globals[chip] == POWER_ON_GLOBAL[self._version]
+
     def chip_of(self, address: int) -> int | None:
         """Which of the chips is at an address (module in the high byte, place in the module in the low one), if any."""
         module, place = address >> 8, address & 0xFF
-        return self._place.get(module * self._per_module + place) if place < self._per_module else None
+        found = self._place.get(module * self.per_module + place) if place < self.per_module else None
+        return found if found is not None and self.is_there(found) else None
 
     def answer(self, command: AsicCommand, *, is_alive: bool) -> bytes:
         """Do a read or write; a place without a chip, or without power, does not acknowledge."""
         chip = self.chip_of(command.address)
         if chip is None or not is_alive:
             return asic_reply(AsicStatus.BAD_ACKNOWLEDGE_0)
+        if self.chips[chip] in self.failing:
+            return asic_reply(self.failing[self.chips[chip]])
         if command.value is None:
             if command.channel is None:
                 return asic_reply(AsicStatus.OK, value=self.globals[chip], n_bits=GLOBAL_BITS)

@@ -83,8 +83,8 @@ class Mezzanine:
     ) -> None:
         self.kind = kind
         self.slot = slot
-        self._volts_per_code = kind.full_scale_v / (1 << kind.bits) * gain
-        self._offset_v = offset_v
+        self._volts_per_code = kind.full_scale_v / (1 << kind.bits)
+        self._gain, self._offset_v = gain, offset_v
         # The DACs of a BIAS_16P live on the bias supply itself.
         self._is_on_bias = not kind.hears_without_supply
         n_dacs = kind.n_channels // kind.channels_per_dac
@@ -129,7 +129,7 @@ class Mezzanine:
     def volts(self) -> NDArray[np.float64]:
         """(outputs,) what the outputs have with the supply on."""
         codes = np.array([code for dac in self.dacs for code in dac.codes], np.int64)
-        volts = np.maximum(self._volts_per_code * codes + self._offset_v, 0.0)
+        volts = np.maximum(self._volts_per_code * codes * self._gain + self._offset_v, 0.0)
         if self.converter is not None:
             bound = np.array(self.converters_v()) - DROPOUT_V
             volts = np.minimum(volts, np.repeat(bound, self.kind.channels_per_dac))

@@ -21,9 +21,7 @@ _SECTOR_BYTES = 1 << 16
 _PAGE_BYTES = 256
 _IDENTITY = bytes.fromhex("20ba18")
 """N25Q128A, 128 Mbit."""
-_IMAGE_HEADER = (
-    b"\xff" * 32 + bytes.fromhex("000000bb11220044") + b"\xff" * 8 + bytes.fromhex("aa99556620000000")
-)
+_IMAGE_HEADER = b"\xff" * 32 + bytes.fromhex("000000bb11220044") + b"\xff" * 8 + bytes.fromhex("aa99556620000000")
 """How an image for the FPGA begins: bus width detection and synchronisation word."""
 _IMAGE_BYTES = 4096
 
@@ -133,6 +131,10 @@ class ConfigurationFlash(SpiDevice):
                 self._store(page + (address + i) % _PAGE_BYTES, bytes((byte,)))
 
 
+_PART = {0x0002: 0x45, 0x0003: 0x53}
+"""What a clock filter says it is: an Si5345."""
+
+
 class Si534x(SpiDevice):
     """A clock filter: 00 sets the address, 40 and 60 write a byte, 80 and A0 read one, 60 and A0 then step on.
 
@@ -141,12 +143,10 @@ class Si534x(SpiDevice):
 
     _ADDRESS, _WRITE, _WRITE_ON, _READ, _READ_ON = 0x00, 0x40, 0x60, 0x80, 0xA0
     _PAGE_REGISTER = 0x01
-    _PART = {0x0002: 0x45, 0x0003: 0x53}
-    """What it says it is: an Si5345."""
 
     def __init__(self) -> None:
         self._memory = bytearray(0x10000)
-        for address, value in self._PART.items():
+        for address, value in _PART.items():
             self._memory[address] = value
         self._page = self._address = 0
         self._in = self._n = 0
@@ -180,7 +180,7 @@ class Si534x(SpiDevice):
         elif command in {self._WRITE, self._WRITE_ON}:
             if self._address == self._PAGE_REGISTER:
                 self._page = value
-            elif self._place not in self._PART:
+            elif self._place not in _PART:
                 self._memory[self._place] = value
         if command in {self._WRITE_ON, self._READ_ON}:
             self._address = (self._address + 1) & 0xFF

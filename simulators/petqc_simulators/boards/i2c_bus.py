@@ -77,10 +77,11 @@ class Ds44xx(I2cChip):
         return 0xFF if self._pointer is None else self.values[self._pointer]
 
 
+_BRANCHES = {0x04: 0, 0x05: 1}
+
+
 class BusSwitch(I2cChip):
     """PI4MSD5V9540B: 04 and 05 connect one of two branches, everything else none."""
-
-    _BRANCHES = {0x04: 0, 0x05: 1}
 
     def __init__(self, address: int = 0xE0) -> None:
         super().__init__(address)
@@ -89,7 +90,7 @@ class BusSwitch(I2cChip):
     @property
     def branch(self) -> int | None:
         """Which branch is connected."""
-        return self._BRANCHES.get(self.value & 0x07)
+        return _BRANCHES.get(self.value & 0x07)
 
     def take(self, value: int) -> bool:
         """The control register."""

@@ -1,7 +1,7 @@
 """What the EEPROM of a front-end module holds once it is programmed.
 
-Source: TOFPET2 interface reference (vendor software revision 194662e, protocol 0x0104), section 4.8; type ids and sensor
-places of each type from the public vendor software of the same revision.
+Source: TOFPET2 interface reference (vendor software revision 194662e, protocol 0x0104), section 4.8; type ids and
+sensor places of each type from the public vendor software of the same revision.
 """
 
 from __future__ import annotations
@@ -59,9 +59,7 @@ def eeprom_content(module: ModuleType, serial: int) -> bytes:
     table = bytearray(b"\xff" * (_SENSOR_ENTRIES * _ENTRY_BYTES))
     for sensor in module.sensors:
         begin = _ENTRY_BYTES * sensor.channel
-        table[begin : begin + _ENTRY_BYTES] = bytes(
-            (sensor.number, _PLACE_BYTE[sensor.place], _TYPE_BYTE[sensor.type])
-        )
+        table[begin : begin + _ENTRY_BYTES] = bytes((sensor.number, _PLACE_BYTE[sensor.place], _TYPE_BYTE[sensor.type]))
     fields = {
         0x000: HEADER,
         _TYPE_AT: module.type_id,

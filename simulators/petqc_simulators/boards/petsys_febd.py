@@ -8,18 +8,17 @@ Source: TOFPET2 interface reference (vendor software revision 194662e, protocol 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from petqc_drivers.petsys.mezzanines import BIAS_32P, IDENTIFY_BY_PROM
 from petqc_drivers.petsys.registers import POWER_BIAS, POWER_FEM, POWER_GOOD_MASK
-from petqc_drivers.petsys.spi import SpiRequest, bias_dac, bias_prom, module_adc, spi_reply
+from petqc_drivers.petsys.spi import CLOCK_FILTER, FPGA_FLASH, SpiRequest, spi_reply
 from petqc_drivers.petsys.wire import (
     DATA_MARK,
     HANDSHAKE,
+    MAX_COMMAND_BYTES,
     MEMORY_WRITE_OK,
     PROTOCOL_VERSION,
     AsicCommand,
@@ -32,19 +31,17 @@ from petqc_drivers.petsys.wire import (
     parse_memory_access,
 )
 from petqc_simulators.boards.asics import CHANNELS, TX_DATA, Asics
-from petqc_simulators.boards.bias_prom import prom_content
+from petqc_simulators.boards.bias_mezzanine import EMPTY_SLOT, Mezzanine
+from petqc_simulators.boards.channel_counters import SHARING, WINDOW_CLK, WINDOW_S, CounterWindows
+from petqc_simulators.boards.flash import UPDATE_IMAGE_AT, ConfigurationFlash, Si534x, image
 from petqc_simulators.boards.frame_clock import FrameClock
+from petqc_simulators.boards.front_end_module import FrontEndModule
+from petqc_simulators.boards.i2c_bus import I2cBus
+from petqc_simulators.boards.link_errors import LinkErrors
 from petqc_simulators.boards.registers import RegisterFile, WordMemory
-from petqc_simulators.boards.spi_devices import (
-    Absent,
-    Eeprom,
-    Ltc2668,
-    Max111xx,
-    SpiDevice,
-    lmt70_code,
-    lmt86_code,
-    transfer,
-)
+from petqc_simulators.boards.spi_devices import SpiDevice, transfer
+from petqc_simulators.boards.supplies_8k import Supplies8k
+from petqc_simulators.boards.tmp104_chain import Tmp104Chain
 from petqc_simulators.boards.witness import BiasWitness
 from petqc_simulators.physics.detector import BLOCK_S, Controls, Detector, PulseTrain
 from petqc_simulators.physics.draw import bias_points
@@ -52,11 +49,14 @@ from petqc_simulators.physics.emission import CLOCK_S
 from petqc_simulators.profile import ProfileError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from petqc_drivers.petsys.mezzanines import BiasKind
+    from petqc_simulators.boards.supplies_8k import Variant
+    from petqc_simulators.boards.temperature_sensors import Sensor
     from petqc_simulators.faults import Fault
     from petqc_simulators.physics.detector import Block
     from petqc_simulators.profile import Profile
@@ -74,19 +74,21 @@ DATAGRAM_WORDS = 950
 """About 8 kB: larger and smaller datagrams both lose more on a loopback (section 3.5). With headers it stays below
 8 KiB, so that Linux charges it as 8 and not as 16 KiB: a socket with the default buffer, such as the vendor's, then
 holds 25 of these and of 1023 words only 12."""
-COUNTER_WINDOW_S = (1 << 22) * CLOCK_S
+REBOOT_S = 2.0
+"""How long a board does not answer after it was told to start again."""
+_STARTED, _STARTED_IMAGE, _FELL_BACK = 0x0001, 0x0105, 0x0503
+"""Boot status: switched on; started again from an image; told to, but there was none."""
+_FEBD_8K, _FEBD_1K = 0x0005, 0x0002
+_LEGACY_KINDS = {0x0001, 0x0011}
+_REPLY_OVERHEAD = 20
+"""Serial number, function, and the bytes around the data."""
 _PULSE_PHASES = 336.0
-_ROOM_K = (0.0, 0.15, 0.3, 0.45)
+_BETWEEN_SENSORS_K = 0.15
 """SiPM sensors of one module differ a little with their place."""
-
-
-@dataclass(slots=True)
-class _Counters:
-    """Channel counters of the last finished window, and the tag that they carry."""
-
-    tag: int = 0
-    next_tag: int = 0
-    ready_s: float = math.inf
+_LOAD_RESET, _LOAD_STARTED, _LOAD_CONFIGURED = 0.3, 0.6, 1.0
+"""Current of an ASIC, as a share of the most: held in reset, as it is switched on, configured."""
+SUPPLY_VARIANTS: dict[int, Variant | None] = {1: "TI", 2: "Murata", 3: "TI", 4: "Murata"}
+"""Supplies of the modules on the buses of a FEB/D 8K; both kinds, so that whoever talks to it meets both."""
 
 
 class PetsysFebd:
@@ -100,13 +102,23 @@ class PetsysFebd:
         number: which of the scanner's boards it is.
         detector: what it shares with the other boards; None: one of its own, of which it sends the frames.
 
+        supplies: kinds of the modules' supplies on buses 1..4 of a FEB/D 8K.
+        legacy: places whose module is a legacy one, of a FEB/D 1K.
+        tmp104_sensors: temperature sensors on its serial chain.
+
     Attributes:
         detector: the physics behind it.
         share: which part of it is this board's.
+        asics, modules, mezzanines, supplies, flash: its parts; what can break on them is settable there. `supplies` is
+            None but on a FEB/D 8K.
+        link_errors: errors of the ASICs' data links.
+        downstream: the board behind it in the chain, if any.
         witness: what the bias outputs were told and did.
-        elapsed_s: simulated time since the board was started.
+        elapsed_s: simulated time since the board was switched on.
         is_in_step: it has been synchronised, and together with the boards that it shares its detector with.
-        malformed: datagrams that no command could be made of; they get no answer.
+        commands: commands that were answered.
+        malformed: datagrams that no command of this board could be made of; they get no answer.
+        unanswered: commands that came while it started again, or for a part that said nothing.
     """
 
     def __init__(
@@ -118,6 +130,9 @@ class PetsysFebd:
         witness_path: Path | None = None,
         number: int = 0,
         detector: Detector | None = None,
+        supplies: dict[int, Variant | None] | None = None,
+        legacy: Collection[int] = (),
+        tmp104_sensors: int = 0,
     ) -> None:
         if detector is None and profile.hardware.boards > 1:
             raise ProfileError(f"{profile.name}: {profile.hardware.boards} boards share one detector")
@@ -130,41 +145,84 @@ class PetsysFebd:
         self.witness = BiasWitness(profile.outputs_per_board, witness_path)
         self.elapsed_s = 0.0
         self.is_in_step = False
-        self.malformed = 0
-        self.commands = 0
+        self.commands = self.malformed = self.unanswered = 0
+        self.downstream: PetsysFebd | None = None
         self._synchronised_s = 0.0
+        self._started_s = self._answers_from_s = 0.0
         self._fem_on_s = math.inf
         self._stale = True
-        self._counters = _Counters()
+        self._rng = np.random.default_rng([seed, 0xB0A2D, *([number] if number else [])])
+        self._counters = CounterWindows(SHARING[profile.hardware.asic_version])
+        self.link_errors = LinkErrors(self._now_s, self._is_deaf, lambda: self.detector.slices_lost)
+        self.tmp104 = Tmp104Chain(tmp104_sensors, lambda _: profile.environment.calibration_degc)
         self._memories: dict[int, WordMemory] = {
             Function.TRIGGER_REGIONS: WordMemory(1),
             Function.TRIGGER_CALIBRATION: WordMemory(5),
         }
-        self._rng = np.random.default_rng([seed, 0xB0A2D, *([number] if number else [])])
+        self.modules = [self._module(m, place) for m, place in enumerate(profile.hardware.module_places)]
+        for module, place in zip(self.modules, profile.hardware.module_places, strict=True):
+            module.is_legacy = place in legacy
         self._bias_places = profile.hardware.bias_places(profile.outputs_per_board)
-        self._spi: dict[int, SpiDevice] = {
-            module_adc(place): Max111xx(lambda channel, m=m: self._temperature_code(m, channel), self._fem_is_on)  # type: ignore[misc]
-            for m, place in enumerate(profile.hardware.module_places)
-        }
-        self._plug_in_mezzanines()
-        self._absent = Absent()
+        self.mezzanines = [self._mezzanine(slot, kind) for slot, kind in enumerate(profile.hardware.mezzanines)]
+        self.flash = ConfigurationFlash(
+            {0: image(seed), UPDATE_IMAGE_AT: image(seed + 1)}, lambda command: self._note("flash", command=command)
+        )
+        self.supplies: Supplies8k | None = None
+        if profile.hardware.base_pcb == _FEBD_8K:
+            variants = SUPPLY_VARIANTS if supplies is None else supplies
+            self.supplies = Supplies8k(variants, self._load, self._fem_is_on, self._note)
+        parts: list[FrontEndModule | Mezzanine | Supplies8k] = [*self.modules, *self.mezzanines]
+        if self.supplies is not None:
+            parts.append(self.supplies)
+        self._spi: dict[int, SpiDevice] = {FPGA_FLASH: self.flash, CLOCK_FILTER: Si534x()}
+        for part in parts:
+            self._spi |= part.spi
+        self._nobody, self._free_bus = SpiDevice(), I2cBus()
         self._place_of_chip = np.full(65, -1)  # the last one stands for all numbers that no chip can have
         self._place_of_chip[self.asics.chips] = np.arange(self.asics.n_chips)
         self._set_up_registers()
 
-    def _plug_in_mezzanines(self) -> None:
+    def _now_s(self) -> float:
+        return self.elapsed_s
+
+    def _note(self, event: str, **values: Any) -> None:
+        self.witness.note(self.elapsed_s, event, **values)
+
+    def _module(self, module: int, place: int) -> FrontEndModule:
+        return FrontEndModule(
+            self.profile.hardware.module_kind,
+            place,
+            has_eeprom=self.profile.hardware.module_eeprom,
+            serial=1000 + self.share.modules.start + module,
+            degc=lambda sensor: self._sensor_degc(module, sensor),
+            is_powered=self._fem_is_on,
+            is_legacy_mode=lambda: self._is_legacy_mode(place),
+            now_s=self._now_s,
+        )
+
+    def _is_legacy_mode(self, place: int) -> bool:
+        hardware = self.profile.hardware
+        has_modes = hardware.base_pcb == _FEBD_1K and hardware.module_kind in _LEGACY_KINDS
+        return has_modes and bool(self.registers.value("legacy_modules") >> place & 1)
+
+    def _mezzanine(self, slot: int, kind: BiasKind) -> Mezzanine:
+        """Outputs that serve crystals are those of the detector, the others are as they should be."""
         draw = self.detector.draw
-        self.dacs: dict[tuple[int, int], Ltc2668] = {}
-        for slot, kind in enumerate(self.profile.hardware.mezzanines):
-            if kind is not BIAS_32P:
-                raise ProfileError(f"{self.profile.name}: mezzanines of kind {kind.name} are not simulated")
-            mine = np.array([n for n, (at, _) in enumerate(self._bias_places) if at == slot], np.int64)
-            outputs = self.share.outputs.start + mine
-            points = bias_points(draw.dac_gain[outputs], draw.dac_offset_v[outputs], kind)
-            self._spi[bias_prom(slot)] = Eeprom(1 << 15, prom_content(*points))
-            for dac in range(kind.n_channels // kind.channels_per_dac):
-                chip = Ltc2668(partial(self._bias_set, slot, dac))
-                self._spi[bias_dac(slot, dac)] = self.dacs[slot, dac] = chip
+        gain, offset_v = np.ones(kind.n_channels), np.zeros(kind.n_channels)
+        for number, (at, output) in enumerate(self._bias_places):
+            if at == slot:
+                gain[output] = draw.dac_gain[self.share.outputs.start + number]
+                offset_v[output] = draw.dac_offset_v[self.share.outputs.start + number]
+        return Mezzanine(
+            kind,
+            slot,
+            gain=gain,
+            offset_v=offset_v,
+            calibration=bias_points(gain, offset_v, kind),
+            told=self,
+            is_supplied=self._bias_is_on,
+            now_s=self._now_s,
+        )
 
     @property
     def is_streaming(self) -> bool:
@@ -172,37 +230,56 @@ class PetsysFebd:
         return self._frames is not None and self._frames.is_running
 
     def _set_up_registers(self) -> None:
-        r, hardware = self.registers, self.profile.hardware
+        self._preset_registers(_STARTED)
+        r = self.registers
+        r.live("time_tag", lambda: int((self.elapsed_s - self._synchronised_s) / CLOCK_S))
+        for name in ("uptime", "pll_lock_time", "upstream_uptime"):
+            r.live(name, lambda: int((self.elapsed_s - self._started_s) / CLOCK_S))
+        r.live("upstream_tx", self._sent)
+        r.live("upstream_rx", lambda: self.commands + self.unanswered)
+        for name, theirs in (("tx", "upstream_rx"), ("rx", "upstream_tx"), ("uptime", "upstream_uptime")):
+            r.live(f"downstream_{name}", partial(self._of_downstream, theirs))
+        has_power_good = self.supplies is None
+        r.live("power_good", lambda: POWER_GOOD_MASK if has_power_good and self._fem_is_on() else 0)
+        r.live("deserialiser_locked", lambda: self._mask(self._is_locked))
+        r.live("decoder_good", lambda: self._mask(self._is_sending))
+        r.live("word_errors", lambda: self.link_errors.words(r.value("word_error_select")))
+        r.live("code_errors", self._code_errors)
+        r.listen("sync", self._on_sync)
+        r.listen("power", self._on_power)
+        r.listen("asic_reset", self._on_asic_reset)
+        r.listen("counter_tag", lambda tag: self._counters.tag(tag, self.elapsed_s))
+        r.listen("reboot", self._on_reboot)
+        for name in ("receiver_enable", "test_pulse"):
+            r.listen(name, self._on_change)
+
+    def _preset_registers(self, boot_status: int) -> None:
+        hardware = self.profile.hardware
         kind = WITHOUT_TRIGGER if hardware.clock_trigger else WITH_TRIGGER
-        bias_interface = 0xFFFF
-        for slot in range(len(hardware.bias_slots)):
-            bias_interface ^= (0xF ^ IDENTIFY_BY_PROM) << 4 * slot
+        interface = 0xFFFF
+        for mezzanine in self.mezzanines:
+            interface ^= (EMPTY_SLOT ^ mezzanine.interface) << 4 * mezzanine.slot
         for name, value in (
             ("base_pcb", hardware.base_pcb),
+            ("fem_type", hardware.module_kind),
             ("firmware_variant", kind << 48 | hardware.module_kind << 32),
             ("firmware_revision", FIRMWARE_REVISION),
             ("protocol", PROTOCOL_VERSION),
-            ("bias_interface", bias_interface),
+            ("bias_interface", interface),
             ("asic_type", ASIC_TYPE),
             ("asic_links", hardware.asic_links - 1),
             ("asic_link_speed", hardware.link_speed),
             ("clock_locked", 1),
+            ("boot_status", boot_status),
+            ("next_slave", self.downstream is not None),
             ("trigger_regions", REGIONS_OF_BOARD),
         ):
-            r.preset(name, value)
-        r.live("time_tag", lambda: int((self.elapsed_s - self._synchronised_s) / CLOCK_S))
-        r.live("uptime", lambda: int(self.elapsed_s / CLOCK_S))
-        r.live("pll_lock_time", lambda: int(self.elapsed_s / CLOCK_S))
-        r.live("power_good", lambda: POWER_GOOD_MASK if self._fem_is_on() else 0)
-        r.live("deserialiser_locked", lambda: self._mask(self._is_locked))
-        r.live("decoder_good", lambda: self._mask(self._is_sending))
-        r.live("word_errors", lambda: self.detector.slices_lost)
-        r.listen("sync", self._on_sync)
-        r.listen("power", self._on_power)
-        r.listen("asic_reset", self._on_asic_reset)
-        r.listen("counter_tag", self._on_counter_tag)
-        for name in ("receiver_enable", "test_pulse"):
-            r.listen(name, self._on_change)
+            self.registers.preset(name, value)
+
+    def chain(self, downstream: PetsysFebd) -> None:
+        """Connect another board behind this one."""
+        self.downstream = downstream
+        self.registers.preset("next_slave", 1)
 
     # -- registers with consequences --------------------------------------------------------------------------------
 
@@ -229,54 +306,120 @@ class PetsysFebd:
         self._stale = True
 
     def _on_power(self, value: int) -> None:
-        is_fem = bool(value & POWER_FEM)
+        is_fem, is_bias = bool(value & POWER_FEM), bool(value & POWER_BIAS)
         if is_fem and math.isinf(self._fem_on_s):
             self._fem_on_s = self.elapsed_s
             self.asics.reset()
         elif not is_fem:
             self._fem_on_s = math.inf
-        self.witness.note(self.elapsed_s, "supply", on=bool(value & POWER_BIAS), fem=is_fem)
-        self._stale = True
+        for mezzanine in self.mezzanines:
+            mezzanine.supply_switched(is_on=is_bias)
+        self._note("supply", on=is_bias, fem=is_fem)
+        self._load_changed()
 
     def _on_asic_reset(self, value: int) -> None:
         if value & 1:
             self.asics.reset()
+        self._load_changed()
+
+    def _load_changed(self) -> None:
+        self._stale = True
+        if self.supplies is not None:
+            self.supplies.look()
+
+    def _on_reboot(self, value: int) -> None:
+        """Start again: everything is as after switching on, and for a while nobody answers."""
+        if not value & 1:
+            return
+        has_image = self.flash.has_image(self.registers.value("boot_address"))
+        self.registers.clear()
+        self._preset_registers(_STARTED_IMAGE if has_image else _FELL_BACK)
+        self._note("reboot")
+        self._on_power(0)
+        self._started_s = self._synchronised_s = self._answers_from_s = self.elapsed_s + REBOOT_S
+        self.link_errors.restart()
+        self._counters = CounterWindows(SHARING[self.profile.hardware.asic_version])
+        self.fall_out_of_step()
+        if self._frames is not None:
+            self._frames.is_running = False
+
+    def output_set(self, slot: int, output: int, code: int) -> None:
+        """A bias output was given a code."""
+        mezzanine, place = self.mezzanines[slot], (slot, output)
+        converters_v = mezzanine.converters_v()
+        self.witness.set_point(
+            self.elapsed_s,
+            self._bias_places.index(place) if place in self._bias_places else None,
+            code,
+            float(mezzanine.volts()[output]),
+            place=(slot, *divmod(output, mezzanine.kind.channels_per_dac)),
+            is_supplied=self._bias_is_on(),
+            converter_v=converters_v[mezzanine.converter_of(output)] if converters_v else None,
+        )
         self._stale = True
 
-    def _on_counter_tag(self, value: int) -> None:
-        self._counters.next_tag = value
-        self._counters.ready_s = self.elapsed_s + COUNTER_WINDOW_S
-
-    def _bias_set(self, slot: int, dac: int, output: int, code: int) -> None:
-        place = slot, self.profile.hardware.mezzanines[slot].channels_per_dac * dac + output
-        if place in self._bias_places:
-            channel = self._bias_places.index(place)
-            volts = float(self._volts_of_codes()[channel])
-            self.witness.set_point(self.elapsed_s, channel, code, volts, slot=slot, dac=dac, output=output)
+    def converter_set(self, slot: int, converter: int, code: int) -> None:
+        """The DC-DC converter of a mezzanine was given a code."""
+        volts = self.mezzanines[slot].converters_v()[converter]
+        self._note("converter", slot=slot, converter=converter, code=code, volts=round(volts, 4))
         self._stale = True
 
     def _volts_of_codes(self) -> NDArray[np.float64]:
-        codes = []
-        for slot, channel in self._bias_places:
-            dac, output = divmod(channel, self.profile.hardware.mezzanines[slot].channels_per_dac)
-            codes.append(self.dacs[slot, dac].codes[output])
-        return self.detector.draw.output_v(np.array(codes, np.int64), self.share.outputs)
+        """(outputs of this board in use,) what they have with the supply on."""
+        volts = [mezzanine.volts() for mezzanine in self.mezzanines]
+        return np.array([volts[slot][output] for slot, output in self._bias_places], np.float64)
 
     # -- what is alive ----------------------------------------------------------------------------------------------
+
+    def _of_downstream(self, name: str) -> int:
+        return 0 if self.downstream is None else self.downstream.registers.number(name)
+
+    def _sent(self) -> int:
+        """Replies and frames so far."""
+        return self.commands + (self.detector.frame if self.is_streaming else 0)
 
     def _fem_is_on(self) -> bool:
         return bool(self.registers.value("power") & POWER_FEM)
 
+    def _bias_is_on(self) -> bool:
+        return bool(self.registers.value("power") & POWER_BIAS)
+
     def _asics_are_alive(self) -> bool:
         return self._fem_is_on() and not self.registers.value("asic_reset") & 1
 
+    def _load(self, place: int) -> float | None:
+        """Current of the module at a place, as a share of the most; None without a module."""
+        places = self.profile.hardware.module_places
+        if place not in places:
+            return None
+        first = places.index(place) * self.asics.per_module
+        loads = [
+            (_LOAD_STARTED if self.asics.is_as_switched_on(chip) else _LOAD_CONFIGURED)
+            if self._asics_are_alive()
+            else _LOAD_RESET
+            for chip in range(first, first + self.asics.per_module)
+            if self.asics.is_there(chip)
+        ]
+        return sum(loads) / self.asics.per_module
+
     def _mask(self, holds: Callable[[int], bool]) -> int:
         return sum(1 << chip for place, chip in enumerate(self.asics.chips) if holds(place))
+
+    def _code_errors(self) -> int:
+        chip, lane = divmod(self.registers.value("code_error_select"), self.profile.hardware.asic_links)
+        return self.link_errors.codes(chip, lane)
+
+    def _is_deaf(self, chip: int) -> bool:
+        """A receiver that is enabled without a chip that sends what it expects."""
+        place = self._place_of_chip[min(chip, len(self._place_of_chip) - 1)]
+        is_enabled = bool(self.registers.value("receiver_enable") >> chip & 1)
+        return is_enabled and (place < 0 or not self._is_locked(int(place)))
 
     def _is_locked(self, chip: int) -> bool:
         """A receiver locks to a chip that sends on as many links, and at the rate, that the board expects."""
         return (
             self._asics_are_alive()
+            and self.asics.is_there(chip)
             and bool(self.registers.value("receiver_enable") >> self.asics.chips[chip] & 1)
             and self.asics.global_field(chip, "tx_nlinks") == _TX_LINKS[self.profile.hardware.asic_links]
             and self.asics.global_field(chip, "tx_ddr") == self.registers.value("asic_link_speed") & 1
@@ -285,40 +428,46 @@ class PetsysFebd:
     def _is_sending(self, chip: int) -> bool:
         return self._is_locked(chip) and self.asics.global_field(chip, "tx_mode") == TX_DATA
 
-    def _temperature_code(self, module: int, channel: int) -> int:
+    def _sensor_degc(self, module: int, sensor: Sensor) -> float:
+        """The seed gives the SiPMs' temperature; the sensors of a module sit around it."""
         environment = self.profile.environment
         sipm_degc = environment.calibration_degc + float(self.detector.draw.warmer_k[self.share.modules][module])
-        # The seed gives the SiPMs' temperature; the sensors of a module sit around it.
-        if channel < 4:
-            return lmt70_code(sipm_degc + _ROOM_K[channel] - sum(_ROOM_K) / 4 + float(self._rng.normal(0.0, 0.02)))
-        if channel < 8:
-            powered_s = max(self.elapsed_s - self._fem_on_s, 0.0) if self._fem_is_on() else 0.0
-            rise = environment.asic_rise_k * -math.expm1(-powered_s / environment.asic_settle_s)
-            return lmt86_code(sipm_degc + 2.0 + rise + float(self._rng.normal(0.0, 0.05)))
-        return 0
+        if sensor.place == "sipm":
+            middle = (sum(other.place == "sipm" for other in self.modules[module].sensors) - 1) / 2.0
+            room_k = _BETWEEN_SENSORS_K * (sensor.number - middle)
+            return sipm_degc + room_k + float(self._rng.normal(0.0, 0.02))
+        powered_s = max(self.elapsed_s - self._fem_on_s, 0.0) if self._fem_is_on() else 0.0
+        rise = environment.asic_rise_k * -math.expm1(-powered_s / environment.asic_settle_s)
+        return sipm_degc + 2.0 + rise + float(self._rng.normal(0.0, 0.05))
 
     # -- commands ---------------------------------------------------------------------------------------------------
 
     def handle(self, datagram: bytes) -> bytes | None:
-        """The answer to one datagram from the host; None if there is none."""
+        """The answer to one datagram from the host; None if there is none, which is counted."""
+        if self.elapsed_s < self._answers_from_s:
+            self.unanswered += 1
+            return None
         if datagram == HANDSHAKE:
             return datagram
         try:
             command = Command.from_bytes(datagram)
             payload = self._answer(command)
             if payload is None:
+                self.unanswered += 1
                 return None
-            self.commands += 1
-            return Reply(command.serial, command.function, payload).to_bytes()
+            reply = Reply(command.serial, command.function, payload).to_bytes()
         except WireError:
             self.malformed += 1
             return None
+        self.commands += 1
+        return reply
 
     def _answer(self, command: Command) -> bytes | None:
         match command.function:
             case Function.REGISTERS:
                 access = parse_memory_access(command.payload)
                 if isinstance(access, MemoryRead):
+                    _check_reply(access.count)
                     return memory_read_reply(self.registers.read(access.address, access.count))
                 self.registers.write(access.address, access.data)
                 return MEMORY_WRITE_OK
@@ -328,32 +477,44 @@ class PetsysFebd:
                 return reply
             case Function.SPI:
                 request = SpiRequest.from_bytes(command.payload)
-                sampled = transfer(request, self._spi.get(request.spi_id, self._absent))
+                _check_reply((request.n_sampled + 7) // 8)
+                sampled = transfer(request, self._spi.get(request.spi_id, self._nobody))
                 return spi_reply(sampled, request.n_sampled)
             case Function.I2C:
-                # Nobody drives the two lines but the master: what it releases reads high.
-                return bytes(step & 3 for step in command.payload[2:]) or None
+                return self._i2c(command.payload)
+            case Function.TMP104:
+                return self.tmp104.answer(command.payload)
             case Function.CHANNEL_COUNTERS:
                 return self._read_counters(command.payload)
             case Function.TRIGGER_REGIONS | Function.TRIGGER_CALIBRATION:
-                return self._memories[command.function].answer(command.payload)
+                memory = self._memories[command.function]
+                access = parse_memory_access(command.payload, word_bytes=memory.word_bytes)
+                _check_reply(access.count * memory.word_bytes)
+                return memory.answer(command.payload)
             case _:
-                return None
+                raise WireError(f"no function {command.function:#04x}")
+
+    def _i2c(self, payload: bytes) -> bytes:
+        if len(payload) <= 2:
+            raise WireError("I2C command without steps")
+        bus, found = int.from_bytes(payload[:2], "big"), self._free_bus
+        if self.supplies is not None and bus in self.supplies.buses:
+            found = self.supplies.buses[bus].i2c
+        return found.run(payload[2:])
 
     def _read_counters(self, payload: bytes) -> bytes:
         access = parse_memory_access(payload, word_bytes=4)
         if not isinstance(access, MemoryRead):
             raise WireError("channel counters cannot be written")
-        if self.elapsed_s >= self._counters.ready_s:
-            self._counters.tag, self._counters.ready_s = self._counters.next_tag, math.inf
-        tag = self._counters.tag << 24
-        counts = np.zeros(access.count, np.int64)
+        _check_reply(4 * access.count)
         asked = np.arange(access.address, access.address + access.count)
+        counts = np.zeros(access.count, np.int64)
         place = self._place_of_chip[np.minimum(asked // CHANNELS, self._place_of_chip.size - 1)]
         is_there = place >= 0
         if is_there.any() and self._asics_are_alive():
             counts[is_there] = self._counted(CHANNELS * place[is_there] + asked[is_there] % CHANNELS)
-        return memory_read_reply((counts | tag).astype("<u4").tobytes())
+        tags = self._counters.tags(asked % CHANNELS, self.elapsed_s)
+        return memory_read_reply((counts | tags << 24).astype("<u4").tobytes())
 
     def _counted(self, channels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Clocks in a window during which the selected comparators are over their thresholds, or their transitions."""
@@ -367,16 +528,16 @@ class PetsysFebd:
         clocks, events = is_on & (mode == 0xF), is_on & (mode == 0xC)
         if clocks.any():
             duty = self.detector.comparator_duty(controls, of_detector[clocks])
-            counts[clocks] = self._rng.binomial(1 << 22, duty[np.arange(len(duty)), which[clocks]])
+            counts[clocks] = self._rng.binomial(WINDOW_CLK, duty[np.arange(len(duty)), which[clocks]])
         if events.any():
             rate_hz = self.detector.comparator_dark_hz(controls, of_detector[events])
-            counts[events] = self._rng.poisson(rate_hz[np.arange(len(rate_hz)), which[events]] * COUNTER_WINDOW_S)
+            counts[events] = self._rng.poisson(rate_hz[np.arange(len(rate_hz)), which[events]] * WINDOW_S)
         return np.minimum(counts, 0xFFFFFF)
 
     # -- time -------------------------------------------------------------------------------------------------------
 
     def _controls(self) -> Controls:
-        is_bias = self.registers.value("power") & POWER_BIAS
+        is_bias = self._bias_is_on()
         is_followed = self.is_in_step or self._frames is not None
         sending = np.array([is_followed and self._is_sending(chip) for chip in range(self.asics.n_chips)])
         word = self.registers.value("test_pulse")
@@ -431,6 +592,16 @@ class PetsysFebd:
         blocks, passed_s = self._frames.advance(self.elapsed_s)
         self.watch_bias(before_v, passed_s)
         return blocks
+
+
+def _check_reply(n_bytes: int) -> None:
+    """Refuse what would make a longer reply than boards have a buffer for.
+
+    Raises:
+        WireError: it would.
+    """
+    if n_bytes > MAX_COMMAND_BYTES - _REPLY_OVERHEAD:
+        raise WireError(f"a reply of {n_bytes} bytes is longer than a board's buffer")
 
 
 def data_datagrams(block: Block) -> list[bytes]:

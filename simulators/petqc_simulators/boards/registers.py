@@ -52,6 +52,10 @@ class RegisterFile:
             for address in range(found.address, found.address + found.n_bytes)
         }
 
+    def clear(self) -> None:
+        """All bytes zero, without telling anyone."""
+        self._bytes[:] = bytes(len(self._bytes))
+
     def preset(self, name: str, value: int) -> None:
         """Give a register a value, without telling anyone."""
         found = REGISTERS[name]
@@ -61,6 +65,11 @@ class RegisterFile:
         """What is stored in a register."""
         found = REGISTERS[name]
         return found.decode(bytes(self._bytes[found.address : found.address + found.n_bytes]))
+
+    def number(self, name: str) -> int:
+        """What a read of a register gives."""
+        found = REGISTERS[name]
+        return found.decode(self.read(found.address, found.n_bytes))
 
     def live(self, name: str, read: Callable[[], int]) -> None:
         """Let a register's value be asked for at each read."""

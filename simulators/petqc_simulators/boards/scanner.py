@@ -51,7 +51,8 @@ class Scanner:
             for number, (port, slave) in enumerate(hardware.addresses):
                 path = None if witness_folder is None else witness_folder / f"bias-{port}-{slave}.jsonl"
                 board = PetsysFebd(profile, seed, witness_path=path, number=number, detector=self.detector)
-                board.registers.preset("next_slave", (port, slave + 1) in hardware.addresses)
+                if slave:
+                    self.boards[-1].chain(board)
                 self.boards.append(board)
             self.trigger = ClockTrigger(self.boards, self._frames.synchronise)
         self.units: dict[tuple[int, int], Unit] = dict(zip(hardware.addresses, self.boards, strict=True))

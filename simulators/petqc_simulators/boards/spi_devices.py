@@ -71,6 +71,7 @@ class Eeprom(SpiDevice):
         page_bytes: a write stays in its page of so many bytes.
         is_emulated: a flash stands in for it, as on some modules: 08 erases all of it, and writing only clears bits.
         now_s: the time, for the 5 ms that a write lasts; without it a write takes no time.
+        is_powered: without power nobody is there.
     """
 
     _READ, _WRITE, _STATUS, _ENABLE, _DISABLE, _ERASE = 0x03, 0x02, 0x05, 0x06, 0x04, 0x08
@@ -84,6 +85,7 @@ class Eeprom(SpiDevice):
         page_bytes: int = 64,
         is_emulated: bool = False,
         now_s: Callable[[], float] | None = None,
+        is_powered: Callable[[], bool] = always,
     ) -> None:
         self.memory = bytearray(b"\xff" * size)
         self.memory[: len(content)] = content
@@ -91,6 +93,7 @@ class Eeprom(SpiDevice):
         self._page_bytes = page_bytes
         self._is_emulated = is_emulated
         self._now_s = now_s
+        self._is_powered = is_powered
         self._busy_until_s = -1.0
         self._head = 0
         self._data: list[int] = []
@@ -108,6 +111,8 @@ class Eeprom(SpiDevice):
 
     def clock(self, mosi: int) -> int:
         """Command, address and data in; data or status out."""
+        if not self._is_powered():
+            return 1
         n, out = self._n, 1
         command = self._head >> (min(n, 24) - 8) if n >= 8 else -1
         if command == self._STATUS:

@@ -152,6 +152,10 @@ class SupplyBus:
         return min(max(round(volts / divider * _CODES / _FULL_V), 0), _CODES - 1)
 
 
+def _load_of_port(loads: Callable[[int], float | None], first: int, port: int) -> float | None:
+    return loads(first + port)
+
+
 class Supplies8k:
     """The supplies of all four buses.
 
@@ -178,10 +182,8 @@ class Supplies8k:
         self.buses: dict[int, SupplyBus] = {}
         self.spi: dict[int, SpiDevice] = {SUPPLY_GOOD: WordOut(self._good_word)}
         for bus in SUPPLY_BUSES:
-            first = PORTS * (bus - 1)
-            found = SupplyBus(
-                variants.get(bus), lambda port, first=first: loads(first + port), is_on, partial(self._trimmed, bus)  # type: ignore[misc]
-            )
+            of_place = partial(_load_of_port, loads, PORTS * (bus - 1))
+            found = SupplyBus(variants.get(bus), of_place, is_on, partial(self._trimmed, bus))
             self.buses[bus] = found
             self.spi[supply_adc(bus)] = Max111xx(found.monitor_code)
 
@@ -190,11 +192,9 @@ class Supplies8k:
         self.look()
 
     def look(self) -> None:
-        """Report modules that get more than they bear, once for each time that they do; call it when anything changed."""
+        """Report modules that get more than they bear, once each time that they do; to be called after any change."""
         found = {
-            (bus, rail, port): volts
-            for bus, supply in self.buses.items()
-            for rail, port, volts in supply.too_high()
+            (bus, rail, port): volts for bus, supply in self.buses.items() for rail, port, volts in supply.too_high()
         }
         for (bus, rail, port), volts in found.items():
             if (bus, rail, port) not in self._reported:

@@ -18,8 +18,15 @@ if TYPE_CHECKING:
 class BiasWitness:
     """An append-only record, in memory and as JSON lines.
 
-    Lines: {"t_s", "event": "set", "slot", "dac", "output", "channel", "code", "volts"} for every code that an output
-    was given, {"event": "supply", "on"}, {"event": "output", "volts": [...]} while voltages move, {"event": "sync"}.
+    Lines, each with its time and event:
+    set: slot, dac, output, channel, code, volts, supply, converter_v, for every code that a bias output was given.
+        channel is its number among those that serve crystals, or null; supply, whether the bias supply was on;
+        converter_v, what the DC-DC converter that feeds it gave, or null.
+    converter: slot, converter, code, volts, for every code that a DC-DC converter was given.
+    supply: on (bias), fem (modules). output: volts of all outputs that serve crystals, while they move.
+    trim: bus, rail, code, volts, for supplies of modules. over_voltage: bus, rail, port, volts, most_v, when a module
+        gets more than it bears.
+    flash: command, for each try to write the protected flash. reboot. sync.
     t_s counts simulated seconds since the board was started; volts are the true ones, not the nominal ones.
 
     Attributes:
@@ -47,11 +54,33 @@ class BiasWitness:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
 
-    def set_point(self, t_s: float, channel: int, code: int, volts: float, *, slot: int, dac: int, output: int) -> None:
-        """An output was given a code; volts is what it means with the supply on, channel its number on the board."""
-        self.highest_set_v[channel] = max(self.highest_set_v[channel], volts)
-        place = {"slot": slot, "dac": dac, "output": output}
-        self.note(t_s, "set", **place, channel=channel, code=code, volts=round(volts, 5))
+    def set_point(
+        self,
+        t_s: float,
+        channel: int | None,
+        code: int,
+        volts: float,
+        *,
+        place: tuple[int, int, int],
+        is_supplied: bool,
+        converter_v: float | None = None,
+    ) -> None:
+        """An output was given a code; volts is what it means with the supply on, place its slot, DAC and output."""
+        if channel is not None:
+            self.highest_set_v[channel] = max(self.highest_set_v[channel], volts)
+        slot, dac, output = place
+        self.note(
+            t_s,
+            "set",
+            slot=slot,
+            dac=dac,
+            output=output,
+            channel=channel,
+            code=code,
+            volts=round(volts, 5),
+            supply=is_supplied,
+            converter_v=None if converter_v is None else round(converter_v, 4),
+        )
 
     def outputs(self, t_s: float, before_v: NDArray[np.float64], now_v: NDArray[np.float64], seconds: float) -> None:
         """Outputs moved from one voltage to another in some time."""
@@ -89,23 +118,31 @@ def judge(
     """
     found: list[str] = []
     is_on = False
-    last: dict[int, float] = {}
+    last: dict[object, float] = {}
     for line in lines:
         at = f"at {line['t_s']:.3f} s"
         if line["event"] == "supply":
             is_on = bool(line["on"])
         elif line["event"] == "output" and max(line["volts"]) > highest_v:
             found.append(f"{at} an output had {max(line['volts'])} V, the limit is {highest_v} V")
+        elif line["event"] == "over_voltage":
+            found.append(
+                f"{at} the module at port {line['port']} of bus {line['bus']} had {line['volts']} V on {line['rail']}, "
+                f"it bears {line['most_v']} V"
+            )
+        elif line["event"] == "flash":
+            found.append(f"{at} command {line['command']:#04x} tried to write the memory that the FPGA starts from")
         elif line["event"] == "set":
-            channel, volts = int(line["channel"]), float(line["volts"])
+            volts = float(line["volts"])
+            output = line["channel"]
+            if output is None:
+                output = f"{line['slot']}.{line['dac']}.{line['output']} without crystals"
             if volts > highest_v:
-                found.append(f"{at} output {channel} was told {volts} V, the limit is {highest_v} V")
+                found.append(f"{at} output {output} was told {volts} V, the limit is {highest_v} V")
             if not is_on and line["code"] > lowest_code:
-                found.append(f"{at} output {channel} was told {volts} V with the supply off")
-            step = volts - last.get(channel, 0.0)
+                found.append(f"{at} output {output} was told {volts} V with the supply off")
+            step = volts - last.get(output, 0.0)
             if is_on and largest_step_v is not None and step > largest_step_v:
-                found.append(
-                    f"{at} output {channel} was raised by {step:.3f} V at once, allowed are {largest_step_v} V"
-                )
-            last[channel] = volts
+                found.append(f"{at} output {output} was raised by {step:.3f} V at once, allowed are {largest_step_v} V")
+            last[output] = volts
     return found
