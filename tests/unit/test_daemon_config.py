@@ -67,6 +67,12 @@ def test_a_whole_file_is_read_and_its_paths_are_absolute(tmp_path: Path) -> None
     assert config.api.port == 9000
 
 
+def test_a_scanner_behind_a_daemon_is_a_device_of_its_own_kind(tmp_path: Path) -> None:
+    address = 'kind = "petsys-daqd"\naddress = "unix:/tmp/d.sock"\nshared_memory = "/ring"'
+    config = load_config(write(tmp_path, GOOD.replace('address = "udp://192.168.1.25:2000"', address)))
+    assert (config.board.address, config.board.shared_memory) == ("unix:/tmp/d.sock", "/ring")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line", "said"),
     [
@@ -86,6 +92,9 @@ def test_a_whole_file_is_read_and_its_paths_are_absolute(tmp_path: Path) -> None
         ('"127.0.0.1:9000"', '"127.0.0.1:90000"', 27, "api.listen"),
         ('configuration = "readout/config.ini"\n', "", 4, "needs configuration"),
         ("[device.bias]", "[device.simulator]\nseed = 1\n[device.bias]", 4, "not both"),
+        ('"udp://192.168.1.25:2000"', '"unix:/tmp/d.sock"', 4, "of a petsys-udp is not udp://HOST:PORT"),
+        ('"udp://192.168.1.25:2000"', '"udp://192.168.1.25:2000"\nkind = "petsys-daqd"', 4, "is not unix:/PATH"),
+        ("[device.bias]", 'shared_memory = "/daqd_shm"\n[device.bias]', 4, "belongs to a petsys-daqd"),
     ],
 )
 def test_a_wrong_key_is_refused_with_its_line(tmp_path: Path, old: str, new: str, line: int, said: str) -> None:

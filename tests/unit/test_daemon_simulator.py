@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
+import signal
+import socket
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -130,6 +133,38 @@ def test_the_command_line_carries_every_setting(tmp_path: Path) -> None:
     ):
         assert pair in pairs
     assert line[-1] == "--until-stdin-closes"
+
+
+def test_a_simulated_daemon_has_names_of_its_own_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Also when it is killed: what it left is removed before the next one starts, unless somebody answers there."""
+    kind = "petsys-daqd"
+    place, other = Place.of(kind, tmp_path), Place.of(kind, tmp_path / "other")
+    assert place.listen == f"unix:{tmp_path / 'd.sock'}"
+    assert place.shared_memory != other.shared_memory
+    with pytest.raises(SimulatorRefusedError, match="at most 107 bytes"):
+        Place.of(kind, tmp_path / ("x" * 120))
+    memory = Path("/dev/shm") / str(place.shared_memory)[1:]
+
+    async def work() -> None:
+        memory.touch()  # left by one whose daemon was killed too
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(tmp_path / "d.sock"))
+        process = SimulatorProcess(SimulatorConfig(source="none"), tmp_path, kind)
+        try:
+            ready = await process.start(60)
+            assert (ready.address, ready.shared_memory) == (place.listen, place.shared_memory)
+            place.clear()
+            assert memory.stat().st_size > 1e9
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGKILL)
+            await process.wait_ended()
+            assert memory.exists()
+        finally:
+            await process.stop()
+
+    asyncio.run(work())
+    assert not memory.exists()
+    assert not (tmp_path / "d.sock").exists()
 
 
 @asynccontextmanager

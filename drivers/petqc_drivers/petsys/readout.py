@@ -3,6 +3,9 @@
 Whatever the number of units, there is one clock, one acquisition, one account of it, and switching off reaches every
 board. One instance belongs to one event loop and is the only one that writes to its units. Every wait has a deadline.
 
+What one board does is in `febd`, what all do together in `bring_up`, `boards_off` and `acquisition`. This is the life
+cycle, whose states and rules must be read together, so it is one long file.
+
 Source: TOFPET2 interface reference (vendor software revision 194662e, protocol 0x0104), sections 1.4, 2.8, 5.1 to 5.3.
 """
 
@@ -26,6 +29,7 @@ from petqc_drivers.errors import (
     StateError,
     WrongIdentityError,
 )
+from petqc_drivers.petsys.acquisition import Acquisition
 from petqc_drivers.petsys.board import Board
 from petqc_drivers.petsys.boards_off import merge, switch_off, together, unconfirmed, worst
 from petqc_drivers.petsys.bring_up import BringUp, FebdSetUp, bring_up, only
@@ -47,7 +51,6 @@ from petqc_drivers.petsys.settings import (
 from petqc_drivers.petsys.test_pulse import OFF as PULSE_OFF
 from petqc_drivers.petsys.tmp104 import read_chain
 from petqc_drivers.petsys.units import FoundUnit, check_units, discover, look, survey
-from petqc_drivers.petsys.watch import watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -109,11 +112,7 @@ class PetsysReadout(ABC):
         self._links: dict[Address, ReadoutLink] = {a: febd.link for a, febd in self._febds.items()}
         self._clock: ReadoutLink | None = None
         self._has_hardware_trigger = False
-        self._failure: DriverError | None = None
-        self._over = asyncio.Event()
-        self._flowing = asyncio.Event()
-        self._watchdog: asyncio.Task[None] | None = None
-        self._account: ReceiveAccount | None = None
+        self._acquisition: Acquisition | None = None
 
     @abstractmethod
     def _known_febds(self) -> set[Address]:
@@ -201,10 +200,9 @@ class PetsysReadout(ABC):
             DeviceState.RUNNING,
         }:
             return self.identity
-        if self._watchdog is not None:
+        if self._is_acquiring:
             await self.stop()
-        self.state = DeviceState.CONNECTING
-        self._failure, self._done = None, None
+        self.state, self._done = DeviceState.CONNECTING, None
         try:
             self.identity = await self._identify(await self._find_units())
         except BaseException:
@@ -576,22 +574,21 @@ class PetsysReadout(ABC):
             await self._wait_links(febd)
         # Frames older than the last configuration write are dropped by their id (2.8).
         min_frame = await clock.read("time_tag") // CLOCKS_PER_FRAME
-        self._failure, self._account = None, None
-        self._over.clear()
-        self._flowing.clear()
-        await clock.link.start_data(sink, min_frame=min_frame, on_first=self._flowing.set, on_failure=self._fail)
-        self.state = DeviceState.RUNNING
-        watching = watch(clock.link, self._links.values(), self.settings.no_data_timeout_s, self._fail)
-        self._watchdog = asyncio.create_task(watching, name=f"no-data watchdog {self.name}")
+        acquisition = Acquisition(clock.link, self._links.values(), self.settings.no_data_timeout_s, self._failed)
+        await acquisition.begin(sink, min_frame)
+        self._acquisition = acquisition
+        self.state = DeviceState.RUNNING if acquisition.failure is None else DeviceState.FAULTED
         try:
-            await self._flowing.wait()  # the watchdog ends this wait
+            await acquisition.wait_flowing()
         except BaseException:
             await self.stop()
             raise
-        if self._over.is_set():
-            account = await self.stop()
-            if account.failure is not None:
-                raise account.failure
+        if acquisition.failure is not None:
+            await self.stop()
+            raise acquisition.failure
+
+    def _failed(self) -> None:
+        self.state = DeviceState.FAULTED
 
     async def _wait_links(self, febd: FrontEndBoard) -> None:
         board, mask = febd.board(), sum(1 << chip for chip in febd.chips)
@@ -610,43 +607,31 @@ class PetsysReadout(ABC):
                 )
             await asyncio.sleep(_LINK_CHECK_PAUSE_S)
 
-    def _fail(self, error: DriverError) -> None:
-        """The first failure is the one that is told."""
-        if self._failure is None and self.state is DeviceState.RUNNING:
-            self._failure = error
-            self.state = DeviceState.FAULTED
-            self._over.set()
-            self._flowing.set()
-            _LOG.warning("%s", error)
+    @property
+    def _is_acquiring(self) -> bool:
+        return self._acquisition is not None and not self._acquisition.is_over
+
+    def _started(self) -> Acquisition:
+        if self._acquisition is None:
+            raise StateError("no acquisition was started", device=self.name)
+        return self._acquisition
 
     async def wait_failed(self, timeout_s: float | None = None) -> None:
         """Wait until the running acquisition fails, and raise why; returns when it is stopped or the time is up.
 
         Raises:
             DriverError: What ended the acquisition.
+            StateError: If nothing was started.
         """
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._over.wait()
-        except TimeoutError:
-            return
-        if self._failure is not None:
-            raise self._failure
-
-    def _data_link(self) -> ReadoutLink:
-        if self._clock is None:
-            raise StateError("no acquisition is running", device=self.name)
-        return self._clock
+        await self._started().wait_failed(timeout_s)
 
     async def account(self) -> ReceiveAccount:
         """The account of the acquisition: up to now while it runs, final once stopped.
 
         Raises:
-            StateError: If there was none.
+            StateError: If nothing was started.
         """
-        if self._account is not None:
-            return self._account
-        return await self._data_link().account()
+        return await self._started().account()
 
     async def stop(self) -> ReceiveAccount:
         """End the flow and return the exact account; legal at any time after a start, also after a failure.
@@ -657,16 +642,10 @@ class PetsysReadout(ABC):
             StateError: If nothing was started.
             LinkLostError: If the sink blocks the receive thread, so that there is no account.
         """
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-            await asyncio.wait({self._watchdog})
-            self._watchdog = None
-        if self._account is None:
-            self._account = await self._data_link().stop_data(self._failure)
+        account = await self._started().stop()
         if self.state is DeviceState.RUNNING:
             self.state = DeviceState.STAGED if self.configured is not None else DeviceState.IDENTIFIED
-        self._over.set()
-        return self._account
+        return account
 
     async def aclose(self) -> None:
         """Let go: stop, switch off every bias supply that this driver switched on, close. Legal at any time.
@@ -675,7 +654,7 @@ class PetsysReadout(ABC):
             OffUnconfirmedError: If a bias could not be switched off for certain; everything is closed all the same.
         """
         try:
-            if self._watchdog is not None:
+            if self._is_acquiring:
                 await self.stop()
         except DriverError as error:
             _LOG.warning("while closing: %s", error)
@@ -685,7 +664,8 @@ class PetsysReadout(ABC):
                     await self.bias_off()
             finally:
                 self.state = DeviceState.DISCONNECTED
-                self._over.set()
+                if self._acquisition is not None:
+                    self._acquisition.abandon()
                 await self._close_links()
 
     async def _close_links(self) -> None:

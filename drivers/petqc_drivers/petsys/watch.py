@@ -28,7 +28,6 @@ _LOG = logging.getLogger(__name__)
 
 UNIT_CHECK_S: Final = 1.0
 """How often every unit of several is asked."""
-UNIT_CHECK_TRIES: Final = 3
 IN_STEP_CLK: Final = CLOCK_HZ // 1000
 """How far a unit's time tag may be from that of the clock. They restart together; a unit that restarted by itself, or
 lost its clock, is soon off by more."""
@@ -95,4 +94,4 @@ async def check_in_step(clock: ReadoutLink, units: Collection[ReadoutLink]) -> N
 
 
 async def _time_tag(link: ReadoutLink) -> int:
-    return await Board(link, tries=UNIT_CHECK_TRIES).read("time_tag")
+    return await Board(link).read("time_tag")
