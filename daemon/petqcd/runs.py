@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ENDPOINT_DEADLINE_S = 40.0
+ENDPOINT_DEADLINE_S = 130.0
 """For a simulator that is still being started; a real board's address is known at once."""
 CONTINUE_DEADLINE_S = 8.0
 """The same, while somebody waits for the answer whether a run can be continued."""

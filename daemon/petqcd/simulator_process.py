@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-READY_DEADLINE_S = 30.0
-"""Start of the interpreter and drawing the detector take about two seconds; a cold, loaded machine takes longer."""
+READY_DEADLINE_S = 120.0
+"""A bench is ready in two seconds, a ring of 8192 channels in 20; a cold, loaded machine takes longer."""
 STOP_DEADLINE_S = 5.0
 """From SIGTERM to SIGKILL."""
 MODULE = "petqc_simulators"

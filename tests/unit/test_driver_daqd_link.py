@@ -590,6 +590,27 @@ def test_a_daemon_that_takes_connections_and_does_nothing(tmp_path, monkeypatch)
     assert "no reply to shared memory info" in str(error)
 
 
+def test_more_connections_than_the_daemon_lets_wait_are_all_made(tmp_path):
+    """A link for each unit of a scanner, to a daemon that is busy meanwhile and has a queue of five."""
+
+    async def session() -> None:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(tmp_path / "d.sock"))
+            sock.listen(5)
+            links = [DaqdReadoutLink(tmp_path / "d.sock", unit=(n, 0)) for n in range(17)]
+            opening = [asyncio.create_task(link.open_without_greeting()) for link in links]
+            await asyncio.wait(opening, timeout=0.05)
+            assert sum(task.done() for task in opening) < len(links)
+            taken = [await asyncio.to_thread(sock.accept) for _ in links]
+            await asyncio.gather(*opening)
+            for connection, _ in taken:
+                connection.close()
+            for link in links:
+                await link.aclose()
+
+    asyncio.run(session())
+
+
 def test_a_path_that_is_too_long(tmp_path):
     assert "longer than 107 bytes" in str(refused(tmp_path / ("x" * 120)))
 

@@ -28,7 +28,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log everything t
 
 START_DEADLINE_S = 20.0
 """For the claim of a run; whether another one can be continued is asked of the files first."""
-SIMULATOR_DEADLINE_S = 60.0
+SIMULATOR_DEADLINE_S = 130.0
 """Until a simulator answers: the first time on a machine, its kernels are compiled."""
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import socket
 import struct
 from collections import Counter
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from petqc_drivers.petsys.daqd_wire import Request
 
 CONNECT_S: Final = 1.0
+CONNECT_PAUSE_S: Final = 0.005
 CLOSE_S: Final = 1.0
 MAX_OWED: Final = 16
 """So many unanswered requests mean that the daemon does not answer at all; more are not sent."""
@@ -79,6 +81,26 @@ def check_peer(sock: socket.socket, path: Path, uid: int | None) -> int:
             do="end that process, or correct the expected user",
         )
     return int(process)
+
+
+async def _connected(path: Path) -> socket.socket:
+    """A connected socket.
+
+    The daemon lets five connections wait to be taken; more are refused for the moment, which the event loop's own way
+    to connect takes for success.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        while True:
+            try:
+                sock.connect(os.fspath(path))
+            except BlockingIOError:
+                await asyncio.sleep(CONNECT_PAUSE_S)
+            else:
+                return sock
+    except BaseException:
+        sock.close()
+        raise
 
 
 @dataclass(slots=True)
@@ -135,7 +157,7 @@ class DaqdClient:
             raise ConnectError(f"the path is longer than {_MAX_PATH_BYTES} bytes", device=self.name)
         try:
             async with asyncio.timeout(CONNECT_S):
-                reader, writer = await asyncio.open_unix_connection(self.path)
+                reader, writer = await asyncio.open_unix_connection(sock=await _connected(self.path))
         except OSError as error:
             raise connect_error(error, self.path, self._shared_memory) from error
         self._reader, self._writer = reader, writer
