@@ -196,8 +196,9 @@ class DaqdServer:
                 finish()
             if now - ticked >= TICK_S:
                 self._let_pass(now)
-                ticked = now
                 self._take_frames()
+                # From its end, so that commands are answered also where frames take all the time there is.
+                ticked = time.monotonic()
             if each_state is not None and now >= state_due:
                 state_due = now + _STATE_EVERY_S
                 each_state()
