@@ -1,45 +1,100 @@
-"""What can break: each fault as a change of physics or of the link, at a place the seed chooses."""
+"""What can break: the vocabulary of faults, how each is written on a command line, and what of a daily QC notices it.
+
+The ids are those of the fault catalogue (section 3 of the daily-QC physics notes). What a fault does to the physics,
+and where, is in `fault_plan.py`.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from petqc_simulators.profile import ProfileError
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from petqc_simulators.profile import Geometry
+Place: TypeAlias = Literal["channel", "patch", "bias", "asic", "module", "scanner"]
+"""What of the hardware a fault sits in; a patch is 4 x 4 neighbouring crystals of one module."""
 
 
 @dataclass(frozen=True, slots=True)
 class FaultKind:
-    """A fault of the catalogue (section 3 of the daily-QC physics notes; the ids are the same)."""
+    """A fault of the catalogue.
+
+    size_means: the unit of its size. default_size: typical. largest_size: more is refused. place: where it sits, chosen
+    by the seed. noticed_by: which numbers of the QC should move.
+    """
 
     id: str
     title: str
     size_means: str
     default_size: float
     largest_size: float
+    place: Place
+    noticed_by: str
 
 
 KINDS: dict[str, FaultKind] = {
     kind.id: kind
     for kind in (
-        FaultKind("F01", "dead channels", "number of channels", 1.0, 256.0),
-        FaultKind("F02", "hot channel", "pulses per second", 20000.0, 400000.0),
-        FaultKind("F03", "bias drift of one output", "fall in mV", 100.0, 5000.0),
-        FaultKind("F14", "clock phase step of one module", "later by ps", 300.0, 100000.0),
-        FaultKind("F15", "clock jitter of one module", "sigma in ps", 80.0, 10000.0),
-        FaultKind("F19", "frame loss on the link", "percent of time slices", 2.0, 100.0),
+        FaultKind("F01", "dead channels", "number of channels", 1.0, 256.0, "channel", "dead channels"),
+        FaultKind("F02", "hot channel", "pulses per second", 20000.0, 400000.0, "channel", "hot channels"),
+        FaultKind(
+            "F03", "bias drift of one output", "fall in mV", 100.0, 5000.0, "bias",
+            "photopeak of all channels of one bias output",
+        ),
+        FaultKind(
+            "F05", "temperature sensor of one ASIC off", "K too high", 5.0, 50.0, "asic",
+            "one sensor's reading against its neighbours; no photopeak follows",
+        ),
+        FaultKind(
+            "F06", "cooling loss of one module", "warmer by K", 5.0, 40.0, "module",
+            "temperature, photopeak and CTR of one module together",
+        ),
+        FaultKind(
+            "F09", "optical coupling loss of a patch of crystals", "percent of the light", 15.0, 90.0, "patch",
+            "photopeak and energy resolution of neighbouring crystals, whatever their bias output",
+        ),
+        FaultKind(
+            "F10", "crystal cracked or detached", "percent of the light", 25.0, 90.0, "channel",
+            "photopeak and energy resolution of one crystal",
+        ),
+        FaultKind(
+            "F12", "TDC calibration of one ASIC stale", "percent of scale", 2.0, 20.0, "asic",
+            "timing width and time offset of one ASIC, photopeak unmoved",
+        ),
+        FaultKind(
+            "F13", "one time buffer of a channel bad", "later by ps", 400.0, 5000.0, "channel",
+            "side peak of a quarter of one channel's pairs",
+        ),
+        FaultKind(
+            "F14", "clock phase step of one module", "later by ps", 300.0, 100000.0, "module",
+            "time offset of one module",
+        ),
+        FaultKind(
+            "F15", "clock jitter of one module", "sigma in ps", 80.0, 10000.0, "module",
+            "timing width of one module",
+        ),
+        FaultKind(
+            "F16", "thresholds of one ASIC too high", "steps", 30.0, 60.0, "asic",
+            "lowest energy seen and timing width of one ASIC, photopeak unmoved",
+        ),
+        FaultKind(
+            "F19", "frame loss on the link", "percent of time slices", 2.0, 100.0, "scanner", "lost frames, live time"
+        ),
+        FaultKind(
+            "F21", "two ASICs of a module swapped", "pairs of ASICs", 1.0, 1.0, "asic",
+            "photopeaks and time offsets of two ASICs scatter to both sides, rates unmoved",
+        ),
+        FaultKind(
+            "F26", "source misplaced", "mm off the middle", 10.0, 25.0, "scanner",
+            "place of the source; rates and offsets of modules on two sides",
+        ),
+        FaultKind(
+            "F27", "calibration of another day loaded", "ps rms of offsets, 1 % rms of gain with every 20 ps",
+            60.0, 1000.0, "scanner", "photopeaks and time offsets of all channels scatter",
+        ),
     )
-}
+}  # fmt: skip
 
 _PATTERN = re.compile(r"(?P<id>F\d\d)(=(?P<size>[-+0-9.eE]+))?(@(?P<onset>[0-9.]+))?\Z")
 
@@ -73,84 +128,3 @@ class Fault:
         if not 0.0 < size <= kind.largest_size:
             raise ProfileError(f"fault {text!r}: {kind.size_means} must be above 0 and at most {kind.largest_size:g}")
         return cls(kind, size, onset_s)
-
-
-@dataclass(slots=True)
-class Effects:
-    """What the faults that have set in do; arrays in the detector's own order."""
-
-    dead: NDArray[np.bool_]
-    extra_hz: NDArray[np.float64]
-    bias_shift_v: NDArray[np.float64]
-    module_delay_ps: NDArray[np.float64]
-    module_jitter_ps: NDArray[np.float64]
-    frame_loss: float = 0.0
-
-    @classmethod
-    def none(cls, geometry: Geometry) -> Effects:
-        """A healthy detector."""
-        return cls(
-            dead=np.zeros(geometry.channels, np.bool_),
-            extra_hz=np.zeros(geometry.channels),
-            bias_shift_v=np.zeros(geometry.bias_channels),
-            module_delay_ps=np.zeros(geometry.modules),
-            module_jitter_ps=np.zeros(geometry.modules),
-        )
-
-
-@dataclass(slots=True)
-class FaultPlan:
-    """The faults of a session with the places that the seed gave them."""
-
-    faults: Sequence[Fault]
-    geometry: Geometry
-    seed: int
-    _places: list[NDArray[np.int64]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        rng = np.random.default_rng([self.seed, 0xFA17])
-        g = self.geometry
-        ranges = {"F01": g.channels, "F02": g.channels, "F03": g.bias_channels, "F14": g.modules, "F15": g.modules}
-        for fault in self.faults:
-            n = ranges.get(fault.kind.id, 1)
-            count = int(fault.size) if fault.kind.id == "F01" else 1
-            self._places.append(rng.choice(n, size=max(count, 1), replace=False))
-
-    def onsets_s(self) -> list[float]:
-        """Times at which something changes."""
-        return sorted({f.onset_s for f in self.faults})
-
-    def effects(self, seconds: float) -> Effects:
-        """What has set in at a time since synchronisation."""
-        effects = Effects.none(self.geometry)
-        for fault, place in zip(self.faults, self._places, strict=True):
-            if seconds < fault.onset_s:
-                continue
-            match fault.kind.id:
-                case "F01":
-                    effects.dead[place] = True
-                case "F02":
-                    effects.extra_hz[place] += fault.size
-                case "F03":
-                    effects.bias_shift_v[place] -= fault.size / 1000.0
-                case "F14":
-                    effects.module_delay_ps[place] += fault.size
-                case "F15":
-                    effects.module_jitter_ps[place] = np.hypot(effects.module_jitter_ps[place], fault.size)
-                case _:
-                    effects.frame_loss = max(effects.frame_loss, fault.size / 100.0)
-        return effects
-
-    def describe(self) -> list[dict[str, Any]]:
-        """What was planted, for truth.json: places are channel, bias output or module indices."""
-        return [
-            {
-                "id": fault.kind.id,
-                "title": fault.kind.title,
-                "size": fault.size,
-                "size_means": fault.kind.size_means,
-                "onset_s": fault.onset_s,
-                "places": [int(p) for p in place] if fault.kind.id != "F19" else [],
-            }
-            for fault, place in zip(self.faults, self._places, strict=True)
-        ]

@@ -396,13 +396,11 @@ def compute_truth(
         "from_simulated_seconds": seconds,
         "energy_window_kev": [numbers.energy_window_low_kev, numbers.energy_window_high_kev],
         "coincidence_window_ps": 2 * numbers.coincidence_time_window_clk * CLOCK_PS,
-        "faults": detector.plan.describe(),
+        "faults": detector.plan.describe(profile),
         "dead_channels": [channel_node(int(c)) for c in absolute[detector.effects.dead]],
         "hot_channels": [channel_node(int(c)) for c in absolute[detector.effects.extra_hz > 0]],
         "frames_lost_share": detector.effects.frame_loss,
-        "sipm_temperature_degc": [
-            round(profile.environment.calibration_degc + float(w), 4) for w in detector.draw.warmer_k
-        ],
+        "sipm_temperature_degc": [round(profile.environment.calibration_degc + float(w), 4) for w in detector.warmer_k],
         "bias_v": [round(float(v), 5) for v in volts],
         "overvoltage_v": [
             round(float(state.overvoltage_v[detector.draw.bias_of == i].mean()), 5)

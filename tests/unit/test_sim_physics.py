@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from petqc_simulators.faults import Effects, Fault, FaultPlan
+from petqc_simulators.fault_plan import Effects, FaultPlan
+from petqc_simulators.faults import KINDS, Fault
 from petqc_simulators.physics import electronics as el
 from petqc_simulators.physics.crystal import (
     CHANNEL,
@@ -425,6 +426,40 @@ def test_a_dead_and_a_hot_channel_show_in_the_counts() -> None:
     assert counts[places["F01"]] == 0
     assert counts[places["F02"]] > 10 * np.median(counts)
     assert int((counts == 0).sum()) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fault_of_any_kind_sits_at_one_address_and_a_healthy_detector_has_none(kind: str) -> None:
+    detector = Detector(BENCH, 31, [Fault.parse(kind)])
+    described = detector.plan.describe(BENCH)[0]
+    assert described["nodes"]
+    assert described == detector.plan.describe(BENCH)[0]
+    healthy, broken = Effects.none(BENCH.geometry), detector.effects
+    moved = [
+        name
+        for name in Effects.__dataclass_fields__
+        if not np.array_equal(getattr(healthy, name), getattr(broken, name))
+    ]
+    assert len(moved) == (2 if kind in {"F10", "F27"} else 1), moved
+
+
+def test_swapped_asics_exchange_their_names_and_nothing_else() -> None:
+    plain, swapped = (Detector(BENCH, 32, faults) for faults in ([], [Fault.parse("F21")]))
+    one, other = swapped.plan.describe()[0]["places"]
+    words = []
+    for detector in (plain, swapped):
+        detector.settle()
+        words.append(hits(detector.advance().words))
+    chip = [(w >> np.uint64(48)).astype(int) for w in words]
+    assert (chip[1] == np.where(chip[0] == one, other, np.where(chip[0] == other, one, chip[0]))).all()
+
+
+def test_a_misplaced_source_lights_the_nearer_module_more() -> None:
+    emission = Emission(BENCH, np.random.default_rng(33), 15.0)
+    emission.move_source(np.array([0.0, 0.0, 15.0]))
+    rows = deposits_of(emission, 0.05)
+    per_module = np.bincount((rows[:, CHANNEL] // 256).astype(int), minlength=2)
+    assert per_module[1] > 1.3 * per_module[0]
 
 
 def test_lost_slices_leave_gaps() -> None:

@@ -431,11 +431,13 @@ class PetsysFebd:
     def _sensor_degc(self, module: int, sensor: Sensor) -> float:
         """The seed gives the SiPMs' temperature; the sensors of a module sit around it."""
         environment = self.profile.environment
-        sipm_degc = environment.calibration_degc + float(self.detector.draw.warmer_k[self.share.modules][module])
+        sipm_degc = environment.calibration_degc + float(self.detector.warmer_k[self.share.modules][module])
         if sensor.place == "sipm":
             middle = (sum(other.place == "sipm" for other in self.modules[module].sensors) - 1) / 2.0
             room_k = _BETWEEN_SENSORS_K * (sensor.number - middle)
-            return sipm_degc + room_k + float(self._rng.normal(0.0, 0.02))
+            asic = (self.share.modules.start + module) * self.profile.geometry.asics_per_module + sensor.number
+            wrong_k = float(self.detector.effects.sensor_k[asic])
+            return sipm_degc + room_k + wrong_k + float(self._rng.normal(0.0, 0.02))
         powered_s = max(self.elapsed_s - self._fem_on_s, 0.0) if self._fem_is_on() else 0.0
         rise = environment.asic_rise_k * -math.expm1(-powered_s / environment.asic_settle_s)
         return sipm_degc + 2.0 + rise + float(self._rng.normal(0.0, 0.05))

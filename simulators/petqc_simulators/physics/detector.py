@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from petqc_simulators.faults import Effects, FaultPlan
+from petqc_simulators.fault_plan import Effects, FaultPlan
 from petqc_simulators.physics import electronics as el
 from petqc_simulators.physics.crystal import CHANNEL, CLOCK_PS, DECAY, DEPOSIT_COLUMNS, ZE, ZT, E, T
 from petqc_simulators.physics.draw import Draw, draw_detector, stream
@@ -166,9 +166,10 @@ class Detector:
         self.bias_v = np.zeros(profile.geometry.bias_channels)
         self.counters = np.zeros(el.COUNTERS, np.int64)
         self.parameters = np.zeros((profile.geometry.channels, el.PARAMETERS))
-        self.emission = Emission(profile, stream(seed, stream_name))
+        self.emission = Emission(profile, stream(seed, stream_name), self.plan.farthest_source_mm)
         self._loss_rng = stream(seed, stream_name + " loss")
         self._gids = profile.absolute_channels().astype(np.uint64)
+        self._tdc = self.draw.tdc
         self._largest_frame = el.MAX_EVENTS_BEHIND_DAEMON if profile.hardware.clock_trigger else el.MAX_FRAME_EVENTS
         self._buffers = _Buffers.empty(profile.geometry.channels)
         self._onsets: list[float] = []
@@ -220,8 +221,13 @@ class Detector:
         draw = self.draw
         volts = (self.bias_v + np.where(self.bias_v > 1.5, self.effects.bias_shift_v, 0.0))[draw.bias_of]
         return sipm_state(
-            self.profile.sipm, self.profile.crystal, volts, draw.breakdown_v, draw.warmer_k[draw.module_of]
+            self.profile.sipm, self.profile.crystal, volts, draw.breakdown_v, self.warmer_k[draw.module_of]
         )
+
+    @property
+    def warmer_k(self) -> NDArray[np.float64]:
+        """Temperature of each module's SiPMs above the calibration temperature, (modules,)."""
+        return np.asarray(self.draw.warmer_k + self.effects.warmer_k)
 
     def advance_bias(self, seconds: float) -> None:
         """Let the bias outputs follow their set-points."""
@@ -239,7 +245,8 @@ class Detector:
         """How far T1, T2 and E of some channels lie above the baseline, in DAC steps; (n, 3)."""
         trim = (controls.baseline[channels] - self.draw.baseline[channels])[:, [0, 0, 1]]
         zero = self.draw.zero[channels]
-        return np.asarray(zero + trim * np.array(BASELINE_STEPS)[[0, 0, 1]] - controls.vth[channels])
+        higher = self.effects.threshold_steps[channels][:, None]
+        return np.asarray(zero + higher + trim * np.array(BASELINE_STEPS)[[0, 0, 1]] - controls.vth[channels])
 
     def comparator_duty(
         self, controls: Controls, channels: slice | NDArray[np.int64] = slice(None)
@@ -275,8 +282,8 @@ class Detector:
         p = self.parameters
         state, module = self.sipm(), draw.module_of
         detects = state.overvoltage_v > 0.01
-        fired = np.where(detects, state.fired_per_photon, 1e-9) * draw.light_today
-        gain = np.where(detects, state.gain, 1e-9)
+        fired = np.where(detects, state.fired_per_photon, 1e-9) * draw.light_today * effects.light
+        gain = np.where(detects, state.gain, 1e-9) * effects.gain
         per_kev = draw.photoelectrons_per_kev * fired
         signal = fired * gain / (draw.calibrated.fired_per_photon * draw.calibrated.gain)
         window_clk = np.maximum(controls.integration * INTEGRATION_CLK_PER_CODE, 4.0)
@@ -289,7 +296,8 @@ class Detector:
         p[:, el.THRESHOLD_KEV] = threshold
 
         # per_kev counts crosstalk too: one detected photon stands for 1 + crosstalk cells, with an excess noise alike.
-        p[:, el.LIGHT_VARIANCE] = draw.intrinsic**2 * 511.0 + (1.0 + state.crosstalk) ** 2 / per_kev
+        blur = draw.intrinsic**2 + (effects.blur_percent / 235.482) ** 2
+        p[:, el.LIGHT_VARIANCE] = blur * 511.0 + (1.0 + state.crosstalk) ** 2 / per_kev
         dark_cells = state.dark_hz * window_clk * CLOCK_S * (1.0 + state.crosstalk)
         noise_kev = electronics.noise_units * draw.kev_per_unit / np.maximum(signal, 1e-6)
         p[:, el.NOISE_VARIANCE] = np.where(detects, noise_kev**2 + dark_cells / per_kev**2, 0.0)
@@ -300,14 +308,15 @@ class Detector:
         over = np.maximum(state.overvoltage_v / profile.sipm.overvoltage_v, 0.05)
         dark = state.dark_hz / profile.sipm.dark_rate_hz
         best = 1.0 + 0.3 * ((steps[:, 0] - T1_BEST_STEPS) / T1_BEST_STEPS) ** 2
-        photon_ps = draw.photon_sigma_ps**2 / np.maximum(state.pde * state.light, 0.02)
+        photon_ps = draw.photon_sigma_ps**2 / np.maximum(state.pde * state.light * effects.light, 0.02)
         p[:, el.PHOTON_VARIANCE] = photon_ps * over**-1.2 * (0.75 + 0.25 * dark) * best / CLOCK_PS**2
         p[:, el.AMPLIFIER_VARIANCE] = (timing.amplifier_sigma_ps / CLOCK_PS / np.maximum(signal, 0.02)) ** 2
         p[:, el.FIXED_VARIANCE] = (
             timing.tdc_sigma_ps**2 + timing.clock_sigma_ps**2 + effects.module_jitter_ps[module] ** 2
         ) / CLOCK_PS**2
         p[:, el.WALK_CLK] = timing.walk_ps / CLOCK_PS
-        p[:, el.DELAY_CLK] = (draw.delay_ps + effects.module_delay_ps[module]) / CLOCK_PS
+        later_ps = effects.module_delay_ps[module] + effects.delay_ps + timing.walk_ps * (1.0 / effects.light - 1.0)
+        p[:, el.DELAY_CLK] = (draw.delay_ps + later_ps) / CLOCK_PS
         p[:, el.OFFSET_CLK] = draw.offset_ps / CLOCK_PS
         p[:, el.WINDOW_CLK] = window_clk
         p[:, el.WINDOW_MAX_CLK] = np.maximum(window_clk, 430.0)
@@ -321,7 +330,19 @@ class Detector:
         extra += np.where((steps <= 0.5).all(axis=1), _NOISE_HZ, 0.0)
         floor = np.minimum(1.05 * threshold / np.maximum(signal, 1e-12), 1e12)
         self.emission.set_extra(np.where(is_on, extra, 0.0), floor)
+        self._tdc = self._converters()
+        self.emission.move_source(effects.source_mm)
         self._stale = False
+
+    def _converters(self) -> NDArray[np.float64]:
+        """The time converters as faults leave them; (n * 4, 8) as in `Draw.tdc`."""
+        tdc, slope, delay_ps = self.draw.tdc, self.effects.tdc_slope, self.effects.buffer_delay_ps
+        if (slope == 1.0).all() and not delay_ps.any():
+            return tdc
+        changed = tdc.copy()
+        changed[:, 0] += delay_ps.ravel() / CLOCK_PS
+        changed[:, 2] *= np.repeat(slope, 4)
+        return changed
 
     # -- what it sees -----------------------------------------------------------------------------------------------
 
@@ -345,8 +366,8 @@ class Detector:
             b.n_deposits,
             until,
             self.parameters,
-            self.draw.tdc,
-            self._gids,
+            self._tdc,
+            self._gids[self.effects.place],
             b.state_f,
             b.state_i,
             b.hits_f,

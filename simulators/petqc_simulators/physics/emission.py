@@ -32,9 +32,10 @@ CLOCK_S = CLOCK_PS * 1e-12
 _ROOM = 128  # most deposits that one decay can leave behind
 
 # Indices of the emission numbers.
-(_SOURCE_RATE, _LU_RATE, _EXTRA_RATE, _PAIR_SHARE, _GAMMA_SHARE, _GAMMA_KEV, _RADIUS, _LENGTH, _COS_CONE, _SIN_BAND) = (
-    range(10)
-)
+(
+    _SOURCE_RATE, _LU_RATE, _EXTRA_RATE, _PAIR_SHARE, _GAMMA_SHARE, _GAMMA_KEV, _RADIUS, _LENGTH, _COS_CONE, _SIN_BAND,
+    _X, _Y, _Z,
+) = range(13)  # fmt: skip
 
 
 def geometry_numbers(profile: Profile) -> NDArray[np.float64]:
@@ -62,9 +63,10 @@ class Emission:
     The random stream is consumed decay by decay, so that the result does not depend on how time is cut up.
     """
 
-    def __init__(self, profile: Profile, rng: np.random.Generator) -> None:
+    def __init__(self, profile: Profile, rng: np.random.Generator, farthest_mm: float = 0.0) -> None:
+        """farthest_mm: how far off its place `move_source` will ever bring the source."""
         geometry = profile.geometry
-        model = source_model(profile.source, geometry)
+        model = source_model(profile.source, geometry, farthest_mm)
         pair = model.pair_yield * model.aimed_fraction
         gamma = model.gamma_yield * model.aimed_fraction
         reach = 1.0 - (1.0 - pair) * (1.0 - gamma)
@@ -85,6 +87,9 @@ class Emission:
                 model.length_mm,
                 model.cos_cone,
                 model.sin_band,
+                0.0,
+                0.0,
+                0.0,
             ]
         )
         self.geometry = geometry_numbers(profile)
@@ -127,6 +132,10 @@ class Emission:
             larger[:n] = deposits[:n]
             deposits = larger
 
+    def move_source(self, shift_mm: NDArray[np.float64]) -> None:
+        """Put the source that far from its place, (3,)."""
+        self.numbers[[_X, _Y, _Z]] = shift_mm
+
     def shift(self, clk: float) -> None:
         """Move the origin of time forward."""
         self.clock[0] -= clk
@@ -152,9 +161,9 @@ def _source_decay(
         z = 2.0 * rng.random() - 1.0
         if x * x + y * y + z * z <= 1.0:
             break
-    x *= radius
-    y = y * radius + numbers[_LENGTH] * (rng.random() - 0.5)
-    z *= radius
+    x = x * radius + numbers[_X]
+    y = y * radius + numbers[_LENGTH] * (rng.random() - 0.5) + numbers[_Y]
+    z = z * radius + numbers[_Z]
     kind = rng.random()
     pair_only = numbers[_PAIR_SHARE]
     both = numbers[_PAIR_SHARE] + numbers[_GAMMA_SHARE]

@@ -48,8 +48,8 @@ class SourceModel:
         return self.sin_band or 1.0 - self.cos_cone
 
 
-def source_model(settings: SourceSettings, geometry: Geometry) -> SourceModel:
-    """The source of a profile.
+def source_model(settings: SourceSettings, geometry: Geometry, farthest_mm: float = 0.0) -> SourceModel:
+    """The source of a profile; farthest_mm: how far off its place it may be.
 
     Source: Na-22 emits a positron in 90.4 % and a 1274.5 keV gamma in 99.9 % of decays; Ga-68 in equilibrium with
     Ge-68 a positron in 88.9 % and a 1077 keV gamma in 3.2 % (evaluated decay data).
@@ -61,10 +61,11 @@ def source_model(settings: SourceSettings, geometry: Geometry) -> SourceModel:
     }
     pair_yield, gamma_kev, gamma_yield, length_mm = kinds[settings.kind]
     width_mm, height_mm = geometry.extent_mm
-    half_x = width_mm / 2 + settings.radius_mm
-    half_y = height_mm / 2 + settings.radius_mm + length_mm / 2
+    reach_mm = settings.radius_mm + farthest_mm
+    half_x = width_mm / 2 + reach_mm
+    half_y = height_mm / 2 + reach_mm + length_mm / 2
     # Both photons of a pair share one line, so half of the extent of the source counts on either side.
-    distance = geometry.face_distance_mm - settings.radius_mm
+    distance = geometry.face_distance_mm - reach_mm
     cos_cone = distance / math.sqrt(distance**2 + half_x**2 + half_y**2)
     return SourceModel(
         activity_bq=0.0 if settings.kind == "none" else settings.activity_bq,

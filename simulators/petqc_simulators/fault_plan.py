@@ -1,0 +1,236 @@
+"""Where the faults of a session sit, and what they do to the detector's physics, its clocks and its link."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from petqc.channel_map import SCANNER, asic_node, channel_node, module_node
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from petqc_simulators.faults import Fault
+    from petqc_simulators.profile import Geometry, Profile
+
+PATCH = 4
+"""Crystals along each side of a patch."""
+CHANNELS_OF_ASIC = 64
+CRACKED_FWHM_PERCENT = 8.0
+"""What a crack adds to the intrinsic energy resolution, in quadrature, with every 25 % of light lost."""
+GAIN_PERCENT_PER_PS = 1.0 / 20.0
+"""How far gains of a stale calibration are off for each ps that its offsets are off."""
+
+
+@dataclass(slots=True)
+class Effects:
+    """What the faults that have set in do; arrays in the detector's own order, (channels,) where not said otherwise.
+
+    bias_shift_v: (outputs,). module_delay_ps, module_jitter_ps, warmer_k: (modules,). sensor_k: (ASICs,) what a
+    temperature sensor shows too much. light: factor of the light collected. blur_percent: FWHM added to the intrinsic
+    resolution, in quadrature. tdc_slope: factor of the time converters' slope. buffer_delay_ps: (channels, 4) of each
+    time buffer. threshold_steps: how much higher all thresholds lie. place: which channel's name a channel has.
+    delay_ps, gain: of channels, where the calibration is another day's. source_mm: (3,) shift of the source.
+    """
+
+    dead: NDArray[np.bool_]
+    extra_hz: NDArray[np.float64]
+    bias_shift_v: NDArray[np.float64]
+    module_delay_ps: NDArray[np.float64]
+    module_jitter_ps: NDArray[np.float64]
+    warmer_k: NDArray[np.float64]
+    sensor_k: NDArray[np.float64]
+    light: NDArray[np.float64]
+    blur_percent: NDArray[np.float64]
+    tdc_slope: NDArray[np.float64]
+    buffer_delay_ps: NDArray[np.float64]
+    threshold_steps: NDArray[np.float64]
+    place: NDArray[np.int64]
+    delay_ps: NDArray[np.float64]
+    gain: NDArray[np.float64]
+    source_mm: NDArray[np.float64]
+    frame_loss: float = 0.0
+
+    @classmethod
+    def none(cls, geometry: Geometry) -> Effects:
+        """A healthy detector."""
+        n = geometry.channels
+        return cls(
+            dead=np.zeros(n, np.bool_),
+            extra_hz=np.zeros(n),
+            bias_shift_v=np.zeros(geometry.bias_channels),
+            module_delay_ps=np.zeros(geometry.modules),
+            module_jitter_ps=np.zeros(geometry.modules),
+            warmer_k=np.zeros(geometry.modules),
+            sensor_k=np.zeros(geometry.chips),
+            light=np.ones(n),
+            blur_percent=np.zeros(n),
+            tdc_slope=np.ones(n),
+            buffer_delay_ps=np.zeros((n, 4)),
+            threshold_steps=np.zeros(n),
+            place=np.arange(n),
+            delay_ps=np.zeros(n),
+            gain=np.ones(n),
+            source_mm=np.zeros(3),
+        )
+
+
+@dataclass(slots=True)
+class FaultPlan:
+    """The faults of a session with the places that the seed gave them."""
+
+    faults: Sequence[Fault]
+    geometry: Geometry
+    seed: int
+    _places: list[NDArray[np.int64]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng([self.seed, 0xFA17])
+        g = self.geometry
+        patches = g.modules * (g.columns // PATCH) * (g.rows // PATCH)
+        ranges = {
+            "channel": g.channels,
+            "patch": patches,
+            "bias": g.bias_channels,
+            "asic": g.chips,
+            "module": g.modules,
+            "scanner": 1,
+        }
+        for fault in self.faults:
+            n = ranges[fault.kind.place]
+            count = int(fault.size) if fault.kind.id == "F01" else 1
+            chosen = rng.choice(n, size=max(count, 1), replace=False)
+            if fault.kind.id == "F21":
+                first = int(chosen[0])
+                others = [a for a in self._siblings(first) if a != first]
+                chosen = np.array([first, others[int(rng.integers(len(others)))]] if others else [first])
+            self._places.append(chosen)
+
+    @property
+    def farthest_source_mm(self) -> float:
+        """How far from its place the source will ever be."""
+        return max((f.size for f in self.faults if f.kind.id == "F26"), default=0.0)
+
+    def onsets_s(self) -> list[float]:
+        """Times at which something changes."""
+        return sorted({f.onset_s for f in self.faults})
+
+    def effects(self, seconds: float) -> Effects:
+        """What has set in at a time since synchronisation."""
+        effects = Effects.none(self.geometry)
+        for number, (fault, place) in enumerate(zip(self.faults, self._places, strict=True)):
+            if seconds >= fault.onset_s:
+                # What a fault draws for itself is the same whenever it is asked for.
+                self._add(effects, fault, place, np.random.default_rng([self.seed, 0xFA17, number]))
+        return effects
+
+    def _add(self, effects: Effects, fault: Fault, place: NDArray[np.int64], rng: np.random.Generator) -> None:
+        size, channels = fault.size, self.channels(fault, place)
+        match fault.kind.id:
+            case "F01":
+                effects.dead[channels] = True
+            case "F02":
+                effects.extra_hz[channels] += size
+            case "F03":
+                effects.bias_shift_v[place] -= size / 1000.0
+            case "F05":
+                effects.sensor_k[place] += size
+            case "F06":
+                effects.warmer_k[place] += size
+            case "F09":
+                effects.light[channels] *= 1.0 - size / 100.0
+            case "F10":
+                effects.light[channels] *= 1.0 - size / 100.0
+                effects.blur_percent[channels] = np.hypot(
+                    effects.blur_percent[channels], CRACKED_FWHM_PERCENT * size / 25.0
+                )
+            case "F12":
+                effects.tdc_slope[channels] *= 1.0 + size / 100.0
+            case "F13":
+                effects.buffer_delay_ps[channels, int(rng.integers(4))] += size
+            case "F14":
+                effects.module_delay_ps[place] += size
+            case "F15":
+                effects.module_jitter_ps[place] = np.hypot(effects.module_jitter_ps[place], size)
+            case "F16":
+                effects.threshold_steps[channels] += size
+            case "F21":
+                if place.size == 2:
+                    one, other = (a * CHANNELS_OF_ASIC + np.arange(CHANNELS_OF_ASIC) for a in place)
+                    effects.place[one], effects.place[other] = effects.place[other].copy(), effects.place[one].copy()
+            case "F26":
+                direction = rng.normal(size=3)
+                effects.source_mm += size * direction / np.linalg.norm(direction)
+            case "F27":
+                n = self.geometry.channels
+                effects.delay_ps += rng.normal(0.0, size, n)
+                effects.gain *= 1.0 + np.clip(rng.normal(0.0, size * GAIN_PERCENT_PER_PS / 100.0, n), -0.5, 0.5)
+            case _:
+                effects.frame_loss = max(effects.frame_loss, size / 100.0)
+
+    def channels(self, fault: Fault, place: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The channels of a fault's places, in the detector's own order."""
+        g = self.geometry
+        if fault.kind.place == "patch":
+            per_row, per_module = g.columns // PATCH, (g.columns // PATCH) * (g.rows // PATCH)
+            module, patch = np.divmod(place, per_module)
+            row, column = np.divmod(patch, per_row)
+            inside = (np.arange(PATCH)[:, None] * g.columns + np.arange(PATCH)).ravel()
+            first = module * g.crystals_per_module + (row * g.columns + column) * PATCH
+            return np.asarray(first[:, None] + inside).ravel()
+        length = {
+            "channel": 1,
+            "bias": g.crystals_per_bias,
+            "asic": CHANNELS_OF_ASIC,
+            "module": g.crystals_per_module,
+            "scanner": g.channels,
+        }[fault.kind.place]
+        return np.asarray(place[:, None] * length + np.arange(length)).ravel()
+
+    def _siblings(self, asic: int) -> range:
+        per_module = self.geometry.asics_per_module
+        first = asic // per_module * per_module
+        return range(first, first + per_module)
+
+    def describe(self, profile: Profile | None = None) -> list[dict[str, Any]]:
+        """What was planted, for truth.json: places are channel, patch, bias output, ASIC or module indices.
+
+        profile: with it, the hardware addresses (`nodes`) as the QC names them.
+        """
+        return [
+            {
+                "id": fault.kind.id,
+                "title": fault.kind.title,
+                "size": fault.size,
+                "size_means": fault.kind.size_means,
+                "onset_s": fault.onset_s,
+                "places": [int(p) for p in place] if fault.kind.place != "scanner" else [],
+                **({} if profile is None else {"nodes": self.nodes(fault, place, profile)}),
+            }
+            for fault, place in zip(self.faults, self._places, strict=True)
+        ]
+
+    def nodes(self, fault: Fault, place: NDArray[np.int64], profile: Profile) -> list[str]:
+        """Hardware addresses of a fault's places; of a patch: the ASICs that its crystals are on."""
+        if fault.kind.place == "scanner":
+            return [SCANNER]
+        absolute = profile.absolute_channels()
+        if fault.kind.place == "bias":
+            outputs = profile.hardware.bias_places(profile.outputs_per_board)
+            found = []
+            for output in place:
+                board, number = divmod(int(output), profile.outputs_per_board)
+                found.append("bias:" + ".".join(map(str, (*profile.hardware.address(board), *outputs[number]))))
+            return found
+        named = [int(absolute[c]) for c in self.channels(fault, place)]
+        match fault.kind.place:
+            case "channel":
+                return [channel_node(c) for c in named]
+            case "module":
+                return list(dict.fromkeys(module_node(c, self.geometry.asics_per_module) for c in named))
+            case _:
+                return list(dict.fromkeys(asic_node(c) for c in named))
