@@ -262,6 +262,21 @@ class ApiConfig(_Model):
         return listen
 
 
+class QatrackConfig(_Model):
+    """[qatrack]: the QATrack+ server that `petqc upload` performs a test list on."""
+
+    url: Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")]
+    """Address of its API, such as https://qatrack.example/api."""
+    token_file: Path
+    """File with the API token, readable by its owner only."""
+    unit_test_collection: str
+    """Address of the unit's test list in the API."""
+    tests: Annotated[dict[str, str], Field(min_length=1)]
+    """Macro name of each test -> check of the scanner, CHECK@NODE, `verdict` or `sentence`."""
+    ca_file: Path | None = None
+    """Certificates that the server's is checked against, where it is not one of the system's."""
+
+
 BENCH_BIAS = BiasLimits(v_min=0.0, v_max=50.0, max_step_v=5.0, slew_v_per_s=50.0)
 """Hard limit of the simulated bench, which is the only thing that has one without being asked."""
 
@@ -303,6 +318,7 @@ class PetqcConfig(_Model):
     """Accepted values by check, then by node (`scanner`, `module:0.0.1`); limits relative to a baseline need one."""
     store: StoreConfig = StoreConfig()
     api: ApiConfig = ApiConfig()
+    qatrack: QatrackConfig | None = None
     source_file: Path | None = Field(default=None, exclude=True)
     """The file it came from; None: no configuration, simulated bench."""
 
@@ -397,7 +413,11 @@ def _absolute(config: PetqcConfig, folder: Path) -> PetqcConfig:
     )
     directory = config.store.directory
     store = config.store if directory is None else StoreConfig(directory=folder / directory)
-    return config.model_copy(update={"device": devices, "store": store})
+    qatrack = config.qatrack
+    if qatrack is not None:
+        files = {"token_file": folder / qatrack.token_file, "ca_file": qatrack.ca_file and folder / qatrack.ca_file}
+        qatrack = qatrack.model_copy(update=files)
+    return config.model_copy(update={"device": devices, "store": store, "qatrack": qatrack})
 
 
 def _explain(path: Path, text: str, error: Any) -> str:

@@ -97,12 +97,10 @@ def show(
     as_json: Json = False,
 ) -> None:
     """One run: verdict, values with uncertainties and limits. Ends with the verdict's exit code."""
-    from urllib.parse import quote
-
     from petqc.results import Run as Document
 
     _, folder = configuration(config, state_dir)
-    document = _ask(folder, f"/api/v1/runs/{quote(run_id, safe='')}", run_id=run_id)
+    document = stored_document(folder, run_id)
     run = Document.from_document(document)
     if as_json:
         give_json(document)
@@ -112,6 +110,13 @@ def show(
         report = folder / "runs" / run.run_id / "report.html"
         print_run(run, everything=everything, where={"report": str(report)} if report.is_file() else {})
     raise typer.Exit(VERDICT_EXIT[str(run.verdict)])
+
+
+def stored_document(folder: Path, run_id: str) -> Any:
+    """The document of a run, from the daemon or without one from the history itself."""
+    from urllib.parse import quote
+
+    return _ask(folder, f"/api/v1/runs/{quote(run_id, safe='')}", run_id=run_id)
 
 
 def _ask(folder: Path, path: str, *, limit: int = 0, run_id: str | None = None) -> Any:

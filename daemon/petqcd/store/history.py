@@ -38,6 +38,8 @@ T = TypeVar("T")
 DATABASE = "history.sqlite"
 LOCK = "petqcd.lock"
 RUNS = "runs"
+IMPORTED = "imported"
+"""In place of the daemon that made a run: it was measured by something else, and only its results are here."""
 SETS = "sets"
 READ_LIMIT_S = 2.0
 """Longest statement of a reader: a long read would keep the log from shrinking."""
@@ -96,14 +98,14 @@ class Reader:
         return [StoredRun(**row) for row in self._rows(query)]
 
     def line(self, run_id: str) -> StoredRun:
-        """One run; `last` is the newest.
+        """One run; `last` is the newest that was made here, so that imported history is never taken for it.
 
         Raises:
             NotFoundError: there is none.
         """
         query = select(*_LINE).order_by(schema.runs.c.sequence.desc()).limit(1)
-        if run_id != "last":
-            query = query.where(schema.runs.c.run_id == run_id)
+        is_asked = schema.runs.c.instance != IMPORTED if run_id == "last" else schema.runs.c.run_id == run_id
+        query = query.where(is_asked)
         rows = self._rows(query)
         if not rows:
             raise NotFoundError("there is no run yet" if run_id == "last" else f"there is no run {run_id!r}")
@@ -237,24 +239,47 @@ class Store(Reader):
             if sequence is None:
                 raise StoreError(f"run {run.run_id} was never claimed")
             connection.execute(update(schema.runs).where(schema.runs.c.sequence == sequence).values(**head))
-            rows = [
-                {
-                    "run": sequence,
-                    "position": position,
-                    "check_id": c.id,
-                    "node": c.node,
-                    "value": c.value,
-                    "unit": c.unit,
-                    "uncertainty": c.uncertainty,
-                    "n": c.n,
-                    "status": str(c.status),
-                    "reason": c.reason,
-                }
-                for position, c in enumerate(run.checks)
-            ]
-            if rows:
-                connection.execute(insert(schema.results), rows)
+            _insert_results(connection, int(sequence), run)
             return int(sequence)
+
+        return await _done(self._writer.submit(write))
+
+    async def import_run(self, run: Run) -> bool:
+        """Store, in one step, a run that was measured elsewhere. False: it is there already.
+
+        Raises:
+            StoreError: another run has its name, or the disk refuses.
+        """
+        values = {
+            "run_id": run.run_id,
+            "kind": run.kind,
+            "scanner": run.scanner,
+            "simulated": run.simulated,
+            "state": "finished",
+            "started_at": run.started_at,
+            "started_monotonic_s": 0.0,
+            "boot_id": "",
+            "instance": IMPORTED,
+            "folder": f"{RUNS}/{run.run_id}",
+            "config_hash": run.config_hash,
+            "finished_at": run.finished_at,
+            "verdict": str(run.verdict),
+            "sentence": run.sentence,
+            "document": run.to_json(),
+        }
+
+        def write(connection: Connection) -> bool:
+            there = connection.execute(
+                select(schema.runs.c.document).where(schema.runs.c.run_id == run.run_id)
+            ).scalar_one_or_none()
+            if there is not None:
+                if [file["sha256"] for file in json.loads(there)["raw_files"]] == [f.sha256 for f in run.raw_files]:
+                    return False
+                raise StoreError(f"another run {run.run_id} is stored already, made from other files")
+            key = connection.execute(insert(schema.runs).values(**values)).inserted_primary_key
+            assert key is not None  # noqa: S101 - one row was inserted; for the type checker
+            _insert_results(connection, int(key[0]), run)
+            return True
 
         return await _done(self._writer.submit(write))
 
@@ -279,6 +304,26 @@ def read_only(state_dir: Path) -> Iterator[Reader]:
         raise NotFoundError(f"{state_dir}: no run was ever stored here")
     with closing(Reader(path)) as reader:
         yield reader
+
+
+def _insert_results(connection: Connection, sequence: int, run: Run) -> None:
+    rows = [
+        {
+            "run": sequence,
+            "position": position,
+            "check_id": c.id,
+            "node": c.node,
+            "value": c.value,
+            "unit": c.unit,
+            "uncertainty": c.uncertainty,
+            "n": c.n,
+            "status": str(c.status),
+            "reason": c.reason,
+        }
+        for position, c in enumerate(run.checks)
+    ]
+    if rows:
+        connection.execute(insert(schema.results), rows)
 
 
 async def _done(future: Future[T]) -> T:

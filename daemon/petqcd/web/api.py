@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from petqc.errors import QcError
 from petqc.report import content_security_policy
+from petqc.vendor_reports import imported_run
 from petqcd.errors import BusyError, DaemonError, NotFoundError, RefusedError, StoreError, UnreachableError
 from petqcd.web import pages
 from petqcd.web.guard import LOCAL_HOSTS, SOCKET_HOST, Guard
@@ -41,6 +42,7 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("POST", "/api/v1/runs"): "start-run",
     ("POST", "/api/v1/abort"): "start-run",
     ("POST", "/api/v1/calibrations/accept"): "accept-calibration",
+    ("POST", "/api/v1/imports"): "import",
     ("POST", "/api/v1/off"): "off",
 }
 """What each route does; everything but `view` exists on the UNIX socket only."""
@@ -68,6 +70,14 @@ class Accept(BaseModel):
     set_id: Annotated[str, Field(max_length=100)] | None
     who: Annotated[str, Field(min_length=1, max_length=100)]
     reason: Annotated[str, Field(max_length=1000)] = ""
+
+
+class Import(BaseModel):
+    """Body of the command that stores what another system measured: the document of a run."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    document: dict[str, Any]
 
 
 class Nothing(BaseModel):
@@ -195,6 +205,12 @@ def _add_commands(app: FastAPI, daemon: Daemon) -> None:
         """Make a calibration set the one that later runs use."""
         act = await daemon.calibrations.accept(body.set_id, who=body.who, reason=body.reason)
         return act.document()
+
+    @app.post("/api/v1/imports")
+    async def import_run(body: Import) -> dict[str, Any]:
+        """Store a report of the scanner's own software in the history; false: it is there already."""
+        run = imported_run(body.document)
+        return {"run_id": run.run_id, "imported": await daemon.store.import_run(run)}
 
     @app.post("/api/v1/abort")
     async def abort(_body: Nothing) -> dict[str, str]:
