@@ -72,7 +72,7 @@ def _bias_calibration(profile: Profile, draw: Draw) -> NDArray[Any]:
 
 
 def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
-    """Every table; one row per channel, TAC and branch as the vendor's tools write them."""
+    """Every table; one row per channel, TAC and branch as the vendor's tools write them; of bias only with outputs."""
     geometry = profile.geometry
     n, outputs = geometry.channels, geometry.bias_channels
     absolute = profile.absolute_channels()
@@ -86,10 +86,28 @@ def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
     column, line = index % geometry.columns, index // geometry.columns % geometry.rows
     middle = crystal_middles_mm(geometry)
     output = _outputs(profile)
-    channel_output = {name: output[name][draw.bias_of] for name in ("slot", "channel")}
     module = np.arange(geometry.modules)
     one, other = np.nonzero(np.triu(in_coincidence(geometry), 1))
     settings = profile.electronics
+    of_bias: dict[TableKind, NDArray[Any]] = {}
+    if profile.hardware.bias_slots:
+        of_bias = {
+            "bias_calibration": _bias_calibration(profile, draw),
+            "bias_settings": _rows(
+                "bias_settings",
+                outputs,
+                **output,
+                prebreakdown=np.round(draw.breakdown_found_v - PREBREAKDOWN_BELOW_V, 4),
+                breakdown=draw.breakdown_found_v,
+                overvoltage=profile.sipm.overvoltage_v,
+            ),
+            "bias_map": _rows(
+                "bias_map",
+                n,
+                **address,
+                **{name: output[of][draw.bias_of] for name, of in (("slot", "slot"), ("bias_channel", "channel"))},
+            ),
+        }
     return {
         "tdc": _rows(
             "tdc",
@@ -142,18 +160,7 @@ def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
         "disc_settings": _rows(
             "disc_settings", n, **address, vth_t1=settings.vth_t1, vth_t2=settings.vth_t2, vth_e=settings.vth_e
         ),
-        "bias_calibration": _bias_calibration(profile, draw),
-        "bias_settings": _rows(
-            "bias_settings",
-            outputs,
-            **output,
-            prebreakdown=np.round(draw.breakdown_found_v - PREBREAKDOWN_BELOW_V, 4),
-            breakdown=draw.breakdown_found_v,
-            overvoltage=profile.sipm.overvoltage_v,
-        ),
-        "bias_map": _rows(
-            "bias_map", n, **address, slot=channel_output["slot"], bias_channel=channel_output["channel"]
-        ),
+        **of_bias,
     }
 
 

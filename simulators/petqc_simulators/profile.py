@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from petqc_drivers.petsys.mezzanines import BIAS_32P
 from petqc_drivers.petsys.mezzanines import KINDS as MEZZANINES
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ _MOST_CHIPS = 64
 _ASIC_VERSIONS = ("2B", "2C")
 _ASIC_LINKS = (1, 2, 4)
 _LINK_SPEEDS = range(4)
+_SUPPLIES = ("TI", "Murata", "")
+_SUPPLY_BUSES = 4
+_TMP104_SENSORS = range(16)
 
 PROFILES = Path(__file__).with_name("profiles")
 
@@ -107,7 +111,11 @@ class Hardware:
     (interface reference, section 1.4). module_places: where on a board its modules are plugged in, which is what its
     chips are numbered by. asic_version: 2B or 2C. asic_links: data links of each ASIC, 1, 2 or 4; link_speed: 0 SDR,
     1 DDR, 2 and 3 these at twice the clock. bias_slots: the mezzanine in each bias slot of a board, whose outputs
-    serve its channels in order. module_eeprom: modules carry an EEPROM that says where their sensors are.
+    serve its channels in order; boards without any get their bias from a supply of the laboratory's own, always on.
+    module_eeprom: modules carry an EEPROM that says where their sensors are.
+    supplies: kind of the modules' supply on each of the four buses of a FEB/D 8K, TI, Murata or "" for none; both, so
+    that whoever talks to it meets both. legacy_places: those whose module is a legacy one, of a FEB/D 1K.
+    tmp104_sensors: temperature sensors on a board's serial chain.
     """
 
     boards: int
@@ -121,6 +129,9 @@ class Hardware:
     link_speed: int
     bias_slots: tuple[str, ...]
     module_eeprom: bool
+    supplies: tuple[str, ...] = ("TI", "Murata", "TI", "Murata")
+    legacy_places: tuple[int, ...] = ()
+    tmp104_sensors: int = 0
 
     def address(self, board: int) -> tuple[int, int]:
         """Port and slave of a board."""
@@ -307,8 +318,9 @@ class Profile:
 
     @property
     def output_kinds(self) -> list[BiasKind]:
-        """The mezzanine of every bias output in use."""
-        of_board = [self.hardware.mezzanines[slot] for slot, _ in self.hardware.bias_places(self.outputs_per_board)]
+        """The mezzanine of every bias output in use; what a laboratory's own supply counts as is of no consequence."""
+        n = self.outputs_per_board
+        of_board = [self.hardware.mezzanines[slot] for slot, _ in self.hardware.bias_places(n)] or [BIAS_32P] * n
         return of_board * self.hardware.boards
 
     @property
@@ -346,7 +358,8 @@ def _section(kind: type[T], values: object, where: str) -> T:
     known = {f.name: str(f.type) for f in fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(set(values) - set(known)):
         raise ProfileError(f"{where}: unknown key {unknown[0]!r}, known are {', '.join(known)}")
-    if missing := sorted(set(known) - set(values)):
+    optional = {f.name for f in fields(kind) if f.default is not MISSING}  # type: ignore[arg-type]
+    if missing := sorted(set(known) - set(values) - optional):
         raise ProfileError(f"{where}: key {missing[0]!r} is missing")
     for key, value in values.items():
         if not _is_of(known[key], value):
@@ -366,8 +379,29 @@ def profile_names() -> list[str]:
     return sorted(p.stem for p in PROFILES.glob("*.toml"))
 
 
+def _document(name: str) -> tuple[Path, dict[str, Any]]:
+    """A profile's file and what it says, on top of its base if it names one."""
+    path = Path(name) if name.endswith(".toml") else PROFILES / f"{name}.toml"
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ProfileError(f"there is no profile {name!r}; known are {', '.join(profile_names())}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ProfileError(f"{path}: {error}") from error
+    base = document.pop("base", None)
+    if base is None:
+        return path, document
+    if base not in profile_names():
+        raise ProfileError(f"{path}: base: {base!r} is none of {', '.join(profile_names())}")
+    _, below = _document(base)
+    above = {key: {**below.get(key, {}), **part} if isinstance(part, dict) else part for key, part in document.items()}
+    return path, {**below, "name": path.stem, **above}
+
+
 def load_profile(name: str, *, source: str | None = None) -> Profile:
     """Read a profile by name or by path of a TOML file.
+
+    A file with `base = "bench"` says only what differs from that profile.
 
     Args:
         name: a name from profile_names(), or a path that ends in .toml.
@@ -376,13 +410,7 @@ def load_profile(name: str, *, source: str | None = None) -> Profile:
     Raises:
         ProfileError: there is no such profile, or a key is unknown, missing or of the wrong type.
     """
-    path = Path(name) if name.endswith(".toml") else PROFILES / f"{name}.toml"
-    try:
-        document = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ProfileError(f"there is no profile {name!r}; known are {', '.join(profile_names())}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ProfileError(f"{path}: {error}") from error
+    path, document = _document(name)
     if unknown := sorted(set(document) - set(_SECTIONS) - {"name", "title"}):
         raise ProfileError(f"{path}: unknown section {unknown[0]!r}")
     if source is not None and isinstance(document.get("source"), dict):
@@ -427,10 +455,15 @@ def _check_board(path: Path, profile: Profile) -> None:
         ("asic_links", hardware.asic_links, _ASIC_LINKS),
         ("link_speed", hardware.link_speed, _LINK_SPEEDS),
         *(("bias_slots", slot, MEZZANINES) for slot in hardware.bias_slots),
+        *(("supplies", supply, _SUPPLIES) for supply in hardware.supplies),
+        *(("legacy_places", place, hardware.module_places) for place in hardware.legacy_places),
+        ("tmp104_sensors", hardware.tmp104_sensors, _TMP104_SENSORS),
     )
     for name, value, known in choices:
         if value not in known:
             raise ProfileError(f"{path}: hardware.{name}: {value!r} is none of {', '.join(map(str, known))}")
+    if len(hardware.supplies) != _SUPPLY_BUSES:
+        raise ProfileError(f"{path}: hardware.supplies: one for each of {_SUPPLY_BUSES} buses")
     n_places, n_slots = MODULE_PLACES[hardware.base_pcb]
     places = hardware.module_places
     if sorted(set(places)) != list(places) or len(places) != profile.modules_per_board:
@@ -449,5 +482,5 @@ def _check_board(path: Path, profile: Profile) -> None:
         )
     outputs = profile.modules_per_board * geometry.crystals_per_module / geometry.crystals_per_bias
     there = sum(kind.n_channels for kind in hardware.mezzanines)
-    if outputs % 1 or outputs > there:
+    if outputs % 1 or outputs > (there or outputs):
         raise ProfileError(f"{path}: hardware: {outputs:g} bias outputs for each board, its mezzanines have {there}")

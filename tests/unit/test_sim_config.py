@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 
 from petqc.formats.petsys_config import load_config
 from petqc.formats.petsys_tables import parse_table
-from petqc_simulators.config_files import write_config_folder
+from petqc_simulators.boards.petsys_febd import PetsysFebd
+from petqc_simulators.config_files import tables, write_config_folder
 from petqc_simulators.physics.draw import draw_detector
-from petqc_simulators.profile import load_profile
+from petqc_simulators.profile import ProfileError, load_profile
 
 GOLDEN: list[dict[str, Any]] = tomllib.loads((Path(__file__).parents[1] / "golden" / "petsys.toml").read_text("utf-8"))[
     "table"
@@ -64,3 +66,31 @@ def test_the_keys_that_the_vendor_asks_for_are_there(config: Path) -> None:
 
 def test_it_reads_back_without_a_warning(config: Path) -> None:
     assert load_config(config).warnings == ()
+
+
+def test_a_profile_says_only_what_differs_from_its_base(tmp_path: Path) -> None:
+    path = tmp_path / "wide.toml"
+    path.write_text('base = "bench"\n[hardware]\nbias_slots = ["BIAS_64P"]\n', "utf-8")
+    bench, wide = load_profile("bench"), load_profile(str(path))
+    assert wide.name == "wide"
+    assert wide.hardware == replace(bench.hardware, bias_slots=("BIAS_64P",))
+    assert (wide.geometry, wide.sipm) == (bench.geometry, bench.sipm)
+    for words, text in (
+        ("base: 'bank' is none of bench", 'base = "bank"'),
+        ("hardware: unknown key 'bias'", 'base = "bench"\n[hardware]\nbias = 1'),
+        ("hardware.supplies", 'base = "bench"\n[hardware]\nsupplies = ["TI"]'),
+        ("hardware.legacy_places: 5", 'base = "bench"\n[hardware]\nlegacy_places = [5]'),
+    ):
+        path.write_text(text, "utf-8")
+        with pytest.raises(ProfileError, match=words):
+            load_profile(str(path))
+
+
+def test_boards_without_a_bias_slot_get_their_bias_from_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / "pair.toml"
+    path.write_text('base = "bench"\n[hardware]\nbase_pcb = 4\nbias_slots = []\n', "utf-8")
+    profile = load_profile(str(path))
+    board = PetsysFebd(profile, 3)
+    board.hand_over()
+    assert board.detector.controls.bias_v == pytest.approx(board.detector.draw.output_v(board.detector.draw.bias_code))
+    assert "bias_settings" not in tables(profile, board.detector.draw)

@@ -378,8 +378,7 @@ class BiasSupply:
                 raise LimitError(f"{volts} refused: there is no such output on this board", device=str(channel))
             self._encode(channel, volts)
             known = self._at.get(channel) if is_on else None
-            kind = self._kinds[channel.slot]
-            at_v[channel] = kind.nominal_volts(kind.lowest_code) if known is None else known.value
+            at_v[channel] = self._lowest_v(channel) if known is None else known.value
         converters = self._plan_converters(targets)
         plan: list[_Round] = []
         left = dict(targets)
@@ -407,6 +406,12 @@ class BiasSupply:
                 at_v[channel] = meant_v
             plan.append(this)
         return plan, converters
+
+    def _lowest_v(self, channel: BiasChannel) -> float:
+        """What an output has at its lowest: as it was calibrated, or nominally where that was not."""
+        kind, curve = self._kinds[channel.slot], self._settings[channel].curve
+        is_calibrated = curve.points[0][0] <= kind.lowest_code <= curve.points[-1][0]
+        return (curve.volts_for if is_calibrated else kind.nominal_volts)(kind.lowest_code)
 
     def _plan_converters(self, targets: Mapping[BiasChannel, Volts]) -> _Converters:
         """Converters rise before their outputs do, and fall after them."""

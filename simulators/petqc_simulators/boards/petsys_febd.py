@@ -49,13 +49,12 @@ from petqc_simulators.physics.emission import CLOCK_S
 from petqc_simulators.profile import ProfileError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from petqc_drivers.petsys.mezzanines import BiasKind
-    from petqc_simulators.boards.supplies_8k import Variant
     from petqc_simulators.boards.temperature_sensors import Sensor
     from petqc_simulators.faults import Fault
     from petqc_simulators.physics.detector import Block
@@ -87,8 +86,6 @@ _BETWEEN_SENSORS_K = 0.15
 """SiPM sensors of one module differ a little with their place."""
 _LOAD_RESET, _LOAD_STARTED, _LOAD_CONFIGURED = 0.3, 0.6, 1.0
 """Current of an ASIC, as a share of the most: held in reset, as it is switched on, configured."""
-SUPPLY_VARIANTS: dict[int, Variant | None] = {1: "TI", 2: "Murata", 3: "TI", 4: "Murata"}
-"""Supplies of the modules on the buses of a FEB/D 8K; both kinds, so that whoever talks to it meets both."""
 
 
 class PetsysFebd:
@@ -101,10 +98,6 @@ class PetsysFebd:
         witness_path: file for what the bias outputs were told and did.
         number: which of the scanner's boards it is.
         detector: what it shares with the other boards; None: one of its own, of which it sends the frames.
-
-        supplies: kinds of the modules' supplies on buses 1..4 of a FEB/D 8K.
-        legacy: places whose module is a legacy one, of a FEB/D 1K.
-        tmp104_sensors: temperature sensors on its serial chain.
 
     Attributes:
         detector: the physics behind it.
@@ -130,9 +123,6 @@ class PetsysFebd:
         witness_path: Path | None = None,
         number: int = 0,
         detector: Detector | None = None,
-        supplies: dict[int, Variant | None] | None = None,
-        legacy: Collection[int] = (),
-        tmp104_sensors: int = 0,
     ) -> None:
         if detector is None and profile.hardware.boards > 1:
             raise ProfileError(f"{profile.name}: {profile.hardware.boards} boards share one detector")
@@ -154,14 +144,14 @@ class PetsysFebd:
         self._rng = np.random.default_rng([seed, 0xB0A2D, *([number] if number else [])])
         self._counters = CounterWindows(SHARING[profile.hardware.asic_version])
         self.link_errors = LinkErrors(self._now_s, self._is_deaf, lambda: self.detector.slices_lost)
-        self.tmp104 = Tmp104Chain(tmp104_sensors, lambda _: profile.environment.calibration_degc)
+        self.tmp104 = Tmp104Chain(profile.hardware.tmp104_sensors, lambda _: profile.environment.calibration_degc)
         self._memories: dict[int, WordMemory] = {
             Function.TRIGGER_REGIONS: WordMemory(1),
             Function.TRIGGER_CALIBRATION: WordMemory(5),
         }
         self.modules = [self._module(m, place) for m, place in enumerate(profile.hardware.module_places)]
         for module, place in zip(self.modules, profile.hardware.module_places, strict=True):
-            module.is_legacy = place in legacy
+            module.is_legacy = place in profile.hardware.legacy_places
         self._bias_places = profile.hardware.bias_places(profile.outputs_per_board)
         self.mezzanines = [self._mezzanine(slot, kind) for slot, kind in enumerate(profile.hardware.mezzanines)]
         self.flash = ConfigurationFlash(
@@ -169,8 +159,7 @@ class PetsysFebd:
         )
         self.supplies: Supplies8k | None = None
         if profile.hardware.base_pcb == _FEBD_8K:
-            variants = SUPPLY_VARIANTS if supplies is None else supplies
-            self.supplies = Supplies8k(variants, self._load, self._fem_is_on, self._note)
+            self.supplies = Supplies8k(profile.hardware.supplies, self._load, self._fem_is_on, self._note)
         parts: list[FrontEndModule | Mezzanine | Supplies8k] = [*self.modules, *self.mezzanines]
         if self.supplies is not None:
             parts.append(self.supplies)
@@ -366,6 +355,9 @@ class PetsysFebd:
 
     def _volts_of_codes(self) -> NDArray[np.float64]:
         """(outputs of this board in use,) what they have with the supply on."""
+        if not self.mezzanines:
+            draw = self.detector.draw
+            return draw.output_v(draw.bias_code[self.share.outputs], self.share.outputs)
         volts = [mezzanine.volts() for mezzanine in self.mezzanines]
         return np.array([volts[slot][output] for slot, output in self._bias_places], np.float64)
 
@@ -539,7 +531,7 @@ class PetsysFebd:
     # -- time -------------------------------------------------------------------------------------------------------
 
     def _controls(self) -> Controls:
-        is_bias = self._bias_is_on()
+        is_bias = self._bias_is_on() or not self.mezzanines
         is_followed = self.is_in_step or self._frames is not None
         sending = np.array([is_followed and self._is_sending(chip) for chip in range(self.asics.n_chips)])
         word = self.registers.value("test_pulse")

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from petqc_drivers.petsys.spi import SUPPLY_BUSES, SUPPLY_GOOD, supply_adc
 from petqc_simulators.boards.i2c_bus import BusSwitch, Ds44xx, I2cBus
 from petqc_simulators.boards.spi_devices import Max111xx, WordOut
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from petqc_simulators.boards.spi_devices import SpiDevice
 
-Variant = Literal["TI", "Murata"]
 PORTS = 4
 """Ports for modules on each bus."""
 RAILS = ("vdd1", "vdd2", "vdd3")
@@ -52,7 +51,7 @@ class Curve:
         return self.volts + (code - self.at) * self.volts_per_step
 
 
-CURVES: dict[Variant, dict[str, Curve]] = {
+CURVES: dict[str, dict[str, Curve]] = {
     "TI": {
         "vdd1": Curve(-30, 1.22, 0.0055),
         "vdd2": Curve(37, 2.50, 0.0060),
@@ -70,7 +69,7 @@ class SupplyBus:
     """One bus with its supply.
 
     Args:
-        variant: kind of supply; None for a bus without one.
+        variant: kind of supply, TI, Murata or "" for none.
         loads: current of the module at each port, as a share of the most; None where no module is plugged.
         is_on: whether the modules are switched on.
         on_change: is told of a trim: rail and code.
@@ -78,7 +77,7 @@ class SupplyBus:
 
     def __init__(
         self,
-        variant: Variant | None,
+        variant: str,
         loads: Callable[[int], float | None],
         is_on: Callable[[], bool],
         on_change: Callable[[str, int], None],
@@ -114,7 +113,7 @@ class SupplyBus:
 
     def volts(self, rail: str, port: int | None = None) -> float:
         """Voltage of a rail, at the supply or at a port with a module."""
-        if self.variant is None or not self._is_on():
+        if not self.variant or not self._is_on():
             return 0.0
         loads = [load for load in map(self._loads, range(PORTS)) if load is not None]
         lost = sum(loads) / PORTS
@@ -160,7 +159,7 @@ class Supplies8k:
     """The supplies of all four buses.
 
     Args:
-        variants: kind of supply on buses 1..4.
+        variants: kind of supply on each bus, TI, Murata or "" for none.
         loads: current of the module at each of the 16 places, see `SupplyBus`.
         is_on: whether the modules are switched on.
         note: is told of every trim, and of every module that gets more than it bears.
@@ -172,7 +171,7 @@ class Supplies8k:
 
     def __init__(
         self,
-        variants: dict[int, Variant | None],
+        variants: Sequence[str],
         loads: Callable[[int], float | None],
         is_on: Callable[[], bool],
         note: Callable[..., None],
@@ -181,9 +180,9 @@ class Supplies8k:
         self._reported: set[tuple[int, str, int]] = set()
         self.buses: dict[int, SupplyBus] = {}
         self.spi: dict[int, SpiDevice] = {SUPPLY_GOOD: WordOut(self._good_word)}
-        for bus in SUPPLY_BUSES:
+        for bus, variant in zip(SUPPLY_BUSES, variants, strict=True):
             of_place = partial(_load_of_port, loads, PORTS * (bus - 1))
-            found = SupplyBus(variants.get(bus), of_place, is_on, partial(self._trimmed, bus))
+            found = SupplyBus(variant, of_place, is_on, partial(self._trimmed, bus))
             self.buses[bus] = found
             self.spi[supply_adc(bus)] = Max111xx(found.monitor_code)
 
