@@ -33,6 +33,7 @@ from petqc_simulators.boards.petsys_daqd import DaqdServer
 from petqc_simulators.boards.scanner import Scanner
 from petqc_simulators.boards.witness import judge
 from petqc_simulators.config_files import tables
+from petqc_simulators.physics.detector import Detector
 from petqc_simulators.physics.draw import bias_points
 from petqc_simulators.profile import MODULE_CHIPS, load_profile
 from petqc_simulators.server import BoardServer
@@ -168,6 +169,14 @@ def outputs(kind: Kind, scanner: Scanner) -> dict[BiasChannel, BiasSettings]:
         )
         for channel, curve in points.items()
     }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """The physics' kernels, so that no board is silent while they are compiled."""
+    detector = Detector(load_profile("bench", source="none"), seed=11)
+    detector.settle()
+    detector.advance()
 
 
 @contextlib.contextmanager
