@@ -15,13 +15,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from petqcd.bias_limits import BiasLimits, Finite
 from petqcd.errors import ConfigError
 
-MODEL_V_MAX = 60.0
-"""Highest voltage that any hard limit may name. Source: full scale of a PETsys BIAS_32P mezzanine."""
-
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Model(BaseModel):
@@ -38,30 +35,14 @@ class ScannerConfig(_Model):
 class SimulatorConfig(_Model):
     """[device.simulator]: a simulated board, started as a process of its own."""
 
-    profile: Name = "bench"
+    profile: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,62}|[^\s].*\.toml)$")] = "bench"
+    """A profile that comes with the simulators, or the path of a .toml file."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
     speed: Annotated[Finite, Field(gt=0, le=100)] = 1.0
     """Seconds of detector per second of clock."""
     source: Literal["na22", "ge68", "none"] = "na22"
     faults: tuple[Annotated[str, Field(pattern=r"^F\d{2}(=[^@\s]+)?(@[0-9.]+)?$")], ...] = ()
     """ID[=size][@seconds], for example F03=100@5; the simulator knows which there are."""
-
-
-class BiasLimits(_Model):
-    """[device.bias]: the hard limit of every bias channel of the device, volts. It has no default and no bypass."""
-
-    v_min: Annotated[Finite, Field(ge=0, le=MODEL_V_MAX)]
-    v_max: Annotated[Finite, Field(gt=0, le=MODEL_V_MAX)]
-    max_step_v: Annotated[Finite, Field(gt=0, le=20)]
-    """Largest single step of a ramp."""
-    slew_v_per_s: Annotated[Finite, Field(gt=0, le=100)]
-    """Fastest ramp upwards."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> BiasLimits:
-        if self.v_min >= self.v_max:
-            raise ValueError(f"v_min ({self.v_min:g} V) must be below v_max ({self.v_max:g} V)")
-        return self
 
 
 ADDRESS_FORMS = {
@@ -406,11 +387,16 @@ def load_config(path: Path | None) -> PetqcConfig:
     return _absolute(config, path.absolute().parent)
 
 
+def _absolute_device(device: DeviceConfig, folder: Path) -> DeviceConfig:
+    simulator = device.simulator
+    if simulator is not None and simulator.profile.endswith(".toml"):
+        simulator = simulator.model_copy(update={"profile": str(folder / simulator.profile)})
+    configuration = device.configuration and folder / device.configuration
+    return device.model_copy(update={"simulator": simulator, "configuration": configuration})
+
+
 def _absolute(config: PetqcConfig, folder: Path) -> PetqcConfig:
-    devices = tuple(
-        d if d.configuration is None else d.model_copy(update={"configuration": folder / d.configuration})
-        for d in config.device
-    )
+    devices = tuple(_absolute_device(device, folder) for device in config.device)
     directory = config.store.directory
     store = config.store if directory is None else StoreConfig(directory=folder / directory)
     qatrack = config.qatrack

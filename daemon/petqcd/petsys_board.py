@@ -16,7 +16,7 @@ from petqc_drivers.petsys.test_pulse import TestPulse
 from petqcd import clock
 from petqcd.board import ChannelCounts, Received, TimeReference
 from petqcd.errors import ConfigError, RefusedError
-from petqcd.petsys_settings import INTERNAL_TRIGGER_ID, asic_settings, bias_settings, bias_targets, febds
+from petqcd.petsys_settings import INTERNAL_TRIGGER_ID, Bias, asic_settings, bias_settings, bias_targets, febds
 from petqcd.supervisor import BiasState
 
 if TYPE_CHECKING:
@@ -26,10 +26,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from petqc.formats.petsys_config import PetsysConfig
-    from petqc_drivers.petsys.bias import BiasChannel
-    from petqc_drivers.petsys.readout import BiasSettings, PetsysReadout
+    from petqc_drivers.petsys.readout import PetsysReadout
+    from petqcd.bias_limits import BiasLimits
     from petqcd.board import AsicPlan, Pulses, ReadingLike
-    from petqcd.config import BiasLimits
     from petqcd.supervisor import Endpoint
 
 CLOCK_HZ = 200_000_000
@@ -62,7 +61,7 @@ class PetsysBoard:
         self._config = config
         self._limits = limits
         self._counter_tag = 0
-        bias = {} if config is None or limits is None else bias_settings(config, limits)
+        bias = Bias() if config is None or limits is None else bias_settings(config, limits)
         self._readout = _readout(endpoint, config, bias)
 
     @classmethod
@@ -177,14 +176,14 @@ def _word(reason: str) -> str:
     return reason.replace("-", "_").replace(" ", "_")
 
 
-def _readout(
-    endpoint: Endpoint, config: PetsysConfig | None, bias: Mapping[BiasChannel, BiasSettings]
-) -> PetsysReadout:
+def _readout(endpoint: Endpoint, config: PetsysConfig | None, bias: Bias) -> PetsysReadout:
     """The driver for an address. The daemon switches off itself, first thing on every way out; closing must not."""
     if endpoint.address.startswith(DAQD_SCHEME):
         settings = PetsysDaqdSettings(
             socket=endpoint.address.removeprefix(DAQD_SCHEME),
-            bias=bias,
+            bias=bias.outputs,
+            bias_mezzanines=bias.mezzanines,
+            bias_starts_with=bias.starts_with,
             on_close="hold",
             expected_febds=None if config is None else febds(config),
         )
@@ -192,7 +191,16 @@ def _readout(
             settings = replace(settings, shared_memory=endpoint.shared_memory)
         return PetsysDaqdReadout(settings)
     host, port = _host_and_port(endpoint.address)
-    return PetsysUdpReadout(PetsysUdpSettings(host=host, udp_port=port, bias=bias, on_close="hold"))
+    return PetsysUdpReadout(
+        PetsysUdpSettings(
+            host=host,
+            udp_port=port,
+            bias=bias.outputs,
+            bias_mezzanines=bias.mezzanines,
+            bias_starts_with=bias.starts_with,
+            on_close="hold",
+        )
+    )
 
 
 def _place(number: int) -> tuple[int, int, int, int]:

@@ -8,6 +8,7 @@ Source: PETsys TOFPET2 readout, configuration tables; DAC code of a threshold = 
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from petqc_drivers.limits import HardLimit, Volts
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from petqc.formats.petsys_config import PetsysConfig
     from petqc_drivers.petsys.link import Address
     from petqc_drivers.petsys.settings import Mode
+    from petqcd.bias_limits import BiasLimits, OutputLimits
     from petqcd.board import AsicPlan
-    from petqcd.config import BiasLimits
 
 INTERNAL_TRIGGER_ID = 1
 """Trigger id of a single board with internal trigger. Source: PETsys recordings of such a board."""
@@ -134,28 +135,61 @@ def switched_off(config: PetsysConfig) -> list[tuple[int, int, int, int]]:
     return [_channel(row) for row in config.require("disc_calibration") if _is_unusable(row)]
 
 
-def bias_settings(config: PetsysConfig, limits: BiasLimits) -> dict[BiasChannel, BiasSettings]:
-    """Hard limit and calibration curve of every bias output of the configuration.
+@dataclass(frozen=True, slots=True)
+class Bias:
+    """What the driver is told of bias.
+
+    Attributes:
+        outputs: Hard limit and calibration curve of every bias output of the configuration.
+        mezzanines: The mezzanine that the limits of a slot are for, where they say so; by port, slave and slot.
+        starts_with: The highest voltage that outputs come up with that can be told nothing before.
+    """
+
+    outputs: Mapping[BiasChannel, BiasSettings] = field(default_factory=dict)
+    mezzanines: Mapping[tuple[int, int, int], str] = field(default_factory=dict)
+    starts_with: Mapping[tuple[int, int, int], Volts] = field(default_factory=dict)
+
+
+def bias_settings(config: PetsysConfig, limits: BiasLimits) -> Bias:
+    """Limits and calibrations of the bias outputs of the configuration.
 
     Raises:
+        ConfigError: there are limits of a slot whose outputs are in no table.
         LimitError: a calibration that cannot be one.
     """
     points: dict[BiasChannel, list[tuple[int, float]]] = {}
     for row in config.require("bias_calibration"):
         points.setdefault(_output(row), []).append((int(row["dac_code"]), float(row["volts"])))
-    return {
-        channel: BiasSettings(
-            limit=HardLimit(
-                channel=str(channel),
-                v_min=Volts(limits.v_min),
-                v_max=Volts(limits.v_max),
-                max_step_v=limits.max_step_v,
-                slew_v_per_s=limits.slew_v_per_s,
-            ),
-            curve=BiasCurve(tuple(curve)),
-        )
-        for channel, curve in points.items()
-    }
+    slots = {_slot_of(channel): limits.of(*_slot_of(channel)) for channel in points}
+    for one in limits.slot:
+        if one.address not in slots:
+            raise ConfigError(
+                "[[device.bias.slot]]: port {}, slave {}, slot {}: ".format(*one.address)
+                + f"no output of that slot is in the bias calibration of {config.path}"
+            )
+    return Bias(
+        {channel: _of_output(channel, curve, slots[_slot_of(channel)]) for channel, curve in points.items()},
+        {slot: one.mezzanine for slot, one in slots.items() if one.mezzanine is not None},
+        {slot: Volts(one.starts_with_v) for slot, one in slots.items() if one.starts_with_v is not None},
+    )
+
+
+def _slot_of(channel: BiasChannel) -> tuple[int, int, int]:
+    """Port, slave and slot of an output."""
+    return channel.port, channel.slave, channel.slot
+
+
+def _of_output(channel: BiasChannel, curve: list[tuple[int, float]], limits: OutputLimits) -> BiasSettings:
+    return BiasSettings(
+        limit=HardLimit(
+            channel=str(channel),
+            v_min=Volts(limits.v_min),
+            v_max=Volts(limits.v_max),
+            max_step_v=limits.max_step_v,
+            slew_v_per_s=limits.slew_v_per_s,
+        ),
+        curve=BiasCurve(tuple(curve)),
+    )
 
 
 def bias_targets(config: PetsysConfig) -> dict[BiasChannel, Volts]:

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from petqc.analysis import RunContext
     from petqc.formats.petsys_config import PetsysConfig
     from petqc.results import Run
+    from petqcd.bias_limits import BiasLimits
     from petqcd.board import Board, OffOutcome
     from petqcd.board_configuration import InUse
-    from petqcd.config import BiasLimits, PetqcConfig
+    from petqcd.config import PetqcConfig
     from petqcd.kinds import RunKind
     from petqcd.metrics import Metrics
     from petqcd.procedure import Procedure

@@ -247,7 +247,7 @@ class UntoldOutputs:
             raise LimitError(
                 "switching on refused: these outputs can be told nothing before, and nothing says what they start with",
                 device=self.name,
-                do="measure it with the detectors unplugged and state it in the settings (bias_starts_with)",
+                do="measure it with the detectors unplugged and state it in the settings (starts_with)",
             )
         if not self.limits:
             raise LimitError("switching on refused: no output has a hard limit", device=self.name)

@@ -7,212 +7,51 @@ told and had.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import threading
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
-
-from petqc_drivers.device import OutputState, Quality
-from petqc_drivers.errors import LimitError, StateError
-from petqc_drivers.limits import HardLimit, Volts
-from petqc_drivers.petsys.bias import BiasChannel, BiasCurve
-from petqc_drivers.petsys.mezzanines import KINDS as MEZZANINES
-from petqc_drivers.petsys.readout import (
-    AsicSettings,
-    BiasSettings,
-    PetsysDaqdReadout,
-    PetsysDaqdSettings,
-    PetsysReadout,
-    PetsysUdpReadout,
-    PetsysUdpSettings,
+from tests.contract.simulated_kinds import (
+    ABOVE_V,
+    ALL,
+    ENOUGH_S,
+    STEP_V,
+    WORKING_V,
+    Kind,
+    Served,
+    compile_kernels,
+    served,
 )
-from petqc_simulators.boards.petsys_daqd import DaqdServer
-from petqc_simulators.boards.scanner import Scanner
+
+from petqc.formats.petsys_config import load_config
+from petqc_drivers.device import OutputState, Quality
+from petqc_drivers.errors import LimitError, StateError, WrongIdentityError
+from petqc_drivers.limits import Volts
+from petqc_drivers.petsys.bias import BiasChannel
+from petqc_drivers.petsys.mezzanines import KINDS as MEZZANINES
+from petqc_drivers.petsys.readout import AsicSettings
 from petqc_simulators.boards.witness import judge
-from petqc_simulators.config_files import tables
-from petqc_simulators.physics.detector import Detector
-from petqc_simulators.physics.draw import bias_points
-from petqc_simulators.profile import MODULE_CHIPS, load_profile
-from petqc_simulators.server import BoardServer
+from petqc_simulators.config_files import write_config_folder
+from petqc_simulators.profile import MODULE_CHIPS
+from petqcd.bias_limits import BiasLimits
+from petqcd.petsys_board import PetsysBoard
+from petqcd.supervisor import BiasState, Endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from petqc_drivers.petsys.units import Address
     from petqc_simulators.boards.petsys_febd import PetsysFebd
 
-COLUMNS = {2: (16, 8), 4: (16, 16), 5: (20, 16), 8: (32, 16)}
-"""Crystals of a module by its ASICs: 64 each."""
-WORKING_V = {"BIAS_64P": 120.0, "BIAS_16P": 66.0, "BIAS_32P": 36.0, "BIAS_32P_AG": 48.0, "BIAS_32P_LTC2439": 55.0}
-ABOVE_V = 3.0
-"""The hard limit is as much above the working voltage."""
-STEP_V = 20.0
 N_SENSORS = {0x0: 0, 0x1: 4, 0x11: 4, 0x2: 0, 0x12: 4, 0x111: 8, 0x211: 0}
 """Of each kind of module without EEPROM. Source: interface reference, section 4.8."""
 N_LISTED = {**N_SENSORS, 0x211: 16}
 """As the simulated EEPROMs list them."""
-ENOUGH_S = 20.0
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A board that can be bought: its base, its modules, their chips, its mezzanines."""
-
-    base_pcb: int
-    module: int
-    bias: tuple[str, ...] = ()
-    chips: str = "2C"
-    eeprom: bool = False
-    places: tuple[int, ...] = (0, 1)
-    legacy: tuple[int, ...] = ()
-    boards: int = 1
-    links: int = 1
-    speed: int = 1
-
-    def __str__(self) -> str:
-        words = [f"pcb{self.base_pcb:x}", f"module{self.module:x}", *self.bias, self.chips, *["eeprom"] * self.eeprom]
-        return "-".join([*words, *["legacy"] * bool(self.legacy)])
-
-    def profile_text(self) -> str:
-        """What a user would write to simulate it."""
-        chips = MODULE_CHIPS[self.module]
-        columns, rows = COLUMNS[chips]
-        names = ", ".join(f'"{name}"' for name in self.bias)
-        return f"""
-            base = "bench"
-            [geometry]
-            columns = {columns}
-            rows = {rows}
-            asics_per_module = {chips}
-            crystals_per_bias = {columns * rows}
-            [hardware]
-            boards = {self.boards}
-            clock_trigger = {str(self.boards > 1).lower()}
-            base_pcb = {self.base_pcb}
-            module_kind = {self.module}
-            module_places = {list(self.places)}
-            legacy_places = {list(self.legacy)}
-            asic_version = "{self.chips}"
-            asic_links = {self.links}
-            link_speed = {self.speed}
-            bias_slots = [{names}]
-            module_eeprom = {str(self.eeprom).lower()}
-            """
-
-
-ALL = [
-    Kind(0, 0x0001, ("BIAS_64P",), "2B", eeprom=True),
-    Kind(1, 0x0012, ("BIAS_16P",), links=2),
-    Kind(2, 0x0011, ("BIAS_32P",), places=(2, 7), legacy=(7,), speed=3),
-    Kind(2, 0x0012, ("BIAS_32P_AG",), "2B", eeprom=True),
-    Kind(2, 0x0111, ("BIAS_32P_LTC2439",), eeprom=True, links=4),
-    Kind(0, 0x0000, ("BIAS_32P",)),
-    Kind(4, 0x0002, speed=0),
-    Kind(3, 0x0211, places=(0,), boards=2),
-    Kind(5, 0x0111, ("BIAS_64P", "BIAS_32P_AG"), places=(0, 3)),
-    Kind(5, 0x0211, ("BIAS_16P", "BIAS_32P"), "2B", eeprom=True, places=(4, 5)),
-]
-
-
-@dataclass
-class Served:
-    """Simulated units that answer on a socket, and a driver that does not know them yet."""
-
-    kind: Kind
-    scanner: Scanner
-    device: PetsysReadout
-    targets: dict[BiasChannel, Volts] = field(default_factory=dict)
-
-    @property
-    def boards(self) -> dict[Address, PetsysFebd]:
-        return dict(zip(self.scanner.profile.hardware.addresses, self.scanner.boards, strict=True))
-
-    def limit_v(self, channel: BiasChannel) -> float:
-        return WORKING_V[self.kind.bias[channel.slot]] + ABOVE_V
-
-
-def keep_one_chip_of_each_module(board: PetsysFebd) -> None:
-    """Configuring is the long part, and every chip is configured alike."""
-    board.asics.absent = {chip for place, chip in enumerate(board.asics.chips) if place % board.asics.per_module}
-
-
-def outputs(kind: Kind, scanner: Scanner) -> dict[BiasChannel, BiasSettings]:
-    """First and last output of each DAC, and all that serve crystals; calibrated as the makers would."""
-    rows = tables(scanner.profile, scanner.detector.draw)["bias_calibration"] if kind.bias else ()
-    points: dict[BiasChannel, list[tuple[int, float]]] = {}
-    for row in rows:
-        channel = BiasChannel(*(int(row[name]) for name in ("port", "slave", "slot", "channel")))
-        points.setdefault(channel, []).append((int(row["dac_code"]), float(row["volts"])))
-    for slot, name in enumerate(kind.bias):
-        mezzanine = MEZZANINES[name]
-        nominal, volts = bias_points(*(scanner.detector.draw.dac_gain[:1] * 0 + gain for gain in (1, 0)), mezzanine)
-        for first in range(0, mezzanine.n_channels, mezzanine.channels_per_dac):
-            for number in (first, first + mezzanine.channels_per_dac - 1):
-                points.setdefault(
-                    BiasChannel(0, 0, slot, number),
-                    list(zip(map(int, nominal), map(float, volts[0]), strict=True)),
-                )
-    return {
-        channel: BiasSettings(
-            HardLimit(
-                channel=str(channel),
-                v_min=Volts(1.2),
-                v_max=Volts(WORKING_V[kind.bias[channel.slot]] + ABOVE_V),
-                max_step_v=STEP_V,
-                slew_v_per_s=5000.0,
-            ),
-            BiasCurve(tuple(curve)),
-        )
-        for channel, curve in points.items()
-    }
 
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled() -> None:
-    """The physics' kernels, so that no board is silent while they are compiled."""
-    detector = Detector(load_profile("bench", source="none"), seed=11)
-    detector.settle()
-    detector.advance()
-
-
-@contextlib.contextmanager
-def served(kind: Kind, folder: Path) -> Iterator[Served]:
-    path = folder / "kind.toml"
-    path.write_text(kind.profile_text(), "utf-8")
-    scanner = Scanner(load_profile(str(path), source="none"), seed=11)
-    for board in scanner.boards:
-        keep_one_chip_of_each_module(board)
-    bias = outputs(kind, scanner)
-    targets = {channel: Volts(WORKING_V[kind.bias[channel.slot]]) for channel in bias}
-    # A BIAS_16P hears nothing before the supply is on; that its outputs start below 1 V is what somebody measured.
-    starts = {(0, 0, slot): Volts(1.0) for slot, name in enumerate(kind.bias) if name == "BIAS_16P"}
-    settings = {"bias": bias, "bias_starts_with": starts, "settle_s": 0.02}
-    if kind.boards == 1:
-        udp = BoardServer(scanner.boards[0], "127.0.0.1", 0)
-        server: BoardServer | DaqdServer = udp
-        device: PetsysReadout = PetsysUdpReadout(
-            PetsysUdpSettings(host="127.0.0.1", udp_port=udp.address[1], **settings)
-        )
-    else:
-        server = DaqdServer(scanner.units, folder / "d.sock", "/kinds", folder=folder, frames=scanner.advance_blocks)
-        device = PetsysDaqdReadout(
-            PetsysDaqdSettings(
-                socket=str(folder / "d.sock"), shared_memory="/kinds", shared_memory_folder=str(folder), **settings
-            )
-        )
-    thread = threading.Thread(target=server.run, name=f"simulated {kind}")
-    thread.start()
-    try:
-        yield Served(kind, scanner, device, targets)
-    finally:
-        server.stop()
-        thread.join(ENOUGH_S)
-        server.close()
-        scanner.close()
+    """No board is silent while kernels are compiled."""
+    compile_kernels()
 
 
 async def identified(it: Served) -> None:
@@ -353,3 +192,75 @@ def test_a_session_with_a_board_of_each_kind(kind: Kind, tmp_path: Path) -> None
         asyncio.run(session(it))
         if it.targets:
             verdict_of_the_board(it)
+
+
+def switched_off_at(board: PetsysFebd) -> int:
+    """Place of the line in its record that says that the bias supply went off for the last time."""
+    lines = board.witness.lines
+    switches = [at for at, line in enumerate(lines) if line["event"] == "supply"]
+    assert not lines[switches[-1]]["on"]
+    return next(at for at, before in zip(switches[:0:-1], switches[-2::-1], strict=True) if lines[before]["on"])
+
+
+@pytest.mark.parametrize("bias", ["BIAS_16P", "BIAS_32P_AG"])
+def test_a_process_that_knows_nothing_lowers_the_set_points_and_removes_the_voltage(bias: str, tmp_path: Path) -> None:
+    """As `petqc off` does with the daemon down. A BIAS_16P can only be told before, all others are told after."""
+
+    async def session(it: Served) -> None:
+        stranger = PetsysBoard.for_off(Endpoint(it.address, tmp_path))
+        try:
+            await it.device.connect()
+            await it.device.configure(AsicSettings())
+            await it.device.bias_on(it.targets)
+            assert await stranger.bias_off() is BiasState.OFF_CONFIRMED
+        finally:
+            await stranger.aclose()
+            await it.device.aclose()
+
+    with served(Kind(2, 0x0001, (bias,)), tmp_path) as it:
+        asyncio.run(session(it))
+        board = it.boards[0, 0]
+        off = switched_off_at(board)
+        sides = board.witness.lines[:off], board.witness.lines[off:]
+        told = [[line["code"] for line in side if line["event"] == "set"] for side in sides]
+        n, lowest = MEZZANINES[bias].n_channels, MEZZANINES[bias].lowest_code
+        before_off, after_off = told
+        assert set((before_off if bias == "BIAS_16P" else after_off)[-n:]) == {lowest}
+        assert max(before_off) > lowest
+        assert bias != "BIAS_16P" or not after_off
+
+
+@pytest.mark.parametrize("bias", ["BIAS_16P", "BIAS_64P"])
+def test_the_service_uses_mezzanines_that_go_higher_than_all_others(bias: str, tmp_path: Path) -> None:
+    limits = {"v_min": 1.2, "v_max": 70.0, "max_step_v": 20.0, "slew_v_per_s": 100.0, "mezzanine": bias}
+    if bias == "BIAS_16P":
+        limits["starts_with_v"] = 1.0
+
+    async def session(it: Served) -> None:
+        config = load_config(write_config_folder(tmp_path / "config", it.scanner.profile, it.scanner.detector.draw))
+        config.tables["bias_settings"]["overvoltage"] = 65.0 - config.tables["bias_settings"]["breakdown"]
+        endpoint = Endpoint(it.address, config.path)
+        other = "BIAS_64P" if bias == "BIAS_16P" else "BIAS_32P"
+        stranger = PetsysBoard(
+            endpoint, config, BiasLimits(**{**limits, "v_max": 50.0, "starts_with_v": None, "mezzanine": other})
+        )
+        board = PetsysBoard(endpoint, config, BiasLimits(**limits))
+        try:
+            with pytest.raises(
+                WrongIdentityError, match=f"bias slot 0: {bias}, and the limits are made out for a {other}"
+            ):
+                await stranger.connect()
+            assert bias in await board.connect()
+            await board.configure()
+            await board.bias_on()
+            used = [volts for volts in it.boards[0, 0].mezzanines[0].volts() if volts > 1.1]
+            assert used == pytest.approx([65.0] * it.scanner.profile.outputs_per_board, abs=0.02)
+            assert await board.bias_off() is BiasState.OFF_CONFIRMED
+        finally:
+            await stranger.aclose()
+            await board.aclose()
+
+    with served(Kind(2, 0x0001, (bias,)), tmp_path, is_whole=True) as it:
+        asyncio.run(session(it))
+        lines, lowest = it.boards[0, 0].witness.lines, MEZZANINES[bias].lowest_code
+        assert judge(lines, highest_v=65.001, lowest_code=lowest, largest_step_v=20.001) == []

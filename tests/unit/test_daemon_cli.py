@@ -131,7 +131,9 @@ def test_settings_of_the_board_come_from_its_tables(board: PetsysConfig) -> None
     fields = settings.per_channel[int(row["chip"]), int(row["channel"])]
     assert fields["vth_t1"] == int(zero["zero_t1"] - row["vth_t1"])
     assert fields["baseline_t"] == int(zero["baseline_t"])
-    outputs = bias_settings(board, BENCH_BIAS)
+    bias = bias_settings(board, BENCH_BIAS)
+    assert (bias.mezzanines, bias.starts_with) == ({}, {})
+    outputs = bias.outputs
     targets = bias_targets(board)
     assert set(outputs) == set(targets)
     assert len(targets) == 32

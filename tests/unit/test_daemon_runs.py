@@ -15,8 +15,9 @@ import pytest
 from petqc.formats.petsys_raw import RawHeader, RawReader, RawWriter
 from petqc_simulators.recording import write_recording
 from petqcd import clock, interlocks
+from petqcd.bias_limits import BiasLimits
 from petqcd.board import Received, TimeReference, uninterrupted
-from petqcd.config import ApiConfig, BiasLimits, DailyConfig, DeviceConfig, PetqcConfig, QcConfig
+from petqcd.config import ApiConfig, DailyConfig, DeviceConfig, PetqcConfig, QcConfig
 from petqcd.errors import BusyError, PermitError, RefusedError
 from petqcd.measurement import Measurement, count_frames
 from petqcd.metrics import Metrics

@@ -16,8 +16,9 @@ import pytest
 
 from petqc_simulators.recording import write_recording
 from petqcd.app import Daemon
+from petqcd.bias_limits import BiasLimits
 from petqcd.client import Client
-from petqcd.config import ApiConfig, BiasLimits, DailyConfig, DeviceConfig, PetqcConfig, QcConfig
+from petqcd.config import ApiConfig, DailyConfig, DeviceConfig, PetqcConfig, QcConfig
 from petqcd.errors import BusyError, NotFoundError, RefusedError, UnreachableError
 from petqcd.metrics import METRICS, Metrics, reference_page
 from petqcd.progress import QUEUE_LENGTH, Bus, Event

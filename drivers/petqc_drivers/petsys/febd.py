@@ -108,6 +108,9 @@ class FrontEndBoard:
             address=address,
             settle_s=settings.settle_s,
             starts_with={s: v for (port, slave, s), v in settings.bias_starts_with.items() if (port, slave) == address},
+            expected={
+                s: kind for (port, slave, s), kind in settings.bias_mezzanines.items() if (port, slave) == address
+            },
             prom_tolerance_v=settings.prom_tolerance_v,
         )
         self._expected = settings.expected

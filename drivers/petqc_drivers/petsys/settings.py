@@ -65,6 +65,7 @@ class ReadoutSettings(ABC):
         bias: The bias outputs that may be used, by address.
         bias_starts_with: By port, slave and slot, for mezzanines that can be told nothing before they are switched on
             (BIAS_16P): the highest voltage that any output has then, measured with the detectors unplugged.
+        bias_mezzanines: By port, slave and slot, the mezzanine that the bias settings are for; another one is refused.
         prom_tolerance_v: How far a bias calibration may be from that in the mezzanine's own PROM.
         expected: Identity that every FEB/D must have.
         expected_febds: Port and slave of the FEB/Ds that must be there, no more and no less; None accepts any.
@@ -78,6 +79,7 @@ class ReadoutSettings(ABC):
     on_close: Literal["off", "hold"] = "off"
     bias: Mapping[BiasChannel, BiasSettings] = field(default_factory=dict)
     bias_starts_with: Mapping[tuple[int, int, int], Volts] = field(default_factory=dict)
+    bias_mezzanines: Mapping[tuple[int, int, int], str] = field(default_factory=dict)
     prom_tolerance_v: float = TOLERANCE_V
     expected: ExpectedBoard = field(default_factory=ExpectedBoard)
     expected_febds: frozenset[Address] | None = None
@@ -97,7 +99,7 @@ class ReadoutSettings(ABC):
             *(self.expected_febds or ()),
             *([self.expected_trigger] if self.expected_trigger else []),
             *((channel.port, channel.slave) for channel in self.bias),
-            *((port, slave) for port, slave, _ in self.bias_starts_with),
+            *((port, slave) for port, slave, _ in (*self.bias_starts_with, *self.bias_mezzanines)),
         }
         for port, slave in sorted(named):
             if not (0 <= port < 32 and 0 <= slave < 32):

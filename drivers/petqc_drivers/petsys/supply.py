@@ -36,10 +36,10 @@ from petqc_drivers.petsys.bias import (
     encode_converter,
     encode_supply_on,
 )
-from petqc_drivers.petsys.bias_prom import TOLERANCE_V, check_mezzanine
+from petqc_drivers.petsys.bias_prom import TOLERANCE_V, check_mezzanine, identify_mezzanines
 from petqc_drivers.petsys.board import Board
-from petqc_drivers.petsys.mezzanines import KINDS
-from petqc_drivers.petsys.registers import POWER_BIAS, POWER_FEM
+from petqc_drivers.petsys.mezzanines import KINDS, interface_nibble, mezzanine_name
+from petqc_drivers.petsys.registers import POWER_BIAS, POWER_FEM, board_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -116,6 +116,7 @@ class BiasSupply:
         address: Port and slave of the board.
         settle_s: Wait after the last step of a ramp.
         starts_with: By slot, the highest voltage that outputs have when switched on that can be told nothing before.
+        expected: By slot, the mezzanine that the settings are for.
         prom_tolerance_v: How far a configured calibration may be from that in the mezzanine's PROM.
     """
 
@@ -128,6 +129,7 @@ class BiasSupply:
         address: tuple[int, int],
         settle_s: float,
         starts_with: Mapping[int, Volts] | None = None,
+        expected: Mapping[int, str] | None = None,
         prom_tolerance_v: float = TOLERANCE_V,
     ) -> None:
         self._link = link
@@ -136,9 +138,11 @@ class BiasSupply:
         self._address = address
         self._settle_s = settle_s
         self._starts_with = dict(starts_with or {})
+        self._expected = dict(expected or {})
         self._prom_tolerance_v = prom_tolerance_v
         self._kinds: dict[int, BiasKind] = {}
         self._unknown: dict[int, str] = {}
+        self._is_identified = False
         self._is_calibration_checked = False
         self._is_fem_on = False
         self._at: dict[BiasChannel, Volts | None] = {}
@@ -158,12 +162,21 @@ class BiasSupply:
         """Take note of what is in each slot.
 
         Raises:
-            WrongIdentityError: If outputs are configured that no mezzanine has.
+            WrongIdentityError: If it is not what the settings are for, or outputs are configured that no mezzanine has.
             LimitError: If a configured calibration cannot be one of its mezzanine.
         """
+        self._is_identified = True
         self._kinds = {slot: KINDS[name] for slot, name in enumerate(names) if name in KINDS}
         self._unknown = {slot: name for slot, name in enumerate(names) if name not in KINDS}
         self._is_calibration_checked = False
+        for slot, name in sorted(self._expected.items()):
+            found = names[slot] if slot < len(names) else "no place for a mezzanine"
+            if found != name:
+                raise WrongIdentityError(
+                    f"bias slot {slot}: {found}, and the limits are made out for a {name}",
+                    device=self._link.name,
+                    do="correct the limits and the tables of bias, or the mezzanine",
+                )
         for channel in sorted(self._settings):
             kind = self._kinds.get(channel.slot)
             if kind is None or channel.channel >= kind.n_channels:
@@ -506,6 +519,16 @@ class BiasSupply:
             _LOG.warning("%s: bias off: %s", self._link.name, "; ".join(off.failures))
         return OffReport(off.state, off.attempts, off.lowered, tuple(off.failures))
 
+    async def _look_for_what_hears_nothing_later(self, board: Board) -> None:
+        """Whoever only switches off has identified nothing, and need not: a board says this much in three reads."""
+        if not await board.read("power") & POWER_BIAS:
+            return
+        n_slots = board_kind(await board.read("base_pcb"), 0).bias_slots
+        interface = await board.read("bias_interface")
+        names = [mezzanine_name(interface_nibble(interface, slot), None) for slot in range(n_slots)]
+        kinds = {slot: KINDS[name] for slot, name in enumerate(names) if name in KINDS}
+        self._kinds = {slot: kind for slot, kind in kinds.items() if not kind.hears_without_supply}
+
     async def _remove_voltage(self, board: Board, off: _Off) -> None:
         wanted = POWER_FEM if self._is_fem_on else 0
         try:
@@ -531,6 +554,8 @@ class BiasSupply:
             return
         try:
             async with asyncio.timeout(LOWER_FIRST_DEADLINE_S):
+                if not self._is_identified:
+                    await self._look_for_what_hears_nothing_later(board)
                 for channel in self._outputs(self._slots(hear=False)):
                     await board.set_bias(self._lowest(channel))
                     self._at[channel] = None
@@ -544,6 +569,9 @@ class BiasSupply:
         deadline_s = SILENT_ZERO_DEADLINE_S if off.state is OutputState.UNKNOWN else ZERO_DEADLINE_S
         try:
             async with asyncio.timeout(deadline_s):
+                if not self._is_identified and off.state is not OutputState.UNKNOWN:
+                    names = await identify_mezzanines(board, board_kind(await board.read("base_pcb"), 0).bias_slots)
+                    self._kinds = {slot: KINDS[name] for slot, name in enumerate(names) if name in KINDS}
                 for channel in self._outputs(self._slots(hear=True)):
                     self._at[channel] = None
                     try:
