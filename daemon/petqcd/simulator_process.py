@@ -115,6 +115,9 @@ def command(settings: SimulatorConfig, state_dir: Path, place: Place) -> list[st
         "--source",
         settings.source,
         *(argument for fault in settings.faults for argument in ("--fault", fault)),
+        "--json",
+        "--status-every",
+        "0",
         "--until-stdin-closes",
     ]
 

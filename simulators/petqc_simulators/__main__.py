@@ -1,11 +1,15 @@
-"""Command line of the simulators: python -m petqc_simulators serve ..."""
+"""Command line of the simulators: python -m petqc_simulators serve ..., which is also `petqc simulate`."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 from pathlib import Path
+
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C ended before it had begun."""
 
 
 def _speed(text: str) -> float:
@@ -22,32 +26,93 @@ def _seed(text: str) -> int:
     return seed
 
 
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a time in seconds (0 or more)")
+    return seconds
+
+
 def parser() -> argparse.ArgumentParser:
     """The argument parser."""
     from petqc_simulators.faults import KINDS
 
+    from petqc_simulators.profile import profile_names
+
     top = argparse.ArgumentParser(prog="petqc_simulators", description="Simulated detectors on their real wire.")
     commands = top.add_subparsers(dest="command", required=True)
     faults = "; ".join(f"{k.id} {k.title} ({k.size_means}, {k.default_size:g})" for k in KINDS.values())
-    serve = commands.add_parser("serve", help="a board on UDP, or behind the daemon's socket")
+    serve = commands.add_parser(
+        "serve",
+        prog="petqc simulate",
+        help="a board on UDP, or behind the daemon's socket",
+        description="A simulated scanner on its real wire, for petqc or any other program.",
+    )
     record = commands.add_parser("record", help="a recording, as fast as it goes")
     for command in (serve, record):
-        command.add_argument("--profile", default="bench", help="name of a profile or path of a .toml file")
+        command.add_argument(
+            "--profile", default="bench", help=f"one of {', '.join(profile_names())}, or the path of a .toml file"
+        )
         command.add_argument("--seed", type=_seed, default=1, help="the individual detector")
         command.add_argument("--source", choices=("na22", "ge68", "none"), help="default: the profile's")
         command.add_argument(
             "--fault", action="append", default=[], metavar="ID[=size][@seconds]", help=f"may be repeated: {faults}"
         )
     serve.add_argument(
-        "--listen", default="udp://127.0.0.1:0", help="udp://HOST:PORT, port 0 for any free one; or unix:/PATH"
+        "--listen",
+        "--address",
+        metavar="ADDRESS",
+        help="udp://HOST:PORT, port 0 for any free one; or unix:/PATH for the maker's daemon in front of it. Default: "
+        "udp://127.0.0.1:2000, or a socket in the folder for temporary files if the scanner has several units",
     )
-    serve.add_argument("--shared-memory", default="/daqd_shm", help="name of the frame ring, with unix:/PATH")
-    serve.add_argument("--state-dir", type=Path, required=True, help="configuration, truth and state go here")
+    serve.add_argument("--shared-memory", metavar="/NAME", help="name of the frame ring, with unix:/PATH")
     serve.add_argument("--speed", type=_speed, default=1.0, help="simulated seconds per second")
+    serve.add_argument(
+        "--write-config", type=Path, metavar="DIR", help="write its configuration in the maker's format here"
+    )
+    serve.add_argument(
+        "--state-dir",
+        type=Path,
+        metavar="DIR",
+        help="configuration, truth and state go here; default: a folder that is removed in the end",
+    )
+    serve.add_argument("--for", type=_seconds, dest="seconds", metavar="SECONDS", help="end by itself after this time")
+    serve.add_argument(
+        "--status-every",
+        type=_seconds,
+        metavar="SECONDS",
+        help="how often it tells how it goes, 0 for never; default: 1, or 10 where words go to no terminal",
+    )
+    serve.add_argument("--json", action="store_true", help="lines of JSON on stdout")
     serve.add_argument("--until-stdin-closes", action="store_true", help="end when standard input ends")
     record.add_argument("--seconds", type=float, default=15.0, help="length")
     record.add_argument("prefix", type=Path, help="path of the recording without suffix")
     return top
+
+
+def _serve(given: argparse.Namespace) -> int:
+    from petqc_simulators.serving import ServeSettings, serve
+
+    every_s = given.status_every
+    if every_s is None:
+        every_s = 1.0 if given.json or sys.stderr.isatty() else 10.0
+    return serve(
+        ServeSettings(
+            profile=given.profile,
+            seed=given.seed,
+            listen=given.listen,
+            state_dir=given.state_dir,
+            speed=given.speed,
+            source=given.source,
+            faults=given.fault,
+            until_stdin_closes=given.until_stdin_closes,
+            shared_memory=given.shared_memory,
+            write_config=given.write_config,
+            seconds=given.seconds,
+            as_json=given.json,
+            status_every_s=every_s,
+        )
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,21 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         if given.command == "serve":
-            from petqc_simulators.server import ServeSettings, serve
-
-            return serve(
-                ServeSettings(
-                    profile=given.profile,
-                    seed=given.seed,
-                    listen=given.listen,
-                    state_dir=given.state_dir,
-                    speed=given.speed,
-                    source=given.source,
-                    faults=given.fault,
-                    until_stdin_closes=given.until_stdin_closes,
-                    shared_memory=given.shared_memory,
-                )
-            )
+            return _serve(given)
         from petqc_simulators.recording import write_recording
 
         written = write_recording(
@@ -79,12 +130,20 @@ def main(arguments: list[str] | None = None) -> int:
         )
         sys.stdout.write(f"{written['recording']}: {written['hits']} hits in {written['seconds']:.3f} s\n")
     except (ProfileError, ValueError) as error:
-        sys.stderr.write(f"petqc_simulators: {error}\n")
-        return 2
+        return _refused(given, str(error))
     except OSError as error:
-        sys.stderr.write(f"petqc_simulators: {error.filename or given.command}: {error.strerror}\n")
-        return 2
+        return _refused(given, f"{error.filename or given.command}: {error.strerror}")
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return 0
+
+
+def _refused(given: argparse.Namespace, why: str) -> int:
+    name = "petqc simulate" if given.command == "serve" else "petqc_simulators"
+    sys.stderr.write(f"{name}: {why}\n")
+    if given.command == "serve" and given.json:
+        sys.stdout.write(json.dumps({"code": "simulator-refused", "error": why}) + "\n")
+    return 2
 
 
 if __name__ == "__main__":

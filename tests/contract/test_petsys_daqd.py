@@ -57,7 +57,7 @@ async def daemon_process(folder: Path, *arguments: str) -> AsyncIterator[DaemonP
     name = f"/petqc-test-{os.getpid()}-{time.monotonic_ns()}"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "petqc_simulators", "serve", "--state-dir", str(folder), "--until-stdin-closes"),
-        *("--listen", f"unix:{folder / 'd.sock'}", "--shared-memory", name, *arguments),
+        *("--json", "--listen", f"unix:{folder / 'd.sock'}", "--shared-memory", name, *arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )

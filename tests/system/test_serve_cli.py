@@ -203,7 +203,7 @@ def test_off_works_with_the_daemon_down(tmp_path: Path, petqc: Callable[..., Any
     """A board of its own, left energised: `petqc off` alone makes it safe, and says so only if it is."""
     listen = ["--listen", "udp://127.0.0.1:0", "--state-dir", str(tmp_path / "board"), "--until-stdin-closes"]
     simulator = subprocess.Popen(
-        [sys.executable, "-m", "petqc_simulators", "serve", "--profile", "bench", "--seed", "1", *listen],
+        [sys.executable, "-m", "petqc_simulators", "serve", "--json", "--profile", "bench", "--seed", "1", *listen],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

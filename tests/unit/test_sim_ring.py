@@ -17,7 +17,7 @@ from petqc_simulators.physics.detector import BLOCK_FRAMES, BLOCK_S, Detector
 from petqc_simulators.physics.draw import draw_detector
 from petqc_simulators.physics.placement import crystal_middles_mm, in_coincidence
 from petqc_simulators.profile import PROFILES, ProfileError, load_profile
-from petqc_simulators.server import ServeSettings, serve
+from petqc_simulators.serving import ServeSettings, serve
 
 RING = load_profile("ring-small")
 

@@ -147,6 +147,11 @@ class DaqdServer:
         self._socket.setblocking(False)
         self._wake_read, self._wake_write = os.pipe()
 
+    @property
+    def n_clients(self) -> int:
+        """Open connections."""
+        return len(self._clients)
+
     def stop(self) -> None:
         """Make `run` return; safe from a signal handler or another thread, and more than once."""
         with contextlib.suppress(OSError):

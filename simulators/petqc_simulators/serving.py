@@ -1,0 +1,272 @@
+"""Serving a simulated scanner: drawn, written down, announced, on the wire until it is told to end."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from petqc_drivers.petsys.daqd_wire import check_shared_memory_name
+from petqc_drivers.petsys.wire import WireError
+from petqc_simulators.boards.petsys_daqd import DaqdServer
+from petqc_simulators.boards.scanner import Scanner
+from petqc_simulators.config_files import write_config_folder
+from petqc_simulators.faults import Fault
+from petqc_simulators.physics.detector import Detector
+from petqc_simulators.profile import ProfileError, load_profile
+from petqc_simulators.recording import write_truth
+from petqc_simulators.server import BoardServer, parse_listen
+from petqc_simulators.telling import Announcement, Status, StatusLine
+from petqc_simulators.truth import compute_truth
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import FrameType
+
+    from petqc_simulators.profile import Profile
+
+_SOCKET_PATH_MAX = 107
+"""Bytes of the path of a UNIX socket. Source: unix(7), sun_path has 108 with its end."""
+_WHY_NOT = {
+    errno.EADDRINUSE: "is in use by another program: choose another port, or port 0 for any free one",
+    errno.EADDRNOTAVAIL: "is not an address of this machine",
+    errno.EACCES: "is not open to this user: ports below 1024 need root",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """What to serve, where, for how long, and how it is told.
+
+    listen: udp://HOST:PORT for the board itself, port 0 takes any free one; unix:PATH for the daemon in front of it,
+    whose ring gets the name shared_memory; None: what suits the profile. state_dir: where configuration, truth and
+    state go; None: a temporary folder that is removed in the end. write_config: a folder for the configuration,
+    instead of the one in the state directory. speed: simulated per wall second. seconds: wall time after which it
+    ends by itself. as_json: lines of JSON instead of words. status_every_s: 0 for no lines on how it goes.
+    """
+
+    profile: str
+    seed: int
+    listen: str | None = None
+    state_dir: Path | None = None
+    speed: float = 1.0
+    source: str | None = None
+    faults: Sequence[str] = ()
+    until_stdin_closes: bool = False
+    shared_memory: str | None = None
+    write_config: Path | None = None
+    seconds: float | None = None
+    as_json: bool = False
+    status_every_s: float = 0.0
+
+
+def default_place(profile: Profile) -> tuple[str, str]:
+    """Address and name of the frame ring that a profile is served at if nothing else is asked for.
+
+    Never the places of the maker's daemon: who looks there means real hardware.
+    """
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "-", profile.name)
+    if profile.hardware.clock_trigger:
+        return f"unix:{Path(tempfile.gettempdir(), f'petqc-{plain}.sock')}", f"/petqc-{plain}"
+    return "udp://127.0.0.1:2000", f"/petqc-{plain}"
+
+
+def open_server(
+    scanner: Scanner, listen: str, shared_memory: str, speed: float = 1.0
+) -> tuple[BoardServer | DaqdServer, str]:
+    """The server that was asked for, and the address at which it listens.
+
+    Raises:
+        ProfileError: the address is none, is taken, or is not one for a scanner of several units.
+    """
+    scheme, _, place = listen.partition(":")
+    if scheme == "unix":
+        daemon = _open_daemon(scanner, Path("/" + place.lstrip("/")), shared_memory, speed)
+        return daemon, daemon.address
+    host, port = parse_listen(listen)
+    if len(scanner.units) > 1:
+        raise ProfileError(
+            f"{scanner.profile.name} has {len(scanner.units)} units, and over UDP there is exactly one: "
+            "write --listen unix:/PATH for the daemon in front of them"
+        )
+    try:
+        server = BoardServer(scanner.boards[0], host, port, speed=speed)
+    except OSError as error:
+        raise ProfileError(f"{listen} {_WHY_NOT.get(error.errno or 0, f'cannot be used: {error}')}") from error
+    return server, f"udp://{server.address[0]}:{server.address[1]}"
+
+
+def _open_daemon(scanner: Scanner, path: Path, shared_memory: str, speed: float) -> DaqdServer:
+    try:
+        check_shared_memory_name(shared_memory)
+    except WireError as error:
+        raise ProfileError(f"--shared-memory: {error}") from error
+    if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
+        raise ProfileError(f"{path}: the path of a socket has at most {_SOCKET_PATH_MAX} bytes")
+    try:
+        return DaqdServer(scanner.units, path, shared_memory, speed=speed, frames=scanner.advance_blocks)
+    except FileExistsError as error:
+        raise ProfileError(
+            f"the shared memory {shared_memory} exists: a daemon or simulator has it, or one was killed and left "
+            f"{error.filename}; if none runs remove that file, else choose another name with --shared-memory"
+        ) from error
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise ProfileError(f"unix:{path} cannot be used: {error.strerror}") from error
+        raise ProfileError(
+            f"{path} exists: a daemon or simulator listens there, or one was killed and left it; if none runs remove "
+            "the file, else choose another path with --listen"
+        ) from error
+
+
+def write_config_beside(folder: Path, written: Path) -> Path:
+    """Copy a configuration into a folder in which no other one is; the path of its config.ini.
+
+    Raises:
+        ProfileError: a file of that name is there and says something else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = sorted(written.parent.iterdir())
+    for file in files:
+        there = folder / file.name
+        if there.exists() and there.read_bytes() != file.read_bytes():
+            raise ProfileError(f"--write-config: {there} exists and is not of this detector: name another folder")
+    for file in files:
+        shutil.copyfile(file, folder / file.name)
+    return folder / written.name
+
+
+class _ToldToEnd:
+    """Ctrl-C or SIGTERM: ends the server once there is one, and before that is only remembered."""
+
+    def __init__(self) -> None:
+        self.is_told = False
+        self._server: BoardServer | DaqdServer | None = None
+
+    def tell(self, _signal: int, _frame: FrameType | None) -> None:
+        self.is_told = True
+        if self._server is not None:
+            self._server.stop()
+
+    @contextlib.contextmanager
+    def heard(self) -> Iterator[None]:
+        previous = {number: signal.signal(number, self.tell) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def ends(self, server: BoardServer | DaqdServer) -> Iterator[None]:
+        self._server = server
+        try:
+            yield
+        finally:
+            self._server = None
+
+
+def _state(server: BoardServer | DaqdServer, scanner: Scanner, truth: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **scanner.state(),
+        "slipped_s": round(server.slipped_s, 4),
+        "unsent_datagrams": server.unsent,
+        "faults": truth["faults"],
+        **({"daqd": server.state()} if isinstance(server, DaqdServer) else {}),
+    }
+
+
+def _write_state(path: Path, state: dict[str, Any]) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(state) + "\n", "utf-8")
+    part.replace(path)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def serve(settings: ServeSettings) -> int:
+    """Draw the detector, write configuration and truth, say what is there and serve it; the exit code.
+
+    Raises:
+        ProfileError: profile, fault or address that cannot be used.
+        OSError: the state directory cannot be written.
+    """
+    profile = load_profile(settings.profile, source=settings.source)
+    faults = [Fault.parse(text) for text in settings.faults]
+    told = _ToldToEnd()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(told.heard())
+        if settings.state_dir is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="petqc-simulate-")))
+        else:
+            folder = settings.state_dir.absolute()
+            folder.mkdir(parents=True, exist_ok=True)
+        scanner = Scanner(profile, settings.seed, faults, witness_folder=folder)
+        stack.callback(scanner.close)
+        listen, shared_memory = default_place(profile)
+        server, address = open_server(
+            scanner, settings.listen or listen, settings.shared_memory or shared_memory, settings.speed
+        )
+        stack.callback(server.close)
+        config = write_config_folder(folder / "config", profile, scanner.detector.draw)
+        if settings.write_config is not None:
+            config = write_config_beside(settings.write_config.absolute(), config)
+        truth = compute_truth(profile, settings.seed, faults)
+        write_truth(folder / "truth.json", truth)
+        # Compiled now, so that the first frames are not late.
+        warm = Detector(profile, settings.seed)
+        warm.settle()
+        warm.advance()
+        announcement = Announcement(
+            profile=profile,
+            seed=settings.seed,
+            again=shlex.join(["petqc", "simulate", "--profile", settings.profile, "--seed", str(settings.seed)]),
+            address=address,
+            shared_memory=server.ring.name if isinstance(server, DaqdServer) else None,
+            config=config,
+            truth=folder / "truth.json",
+            faults=truth["faults"],
+        )
+        _say(json.dumps(announcement.document()) if settings.as_json else announcement.text())
+        _serve_until_told(settings, told, scanner, server, folder / "state.json", truth)
+    return 0
+
+
+def _serve_until_told(
+    settings: ServeSettings,
+    told: _ToldToEnd,
+    scanner: Scanner,
+    server: BoardServer | DaqdServer,
+    state_file: Path,
+    truth: dict[str, Any],
+) -> None:
+    """Serve, and tell how it goes, until a signal, the end of standard input or the end of the time that was given."""
+    status = Status(server, scanner, truth["faults"])
+    line = StatusLine(settings.status_every_s, as_json=settings.as_json)
+    ends_at = None if settings.seconds is None else time.monotonic() + settings.seconds
+
+    def each_state() -> None:
+        _write_state(state_file, _state(server, scanner, truth))
+        line.tell(status)
+        if ends_at is not None and time.monotonic() >= ends_at:
+            server.stop()
+
+    with told.ends(server):
+        if not told.is_told:
+            server.run(watch=sys.stdin.fileno() if settings.until_stdin_closes else None, each_state=each_state)
+    _write_state(state_file, _state(server, scanner, truth))
+    line.end(status)

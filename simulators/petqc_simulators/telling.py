@@ -1,0 +1,271 @@
+"""What a simulator says: what it stands for and how to reach it, and while it runs how it goes."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from petqc_drivers.petsys.registers import POWER_BIAS
+from petqc_simulators.boards.petsys_daqd import DaqdServer
+from petqc_simulators.physics.detector import BLOCK_FRAMES, BLOCK_S
+from petqc_simulators.physics.electronics import ACCEPTED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from petqc_simulators.boards.scanner import Scanner
+    from petqc_simulators.profile import Profile
+    from petqc_simulators.server import BoardServer
+
+BASE_PCBS = {2: "FEB/D 1K", 5: "FEB/D 8K"}
+"""Base PCBs that have a name. Source: interface reference, section 1.4."""
+MODULES = {0x0: "test board", 0x1: "FEM-128", 0x11: "FEM-128", 0x12: "FEM-128 with multiplexer", 0x111: "FEM-256"}
+"""Kinds of module that have a name. Source: interface reference, sections 1.4 and 4.8."""
+SOURCES = {"na22": "Na-22", "ge68": "Ge-68", "none": "none but the lutetium of the crystals"}
+MAKERS_SOCKET, MAKERS_MEMORY = "/tmp/d.sock", "/daqd_shm"  # noqa: S108 - fixed in the maker's software
+MAKERS_BOARD = "192.168.1.25"
+"""Where the maker's software looks. Source: interface reference, sections 2.1 and 3.1."""
+_ABOVE_OPERATION_V = 10.0
+_MODEL_V_MAX = 60.0
+
+
+def _count(n: int, thing: str) -> str:
+    return f"{n} {thing}{'' if n == 1 else 's'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What is simulated, where it answers, and how others are pointed at it.
+
+    again: the command that gives the same detector once more. faults: as the truth describes them.
+    """
+
+    profile: Profile
+    seed: int
+    again: str
+    address: str
+    shared_memory: str | None
+    config: Path
+    truth: Path
+    faults: Sequence[dict[str, Any]]
+
+    def document(self) -> dict[str, Any]:
+        """For programs: the first line of JSON."""
+        geometry, hardware = self.profile.geometry, self.profile.hardware
+        return {
+            "ready": True,
+            "address": self.address,
+            **({"shared_memory": self.shared_memory} if self.shared_memory is not None else {}),
+            "config": str(self.config),
+            "truth": str(self.truth),
+            "profile": self.profile.name,
+            "title": self.profile.title,
+            "seed": self.seed,
+            "source": self.profile.source.kind,
+            "boards": hardware.boards,
+            "modules": geometry.modules,
+            "asics": geometry.chips,
+            "channels": geometry.channels,
+            "bias_outputs": geometry.bias_channels,
+            "faults": list(self.faults),
+            "petqc_toml": self.device_table(),
+        }
+
+    def text(self) -> str:
+        """For people."""
+        facts = {**self._detector(), **self._place()}
+        width = max(map(len, facts))
+        return "\n".join(
+            (
+                f"Simulated: {self.profile.title or self.profile.name}",
+                *(f"  {name:<{width}}  {value}" for name, value in facts.items()),
+                "",
+                "petqc measures with it when petqc.toml says",
+                "",
+                self.device_table(),
+                *self._makers_software(),
+                "",
+                "Ctrl-C ends it.",
+            )
+        )
+
+    def _detector(self) -> dict[str, str]:
+        p, geometry, hardware = self.profile, self.profile.geometry, self.profile.hardware
+        pcb = BASE_PCBS.get(hardware.base_pcb, "FEB/D")
+        unit = "port {}, slave {}".format(*hardware.trigger_address)
+        trigger = f"clock and trigger unit at {unit}" if hardware.clock_trigger else "trigger of its own"
+        kind = MODULES.get(hardware.module_kind, "module")
+        where = f"two panels {2 * geometry.face_distance_mm:g} mm apart"
+        if geometry.arrangement == "ring":
+            where = f"a ring of {2 * geometry.face_distance_mm:g} mm"
+        mezzanines = ", ".join(hardware.bias_slots) or "no mezzanine"
+        source = SOURCES[p.source.kind]
+        if p.source.kind != "none":
+            source += f", {p.source.activity_bq / 1000:g} kBq"
+        return {
+            "profile": f"{p.name}, seed {self.seed}: the same seed is the same detector",
+            "boards": f"{hardware.boards} x {pcb} (base PCB {hardware.base_pcb:#06x}), {trigger}",
+            "modules": f"{geometry.modules} x {kind} ({hardware.module_kind:#06x}), each {geometry.columns} x "
+            f"{geometry.rows} crystals, in {where}",
+            "channels": f"{geometry.channels} on {_count(geometry.chips, 'ASIC')} TOFPET2 {hardware.asic_version}",
+            "bias": f"{_count(geometry.bias_channels, 'output')}; each board has {mezzanines}",
+            "source": source,
+            "faults": "; ".join(_fault_words(fault) for fault in self.faults) or "none",
+        }
+
+    def _place(self) -> dict[str, str]:
+        place = {"address": self.address}
+        if self.shared_memory is not None:
+            place["shared memory"] = f"{self.shared_memory} (the daemon's ring of frames)"
+        return {**place, "configuration": str(self.config), "truth": f"{self.truth} (what a perfect analysis finds)"}
+
+    def device_table(self) -> str:
+        """The part of petqc.toml that points petqc here."""
+        sipm = self.profile.sipm
+        v_max = min(math.ceil(sipm.breakdown_v + sipm.overvoltage_v + _ABOVE_OPERATION_V), _MODEL_V_MAX)
+        is_daemon = self.shared_memory is not None
+        lines = [
+            "[[device]]",
+            'name = "simulated"',
+            f'kind = "{"petsys-daqd" if is_daemon else "petsys-udp"}"',
+            f"address = {json.dumps(self.address)}",
+            f"configuration = {json.dumps(str(self.config))}",
+            "simulated = true             # everything that is made from it says so",
+            "[device.bias]                # of this simulated detector; a real one has limits of its own",
+            "v_min = 0.0",
+            f"v_max = {float(v_max)}",
+            "max_step_v = 5.0",
+            "slew_v_per_s = 50.0",
+        ]
+        if is_daemon:
+            lines.insert(4, f"shared_memory = {json.dumps(self.shared_memory)}")
+        return "\n".join(lines)
+
+    def _makers_software(self) -> list[str]:
+        if self.shared_memory is not None:
+            if (self.address, self.shared_memory) == (f"unix:{MAKERS_SOCKET}", MAKERS_MEMORY):
+                return ["", "The maker's own programs find it: it stands where they look for their daemon."]
+            return [
+                "",
+                "The maker's own programs look for their daemon in one place only. For them, where no real one is used:",
+                f"  {self.again} --listen unix:{MAKERS_SOCKET} --shared-memory {MAKERS_MEMORY}",
+            ]
+        if self.address == f"udp://{MAKERS_BOARD}:2000":
+            return ["", "The maker's daemon finds it: daqd --daq-type GBE"]
+        return [
+            "",
+            f"The maker's daemon looks for a board at {MAKERS_BOARD}, port 2000, only. For it, where no real one is used:",
+            f"  ip address add {MAKERS_BOARD}/32 dev lo      (as root; the same with del takes it away)",
+            f"  {self.again} --listen udp://{MAKERS_BOARD}:2000",
+            "  daqd --daq-type GBE",
+        ]
+
+
+def _fault_words(fault: dict[str, Any]) -> str:
+    onset = f" after {fault['onset_s']:g} s" if fault["onset_s"] else ""
+    return f"{fault['id']} {fault['title']}, {fault['size_means']} {fault['size']:g}{onset}"
+
+
+class Status:
+    """How a served scanner does. Rates are of the time since the last `take`, per second of the wall clock."""
+
+    def __init__(self, server: BoardServer | DaqdServer, scanner: Scanner, faults: Sequence[dict[str, Any]]) -> None:
+        self._server = server
+        self._scanner = scanner
+        self._faults = faults
+        self._started = self._taken = time.monotonic()
+        self._hits = 0
+
+    def take(self) -> dict[str, Any]:
+        """Numbers, all of simulated truth: what a client measures may differ.
+
+        hits: measured by the detector since it was switched on. bias_v: least and most of all outputs. faults: ids of
+        those that have set in; they count from the synchronisation of the readout.
+        """
+        server, scanner, detector = self._server, self._scanner, self._scanner.detector
+        now, hits = time.monotonic(), int(detector.counters[ACCEPTED])
+        since = max(now - self._taken, 1e-3)
+        rate = (hits - self._hits) / since
+        self._taken, self._hits = now, hits
+        seconds = detector.frame / BLOCK_FRAMES * BLOCK_S
+        volts = detector.bias_v
+        return {
+            "wall_s": round(now - self._started, 3),
+            "simulated_s": round(scanner.elapsed_s, 3),
+            "slipped_s": round(server.slipped_s, 3),
+            "hits": hits,
+            "hits_per_s": round(rate, 1),
+            "clients": server.n_clients,
+            "is_streaming": scanner.is_streaming,
+            "bias_supply_on": any(board.registers.value("power") & POWER_BIAS for board in scanner.boards),
+            "bias_v": [round(float(volts.min()), 2), round(float(volts.max()), 2)] if volts.size else None,
+            "faults": [fault["id"] for fault in self._faults if fault["onset_s"] <= seconds],
+            "malformed": sum(board.malformed for board in scanner.boards),
+        }
+
+
+def status_words(status: dict[str, Any]) -> str:
+    """A status as a line for people."""
+    bias = "bias off"
+    if status["bias_supply_on"] and status["bias_v"] is not None:
+        bias = "bias on, {:.1f} to {:.1f} V".format(*status["bias_v"])
+    slipped = f" ({status['slipped_s']:.1f} s behind)" if status["slipped_s"] >= 0.1 else ""
+    return " · ".join(
+        (
+            f"{status['wall_s']:.0f} s",
+            f"simulated {status['simulated_s']:.1f} s{slipped}",
+            f"{status['hits_per_s']:,.0f} hits/s" if status["is_streaming"] else "not synchronised yet",
+            _count(status["clients"], "client"),
+            bias,
+            f"faults {', '.join(status['faults'])}" if status["faults"] else "no faults",
+        )
+    )
+
+
+class StatusLine:
+    """Tells a status now and then: lines of JSON on stdout, or words on stderr, which stay one line on a terminal.
+
+    Args:
+        every_s: Least time between two; 0: never.
+        as_json: JSON instead of words.
+    """
+
+    def __init__(self, every_s: float, *, as_json: bool) -> None:
+        self._every_s = every_s
+        self._as_json = as_json
+        self._due = time.monotonic() + every_s
+        self._stays = sys.stderr.isatty()
+
+    def tell(self, status: Status) -> None:
+        """Tell it if it is time."""
+        now = time.monotonic()
+        if self._every_s <= 0.0 or now < self._due:
+            return
+        self._due = now + self._every_s
+        if self._as_json:
+            self._json({"status": status.take()})
+        else:
+            words = status_words(status.take())
+            sys.stderr.write(f"\r\x1b[K{words}" if self._stays else f"{words}\n")
+            sys.stderr.flush()
+
+    def end(self, status: Status) -> None:
+        """The last one."""
+        if self._every_s <= 0.0:
+            return
+        if self._as_json:
+            self._json({"ended": status.take()})
+        else:
+            last = status.take()
+            head = "\r\x1b[K" if self._stays else ""
+            sys.stderr.write(f"{head}ended after {last['wall_s']:.0f} s, {last['hits']:,} hits\n")
+
+    @staticmethod
+    def _json(document: dict[str, Any]) -> None:
+        sys.stdout.write(json.dumps(document) + "\n")
+        sys.stdout.flush()
