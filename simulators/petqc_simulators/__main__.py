@@ -36,7 +36,6 @@ def _seconds(text: str) -> float:
 def parser() -> argparse.ArgumentParser:
     """The argument parser."""
     from petqc_simulators.faults import KINDS
-
     from petqc_simulators.profile import profile_names
 
     top = argparse.ArgumentParser(prog="petqc_simulators", description="Simulated detectors on their real wire.")
@@ -74,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
         "--state-dir",
         type=Path,
         metavar="DIR",
-        help="configuration, truth and state go here; default: a folder that is removed in the end",
+        help="configuration, truth and state go here; default: a folder that is removed in the end, and no truth",
     )
     serve.add_argument("--for", type=_seconds, dest="seconds", metavar="SECONDS", help="end by itself after this time")
     serve.add_argument(

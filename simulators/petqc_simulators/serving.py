@@ -51,9 +51,10 @@ class ServeSettings:
 
     listen: udp://HOST:PORT for the board itself, port 0 takes any free one; unix:PATH for the daemon in front of it,
     whose ring gets the name shared_memory; None: what suits the profile. state_dir: where configuration, truth and
-    state go; None: a temporary folder that is removed in the end. write_config: a folder for the configuration,
-    instead of the one in the state directory. speed: simulated per wall second. seconds: wall time after which it
-    ends by itself. as_json: lines of JSON instead of words. status_every_s: 0 for no lines on how it goes.
+    state go; None: a temporary folder that is removed in the end, without the truth, which takes seconds to compute.
+    write_config: a folder for the configuration, instead of the one in the state directory. speed: simulated per wall
+    second. seconds: wall time after which it ends by itself. as_json: lines of JSON instead of words. status_every_s:
+    0 for no lines on how it goes.
     """
 
     profile: str
@@ -177,12 +178,12 @@ class _ToldToEnd:
             self._server = None
 
 
-def _state(server: BoardServer | DaqdServer, scanner: Scanner, truth: dict[str, Any]) -> dict[str, Any]:
+def _state(server: BoardServer | DaqdServer, scanner: Scanner, planted: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         **scanner.state(),
         "slipped_s": round(server.slipped_s, 4),
         "unsent_datagrams": server.unsent,
-        "faults": truth["faults"],
+        "faults": planted,
         **({"daqd": server.state()} if isinstance(server, DaqdServer) else {}),
     }
 
@@ -225,8 +226,11 @@ def serve(settings: ServeSettings) -> int:
         config = write_config_folder(folder / "config", profile, scanner.detector.draw)
         if settings.write_config is not None:
             config = write_config_beside(settings.write_config.absolute(), config)
-        truth = compute_truth(profile, settings.seed, faults)
-        write_truth(folder / "truth.json", truth)
+        planted = scanner.detector.plan.describe(profile)
+        truth = None
+        if settings.state_dir is not None:
+            truth = folder / "truth.json"
+            write_truth(truth, compute_truth(profile, settings.seed, faults))
         # Compiled now, so that the first frames are not late.
         warm = Detector(profile, settings.seed)
         warm.settle()
@@ -238,11 +242,11 @@ def serve(settings: ServeSettings) -> int:
             address=address,
             shared_memory=server.ring.name if isinstance(server, DaqdServer) else None,
             config=config,
-            truth=folder / "truth.json",
-            faults=truth["faults"],
+            truth=truth,
+            faults=planted,
         )
         _say(json.dumps(announcement.document()) if settings.as_json else announcement.text())
-        _serve_until_told(settings, told, scanner, server, folder / "state.json", truth)
+        _serve_until_told(settings, told, scanner, server, folder / "state.json", planted)
     return 0
 
 
@@ -252,15 +256,15 @@ def _serve_until_told(
     scanner: Scanner,
     server: BoardServer | DaqdServer,
     state_file: Path,
-    truth: dict[str, Any],
+    planted: Sequence[dict[str, Any]],
 ) -> None:
     """Serve, and tell how it goes, until a signal, the end of standard input or the end of the time that was given."""
-    status = Status(server, scanner, truth["faults"])
+    status = Status(server, scanner, planted)
     line = StatusLine(settings.status_every_s, as_json=settings.as_json)
     ends_at = None if settings.seconds is None else time.monotonic() + settings.seconds
 
     def each_state() -> None:
-        _write_state(state_file, _state(server, scanner, truth))
+        _write_state(state_file, _state(server, scanner, planted))
         line.tell(status)
         if ends_at is not None and time.monotonic() >= ends_at:
             server.stop()
@@ -268,5 +272,5 @@ def _serve_until_told(
     with told.ends(server):
         if not told.is_told:
             server.run(watch=sys.stdin.fileno() if settings.until_stdin_closes else None, each_state=each_state)
-    _write_state(state_file, _state(server, scanner, truth))
+    _write_state(state_file, _state(server, scanner, planted))
     line.end(status)

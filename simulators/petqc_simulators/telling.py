@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from petqc_drivers.petsys.registers import POWER_BIAS
-from petqc_simulators.boards.petsys_daqd import DaqdServer
 from petqc_simulators.physics.detector import BLOCK_FRAMES, BLOCK_S
 from petqc_simulators.physics.electronics import ACCEPTED
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from petqc_simulators.boards.petsys_daqd import DaqdServer
     from petqc_simulators.boards.scanner import Scanner
     from petqc_simulators.profile import Profile
     from petqc_simulators.server import BoardServer
@@ -51,7 +51,7 @@ class Announcement:
     address: str
     shared_memory: str | None
     config: Path
-    truth: Path
+    truth: Path | None
     faults: Sequence[dict[str, Any]]
 
     def document(self) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class Announcement:
             "address": self.address,
             **({"shared_memory": self.shared_memory} if self.shared_memory is not None else {}),
             "config": str(self.config),
-            "truth": str(self.truth),
+            "truth": None if self.truth is None else str(self.truth),
             "profile": self.profile.name,
             "title": self.profile.title,
             "seed": self.seed,
@@ -122,7 +122,10 @@ class Announcement:
         place = {"address": self.address}
         if self.shared_memory is not None:
             place["shared memory"] = f"{self.shared_memory} (the daemon's ring of frames)"
-        return {**place, "configuration": str(self.config), "truth": f"{self.truth} (what a perfect analysis finds)"}
+        place["configuration"] = str(self.config)
+        if self.truth is not None:
+            place["truth"] = f"{self.truth} (what a perfect analysis finds)"
+        return place
 
     def device_table(self) -> str:
         """The part of petqc.toml that points petqc here."""
@@ -152,14 +155,14 @@ class Announcement:
                 return ["", "The maker's own programs find it: it stands where they look for their daemon."]
             return [
                 "",
-                "The maker's own programs look for their daemon in one place only. For them, where no real one is used:",
+                "The maker's programs look for their daemon in one place only. For them, where no real one is used:",
                 f"  {self.again} --listen unix:{MAKERS_SOCKET} --shared-memory {MAKERS_MEMORY}",
             ]
         if self.address == f"udp://{MAKERS_BOARD}:2000":
             return ["", "The maker's daemon finds it: daqd --daq-type GBE"]
         return [
             "",
-            f"The maker's daemon looks for a board at {MAKERS_BOARD}, port 2000, only. For it, where no real one is used:",
+            f"The maker's daemon looks for a board at {MAKERS_BOARD} only. For it, where no real board is used:",
             f"  ip address add {MAKERS_BOARD}/32 dev lo      (as root; the same with del takes it away)",
             f"  {self.again} --listen udp://{MAKERS_BOARD}:2000",
             "  daqd --daq-type GBE",
