@@ -23,7 +23,7 @@ from petqc_simulators.physics.crystal import (
 from petqc_simulators.physics.detector import BLOCK_FRAMES, BLOCK_S, Controls, Detector, PulseTrain
 from petqc_simulators.physics.draw import codes_for, draw_detector
 from petqc_simulators.physics.emission import CLOCK_S, Emission
-from petqc_simulators.physics.sipm import dark_pulse_rate_hz, fired_cells, sipm_state
+from petqc_simulators.physics.sipm import dark_pulse_rate_hz, dark_staircase_hz, fired_cells, sipm_state
 from petqc_simulators.physics.source import beta_quantiles, source_model
 from petqc_simulators.profile import ProfileError, load_profile
 
@@ -216,6 +216,34 @@ def test_saturation_and_dark_pulses() -> None:
     assert rate[0] == pytest.approx(1e6)
     assert rate[1] / rate[0] == pytest.approx(0.2)
     assert rate[2] / rate[1] == pytest.approx(0.2)
+
+
+def test_staircase_of_dark_counts() -> None:
+    dark, crosstalk = np.array([1e6]), np.array([0.25])
+    at = np.array([0.5, 1.5, 2.5])
+    sharp = dark_staircase_hz(dark, crosstalk, at, np.array([0.0]))
+    # Half a cell from a step of 8 % is six widths: the steps are those of the chain; the higher ones are wider.
+    assert sharp == pytest.approx([1e6, 2e5, 4e4], rel=2e-3)
+    half = dark_staircase_hz(dark, crosstalk, np.array([1.0]), np.array([0.05]))
+    assert half[0] == pytest.approx(0.5 * (1e6 + 2e5), rel=1e-3), "half of the single ones pass their own amplitude"
+    below = dark_staircase_hz(dark, crosstalk, np.array([-5.0]), np.array([0.1]))
+    assert below[0] == pytest.approx(1e6)
+    detector = Detector(BENCH, 22)
+    detector.settle()
+    steps = np.arange(-6, 21)
+    vth = detector.controls.vth.copy()
+    rates = []
+    for step in steps:
+        vth[:, 0] = np.floor(detector.draw.zero[:, 0]).astype(np.int64) - step
+        rates.append(detector.comparator_dark_hz(replace(detector.controls, vth=vth.copy()))[:, 0].mean())
+    rate = dict(zip(steps.tolist(), rates, strict=True))
+    assert rate[-6] < 10.0, "held over the threshold by its own baseline it cannot go over it"
+    assert rate[0] > 1e7, "noise alone"
+    assert rate[3] == pytest.approx(6e5, rel=0.1)
+    assert rate[8] == pytest.approx(9e4, rel=0.3)
+    detector.set(replace(detector.controls, bias_v=np.zeros_like(detector.controls.bias_v)))
+    detector.settle()
+    assert detector.comparator_dark_hz(detector.controls)[:, 0].max() < 1.0
 
 
 def test_no_bias_no_hits_and_each_setting_has_its_effect() -> None:

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import ndtr
 
 from petqc_simulators.fault_plan import Effects, FaultPlan
 from petqc_simulators.physics import electronics as el
 from petqc_simulators.physics.crystal import CHANNEL, CLOCK_PS, DECAY, DEPOSIT_COLUMNS, ZE, ZT, E, T
 from petqc_simulators.physics.draw import Draw, draw_detector, stream
 from petqc_simulators.physics.emission import CLOCK_S, Emission
-from petqc_simulators.physics.sipm import SipmState, dark_pulse_rate_hz, sipm_state
+from petqc_simulators.physics.sipm import SipmState, dark_pulse_rate_hz, dark_staircase_hz, sipm_state
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +31,8 @@ _AHEAD_CLK = float(el.FRAME_CLK)
 """Deposits are made one frame ahead of what is emitted, so that pile-up and late latching are complete."""
 THRESHOLD_NOISE_STEPS = 0.5
 """Standard deviation of the baseline's noise, in threshold steps."""
+NOISE_CROSSINGS_HZ = 5.0e7
+"""Rate at which the baseline's noise crosses its own mean upwards: about its bandwidth."""
 _NOISE_HZ = 2.0e5
 """Rate of a comparator whose thresholds all lie in the baseline."""
 T1_BEST_STEPS = 20.0
@@ -258,10 +261,17 @@ class Detector:
     def comparator_dark_hz(
         self, controls: Controls, channels: slice | NDArray[np.int64] = slice(None)
     ) -> NDArray[np.float64]:
-        """Rate of dark counts over each comparator's threshold, of some channels; (n, 3)."""
-        threshold = np.maximum(self.threshold_steps(controls) * self._kev_per_step(), 0.05)
+        """Rate at which comparators of some channels go over their thresholds, by dark counts and by noise; (n, 3).
+
+        One that noise holds over its threshold cannot go over it. Noise alone crosses a level as a Gaussian process
+        does (Rice's formula).
+        """
+        z = self.threshold_steps(controls, channels) / THRESHOLD_NOISE_STEPS
         state = self.sipm()
-        return np.stack([self._dark_rate_hz(state, threshold[:, i]) for i in range(3)], axis=1)[channels]
+        dark_hz = np.where(state.overvoltage_v > 0.01, state.dark_hz, 0.0)[channels, None]
+        noise_cells = THRESHOLD_NOISE_STEPS * self._kev_per_step() / self._kev_per_cell(state)[channels, None]
+        dark_hz = dark_staircase_hz(dark_hz, state.crosstalk[channels, None], z * noise_cells, noise_cells)
+        return np.asarray(dark_hz * ndtr(z) + NOISE_CROSSINGS_HZ * np.exp(-0.5 * np.minimum(z * z, 1400.0)))
 
     def _kev_per_step(self) -> NDArray[np.float64]:
         e = self.profile.electronics
@@ -269,11 +279,14 @@ class Detector:
 
     def _dark_rate_hz(self, state: SipmState, threshold_kev: NDArray[np.float64]) -> NDArray[np.float64]:
         """Dark counts over thresholds in keV of the calibration day's amplitude; (n,)."""
+        cells = threshold_kev / self._kev_per_cell(state)
+        return np.where(state.overvoltage_v > 0.01, dark_pulse_rate_hz(state.dark_hz, state.crosstalk, cells), 0.0)
+
+    def _kev_per_cell(self, state: SipmState) -> NDArray[np.float64]:
+        """Amplitude of one fired cell, in keV of the calibration day's amplitude; (n,)."""
         draw = self.draw
-        detects = state.overvoltage_v > 0.01
-        gain = np.where(detects, state.gain / draw.calibrated.gain, 1.0)
-        cells = threshold_kev * draw.photoelectrons_per_kev * draw.calibrated.fired_per_photon / gain
-        return np.where(detects, dark_pulse_rate_hz(state.dark_hz, state.crosstalk, cells), 0.0)
+        gain = np.where(state.overvoltage_v > 0.01, state.gain / draw.calibrated.gain, 1.0)
+        return np.asarray(gain / (draw.photoelectrons_per_kev * draw.calibrated.fired_per_photon))
 
     def refresh(self) -> None:
         """Bring the channel parameters up to date with settings, voltages and faults."""

@@ -6,11 +6,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import ndtr
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from petqc_simulators.profile import Crystal, Sipm
+
+
+CELL_GAIN_SPREAD = 0.08
+"""Standard deviation of the amplitude of one cell around the mean, relative: cell to cell, and avalanche."""
+STAIRCASE_CELLS = 24
+"""Longest chain that is told apart; one in 10^15 dark counts is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +88,38 @@ def dark_pulse_rate_hz(
 ) -> NDArray[np.float64]:
     """Rate of dark counts that pass a threshold in fired cells, crosstalk as a geometric chain.
 
-    A chain of more than k cells has the probability p^k, p the probability that a cell fires another one.
+    A chain of more than k cells has the probability p^k, p the probability that a cell fires another one. For
+    thresholds far above single cells, where how wide one step is does not matter.
     """
-    share = crosstalk / (1.0 + crosstalk)
     more_than = np.floor(np.maximum(threshold_cells, 0.0))
+    return np.asarray(dark_hz * np.exp(np.maximum(_log_share(crosstalk) * more_than, -700.0)))
+
+
+def dark_staircase_hz(
+    dark_hz: NDArray[np.float64],
+    crosstalk: NDArray[np.float64],
+    threshold_cells: NDArray[np.float64],
+    noise_cells: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Rate of dark counts that pass a threshold, where every chain's amplitude is smeared.
+
+    Args:
+        dark_hz: rate of dark counts.
+        crosstalk: mean extra cells per fired cell.
+        threshold_cells: threshold in amplitudes of one cell; may lie below the baseline.
+        noise_cells: standard deviation of the electronic noise, in the same unit; gain differs from cell to cell by
+            CELL_GAIN_SPREAD on top.
+    """
+    log_share = _log_share(crosstalk)
+    passed = np.zeros(np.broadcast_shapes(np.shape(threshold_cells), np.shape(dark_hz)))
+    for k in range(1, STAIRCASE_CELLS + 1):
+        sigma = np.sqrt(noise_cells**2 + k * CELL_GAIN_SPREAD**2)
+        exactly = np.exp(log_share * (k - 1)) * (-np.expm1(log_share) if k < STAIRCASE_CELLS else 1.0)
+        passed += exactly * ndtr((k - threshold_cells) / sigma)
+    return np.asarray(dark_hz * passed)
+
+
+def _log_share(crosstalk: NDArray[np.float64]) -> NDArray[np.float64]:
+    share = crosstalk / (1.0 + crosstalk)
     with np.errstate(divide="ignore"):
-        log_share = np.where(share > 0.0, np.log(np.maximum(share, 1e-300)), -700.0)
-    return np.asarray(dark_hz * np.exp(np.maximum(log_share * more_than, -700.0)))
+        return np.where(share > 0.0, np.log(np.maximum(share, 1e-300)), -700.0)
