@@ -18,9 +18,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from petqc.calibrate import Calibration, CounterPoint, EventPoint, charge, tdc, threshold
+from petqc.calibrate import Calibration, CounterPoint, EventPoint, bias, charge, tdc, threshold, time_offsets
 from petqc.calibration.charge import charge_table, code_of_time, time_of_code
+from petqc.channel_map import Topology
+from petqc.events import Coincidences
 from petqc.formats.petsys_tables import TABLES
+from petqc_simulators.config_files import tables as config_tables
 from petqc_simulators.physics.detector import BASELINE_STEPS, THRESHOLD_NOISE_STEPS, Detector, PulseTrain
 from petqc_simulators.profile import load_profile
 
@@ -210,7 +213,90 @@ def of_threshold(seed: int) -> list[Figure]:
     ]
 
 
-KINDS: dict[str, Callable[[int], list[Figure]]] = {"threshold": of_threshold, "tdc": of_tdc, "charge": of_charge}
+def of_bias(seed: int) -> list[Figure]:
+    """From steps of dark counts at the voltages, thresholds and readings of the daemon's own plan."""
+    detector, rng = Detector(BENCH, seed), np.random.default_rng(seed)
+    draw, of = detector.draw, config_tables(BENCH, detector.draw)
+    window_s = (1 << 22) * 5e-9
+    points = []
+    for level, share in enumerate((0.6, 0.7, 0.8, 0.9, 1.0)):
+        detector.bias_v = draw.breakdown_found_v + share * BENCH.sipm.overvoltage_v
+        volts = {bias.volts_name((0, 0, 0, k)): float(v) for k, v in enumerate(detector.bias_v)}
+        for below in range(2, 22):
+            vth = detector.controls.vth.copy()
+            vth[:, 0] = np.floor(draw.zero[:, 0]).astype(np.int64) - below
+            rate_hz = detector.comparator_dark_hz(replace(detector.controls, vth=vth))[:, 0]
+            settings = {"level": float(level), "below": float(below), **volts}
+            points += [CounterPoint(settings, CHANNELS, rng.poisson(rate_hz * window_s), 1 << 22) for _ in range(4)]
+    began_s = time.perf_counter()
+    outputs = bias.outputs_of_channels(of["bias_map"])
+    found = bias.fit_gain(points, of["disc_calibration"], outputs, of["bias_settings"])
+    took_s = time.perf_counter() - began_s
+    of_channel = draw.breakdown_v + BENCH.sipm.breakdown_v_per_k * draw.warmer_k[draw.module_of]
+    true = np.array([of_channel[draw.bias_of == k].mean() for k in range(draw.breakdown_found_v.size)])
+    results = [r for r in found.results if r.id == "bias_breakdown"]
+    stated = np.array([np.nan if r.uncertainty is None else r.uncertainty for r in results])
+    error = found.tables["bias_settings"]["breakdown"] - true
+    return [
+        Figure("outputs without a breakdown", int(np.isnan(stated).sum()), "", 0),
+        Figure("breakdown, rms error", 1000.0 * float(np.sqrt((error**2).mean())), "mV", 20.0),
+        Figure("breakdown, worst output", 1000.0 * float(np.abs(error).max()), "mV", 20.0),
+        Figure("rms over stated error", float(np.sqrt(np.nanmean((error / stated) ** 2))), "", 1.5),
+        Figure("time of the fit", took_s, "s"),
+    ]
+
+
+PAIR_SIGMA_PS = 95.0
+PAIRS = 40_000
+
+
+def of_time_offsets(seed: int) -> list[Figure]:
+    """Two facing modules of 64 thin crystals, offsets of 150 ps, without and with 30 % of randoms."""
+    half = (np.arange(8) - 3.5) * 3.2
+    x, y = (g.ravel() for g in np.meshgrid(half, half))
+    xyz = np.concatenate([np.stack([x, y, np.full(64, z)], axis=1) for z in (-60.0, 60.0)])
+    topology = Topology.from_channels(np.arange(128, dtype=np.int32), asics_per_module=1, xyz_mm=xyz.astype(np.float32))
+    flight_ps = np.linalg.norm(xyz, axis=1) / time_offsets.C_MM_PER_PS
+    figures = []
+    for randoms, goal in ((0.0, 1.05), (0.3, 1.25)):
+        rng = np.random.default_rng([seed, int(100 * randoms)])
+        offset = rng.normal(0.0, 150.0, 128)
+        a, b = rng.integers(0, 64, PAIRS), rng.integers(64, 128, PAIRS)
+        dt = (offset + flight_ps)[a] - (offset + flight_ps)[b] + rng.normal(0.0, PAIR_SIGMA_PS, PAIRS)
+        is_random = rng.random(PAIRS) < randoms
+        dt[is_random] = rng.uniform(-5000.0, 5000.0, int(is_random.sum()))
+        pairs = time_offsets.PairList(topology)
+        pairs.add(coincidences(a, b, dt))
+        table = time_offsets.fit(pairs, None, window_ps=10_000.0, crystal_mm=0.1).tables["time_offset"]
+        found = np.full(128, np.nan)
+        found[64 * table["chip"].astype(int) + table["channel"]] = table["t0_ps"]
+        error = found - found.mean() - (offset - offset.mean())
+        # Cramér-Rao: the inverse of the information of the true pairs, the common shift taken out.
+        information = np.zeros((128, 128))
+        for one, other, weight in ((a, a, 1.0), (b, b, 1.0), (a, b, -1.0), (b, a, -1.0)):
+            np.add.at(information, (one[~is_random], other[~is_random]), weight / PAIR_SIGMA_PS**2)
+        bound_ps = float(np.sqrt(np.trace(np.linalg.pinv(information, rcond=1e-9, hermitian=True)) / 128))
+        rms_ps = float(np.sqrt((error**2).mean()))
+        figures += [
+            Figure(f"offset, rms error, {100 * randoms:.0f} % randoms", rms_ps, "ps"),
+            Figure("  over the Cramér-Rao bound", rms_ps / bound_ps, "", goal + 3.0 / np.sqrt(2 * 128)),
+        ]
+    return figures
+
+
+def coincidences(a: np.ndarray, b: np.ndarray, dt_ps: np.ndarray) -> Coincidences:
+    one, energy = np.ones(a.size, np.uint8), np.full(a.size, 511.0, np.float32)
+    dt = np.rint(dt_ps).astype(np.int64)
+    return Coincidences(dt, np.zeros_like(dt), energy, energy, a.astype(np.int32), b.astype(np.int32), one, one, "kev")
+
+
+KINDS: dict[str, Callable[[int], list[Figure]]] = {
+    "threshold": of_threshold,
+    "tdc": of_tdc,
+    "charge": of_charge,
+    "bias": of_bias,
+    "time-offsets": of_time_offsets,
+}
 
 
 def main() -> int:

@@ -136,8 +136,8 @@ class Board(Protocol):
     async def read_channel_counters(self) -> ChannelCounts:
         """Counters of all channels, of a window that was not read before."""
 
-    async def bias_on(self) -> None:
-        """Set every bias channel inside its hard limit, by a ramp."""
+    async def bias_on(self, overvoltage_share: float = 1.0) -> None:
+        """Bring every bias channel to breakdown plus a share of its overvoltage, inside its hard limit, by a ramp."""
 
     async def bias_off(self) -> BiasState:
         """Remove the voltage first, on this connection, then on fresh ones; legal in any state, also unconnected.

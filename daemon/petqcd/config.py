@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from petqcd.bias_limits import BiasLimits, Finite
 from petqcd.errors import ConfigError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+Share = Annotated[float, Field(ge=0.2, le=1.5, allow_inf_nan=False)]
 
 
 class _Model(BaseModel):
@@ -161,6 +163,39 @@ class ThresholdScanConfig(PointScanConfig):
     """Counter windows to wait after a setting."""
 
 
+class BiasScanConfig(PointScanConfig):
+    """[qc.calibrate-bias]: staircases of dark counts at several voltages; no source, no light."""
+
+    plan: Literal["short"] = "short"
+    """The readout maker has no such acquisition."""
+    overvoltage_shares: Annotated[tuple[Share, ...], Field(min_length=3, max_length=20)] = (0.6, 0.7, 0.8, 0.9, 1.0)
+    """Voltages to measure at, as shares of each output's overvoltage; above 1 only up to the hard limit."""
+    codes: tuple[int, int] = (2, 21)
+    """Thresholds: the fewest and the most codes below the baseline of T1."""
+    reads: Annotated[int, Field(ge=1, le=64)] = 4
+    """Counter windows of 21 ms at each threshold."""
+    settle_s: Annotated[Finite, Field(ge=0, le=600)] = 0.5
+    """Wait after each change of voltage."""
+    settle_windows: Annotated[int, Field(ge=0, le=100)] = 1
+    """Counter windows to wait after each threshold."""
+    largest_change_v: Annotated[Finite, Field(gt=0, le=5)] = 0.5
+    """A breakdown voltage further from the one in use is a finding, and not put in the table."""
+
+    @field_validator("codes")
+    @classmethod
+    def _codes_rising(cls, codes: tuple[int, int]) -> tuple[int, int]:
+        if codes[0] < 1 or not codes[0] + 9 <= codes[1] <= 62:
+            raise ValueError("fewest and most codes below the baseline: 1 or more, ten of them or more, at most 62")
+        return codes
+
+    @field_validator("overvoltage_shares")
+    @classmethod
+    def _shares_rising(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if any(b - a < 0.02 for a, b in pairwise(shares)):
+            raise ValueError("shares must rise, by 0.02 at least")
+        return shares
+
+
 class PulseScanConfig(PointScanConfig):
     """[qc.calibrate-tdc], [qc.calibrate-charge]: a scan of test pulses."""
 
@@ -181,6 +216,7 @@ class QcConfig(_Model):
     calibrate_threshold: ThresholdScanConfig = Field(default=ThresholdScanConfig(), alias="calibrate-threshold")
     calibrate_tdc: PulseScanConfig = Field(default=PulseScanConfig(), alias="calibrate-tdc")
     calibrate_charge: PulseScanConfig = Field(default=PulseScanConfig(), alias="calibrate-charge")
+    calibrate_bias: BiasScanConfig = Field(default=BiasScanConfig(), alias="calibrate-bias")
     calibrate_energy: EnergyCalibrationConfig = Field(default=EnergyCalibrationConfig(), alias="calibrate-energy")
     calibrate_time_offsets: TimeOffsetCalibrationConfig = Field(
         default=TimeOffsetCalibrationConfig(), alias="calibrate-time-offsets"
@@ -188,7 +224,7 @@ class QcConfig(_Model):
 
     def of(self, kind: str) -> BaseModel:
         """The table of a kind of run."""
-        found: BaseModel = getattr(self, kind.replace("-", "_"))
+        found: BaseModel = getattr(self, kind.replace("-", "_"), _Model())  # not every kind has something to configure
         return found
 
 

@@ -104,11 +104,11 @@ class PetsysBoard:
         counts = {absolute_channel(*chip, c): int(n) for chip, of_chip in found.items() for c, n in enumerate(of_chip)}
         return ChannelCounts(counts, WINDOW_CLK)
 
-    async def bias_on(self) -> None:
-        """Set every bias output of the configuration, inside its hard limit, by a ramp."""
+    async def bias_on(self, overvoltage_share: float = 1.0) -> None:
+        """Bring every bias output of the configuration to its voltage, inside its hard limit, by a ramp."""
         if self._limits is None:
             raise RefusedError(f"{self._readout.name}: hard limits are not configured: bias stays off")
-        await self._readout.bias_on(bias_targets(self._needed()))
+        await self._readout.bias_on(bias_targets(self._needed(), overvoltage_share))
 
     async def bias_off(self) -> BiasState:
         """Remove the voltage first, on this connection and then on fresh ones; raises if nobody confirms."""

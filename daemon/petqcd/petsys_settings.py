@@ -192,10 +192,12 @@ def _of_output(channel: BiasChannel, curve: list[tuple[int, float]], limits: Out
     )
 
 
-def bias_targets(config: PetsysConfig) -> dict[BiasChannel, Volts]:
-    """Working voltage of every bias output: offset + breakdown + overvoltage."""
+def bias_targets(config: PetsysConfig, overvoltage_share: float = 1.0) -> dict[BiasChannel, Volts]:
+    """Voltage of every bias output: offset + breakdown + overvoltage, or a share of the overvoltage."""
     return {
-        _output(row): Volts(float(row["offset"]) + float(row["breakdown"]) + float(row["overvoltage"]))
+        _output(row): Volts(
+            float(row["offset"]) + float(row["breakdown"]) + overvoltage_share * float(row["overvoltage"])
+        )
         for row in config.require("bias_settings")
     }
 

@@ -1,4 +1,4 @@
-"""A calibration that takes points, one after the other, each on the disk once it is taken; bias is off all the time.
+"""A calibration that takes points, one after the other, each on the disk once it is taken.
 
 What was taken survives an interruption, see `resume.py`. Scans of test pulses share more, see `pulse_scan.py`.
 """

@@ -253,8 +253,12 @@ class Procedure(ABC):
             await uninterrupted(self._end())
             await uninterrupted(settled(warm))
 
-    async def at_bias_on(self, settle_s: float) -> None:
+    async def at_bias_on(self, settle_s: float, overvoltage_share: float = 1.0) -> None:
         """Energise, if every permit is there, and wait.
+
+        Args:
+            settle_s: how long to wait.
+            overvoltage_share: 1 is the voltage that the configuration is for.
 
         Raises:
             PermitError: a permit is missing; nothing was energised.
@@ -264,9 +268,23 @@ class Procedure(ABC):
         self._permit(interlocks.LINK, "temperatures were just read", 5.0)
         self.permits.require(clock.monotonic_s())
         self.device.bias_is(BiasState.UNKNOWN)  # from here on until something is known again
-        await self.board.bias_on()
+        await self.board.bias_on(overvoltage_share)
         self.device.bias_is(BiasState.ON)
         self.device.answered("armed")
+        await asyncio.sleep(settle_s)
+
+    async def at_bias_changed(self, settle_s: float, overvoltage_share: float) -> None:
+        """Another voltage on the connection that energised, once it has just answered; the driver guards every step.
+
+        Raises:
+            DaemonError: bias is not known to be on.
+        """
+        if self.device.state.bias is not BiasState.ON:
+            raise DaemonError(f"another voltage refused: the bias is {self.device.state.bias}")
+        await self.at_environment()
+        self.device.bias_is(BiasState.UNKNOWN)
+        await self.board.bias_on(overvoltage_share)
+        self.device.bias_is(BiasState.ON)
         await asyncio.sleep(settle_s)
 
     async def at_bias_off(self) -> None:

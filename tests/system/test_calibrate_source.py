@@ -1,4 +1,4 @@
-"""Calibrations with a source on the simulated bench: bias through every permit, data until enough, a set in use."""
+"""Calibrations with bias on, on the simulated bench: permits, data until enough or point by point, a set in use."""
 
 from __future__ import annotations
 
@@ -54,3 +54,34 @@ def test_energy_then_time_offsets_with_a_source(tmp_path: Path, serve: Callable[
     assert t0.size == true_t0.size
     assert np.std(t0["t0_ps"] - true_t0["t0_ps"]) < 20.0
     assert np.std(true_t0["t0_ps"]) > 100.0
+
+
+@pytest.mark.slow
+def test_breakdown_from_the_gain(tmp_path: Path, serve: Callable[..., Any]) -> None:
+    with serve(tmp_path, seconds=1.0) as daemon:
+        assert daemon.petqc("status", "--wait-ready").code == 0
+        few = ["--channels", "0-15", "--set", "overvoltage_shares=[0.7, 0.85, 1.0]", "--set", "codes=[2, 16]"]
+        few += ["--set", "reads=2", "--set", "settle_windows=0", "--set", "settle_s=0.1"]
+        above = daemon.petqc("calibrate", "bias", "--set", "overvoltage_shares=[1.0, 1.1, 1.8]")
+        assert above.code == 2
+        done = daemon.petqc("calibrate", "bias", *few, "--json")
+        assert done.code == 1, done.out + done.err  # most channels are not in the plan
+        run = done.json()
+        assert run["account"]["points"] == run["account"]["points_planned"] == 3 * 15 * 2
+        assert daemon.petqc("status", "--json").json()["device"]["bias"].startswith("off")
+        own = load_config(daemon.state_dir / "simulator" / "board" / "config").require("bias_settings")
+        found = load_config(daemon.state_dir / "sets" / run["calibration_set"]["id"]).require("bias_settings")
+        volts = {e["node"]: e["value"] for e in run["environment"] if e["name"] == "bias_commanded"}
+    working = {f"bias:0.0.0.{r['channel']}": float(r["breakdown"] + r["overvoltage"]) for r in own}
+    assert {n: v for n, v in volts.items() if v is not None} == pytest.approx(working, abs=0.002)
+    for kept in ("offset", "prebreakdown", "overvoltage"):
+        assert (found[kept] == own[kept]).all()
+    # Channels 0 to 15 of each ASIC are the first of four outputs; the others were not measured.
+    scanned = np.arange(own.size) % 4 == 0
+    change = found["breakdown"] - own["breakdown"]
+    assert (change[~scanned] == 0.0).all()
+    assert (change[scanned] != 0.0).all()
+    assert np.abs(change[scanned]).max() < 0.040, "5 mV of the former one, 3 mV of today's warmth, and what is found"
+    checks = {c["node"]: c for c in run["checks"] if c["id"] == "bias_breakdown"}
+    assert checks["bias:0.0.0.0"]["n"] == 16
+    assert checks["bias:0.0.0.1"]["value"] is None

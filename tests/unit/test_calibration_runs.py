@@ -104,8 +104,8 @@ class PulsedBoard:
     async def time_tag(self) -> int:
         return self._frame * 1024 + 5
 
-    async def bias_on(self) -> None:
-        raise AssertionError("a scan of test pulses must not touch the bias")
+    async def bias_on(self, overvoltage_share: float = 1.0) -> None:
+        raise AssertionError(f"a scan of test pulses must not touch the bias: {overvoltage_share}")
 
     async def bias_off(self) -> BiasState:
         self.calls.append("bias_off")
@@ -443,3 +443,44 @@ def test_channels_are_pulsed_far_from_each_other_and_each_once() -> None:
     for at_once in (1, 3, 5, 12):
         assert sorted(c for group in channel_groups((2, 61), at_once) for c in group) == list(range(2, 62))
         assert max(len(group) for group in channel_groups((2, 61), at_once)) <= at_once
+
+
+def test_curves_of_a_source_meter_make_a_set_without_touching_the_board(tmp_path: Path, bench: Path) -> None:
+    volts = np.arange(26.0, 36.0, 0.025)
+    # In the dark: a straight leakage, and above breakdown a parabola.
+    amperes = 5e-10 + 5e-11 * volts + 3e-9 * np.maximum(volts - 32.55, 0.0) ** 2
+    curves = [
+        {
+            "output": "0.0.0.0",  # noqa: S104 - a bias output, no address
+            "volts": volts.tolist(),
+            "amperes": amperes.tolist(),
+        }
+    ]
+
+    async def work() -> None:
+        board = PulsedBoard()
+        async with world(tmp_path, bench, board) as w:
+            for wrong, told in (
+                ([{**curves[0], "output": "0.0.0"}], "output"),
+                ([{**curves[0], "amperes": [1e-9]}], "400 voltages and 1 currents"),
+                ([], "at least 1 item"),
+            ):
+                with pytest.raises(RefusedError, match=told):
+                    await w.runs.start("calibrate-bias-iv", source="test", parameters={"curves": wrong})
+            run_id = await w.runs.start("calibrate-bias-iv", source="test", parameters={"curves": curves})
+            async with asyncio.timeout(DEADLINE_S):
+                await w.runs.wait()
+            run = Run.load(w.store.folder_of(run_id))
+            assert not board.calls
+            assert run.raw_files[0].name == "curves.csv"
+            found = run.find("bias_breakdown", "bias:0.0.0.0")
+            assert found is not None
+            assert found.value == pytest.approx(32.55, abs=0.1)
+            other = run.find("bias_breakdown", "bias:0.0.0.1")
+            assert other is not None
+            assert (other.value, other.reason) == (None, "not measured; the table keeps its value")
+            (made,) = list_sets(w.store.sets).sets
+            before, after = (load_config(c).require("bias_settings") for c in (bench, w.store.sets / made.id))
+            assert (before["breakdown"] != after["breakdown"]).tolist() == [True] + 31 * [False]
+
+    asyncio.run(work())

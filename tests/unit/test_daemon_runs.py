@@ -91,7 +91,8 @@ class FakeBoard:
     async def configure(self) -> None:
         await self._call("configure")
 
-    async def bias_on(self) -> None:
+    async def bias_on(self, overvoltage_share: float = 1.0) -> None:
+        assert overvoltage_share == 1.0, "a daily run works at the configured voltage"
         await self._call("bias_on")
 
     async def bias_off(self) -> BiasState:

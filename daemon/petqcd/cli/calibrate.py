@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
         if module.name.startswith(PREFIX):
             what = module.name.removeprefix(PREFIX).replace("_", "-")
             group.command(what, help=f"Run the {what} calibration on the daemon and wait for it.")(_command(what))
+    group.command("bias-iv")(bias_iv)
     app.add_typer(group, name="calibrate")
     sets = typer.Typer(help="Calibration sets: what there is, and which one is used.", no_args_is_help=True)
     sets.command("list")(list_sets)
@@ -85,6 +86,31 @@ def _command(what: str) -> Callable[..., None]:
             sys.stdout.write(f"{run_id}\n")
 
     return calibrate
+
+
+def bias_iv(
+    file: Annotated[Path, typer.Argument(help="CSV: output,volts,amperes in a line, or volts,amperes alone.")],
+    *,
+    output: Annotated[
+        str | None, typer.Option(metavar="PORT.SLAVE.SLOT.CHANNEL", help="Whose curve it is, where lines do not say.")
+    ] = None,
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Breakdown voltages from current-voltage curves that a source meter measured; nothing is done at the board."""
+    from petqc.calibrate.bias import parse_output, read_iv_file
+    from petqcd.cli.service import follow
+    from petqcd.client import Client
+
+    curves = read_iv_file(file, None if output is None else parse_output(output))
+    given = [
+        {"output": ".".join(map(str, of)), "volts": volts.tolist(), "amperes": amperes.tolist()}
+        for of, (volts, amperes) in curves.items()
+    ]
+    _, folder = configuration(config, state_dir)
+    body = {"kind": "calibrate-bias-iv", "parameters": {"curves": given}}
+    follow(Client(folder), folder, body, "bias calibration", as_json=as_json)
 
 
 def _settings(given: list[str]) -> dict[str, Any]:

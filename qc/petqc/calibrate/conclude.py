@@ -87,6 +87,8 @@ def set_document(info: CalibrationSetInfo, calibration: Calibration, config: Pet
 
 
 def _left_out(calibration: Calibration, topology: Topology) -> list[CheckResult]:
+    if not calibration.channels.size:
+        return []  # it is of something else than channels
     missing = len(topology) - int(np.isin(topology.channels, calibration.channels).sum())
     if not missing:
         return []
