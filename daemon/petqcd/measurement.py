@@ -173,7 +173,8 @@ class Measurement:
         from petqc.analysis import analyse
 
         started_s = clock.monotonic_s()
-        run = analyse(self.histograms, context)
+        petqc = self._config.petqc  # the daemon's own configuration says which source is in use, and its place
+        run = analyse(self.histograms, replace(context, reference=petqc.scanner, source_mm=petqc.source_mm))
         log.info("analysed in %.2f s", clock.monotonic_s() - started_s)
         return run
 

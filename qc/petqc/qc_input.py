@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from petqc.channel_map import SCANNER
-from petqc.errors import QcError
+from petqc.errors import QcError, TooFewCountsError
 from petqc.fits import PeakFit, fit_time_peak
 from petqc.fits.energy_fits import ANNIHILATION_KEV, LYSO_RANGE, Refusal, bulk, find_tail, fit_energy
 from petqc.fits.kernels import EDGE
@@ -22,6 +22,7 @@ from petqc.fits.photopeaks import (
     fit_lines,
     fit_photopeaks,
 )
+from petqc.fits.source_place import MOST_LINES, SourcePlace, find_source
 from petqc.limits import Limits, Status
 from petqc.results import CheckResult
 from petqc.statistics import channel_sigmas
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from petqc.checks import Level
+    from petqc.checks import CheckOutput, Level
     from petqc.histograms import QcHistograms
     from petqc.results import EnvironmentReading, RawFile
+    from petqc.scanners import Scanner
 
 SourceShape = Literal["point", "line", "extended", "none"]
 
@@ -54,7 +56,8 @@ class RunContext:
     sides of the limits. baselines: reference values by check id and node. account: counters of processing and
     receiving (`frames`, `frames_lost`, `datagrams_rejected`, …). elapsed_s and live_time_s: duration of the recording
     and the part of it that was live; None if nobody knows. source: shape of the radioactive source; CTR is only a CTR
-    for a point or a line. has_singles False: only coincidences were recorded. has_energies False: only times were.
+    for a point or a line. source_mm: where its middle is meant to be; None: nobody said. reference: what kind of scanner
+    it is and what is published about it, if known. has_singles False: only coincidences were recorded. has_energies False: only times were.
     has_pair_search False: there was nothing to pair. Checks that need what is missing do not apply.
     coincident_modules: those between which coincidences were looked for, if not all. expected_channels False: the
     channels are those that were seen, so that a silent one cannot be told from one that does not exist.
@@ -77,6 +80,8 @@ class RunContext:
     elapsed_s: float | None = None
     live_time_s: float | None = None
     source: SourceShape = "point"
+    source_mm: tuple[float, float, float] | None = None
+    reference: Scanner | None = None
     has_singles: bool = True
     has_energies: bool = True
     has_pair_search: bool = True
@@ -107,11 +112,18 @@ class QcInput:
     _times: dict[int, PeakFit | Refusal] = field(default_factory=dict)
     _channels: PeakFits | None = None
     _tail: tuple[float, float, float] | None = None
+    _place: SourcePlace | None = None
 
     @property
     def is_kev(self) -> bool:
         """Whether energies are calibrated."""
         return self.histograms.energy_unit == "kev"
+
+    @property
+    def without_tof(self) -> str:
+        """Why times of flight do not apply to this scanner; empty if they do."""
+        reference = self.context.reference
+        return "" if reference is None or reference.is_tof else f"{reference.name} does not use time of flight"
 
     @property
     def energy_unit(self) -> str:
@@ -232,6 +244,20 @@ class QcInput:
                 self._times[pair] = Refusal(str(error), int(counts.sum()))
         return self._times[pair]
 
+    def source_place(self) -> SourcePlace:
+        """Where the source is, from the lines of coincidences.
+
+        Raises:
+            TooFewCountsError: too few lines, lines that do not cross, or no map of the crystals.
+        """
+        if self._place is None:
+            xyz = self.histograms.topology.xyz_mm.astype(np.float64)
+            if not np.isfinite(xyz).all():
+                raise TooFewCountsError("there is no map that says where the crystals are")
+            a, b, _ = self.histograms.pairs()
+            self._place = find_source(xyz, a, b, step=max(1, a.size // MOST_LINES))
+        return self._place
+
     def time_spectrum(self, pair: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Edges and counts of prompt time differences, only the bins that lie wholly inside the window."""
         h = self.histograms
@@ -245,12 +271,24 @@ class QcInput:
         from petqc.checks import get_check
 
         baseline = self.context.baselines.get(check_id, {}).get(node)
-        override = {**self.context.limits.get(check_id, {}), **self.context.limits.get(f"{check_id}.{level}", {})}
+        of_scanner = self.context.reference.limits if self.context.reference is not None else {}
+        override = {
+            side: value
+            for limits in (of_scanner, self.context.limits)
+            for key in (check_id, f"{check_id}.{level}")
+            for side, value in limits.get(key, {}).items()
+        }
         check = get_check(check_id)
         if not self.is_kev and check_id in _OF_LYSO:
             # Times and energies as recorded: the limits are those of calibrated LYSO scanners.
             check = replace(check, limits={})
-        return check.limits_at(level, baseline, override), baseline
+        anchor = self.published(check_id, level) if baseline is None else baseline
+        return check.limits_at(level, anchor, override), baseline
+
+    def published(self, check_id: str, level: Level) -> float | None:
+        """What this kind of scanner is published to have, which stands in for a baseline until there is one."""
+        reference = self.context.reference
+        return reference.published(check_id, level) if reference is not None and self.is_kev else None
 
     def judge(
         self,
@@ -294,7 +332,9 @@ class QcInput:
         if limits is not None:
             override = self.context.limits.get(f"{check_id}.{part}" if part else f"{check_id}.{level}", {})
             found = replace(limits, **override) if override else limits
-        used = widened(found, uncertainty, baseline if centre is None else centre, sigmas)
+        if centre is None:
+            centre = baseline if baseline is not None or part else self.published(check_id, level)
+        used = widened(found, uncertainty, centre, sigmas)
         full_id = f"{check_id}.{part}" if part else check_id
         result = CheckResult.measured(
             full_id, name, value, unit, uncertainty, int(n), used, method=method, reason=reason
@@ -317,6 +357,13 @@ class QcInput:
         found, baseline = self.limits(check_id, level, name)
         result = CheckResult.missing(check_id, name, unit, int(n), found, reason, method=method)
         return replace(result, baseline=baseline, status=Status.INVALID if needed else Status.NO_LIMITS)
+
+    def not_applicable(self, check_id: str, unit: str, reason: str) -> CheckOutput:
+        """The output of a check that has nothing to say about this kind of scanner: no number, no limits, the reason."""
+        from petqc.checks import CheckOutput
+
+        told = f"not applicable: {reason}"
+        return CheckOutput([self.missing(check_id, ("scanner", SCANNER), unit, 0, told, needed=False)])
 
     def channel_status(
         self,

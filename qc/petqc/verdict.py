@@ -26,6 +26,8 @@ _EXPLAINED = 0.8
 """The smallest node that holds this share of the flags is the one to name. Source: daily-qc.md §3, root-cause logic."""
 _ESSENTIAL = "photopeak"
 """Without this one judged, nothing says whether to scan: counts do not see energy drift. Source: daily-qc.md §0."""
+_SPOILING = "source_position"
+"""A source far from its place spoils the run: whatever else is out of limits is no finding about the scanner."""
 _GRAVITY = {Status.FAIL: 3, Status.INVALID: 2, Status.WARN: 1}
 
 
@@ -63,6 +65,8 @@ def conclude(topology: Topology, context: RunContext, outputs: Sequence[tuple[Ch
         if output.column is not None:
             run.columns.append(output.column)
     run.verdict = worst([c.status for c in run.checks])
+    if any(c.id == _SPOILING and c.status is Status.INVALID and c.value is not None for c in run.checks):
+        run.verdict = Status.INVALID
     if run.verdict in {Status.PASS, Status.WARN} and not _is_essential_judged(run):
         inside = sum(1 for c in run.checks if c.status is Status.PASS)
         run.verdict = Status.INVALID
@@ -136,6 +140,8 @@ def sentence(run: Run, topology: Topology, titles: dict[str, str], opening: Mapp
 
 def _empty_run(context: RunContext) -> Run:
     notes = list(context.notes)
+    if context.reference is not None and (told := context.reference.told()):
+        notes.append(told)
     return Run(
         run_id=context.run_id,
         kind=context.kind,

@@ -8,6 +8,7 @@ import numpy as np
 
 from petqc.formats.petsys_config import AsicParameters, HwTrigger, PetqcSection, SwTrigger, TableKind, write_config
 from petqc.formats.petsys_tables import BRANCH_E, BRANCH_T, COINCIDENCE, QDC, SAME_PHOTON, TABLES
+from petqc.scanners import load_scanner
 from petqc_simulators.boards.bias_prom import adc_codes
 from petqc_simulators.physics.detector import THRESHOLD_NOISE_STEPS
 from petqc_simulators.physics.draw import bias_points
@@ -83,7 +84,7 @@ def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
     tac_address = {**_address(absolute[rows // 4]), "tac": rows % 4}
     branch = np.tile([BRANCH_T, BRANCH_E], 4 * n)
     tdc = draw.tdc.reshape(-1, 4)  # T and E branch alternate
-    column, line = index % geometry.columns, index // geometry.columns % geometry.rows
+    column, line = geometry.places
     middle = crystal_middles_mm(geometry)
     output = _outputs(profile)
     module = np.arange(geometry.modules)
@@ -164,6 +165,17 @@ def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
     }
 
 
+def _about(profile: Profile) -> dict[str, Any]:
+    """What a scanner that stands for a real one says of itself and its source; the others leave both open."""
+    if not profile.reference:
+        return {}
+    return {
+        "scanner": load_scanner(profile.reference),
+        "source": profile.source.shape,
+        "source_mm": (0.0, 0.0, 0.0) if profile.source.kind != "none" else None,
+    }
+
+
 def write_config_folder(folder: Path, profile: Profile, draw: Draw) -> Path:
     """Write config.ini and its tables into a folder; the path of config.ini."""
     numbers = profile.processing
@@ -181,5 +193,6 @@ def write_config_folder(folder: Path, profile: Profile, draw: Draw) -> Path:
         petqc=PetqcSection(
             asics_per_module=profile.geometry.asics_per_module,
             energy_window_kev=(numbers.energy_window_low_kev, numbers.energy_window_high_kev),
+            **_about(profile),
         ),
     )

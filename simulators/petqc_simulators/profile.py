@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CHANNELS_OF_CHIP = 64
+OTHER_READOUT = -1
+"""What stands for a kind of board where the scanner's readout is not a TOFPET2 one."""
 MODULE_PLACES: dict[int, tuple[int, int]] = {0: (8, 1), 1: (8, 1), 2: (8, 1), 3: (1, 0), 4: (2, 0), 5: (16, 2)}
 """Places for modules, and for bias mezzanines, of each base PCB. Source: interface reference, section 1.4."""
 MODULE_CHIPS: dict[int, int] = {0x0: 2, 0x1: 2, 0x11: 2, 0x2: 5, 0x12: 2, 0x111: 4, 0x211: 8}
@@ -47,7 +49,9 @@ class Geometry:
 
     arrangement: `panels`, two facing ones with entrance faces at ± face_distance_mm on the z axis, the first half of
     the modules at negative z; or `ring`, around the y axis with that radius. across: modules side by side in a panel,
-    or around the ring; the rest are further rows along y. gap_mm: between modules.
+    or around the ring; the rest are further rows along y. gap_mm: between modules. pitch_mm: of crystals, along the
+    columns and, unless row_pitch_mm says otherwise, along the rows. asic_columns: the crystals of an ASIC make a block
+    that many columns wide (0: as wide as the module), one block beside the other, then the next row of blocks.
     """
 
     arrangement: str
@@ -61,16 +65,47 @@ class Geometry:
     face_distance_mm: float
     asics_per_module: int
     crystals_per_bias: int
+    row_pitch_mm: float = 0.0
+    asic_columns: int = 0
+
+    @property
+    def pitches_mm(self) -> tuple[float, float]:
+        """Of crystals, along the columns and along the rows."""
+        return self.pitch_mm, self.row_pitch_mm or self.pitch_mm
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Columns and rows of the crystals of one ASIC."""
+        columns = self.asic_columns or self.columns
+        return columns, self.crystals_per_asic // columns
+
+    @property
+    def crystals_per_asic(self) -> int:
+        """Crystals, and channels in use, of one ASIC."""
+        return self.crystals_per_module // self.asics_per_module
+
+    @property
+    def places(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Column and row in its module of every channel, in the detector's order: modules, ASICs, rows, columns."""
+        block_columns, block_rows = self.block
+        channel = np.arange(self.channels)
+        inside = channel % self.crystals_per_asic
+        block = channel // self.crystals_per_asic % self.asics_per_module
+        across = self.columns // block_columns
+        return (
+            block % across * block_columns + inside % block_columns,
+            block // across * block_rows + inside // block_columns,
+        )
 
     @property
     def width_mm(self) -> float:
         """Of a module, along its columns."""
-        return self.columns * self.pitch_mm
+        return self.columns * self.pitches_mm[0]
 
     @property
     def height_mm(self) -> float:
         """Of a module, along its rows."""
-        return self.rows * self.pitch_mm
+        return self.rows * self.pitches_mm[1]
 
     @property
     def extent_mm(self) -> tuple[float, float]:
@@ -98,7 +133,7 @@ class Geometry:
 
     @property
     def chips(self) -> int:
-        """ASICs, 64 channels each."""
+        """ASICs."""
         return self.modules * self.asics_per_module
 
 
@@ -133,6 +168,23 @@ class Hardware:
     legacy_places: tuple[int, ...] = ()
     tmp104_sensors: int = 0
 
+    @classmethod
+    def numbered(cls, modules: int, modules_per_port: int, outputs: int) -> Hardware:
+        """A scanner with another readout: each module is numbered as a board of its own, and nothing else is known.
+
+        Args:
+            modules: of the scanner.
+            modules_per_port: modules that share a port number.
+            outputs: supply outputs of a module.
+        """
+        slots = -(-outputs // MEZZANINES["BIAS_32P"].n_channels)
+        return cls(modules, modules_per_port, True, OTHER_READOUT, OTHER_READOUT, (0,), "", 0, 0, ("BIAS_32P",) * slots, False)  # fmt: skip
+
+    @property
+    def is_tofpet2(self) -> bool:
+        """Whether it is the readout whose boards are simulated on the wire; of others there are only recordings."""
+        return self.base_pcb != OTHER_READOUT
+
     def address(self, board: int) -> tuple[int, int]:
         """Port and slave of a board."""
         return divmod(board, self.boards_per_port)
@@ -162,6 +214,13 @@ class Hardware:
         """What recordings call the unit whose hits are trigger records; a single board with its own trigger says 1."""
         port, slave = self.trigger_address
         return 32 * port + slave if self.clock_trigger else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Numbering:
+    """How the modules of a scanner with another readout are numbered in recordings."""
+
+    modules_per_port: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,13 +292,35 @@ class Electronics:
 
 @dataclass(frozen=True, slots=True)
 class SourceSettings:
-    """Kind na22, ge68 or none; a sphere of radius_mm, drawn out along y by length_mm."""
+    """Kind na22, ge68 or none; a sphere of radius_mm, drawn out along y by length_mm.
+
+    Ge-68 with a ge68_radius_mm is a cylinder around y, hollow up to ge68_inner_radius_mm, with an activity of its own.
+    activity_bq, ge68_activity_bq: on the day of the certificate, age_days ago.
+    """
 
     kind: str
     activity_bq: float
     radius_mm: float
     length_mm: float
     ge68_length_mm: float
+    ge68_radius_mm: float = 0.0
+    ge68_inner_radius_mm: float = 0.0
+    ge68_activity_bq: float = 0.0
+    age_days: float = 0.0
+
+    @property
+    def is_cylinder(self) -> bool:
+        """Whether the source is a solid or hollow cylinder."""
+        return self.kind == "ge68" and self.ge68_radius_mm > 0.0
+
+    @property
+    def shape(self) -> str:
+        """What the QC calls it: point, line, extended or none."""
+        if self.kind == "none":
+            return "none"
+        if self.is_cylinder:
+            return "extended"
+        return "line" if (self.ge68_length_mm if self.kind == "ge68" else self.length_mm) > 0.0 else "point"
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,10 +365,11 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One scanner."""
+    """One scanner. reference: name of the description of the real one it stands for (petqc.scanners), or empty."""
 
     name: str
     title: str
+    reference: str
     geometry: Geometry
     hardware: Hardware
     crystal: Crystal
@@ -335,7 +417,7 @@ class Profile:
         board, chip = np.divmod(np.arange(self.geometry.chips), chips.size)
         port, slave = np.array(self.hardware.addresses, np.int64).T
         first = port[board] << 17 | slave[board] << 12 | chips[chip] << 6
-        return np.asarray(first[:, None] + np.arange(CHANNELS_OF_CHIP)).ravel()
+        return np.asarray(first[:, None] + np.arange(self.geometry.crystals_per_asic)).ravel()
 
 
 _SECTIONS: dict[str, type[Any]] = {
@@ -356,10 +438,10 @@ def _section(kind: type[T], values: object, where: str) -> T:
     if not isinstance(values, dict):
         raise ProfileError(f"{where}: is not a table")
     known = {f.name: str(f.type) for f in fields(kind)}  # type: ignore[arg-type]
+    needed = {f.name for f in fields(kind) if f.default is MISSING}  # type: ignore[arg-type]
     if unknown := sorted(set(values) - set(known)):
         raise ProfileError(f"{where}: unknown key {unknown[0]!r}, known are {', '.join(known)}")
-    optional = {f.name for f in fields(kind) if f.default is not MISSING}  # type: ignore[arg-type]
-    if missing := sorted(set(known) - set(values) - optional):
+    if missing := sorted(needed - set(values)):
         raise ProfileError(f"{where}: key {missing[0]!r} is missing")
     for key, value in values.items():
         if not _is_of(known[key], value):
@@ -411,14 +493,29 @@ def load_profile(name: str, *, source: str | None = None) -> Profile:
         ProfileError: there is no such profile, or a key is unknown, missing or of the wrong type.
     """
     path, document = _document(name)
-    if unknown := sorted(set(document) - set(_SECTIONS) - {"name", "title"}):
+    if unknown := sorted(set(document) - set(_SECTIONS) - {"name", "title", "reference", "numbering"}):
         raise ProfileError(f"{path}: unknown section {unknown[0]!r}")
     if source is not None and isinstance(document.get("source"), dict):
         document["source"]["kind"] = source
+    parts = {
+        key: _section(kind, document.get(key), f"{path}: {key}")
+        for key, kind in _SECTIONS.items()
+        if key != "hardware" or "numbering" not in document
+    }
+    if "numbering" in document:
+        if "hardware" in document:
+            raise ProfileError(f"{path}: numbering: only without hardware, for a scanner with another readout")
+        geometry: Geometry = parts["geometry"]
+        parts["hardware"] = Hardware.numbered(
+            geometry.modules,
+            _section(Numbering, document["numbering"], f"{path}: numbering").modules_per_port,
+            -(-geometry.crystals_per_module // geometry.crystals_per_bias),
+        )
     profile = Profile(
         name=str(document.get("name", path.stem)),
         title=str(document.get("title", "")),
-        **{key: _section(kind, document.get(key), f"{path}: {key}") for key, kind in _SECTIONS.items()},
+        reference=str(document.get("reference", "")),
+        **parts,
     )
     if profile.source.kind not in {"na22", "ge68", "none"}:
         raise ProfileError(f"{path}: source.kind: {profile.source.kind!r} is none of na22, ge68, none")
@@ -430,8 +527,13 @@ def _check(path: Path, profile: Profile) -> None:
     geometry, hardware = profile.geometry, profile.hardware
     if geometry.arrangement not in {"panels", "ring"}:
         raise ProfileError(f"{path}: geometry.arrangement: {geometry.arrangement!r} is neither panels nor ring")
-    if geometry.crystals_per_module != 64 * geometry.asics_per_module:
-        raise ProfileError(f"{path}: geometry: a module has 64 crystals for each ASIC")
+    of_asic = geometry.crystals_per_asic
+    if geometry.crystals_per_module != of_asic * geometry.asics_per_module or not (
+        of_asic == CHANNELS_OF_CHIP if hardware.is_tofpet2 else 0 < of_asic <= CHANNELS_OF_CHIP
+    ):
+        raise ProfileError(f"{path}: geometry: a module has 64 crystals for each ASIC, fewer only with other readouts")
+    if geometry.block[0] * geometry.block[1] != of_asic or geometry.columns % geometry.block[0]:
+        raise ProfileError(f"{path}: geometry.asic_columns: blocks of that width do not fill a module")
     side = geometry.modules if geometry.arrangement == "ring" else geometry.modules / 2
     if geometry.modules < 2 or geometry.across < 1 or side % geometry.across:
         raise ProfileError(
@@ -443,7 +545,10 @@ def _check(path: Path, profile: Profile) -> None:
         raise ProfileError(f"{path}: hardware: several boards need a clock and trigger unit, a single one has its own")
     if max(hardware.trigger_address if hardware.clock_trigger else hardware.address(hardware.boards - 1)) > 31:
         raise ProfileError(f"{path}: hardware: ports and places in a chain are 0..31")
-    _check_board(path, profile)
+    if hardware.is_tofpet2:
+        _check_board(path, profile)
+    elif profile.board_chips[-1] >= _MOST_CHIPS:
+        raise ProfileError(f"{path}: geometry: a module has at most {_MOST_CHIPS} ASICs")
 
 
 def _check_board(path: Path, profile: Profile) -> None:

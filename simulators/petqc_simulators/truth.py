@@ -19,6 +19,7 @@ from petqc_simulators.physics import electronics as el
 from petqc_simulators.physics.crystal import CHANNEL, CLOCK_PS, DECAY, DEPOSIT_COLUMNS, ZE, ZT, E, T
 from petqc_simulators.physics.detector import Detector
 from petqc_simulators.physics.placement import in_coincidence
+from petqc_simulators.physics.source import source_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,7 +133,8 @@ def _single_of(
     As the event processing does it: the earliest hit takes the hits near it, the earliest of the rest the next ones.
     """
     geometry = detector.profile.geometry
-    column, line = channel % geometry.columns, channel // geometry.columns % geometry.rows
+    column, line = (place[channel] for place in geometry.places)
+    across_mm, along_mm = geometry.pitches_mm
     single = np.full(key.size, -1, np.int64)
     left = np.lexsort((clk, key))
     for turn in range(16):
@@ -140,7 +142,7 @@ def _single_of(
             break
         begins = np.concatenate([[True], np.diff(key[left]) != 0])
         seed = left[np.flatnonzero(begins)[np.cumsum(begins) - 1]]
-        apart = geometry.pitch_mm * np.hypot(column[left] - column[seed], line[left] - line[seed])
+        apart = np.hypot(across_mm * (column[left] - column[seed]), along_mm * (line[left] - line[seed]))
         # The last turn takes what is left: a decay never makes so many singles.
         near = (apart <= detector.profile.processing.group_max_distance_mm) | (turn == 15)
         single[left[near]] = key[left[near]] * 16 + turn
@@ -323,7 +325,10 @@ def compute_truth(
             detector.draw.module_of,
             [module_node(int(first), geometry.asics_per_module) for first in first_of_module],
         ),
-        "asics": (channels // 64, [asic_node(int(first)) for first in absolute[::64]]),
+        "asics": (
+            channels // geometry.crystals_per_asic,
+            [asic_node(int(first)) for first in absolute[:: geometry.crystals_per_asic]],
+        ),
         "channels": (channels, [channel_node(int(c)) for c in absolute]),
     }
     nodes: dict[str, dict[str, dict[str, Any]]] = {}
@@ -391,7 +396,7 @@ def compute_truth(
         "profile": profile.name,
         "seed": seed,
         "source": profile.source.kind,
-        "activity_bq": profile.source.activity_bq if profile.source.kind != "none" else 0.0,
+        "activity_bq": source_model(profile.source, geometry).activity_bq,
         "definitions": DEFINITIONS,
         "from_simulated_seconds": seconds,
         "energy_window_kev": [numbers.energy_window_low_kev, numbers.energy_window_high_kev],

@@ -22,6 +22,7 @@ from petqc.channel_map import SCANNER
 from petqc.errors import BadInputError, FitFailedError, TooFewCountsError
 from petqc.fits import FWHM_OF_SIGMA, MIN_NET_COUNTS, fit_time_peak, rough_time_peak
 from petqc.fits.offsets import MIN_PAIRS, Offsets, Parallax, solve_offsets
+from petqc.fits.source_place import MOST_LINES, SourcePlace, find_source
 from petqc.formats.petsys_tables import TABLES, absolute_of, set_address
 from petqc.limits import Limits
 from petqc.results import CheckResult, Spectrum
@@ -89,59 +90,6 @@ class PairList:
         return a, b, dt.astype(np.float64)
 
 
-@dataclass(frozen=True, slots=True)
-class SourcePlace:
-    """Where the source is, mm, with one standard deviation each; pairs: lines it was found from (0: given)."""
-
-    xyz_mm: tuple[float, float, float]
-    error_mm: tuple[float, float, float]
-    pairs: int
-
-
-def find_source(
-    xyz_mm: NDArray[np.float64], a: NDArray[np.int32], b: NDArray[np.int32], *, step: int = 1
-) -> SourcePlace:
-    """The point nearest to the lines between the crystals of all pairs; lines far from it count less and less.
-
-    Args:
-        xyz_mm: (n, 3) places of crystals.
-        a: (m,) positions of one side.
-        b: (m,) of the other.
-        step: use every so-manieth pair.
-
-    Raises:
-        TooFewCountsError: fewer than MIN_NET_COUNTS pairs, or their lines do not cross at one point.
-    """
-    a, b = a[::step], b[::step]
-    if a.size < MIN_NET_COUNTS:
-        raise TooFewCountsError(f"{a.size} pairs, at least {MIN_NET_COUNTS} wanted")
-    start, along = xyz_mm[a], xyz_mm[b] - xyz_mm[a]
-    along = along / np.linalg.norm(along, axis=1)[:, None]
-    point, scale, covariance = np.zeros(3), 50.0, np.zeros((3, 3))
-    for _ in range(25):
-        away = point - start
-        away -= (away * along).sum(axis=1)[:, None] * along
-        squares = (away**2).sum(axis=1)
-        weight = np.where(squares < (3.0 * scale) ** 2, (1.0 - squares / (3.0 * scale) ** 2) ** 2, 0.0)
-        normal = weight.sum() * np.eye(3) - np.einsum("k,ki,kj->ij", weight, along, along)
-        if weight.sum() < MIN_NET_COUNTS or np.linalg.cond(normal) > 1e6:
-            raise TooFewCountsError("the lines of the coincidences do not cross at one point")
-        across = start - (start * along).sum(axis=1)[:, None] * along
-        new = np.linalg.solve(normal, (weight[:, None] * across).sum(axis=0))
-        spread = math.sqrt(max(float((weight * squares).sum() / weight.sum()) / 2.0, 0.01))
-        moved = float(np.linalg.norm(new - point))
-        point, scale = new, max(min(scale, 1.5 * spread), 1.0)
-        covariance = spread**2 * np.linalg.inv(normal)
-        if moved < 1e-3 and scale <= max(1.5 * spread, 1.0):
-            break
-    error = np.sqrt(np.diag(covariance))
-    return SourcePlace(
-        (float(point[0]), float(point[1]), float(point[2])),
-        (float(error[0]), float(error[1]), float(error[2])),
-        int(a.size),
-    )
-
-
 def fit(
     pairs: PairList,
     previous: NDArray[np.void] | None,
@@ -169,7 +117,7 @@ def fit(
     a, b, dt = pairs.columns()
     try:
         place = (
-            find_source(xyz, a, b, step=max(1, a.size // 500_000))
+            find_source(xyz, a, b, step=max(1, a.size // MOST_LINES))
             if source_mm is None
             else SourcePlace(source_mm, (0.0, 0.0, 0.0), 0)
         )

@@ -45,6 +45,8 @@ _LABELS = {"point": "ctr_point", "line": "ctr_line", "extended": "width_extended
 def ctr_fit(q: QcInput) -> CheckOutput:
     """FWHM of the coincidence peak in ps, with the loaded calibration and whatever skew it leaves."""
     h = q.histograms
+    if q.without_tof:
+        return q.not_applicable("ctr_fit", "ps", q.without_tof)
     if not q.context.has_pair_search or h.n_pairs == 0:
         return CheckOutput(notes=["No coincidences between modules were searched: nothing is said about timing."])
     label = _LABELS[q.context.source]

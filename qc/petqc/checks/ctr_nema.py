@@ -47,6 +47,8 @@ def ctr_nema(q: QcInput) -> CheckOutput:
     The uncertainty is what the rule does to 200 histograms drawn from this one: spread and bias together.
     """
     h = q.histograms
+    if q.without_tof:
+        return q.not_applicable("ctr_nema", "ps", q.without_tof)
     if not q.context.has_pair_search or h.n_pairs == 0:
         return CheckOutput()
     edges, counts = q.time_spectrum(-1 if h.n_pairs > 1 else 0)

@@ -46,6 +46,8 @@ def module_time_offset(q: QcInput) -> CheckOutput:
     A module: mean of its channels minus the mean of all modules. An ASIC and a channel: minus their module's mean.
     """
     h = q.histograms
+    if q.without_tof:
+        return q.not_applicable("module_time_offset", "ps", q.without_tof)
     if not q.context.has_pair_search or h.n_pairs == 0:
         return CheckOutput()
     where: tuple[Level, str] = ("scanner", SCANNER)

@@ -1,7 +1,8 @@
 """A PETsys configuration directory: config.ini and the tables that it names.
 
 Our own additions stand in a `[petqc]` section that the vendor's tools ignore: `asics_per_module`,
-`energy_kev_table`, `bias_map_table`, `energy_window_kev = LOW HIGH`.
+`energy_kev_table`, `bias_map_table`, `energy_window_kev = LOW HIGH`, `scanner` (name or path of its description,
+`petqc.scanners`), `source` (point, line, extended or none) and `source_mm = X Y Z` (where it is meant to be).
 Source: PETsys sw_daq_tofpet2 revision 194662e; defaults are those compiled into its processing code.
 """
 
@@ -20,11 +21,14 @@ import numpy as np
 
 from petqc.errors import BadInputError
 from petqc.formats.petsys_tables import TABLES, TableKind, format_table, parse_table, write_table
+from petqc.scanners import load_scanner
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from numpy.typing import NDArray
+
+    from petqc.scanners import Scanner
 
 __all__ = [
     "TABLES",
@@ -81,10 +85,22 @@ class AsicParameters:
 
 @dataclass(frozen=True, slots=True)
 class PetqcSection:
-    """What petqc adds to the vendor's configuration."""
+    """What petqc adds to the vendor's configuration.
+
+    scanner: what kind of scanner it is, if that has a description. source: shape of the source that runs use, and
+    source_mm where its middle is meant to be; None: not said.
+    """
 
     asics_per_module: int = 4
     energy_window_kev: tuple[float, float] | None = None
+    scanner: Scanner | None = None
+    source: str | None = None
+    source_mm: tuple[float, float, float] | None = None
+
+    def context(self) -> dict[str, Any]:
+        """What a run's context (`petqc.qc_input.RunContext`) takes over from here."""
+        said = {"reference": self.scanner, "source": self.source, "source_mm": self.source_mm}
+        return {name: value for name, value in said.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +174,9 @@ def load_config(path: Path) -> PetsysConfig:
         hashes[kind] = hashlib.sha256(content).hexdigest()
         tables[kind], lines = parse_table(kind, content.decode("utf-8", "replace"), name=paths[kind].name)
         warnings.extend(lines)
+    section = _petqc_section(path, sections)
+    if section.scanner is not None:
+        hashes["scanner"] = section.scanner.sha256
     config = PetsysConfig(
         path=path,
         tables=tables,
@@ -165,15 +184,17 @@ def load_config(path: Path) -> PetsysConfig:
         sw_trigger=SwTrigger(**_numbers(path, "sw_trigger", SwTrigger, sections, warnings)),
         hw_trigger=HwTrigger(**_numbers(path, "hw_trigger", HwTrigger, sections, warnings)),
         asic_parameters=_asic_parameters(path, sections, warnings),
-        petqc=_petqc_section(path, sections),
+        petqc=section,
         file_hashes=hashes,
         config_hash=hashlib.sha256("".join(f"{k} {v}\n" for k, v in sorted(hashes.items())).encode()).hexdigest(),
         warnings=(),
     )
-    for section, entries in sections.items():
-        warnings.extend(f"{path.name}: [{section}] {name} is not a setting petqc knows" for name, _ in entries.values())
+    for header, entries in sections.items():
+        warnings.extend(f"{path.name}: [{header}] {name} is not a setting petqc knows" for name, _ in entries.values())
     return replace(config, warnings=tuple(warnings))
 
+
+SOURCE_SHAPES = ("point", "line", "extended", "none")
 
 _Sections = dict[str, dict[str, tuple[str, str]]]
 """Section (lower case) to key (lower case) to (key as written, value)."""
@@ -272,6 +293,20 @@ def _petqc_section(path: Path, sections: _Sections) -> PetqcSection:
                 f"[petqc] {key} = {value!r} is not a window", where=str(path), do="give LOW HIGH in keV, as 425 650"
             )
         section = replace(section, energy_window_kev=(edges[0], edges[1]))
+    if "scanner" in entries:
+        _, value = entries.pop("scanner")
+        section = replace(section, scanner=load_scanner(_expand(value, path) if value.endswith(".toml") else value))
+    if "source" in entries:
+        key, value = entries.pop("source")
+        if value not in SOURCE_SHAPES:
+            raise BadInputError(f"[petqc] {key} = {value!r}", where=str(path), do=f"one of {', '.join(SOURCE_SHAPES)}")
+        section = replace(section, source=value)
+    if "source_mm" in entries:
+        key, value = entries.pop("source_mm")
+        place = [_number(path, "petqc", key, part, float) for part in value.split()]
+        if len(place) != 3:
+            raise BadInputError(f"[petqc] {key} = {value!r} is not a place", where=str(path), do="give X Y Z in mm")
+        section = replace(section, source_mm=(place[0], place[1], place[2]))
     return section
 
 
@@ -346,6 +381,12 @@ def write_config(
     lines["petqc"].append(f"asics_per_module = {petqc.asics_per_module}")
     if petqc.energy_window_kev is not None:
         lines["petqc"].append(f"energy_window_kev = {petqc.energy_window_kev[0]!r} {petqc.energy_window_kev[1]!r}")
+    if petqc.scanner is not None:
+        lines["petqc"].append(f"scanner = {petqc.scanner.id}")
+    if petqc.source is not None:
+        lines["petqc"].append(f"source = {petqc.source}")
+    if petqc.source_mm is not None:
+        lines["petqc"].append("source_mm = " + " ".join(repr(v) for v in petqc.source_mm))
     path = folder / "config.ini"
     path.write_text("\n".join(f"[{name}]\n" + "".join(f"{e}\n" for e in entries) for name, entries in lines.items()))
     return path

@@ -196,9 +196,13 @@ def _raw(files: list[Path], asked: Asked) -> Filled:
     if histograms is None:  # there is at least one file
         raise BadInputError("no file to analyse")
     account = flat_account(accounts)
+    context = loaded.petqc.context()
+    if loaded.petqc.scanner is not None:
+        context["scanner"] = loaded.petqc.scanner.name
     return Filled(
         histograms,
         {
+            **context,
             "config_hash": loaded.config_hash,
             "calibration_ids": dict(loaded.file_hashes),
             "account": account,

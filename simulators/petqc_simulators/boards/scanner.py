@@ -9,6 +9,7 @@ from petqc_simulators.boards.frame_clock import FrameClock
 from petqc_simulators.boards.petsys_clktgr import ClockTrigger
 from petqc_simulators.boards.petsys_febd import PetsysFebd
 from petqc_simulators.physics.detector import Detector
+from petqc_simulators.profile import ProfileError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +38,8 @@ class Scanner:
         self, profile: Profile, seed: int, faults: Sequence[Fault] = (), *, witness_folder: Path | None = None
     ) -> None:
         hardware = profile.hardware
+        if not hardware.is_tofpet2:
+            raise ProfileError(f"{profile.name} has another readout than TOFPET2 boards: it is recorded, not served")
         self.profile = profile
         self.boards: list[PetsysFebd] = []
         self.trigger: ClockTrigger | None = None

@@ -108,15 +108,19 @@ def deposit_at(
     """Leave energy at a point of a module; the light then travels to the SiPM on the crystal's outer end.
 
     u, v, w: the point in the module's own axes (see placement.py), w outwards from the scanner's middle. geometry: half
-    width x, half width y, pitch, face distance, length (mm), columns, rows, light index, square of the distance from a
-    module's middle to its corners (mm2).
+    width x, half width y, pitch x, face distance, length (mm), columns, rows, light index, square of the distance from
+    a module's middle to its corners (mm2), pitch y, columns and rows of an ASIC's crystals.
     """
     columns = int(geometry[5])
     rows = int(geometry[6])
     column = min(max(int((u + geometry[0]) / geometry[2]), 0), columns - 1)
-    row = min(max(int((v + geometry[1]) / geometry[2]), 0), rows - 1)
+    row = min(max(int((v + geometry[1]) / geometry[9]), 0), rows - 1)
     to_sensor_mm = geometry[3] + geometry[4] - w
-    channel = (module * rows + row) * columns + column
+    block_columns = int(geometry[10])
+    block_rows = int(geometry[11])
+    block = row // block_rows * (columns // block_columns) + column // block_columns
+    inside = row % block_rows * block_columns + column % block_columns
+    channel = module * rows * columns + block * block_rows * block_columns + inside
     light_clk = to_sensor_mm * geometry[7] / LIGHT_MM_PER_CLK
     return _deposit(deposits, first, n, clk + light_clk, energy_kev, decay, channel)
 

@@ -29,7 +29,7 @@ def stream(seed: int, name: str) -> np.random.Generator:
 class Draw:
     """One detector.
 
-    Channels are in the detector's own order: module-major, then row-major crystals; (n,) arrays are per channel.
+    Channels are in the detector's own order: modules, ASICs, then row-major crystals; (n,) arrays are per channel.
     tdc: (n * 4, 8) t0 a0 a1 a2 of the T and the E branch; qdc: (n * 4, 10) polynomial; rows are channel * 4 + tac.
     zero: (n, 3) threshold codes at which T1, T2 and E fire half the time; baseline: (n, 2) trims that go with them.
     kev_per_unit, saturation_unit, offset_ps: what the calibration day found; light_today, delay_ps: what holds today.
@@ -131,7 +131,7 @@ def draw_detector(profile: Profile, seed: int) -> Draw:
     n, outputs, per_module = geometry.channels, geometry.bias_channels, geometry.crystals_per_module
     bias_of = np.arange(n) // geometry.crystals_per_bias
     module_of = np.arange(n) // per_module
-    chip_of = np.arange(n) // 64
+    chip_of = np.arange(n) // geometry.crystals_per_asic
 
     group_v = sipm.breakdown_v + rng.normal(0.0, sipm.breakdown_group_spread_v, outputs)
     breakdown_v = group_v[bias_of] + rng.normal(0.0, sipm.breakdown_crystal_spread_v, n)

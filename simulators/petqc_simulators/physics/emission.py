@@ -34,8 +34,8 @@ _ROOM = 128  # most deposits that one decay can leave behind
 # Indices of the emission numbers.
 (
     _SOURCE_RATE, _LU_RATE, _EXTRA_RATE, _PAIR_SHARE, _GAMMA_SHARE, _GAMMA_KEV, _RADIUS, _LENGTH, _COS_CONE, _SIN_BAND,
-    _X, _Y, _Z,
-) = range(13)  # fmt: skip
+    _IS_CYLINDER, _INNER_RADIUS, _X, _Y, _Z,
+) = range(15)  # fmt: skip
 
 
 def geometry_numbers(profile: Profile) -> NDArray[np.float64]:
@@ -43,15 +43,17 @@ def geometry_numbers(profile: Profile) -> NDArray[np.float64]:
     g = profile.geometry
     return np.array(
         [
-            g.columns * g.pitch_mm / 2,
-            g.rows * g.pitch_mm / 2,
-            g.pitch_mm,
+            g.width_mm / 2,
+            g.height_mm / 2,
+            g.pitches_mm[0],
             g.face_distance_mm,
             g.crystal_length_mm,
             g.columns,
             g.rows,
             profile.crystal.light_speed_index,
             (g.width_mm / 2) ** 2 + (g.height_mm / 2) ** 2 + (g.crystal_length_mm / 2) ** 2 + 1e-3,
+            g.pitches_mm[1],
+            *g.block,
         ],
         np.float64,
     )
@@ -71,7 +73,7 @@ class Emission:
         gamma = model.gamma_yield * model.aimed_fraction
         reach = 1.0 - (1.0 - pair) * (1.0 - gamma)
         volume_cm3 = (
-            geometry.channels * geometry.pitch_mm**2 * geometry.crystal_length_mm * profile.crystal.fill_factor / 1000.0
+            geometry.channels * math.prod(geometry.pitches_mm) * geometry.crystal_length_mm * profile.crystal.fill_factor / 1000.0
         )
         self.source_hz = model.activity_bq * reach
         self.lutetium_hz = volume_cm3 * profile.crystal.lu176_bq_per_cm3
@@ -87,6 +89,8 @@ class Emission:
                 model.length_mm,
                 model.cos_cone,
                 model.sin_band,
+                model.is_cylinder,
+                model.inner_radius_mm,
                 0.0,
                 0.0,
                 0.0,
@@ -155,15 +159,26 @@ def _source_decay(
 ) -> int:
     first = n
     radius = numbers[_RADIUS]
-    while True:
-        x = 2.0 * rng.random() - 1.0
-        y = 2.0 * rng.random() - 1.0
-        z = 2.0 * rng.random() - 1.0
-        if x * x + y * y + z * z <= 1.0:
-            break
-    x = x * radius + numbers[_X]
-    y = y * radius + numbers[_LENGTH] * (rng.random() - 0.5) + numbers[_Y]
-    z = z * radius + numbers[_Z]
+    if numbers[_IS_CYLINDER] > 0.0:
+        inner = numbers[_INNER_RADIUS]
+        out = math.sqrt(inner * inner + (radius * radius - inner * inner) * rng.random())
+        around = 2.0 * math.pi * rng.random()
+        x = out * math.cos(around)
+        y = 0.0
+        z = out * math.sin(around)
+    else:
+        while True:
+            x = 2.0 * rng.random() - 1.0
+            y = 2.0 * rng.random() - 1.0
+            z = 2.0 * rng.random() - 1.0
+            if x * x + y * y + z * z <= 1.0:
+                break
+        x *= radius
+        y *= radius
+        z *= radius
+    x += numbers[_X]
+    y += numbers[_LENGTH] * (rng.random() - 0.5) + numbers[_Y]
+    z += numbers[_Z]
     kind = rng.random()
     pair_only = numbers[_PAIR_SHARE]
     both = numbers[_PAIR_SHARE] + numbers[_GAMMA_SHARE]

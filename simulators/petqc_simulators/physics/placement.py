@@ -50,13 +50,12 @@ def placements(geometry: Geometry) -> NDArray[np.float64]:
 
 
 def crystal_middles_mm(geometry: Geometry) -> NDArray[np.float64]:
-    """Middle of every crystal, (channels, 3), module by module and row by row."""
+    """Middle of every crystal, (channels, 3), in the detector's order."""
     at = placements(geometry)
-    column = np.arange(geometry.channels) % geometry.columns
-    row = np.arange(geometry.channels) // geometry.columns % geometry.rows
+    column, row = geometry.places
     module = np.arange(geometry.channels) // geometry.crystals_per_module
-    x = (column - (geometry.columns - 1) / 2) * geometry.pitch_mm + at[module, SHIFT_X]
-    y = (row - (geometry.rows - 1) / 2) * geometry.pitch_mm + at[module, SHIFT_Y]
+    x = (column - (geometry.columns - 1) / 2) * geometry.pitches_mm[0] + at[module, SHIFT_X]
+    y = (row - (geometry.rows - 1) / 2) * geometry.pitches_mm[1] + at[module, SHIFT_Y]
     depth = geometry.face_distance_mm + geometry.crystal_length_mm / 2
     return np.asarray(
         at[module, OUT : OUT + 3] * depth

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from petqc_simulators.profile import ProfileError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 ELECTRON_KEV = 510.999
 FINE_STRUCTURE = 1.0 / 137.036
+
+HALF_LIFE_DAYS = {"na22": 2.602 * 365.25, "ge68": 270.9, "none": math.inf}
+"""Source: scanner reference data, constants."""
 
 LU176_ENDPOINT_KEV = 593.0
 """Source: daily-QC physics notes, section 2g (Alva 2018)."""
@@ -28,7 +33,8 @@ Lu-176 (88.3, 201.8 and 306.8 keV in cascade), yields rounded from the evaluated
 class SourceModel:
     """Rates and directions of a source between the modules.
 
-    pair_yield: annihilations per decay. gamma_kev, gamma_yield: the accompanying gamma (0: none). cos_cone:
+    activity_bq: today. radius_mm: of a sphere, or with is_cylinder of a cylinder around y, hollow up to
+    inner_radius_mm. pair_yield: annihilations per decay. gamma_kev, gamma_yield: the accompanying gamma (0: none). cos_cone:
     directions outside the double cone around the z axis with this cosine cannot meet a module of two panels.
     sin_band: those further from the plane of a ring than the angle with this sine cannot meet it (0: no ring).
     """
@@ -38,6 +44,8 @@ class SourceModel:
     gamma_kev: float
     gamma_yield: float
     radius_mm: float
+    inner_radius_mm: float
+    is_cylinder: bool
     length_mm: float
     cos_cone: float
     sin_band: float
@@ -60,19 +68,28 @@ def source_model(settings: SourceSettings, geometry: Geometry, farthest_mm: floa
         "none": (0.0, 0.0, 0.0, 0.0),
     }
     pair_yield, gamma_kev, gamma_yield, length_mm = kinds[settings.kind]
+    is_cylinder = settings.is_cylinder
+    radius_mm = settings.ge68_radius_mm if is_cylinder else settings.radius_mm
+    activity_bq = settings.ge68_activity_bq if is_cylinder else settings.activity_bq
     width_mm, height_mm = geometry.extent_mm
-    reach_mm = settings.radius_mm + farthest_mm
+    reach_mm = radius_mm + farthest_mm
     half_x = width_mm / 2 + reach_mm
     half_y = height_mm / 2 + reach_mm + length_mm / 2
     # Both photons of a pair share one line, so half of the extent of the source counts on either side.
     distance = geometry.face_distance_mm - reach_mm
+    if distance <= 0.0:
+        raise ProfileError(f"a source of {radius_mm} mm radius, up to {farthest_mm:.0f} mm off, is not in the scanner")
     cos_cone = distance / math.sqrt(distance**2 + half_x**2 + half_y**2)
     return SourceModel(
-        activity_bq=0.0 if settings.kind == "none" else settings.activity_bq,
+        activity_bq=0.0
+        if settings.kind == "none"
+        else activity_bq * 2.0 ** (-settings.age_days / HALF_LIFE_DAYS[settings.kind]),
         pair_yield=pair_yield,
         gamma_kev=gamma_kev,
         gamma_yield=gamma_yield,
-        radius_mm=settings.radius_mm,
+        radius_mm=radius_mm,
+        inner_radius_mm=settings.ge68_inner_radius_mm if is_cylinder else 0.0,
+        is_cylinder=is_cylinder,
         length_mm=length_mm,
         cos_cone=cos_cone,
         sin_band=half_y / math.hypot(distance, half_y) if geometry.arrangement == "ring" else 0.0,
