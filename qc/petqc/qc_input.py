@@ -56,9 +56,10 @@ class RunContext:
     sides of the limits. baselines: reference values by check id and node. account: counters of processing and
     receiving (`frames`, `frames_lost`, `datagrams_rejected`, …). elapsed_s and live_time_s: duration of the recording
     and the part of it that was live; None if nobody knows. source: shape of the radioactive source; CTR is only a CTR
-    for a point or a line. source_mm: where its middle is meant to be; None: nobody said. reference: what kind of scanner
-    it is and what is published about it, if known. has_singles False: only coincidences were recorded. has_energies False: only times were.
-    has_pair_search False: there was nothing to pair. Checks that need what is missing do not apply.
+    for a point or a line. source_mm: where its middle is meant to be; None: nobody said. reference: what kind of
+    scanner it is and what is published about it, if known. has_singles False: only coincidences were recorded.
+    has_energies False: only times were. has_pair_search False: there was nothing to pair. Checks that need what is
+    missing do not apply.
     coincident_modules: those between which coincidences were looked for, if not all. expected_channels False: the
     channels are those that were seen, so that a silent one cannot be told from one that does not exist.
     """
@@ -359,7 +360,7 @@ class QcInput:
         return replace(result, baseline=baseline, status=Status.INVALID if needed else Status.NO_LIMITS)
 
     def not_applicable(self, check_id: str, unit: str, reason: str) -> CheckOutput:
-        """The output of a check that has nothing to say about this kind of scanner: no number, no limits, the reason."""
+        """The output of a check that this kind of scanner has nothing for: no number, no limits, the reason."""
         from petqc.checks import CheckOutput
 
         told = f"not applicable: {reason}"

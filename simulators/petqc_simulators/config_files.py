@@ -77,7 +77,6 @@ def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
     geometry = profile.geometry
     n, outputs = geometry.channels, geometry.bias_channels
     absolute = profile.absolute_channels()
-    index = np.arange(n)
     rows = np.arange(4 * n)
     both = np.repeat(rows, 2)
     address = _address(absolute)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 PATCH = 4
 """Crystals along each side of a patch."""
-CHANNELS_OF_ASIC = 64
 CRACKED_FWHM_PERCENT = 8.0
 """What a crack adds to the intrinsic energy resolution, in quadrature, with every 25 % of light lost."""
 GAIN_PERCENT_PER_PS = 1.0 / 20.0
@@ -160,7 +159,8 @@ class FaultPlan:
                 effects.threshold_steps[channels] += size
             case "F21":
                 if place.size == 2:
-                    one, other = (a * CHANNELS_OF_ASIC + np.arange(CHANNELS_OF_ASIC) for a in place)
+                    of_asic = self.geometry.crystals_per_asic
+                    one, other = (a * of_asic + np.arange(of_asic) for a in place)
                     effects.place[one], effects.place[other] = effects.place[other].copy(), effects.place[one].copy()
             case "F26":
                 direction = rng.normal(size=3)
@@ -176,16 +176,16 @@ class FaultPlan:
         """The channels of a fault's places, in the detector's own order."""
         g = self.geometry
         if fault.kind.place == "patch":
-            per_row, per_module = g.columns // PATCH, (g.columns // PATCH) * (g.rows // PATCH)
-            module, patch = np.divmod(place, per_module)
-            row, column = np.divmod(patch, per_row)
-            inside = (np.arange(PATCH)[:, None] * g.columns + np.arange(PATCH)).ravel()
-            first = module * g.crystals_per_module + (row * g.columns + column) * PATCH
-            return np.asarray(first[:, None] + inside).ravel()
+            per_row, per_column = g.columns // PATCH, g.rows // PATCH
+            column, row = (at // PATCH for at in g.places)
+            module = np.arange(g.channels) // g.crystals_per_module
+            patch = (module * per_column + row) * per_row + column
+            whole = (column < per_row) & (row < per_column)
+            return np.concatenate([np.flatnonzero(whole & (patch == one)) for one in place])
         length = {
             "channel": 1,
             "bias": g.crystals_per_bias,
-            "asic": CHANNELS_OF_ASIC,
+            "asic": g.crystals_per_asic,
             "module": g.crystals_per_module,
             "scanner": g.channels,
         }[fault.kind.place]

@@ -178,7 +178,19 @@ class Hardware:
             outputs: supply outputs of a module.
         """
         slots = -(-outputs // MEZZANINES["BIAS_32P"].n_channels)
-        return cls(modules, modules_per_port, True, OTHER_READOUT, OTHER_READOUT, (0,), "", 0, 0, ("BIAS_32P",) * slots, False)  # fmt: skip
+        return cls(
+            boards=modules,
+            boards_per_port=modules_per_port,
+            clock_trigger=True,
+            base_pcb=OTHER_READOUT,
+            module_kind=OTHER_READOUT,
+            module_places=(0,),
+            asic_version="",
+            asic_links=0,
+            link_speed=0,
+            bias_slots=("BIAS_32P",) * slots,
+            module_eeprom=False,
+        )
 
     @property
     def is_tofpet2(self) -> bool:

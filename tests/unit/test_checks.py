@@ -117,7 +117,8 @@ def test_every_file_is_a_check_with_source_and_order():
     ids = [c.id for c in all_checks()]
     assert ids == [
         "photopeak", "energy_resolution", "window_acceptance", "ctr_fit", "ctr_nema", "module_time_offset",
-        "dead_channels", "hot_channels", "singles_rate", "prompts", "randoms_delayed", "lost_frames", "live_time",
+        "source_position", "dead_channels", "hot_channels", "singles_rate", "prompts", "randoms_delayed", "lost_frames",
+        "live_time",
     ]  # fmt: skip
     for one in all_checks():
         assert one.title

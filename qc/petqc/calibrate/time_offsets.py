@@ -11,7 +11,6 @@ Source: daily-qc.md §2d; TOFPET2 interface reference, section 7.1 (time offset 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np

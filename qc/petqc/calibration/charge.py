@@ -93,7 +93,7 @@ def charge_table(p: NDArray[np.float32]) -> ChargeTable:
     usable = p[:, 1] > 0
     cubics = np.zeros((n_rows, N_CUBICS, 4), np.float32)
     ends = np.zeros((n_rows, 8), np.float32)
-    for part in np.array_split(np.flatnonzero(usable), n_rows // 4096 + 1):  # bounds the memory of the search grid
+    for part in np.array_split(np.flatnonzero(usable), n_rows // 256 + 1):  # the search grid fits the processor's cache
         if part.size:
             cubics[part], ends[part] = _table_of(p[part].astype(np.float64))
     return ChargeTable(cubics, ends, usable)

@@ -27,7 +27,7 @@ _METHOD = "point nearest to the lines of all coincidences, those far from it wei
     title="Source position",
     unit="mm",
     levels=("scanner",),
-    order=5,
+    order=57,
     limits={"scanner": Limits(warn_high=5.0)},
     source="formula: daily-qc.md §2d (the source is found from the lines, not from times); limits: daily-qc.md §5.2 "
     "(5 mm warn; 20 mm: the run is invalid, the scanner not at fault)",
@@ -40,8 +40,8 @@ def source_position(q: QcInput) -> CheckOutput:
     n = int(q.histograms.pairs()[0].size)
     try:
         found = q.source_place()
-    except TooFewCountsError as error:
-        return CheckOutput([q.missing("source_position", where, "mm", n, str(error), method=_METHOD, needed=False)])
+    except TooFewCountsError as why:
+        return CheckOutput([q.missing("source_position", where, "mm", n, str(why), method=_METHOD, needed=False)])
     xyz, errors = np.array(found.xyz_mm), np.array(found.error_mm)
     results = [
         q.judge("source_position", where, value, "mm", error, found.pairs, limits=Limits(), part=name, method=_METHOD)

@@ -32,6 +32,7 @@ _WIDE_PS = (800.0, 400.0, 200.0)
 _ROUNDS = 12
 _SETTLED_PS = 0.02
 _TOLERANCE = 1e-6
+MOST_STEPS = 300
 DENSE = 2500
 """Up to this many channels the whole covariance is calculated; beyond it only approximate standard deviations."""
 MIN_PAIRS = 20
@@ -141,12 +142,12 @@ def solve_offsets(
     # Unknowns: offsets, then one number for each class of parallax (the last one stays 0).
     x = np.concatenate([start_ps.astype(np.float64), np.zeros(g.n)])
     degree, right = np.empty(n + g.n), np.empty(n + g.n)
-    weight = np.empty(dt.size)
+    weight, step = np.empty(dt.size), np.empty(n + g.n)
     sigma, share = max(_WIDE_PS[0], 3.0 * sigma_ps), 0.8
     for round_ in range(_ROUNDS):
         used = max(_WIDE_PS[round_], sigma_ps) if round_ < len(_WIDE_PS) else sigma
         total, squares = weigh(a, b, g.group, g.sign, n, dt, x, used, share, 1.0 / window_ps, weight, degree, right)
-        step = _conjugate_gradients(a, b, g, n, weight, degree, right)
+        conjugate_gradients(a, b, g.group, g.sign, n, weight, degree, right, _TOLERANCE, step)
         x = x + step
         share = min(max(total / dt.size, 0.01), 0.999)
         sigma = max(math.sqrt(squares / max(total, 1e-9)), 1.0)
@@ -253,38 +254,69 @@ def apply_normal(
         out[n + group[k]] += d * sign[k]
 
 
-def _conjugate_gradients(
+@kernel
+def conjugate_gradients(
     a: NDArray[np.int32],
     b: NDArray[np.int32],
-    g: Parallax,
+    group: NDArray[np.int64],
+    sign: NDArray[np.float64],
     n: int,
     weight: NDArray[np.float64],
     degree: NDArray[np.float64],
     right: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Solve the normal equations, Jacobi-preconditioned, matrix-free; unknowns without pairs stay as they are."""
-    inverse = np.where(degree > 1e-6, 1.0 / np.maximum(degree, 1e-6), 0.0)
-    x = np.zeros(right.size)
-    residual = np.where(degree > 1e-6, right, 0.0)
-    z = inverse * residual
-    direction = z.copy()
-    rho = float(residual @ z)
-    goal = rho * _TOLERANCE**2
-    product = np.empty_like(x)
-    for _ in range(300):
+    tolerance: float,
+    x: NDArray[np.float64],
+) -> int:
+    """Solve the normal equations, Jacobi-preconditioned, matrix-free; unknowns without pairs stay as they are.
+
+    Written out rather than as products of vectors: those start threads, which on a busy machine wait for each other.
+
+    Args:
+        a: (m,) see weigh, as group, sign, n, weight, degree and right.
+        b: (m,).
+        group: (m,).
+        sign: (m,).
+        n: channels.
+        weight: (m,).
+        degree: (n + groups,).
+        right: (n + groups,).
+        tolerance: of the residual's norm, relative to its start.
+        x: (n + groups,) result.
+
+    Returns:
+        Number of steps taken.
+    """
+    size = right.size
+    residual = np.empty(size)
+    direction = np.empty(size)
+    product = np.empty(size)
+    rho = 0.0
+    for k in range(size):
+        x[k] = 0.0
+        residual[k] = right[k] if degree[k] > 1e-6 else 0.0
+        direction[k] = residual[k] / degree[k] if degree[k] > 1e-6 else 0.0
+        rho += residual[k] * direction[k]
+    goal = rho * tolerance * tolerance
+    for step in range(MOST_STEPS):
         if rho <= goal or rho <= 0.0:
-            break
-        apply_normal(a, b, g.group, g.sign, n, weight, direction, product)
-        curvature = float(direction @ product)
+            return step
+        apply_normal(a, b, group, sign, n, weight, direction, product)
+        curvature = 0.0
+        for k in range(size):
+            curvature += direction[k] * product[k]
         if curvature <= 0.0:
-            break
+            return step
         alpha = rho / curvature
-        x += alpha * direction
-        residual -= alpha * product
-        z = inverse * residual
-        rho, old = float(residual @ z), rho
-        direction = z + (rho / old) * direction
-    return x
+        before = rho
+        rho = 0.0
+        for k in range(size):
+            x[k] += alpha * direction[k]
+            residual[k] -= alpha * product[k]
+            product[k] = residual[k] / degree[k] if degree[k] > 1e-6 else 0.0
+            rho += residual[k] * product[k]
+        for k in range(size):
+            direction[k] = product[k] + rho / before * direction[k]
+    return MOST_STEPS
 
 
 def _components(

@@ -1,4 +1,4 @@
-"""Where the source is, from the lines of coincidences alone: no times, so a scanner without time of flight has it, too."""
+"""Where the source is, from the lines of coincidences alone: that needs no times of flight."""
 
 from __future__ import annotations
 

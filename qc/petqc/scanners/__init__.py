@@ -98,12 +98,15 @@ def load_scanner(name: str | Path) -> Scanner:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise BadInputError(f"no scanner {str(name)!r}", do=f"one of {', '.join(scanner_names())}, or a path") from error
+        raise BadInputError(
+            f"no scanner {str(name)!r}", do=f"one of {', '.join(scanner_names())}, or a path"
+        ) from error
     try:
         document = tomllib.loads(raw.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInputError(str(error), where=str(path)) from error
-    _expect(path, "", document, {"name": str, "vendor": str, "tof": bool, "photosensor": str, "values": dict}, {"sources": dict, "limits": dict})  # fmt: skip
+    needed = {"name": str, "vendor": str, "tof": bool, "photosensor": str, "values": dict}
+    _expect(path, "", document, needed, {"sources": dict, "limits": dict})
     if document["photosensor"] not in SENSORS:
         raise BadInputError(f"photosensor = {document['photosensor']!r}", where=str(path), do=f"one of {SENSORS}")
     sources = document.get("sources", {})

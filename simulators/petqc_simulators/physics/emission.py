@@ -72,9 +72,8 @@ class Emission:
         pair = model.pair_yield * model.aimed_fraction
         gamma = model.gamma_yield * model.aimed_fraction
         reach = 1.0 - (1.0 - pair) * (1.0 - gamma)
-        volume_cm3 = (
-            geometry.channels * math.prod(geometry.pitches_mm) * geometry.crystal_length_mm * profile.crystal.fill_factor / 1000.0
-        )
+        crystal_mm3 = math.prod(geometry.pitches_mm) * geometry.crystal_length_mm * profile.crystal.fill_factor
+        volume_cm3 = geometry.channels * crystal_mm3 / 1000.0
         self.source_hz = model.activity_bq * reach
         self.lutetium_hz = volume_cm3 * profile.crystal.lu176_bq_per_cm3
         self.numbers = np.array(

@@ -34,8 +34,8 @@ class SourceModel:
     """Rates and directions of a source between the modules.
 
     activity_bq: today. radius_mm: of a sphere, or with is_cylinder of a cylinder around y, hollow up to
-    inner_radius_mm. pair_yield: annihilations per decay. gamma_kev, gamma_yield: the accompanying gamma (0: none). cos_cone:
-    directions outside the double cone around the z axis with this cosine cannot meet a module of two panels.
+    inner_radius_mm. pair_yield: annihilations per decay. gamma_kev, gamma_yield: the accompanying gamma (0: none).
+    cos_cone: directions outside the double cone around the z axis with this cosine cannot meet a module of two panels.
     sin_band: those further from the plane of a ring than the angle with this sine cannot meet it (0: no ring).
     """
 
