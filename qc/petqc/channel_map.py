@@ -1,8 +1,9 @@
 """Where a channel sits in the hardware tree, and the names of the nodes of that tree.
 
 Node names (everywhere: results, metrics, reports, messages):
-`scanner` · `module:PORT.SLAVE.INDEX` · `asic:PORT.SLAVE.CHIP` · `channel:PORT.SLAVE.CHIP.CHANNEL` ·
-`bias:PORT.SLAVE.SLOT.CHANNEL` · a pair of modules is `module:… - module:…`.
+`scanner` · `unit:PORT.SLAVE` (a board) · `module:PORT.SLAVE.INDEX` · `asic:PORT.SLAVE.CHIP` ·
+`channel:PORT.SLAVE.CHIP.CHANNEL` · `bias:PORT.SLAVE.SLOT.CHANNEL` (an output) ·
+a pair of modules is `module:… - module:…`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 from petqc.errors import BadInputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
 SCANNER = "scanner"
@@ -40,6 +43,16 @@ def module_node(absolute: int, asics_per_module: int) -> str:
     return f"module:{absolute >> 17}.{absolute >> 12 & 31}.{(absolute >> 6 & 63) // asics_per_module}"
 
 
+def bias_node(port: int, slave: int, slot: int, channel: int) -> str:
+    """Name of an output of a bias mezzanine, and of the channels it feeds."""
+    return f"bias:{port}.{slave}.{slot}.{channel}"
+
+
+def unit_node(absolute: int) -> str:
+    """Name of the board that an absolute channel is read out by."""
+    return f"unit:{absolute >> 17}.{absolute >> 12 & 31}"
+
+
 def pair_node(a: str, b: str) -> str:
     """Name of a pair of modules; dt is the first one's time minus the second one's."""
     return f"{a} - {b}"
@@ -52,6 +65,7 @@ class Topology:
     channels: (n,) int32, sorted absolute channel numbers. module, asic: (n,) int32 indices into module_nodes and
     asic_nodes. column, row: (n,) int16 position of the channel's crystal in its module's map (-1: no map).
     xyz_mm: (n, 3) float32 positions of crystals (NaN: no map). region: (n,) int32 trigger region (-1: none).
+    bias: (n,) int32 index into bias_nodes, the outputs that feed the channels (-1: not known).
     """
 
     channels: NDArray[np.int32]
@@ -63,6 +77,8 @@ class Topology:
     region: NDArray[np.int32]
     module_nodes: tuple[str, ...]
     asic_nodes: tuple[str, ...]
+    bias: NDArray[np.int32]
+    bias_nodes: tuple[str, ...]
 
     @classmethod
     def from_channels(
@@ -74,8 +90,12 @@ class Topology:
         row: NDArray[np.int16] | None = None,
         xyz_mm: NDArray[np.float32] | None = None,
         region: NDArray[np.int32] | None = None,
+        bias_output: Mapping[int, tuple[int, int]] | None = None,
     ) -> Topology:
-        """Build from absolute channel numbers (any order; the other columns follow that order)."""
+        """Build from absolute channel numbers (any order; the other columns follow that order).
+
+        bias_output: slot and channel of the bias output that feeds an absolute channel, on the board it is on.
+        """
         if asics_per_module < 1:
             raise BadInputError(f"asics_per_module is {asics_per_module}", do="give the number of ASICs on one module")
         channels = np.asarray(channels, np.int32)
@@ -91,6 +111,10 @@ class Topology:
         module_index = {name: i for i, name in enumerate(module_nodes)}
         asic_index = {name: i for i, name in enumerate(asic_nodes)}
         n = ordered.size
+        fed = [(int(c), (bias_output or {}).get(int(c))) for c in ordered]
+        outputs = [None if place is None else bias_node(c >> 17, c >> 12 & 31, *place) for c, place in fed]
+        bias_nodes = tuple(dict.fromkeys(name for name in outputs if name is not None))
+        bias_index = {name: i for i, name in enumerate(bias_nodes)}
         return cls(
             channels=ordered,
             module=np.array([module_index[m] for m in modules], np.int32),
@@ -101,6 +125,8 @@ class Topology:
             region=np.full(n, -1, np.int32) if region is None else np.asarray(region, np.int32)[order],
             module_nodes=module_nodes,
             asic_nodes=asic_nodes,
+            bias=np.array([-1 if name is None else bias_index[name] for name in outputs], np.int32),
+            bias_nodes=bias_nodes,
         )
 
     def __len__(self) -> int:

@@ -13,6 +13,7 @@ from petqc.errors import QcError, TooFewCountsError
 from petqc.fits import PeakFit, fit_time_peak
 from petqc.fits.energy_fits import ANNIHILATION_KEV, LYSO_RANGE, Refusal, bulk, find_tail, fit_energy
 from petqc.fits.kernels import EDGE
+from petqc.fits.offset_fits import TimeOffsets, solve_run
 from petqc.fits.peaks import TwoHumps, find_peaks, two_humps
 from petqc.fits.photopeaks import (
     LU_EDGE_RATIO,
@@ -111,6 +112,7 @@ class QcInput:
     _humps: dict[str, TwoHumps | None] = field(default_factory=dict)
     by_tail: dict[str, tuple[float, float]] = field(default_factory=dict)
     _times: dict[int, PeakFit | Refusal] = field(default_factory=dict)
+    _offsets: TimeOffsets | Refusal | None = None
     _channels: PeakFits | None = None
     _tail: tuple[float, float, float] | None = None
     _place: SourcePlace | None = None
@@ -148,6 +150,9 @@ class QcInput:
         if "asic" in levels:
             for i, name in enumerate(topology.asic_nodes):
                 yield Node("asic", name, np.flatnonzero(topology.asic == i))
+        if "bias" in levels:
+            for i, name in enumerate(topology.bias_nodes):
+                yield Node("bias", name, np.flatnonzero(topology.bias == i))
 
     def spectrum(self, members: NDArray[np.int64]) -> NDArray[np.float64]:
         """Energy spectrum of some channels together, (n bins,)."""
@@ -258,6 +263,12 @@ class QcInput:
             a, b, _ = self.histograms.pairs()
             self._place = find_source(xyz, a, b, step=max(1, a.size // MOST_LINES))
         return self._place
+
+    def time_offsets(self) -> TimeOffsets | Refusal:
+        """Offsets of all channels, and what they leave of each kept pair."""
+        if self._offsets is None:
+            self._offsets = solve_run(self)
+        return self._offsets
 
     def time_spectrum(self, pair: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Edges and counts of prompt time differences, only the bins that lie wholly inside the window."""

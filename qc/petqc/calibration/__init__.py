@@ -280,8 +280,12 @@ def _relation(table: NDArray[Any] | None, n_regions: int) -> NDArray[np.uint8]:
 
 def _topology(config: PetsysConfig, tdc: NDArray[Any], channel_map: NDArray[Any] | None) -> Topology:
     per_module = config.petqc.asics_per_module
+    fed = config.tables.get("bias_map")
+    outputs = (
+        {} if fed is None else dict(zip(absolute_of(fed).tolist(), fed[["slot", "bias_channel"]].tolist(), strict=True))
+    )
     if channel_map is None:
-        return Topology.from_channels(np.unique(absolute_of(tdc)), asics_per_module=per_module)
+        return Topology.from_channels(np.unique(absolute_of(tdc)), asics_per_module=per_module, bias_output=outputs)
     lines = channel_map[channel_map["region"] >= 0]
     return Topology.from_channels(
         absolute_of(lines),
@@ -290,4 +294,5 @@ def _topology(config: PetsysConfig, tdc: NDArray[Any], channel_map: NDArray[Any]
         row=lines["yi"].astype(np.int16),
         xyz_mm=np.stack([lines["x"], lines["y"], lines["z"]], axis=1).astype(np.float32),
         region=lines["region"].astype(np.int32),
+        bias_output=outputs,
     )

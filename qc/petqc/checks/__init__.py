@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from petqc.qc_input import QcInput
     from petqc.results import ChannelColumn, CheckResult, Spectrum
 
-Level: TypeAlias = Literal["scanner", "pair", "module", "asic", "channel"]
+Level: TypeAlias = Literal["scanner", "pair", "module", "asic", "bias", "channel"]
 
 
 @dataclass(frozen=True, slots=True)

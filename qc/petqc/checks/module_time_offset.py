@@ -8,10 +8,8 @@ import numpy as np
 
 from petqc.channel_map import SCANNER
 from petqc.checks import CheckOutput, check
-from petqc.errors import TooFewCountsError
-from petqc.fits import FWHM_OF_SIGMA, MIN_NET_COUNTS, rough_time_peak
 from petqc.fits.energy_fits import Refusal
-from petqc.fits.offsets import MIN_PAIRS, Offsets, Parallax, solve_offsets
+from petqc.fits.offsets import MIN_PAIRS, Offsets
 from petqc.limits import Limits, Status
 from petqc.results import ChannelColumn
 
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from petqc.qc_input import QcInput
     from petqc.results import CheckResult
 
-_C_MM_PER_PS = 0.299792458
 _METHOD = "offset of dt = t_a - t_b, robust least squares on the graph of coincidences"
 _DEPTH_PS = 2.5
 """What the classes of parallax leave to a single channel (the mean depth differs inside a class): stated as part of a
@@ -51,20 +48,10 @@ def module_time_offset(q: QcInput) -> CheckOutput:
     if not q.context.has_pair_search or h.n_pairs == 0:
         return CheckOutput()
     where: tuple[Level, str] = ("scanner", SCANNER)
-    fit = q.time_fit(-1 if h.n_pairs > 1 else 0)
-    a, b, dt = h.pairs()
-    if isinstance(fit, Refusal) and fit.n < MIN_NET_COUNTS:
-        return CheckOutput([q.missing("module_time_offset", where, "ps", dt.size, fit.reason, method=_METHOD)])
-    # Offsets need a width to start from only; a peak of odd shape will do.
-    sigma = rough_time_peak(*q.time_spectrum(-1))[1] / FWHM_OF_SIGMA if isinstance(fit, Refusal) else fit.sigma
-    try:
-        solved = solve_offsets(
-            a, b, dt - _flight_ps(q, a, b), len(h.topology),
-            window_ps=float(h.settings.coincidence_window_ps), start_ps=_module_start(q), sigma_ps=sigma,
-            parallax=_parallax(q, a, b),
-        )  # fmt: skip
-    except TooFewCountsError as error:
-        return CheckOutput([q.missing("module_time_offset", where, "ps", dt.size, str(error), method=_METHOD)])
+    found = q.time_offsets()
+    if isinstance(found, Refusal):
+        return CheckOutput([q.missing("module_time_offset", where, "ps", found.n, found.reason, method=_METHOD)])
+    solved = found.solved
     notes = []
     if solved.n_components > 1:
         cut = int((solved.component > 0).sum())
@@ -72,62 +59,14 @@ def module_time_offset(q: QcInput) -> CheckOutput:
             f"Time offsets: coincidences connect the channels in {solved.n_components} separate groups; the {cut} "
             "channels outside the largest one cannot be compared with it."
         )
+    if found.is_moved:
+        notes.append("Time offsets: flight times are those from where the source was found, not from the middle.")
     if h.pairs_stride > 1:
         notes.append(f"Time offsets use every {h.pairs_stride}th of {h.pairs_seen} pairs.")
     results, module_mean = _modules(q, solved)
     results += _asics(q, solved, module_mean)
     column, outside = _channels(q, solved, module_mean)
     return CheckOutput([*results, outside], column, notes=notes)
-
-
-def _flight_ps(q: QcInput, a: NDArray[np.int32], b: NDArray[np.int32]) -> NDArray[np.float64]:
-    """Expected dt of a point source at the origin. Source: daily-qc.md §2d, g_k."""
-    xyz = q.histograms.topology.xyz_mm.astype(np.float64)
-    if q.context.source != "point" or not np.isfinite(xyz).all():
-        return np.zeros(a.size)
-    flight = np.sqrt((xyz**2).sum(axis=1)) / _C_MM_PER_PS
-    return np.asarray(flight[a] - flight[b])
-
-
-def _parallax(q: QcInput, a: NDArray[np.int32], b: NDArray[np.int32]) -> Parallax | None:
-    """How far off its crystal's axis each line from a point source comes in.
-
-    It is the distance of the crystal from the line through the source that is square to its module.
-    """
-    topology = q.histograms.topology
-    xyz = topology.xyz_mm.astype(np.float64)
-    if q.context.source != "point" or not np.isfinite(xyz).all():
-        return None
-    distance = np.zeros(len(topology))
-    for node in q.nodes("module"):
-        mine = xyz[node.members]
-        middle = mine.mean(axis=0)
-        if float(np.linalg.norm(middle)) < 1.0:
-            return None
-        # The crystals of a module lie in a plane; where they are too few for one, it faces the source.
-        _, spread, axes = np.linalg.svd(mine - middle, full_matrices=False)
-        is_plane = spread.size == 3 and spread[1] > 1.0 and spread[2] < 1e-2 * spread[1]
-        square = axes[2] if is_plane else middle / np.linalg.norm(middle)
-        distance[node.members] = np.linalg.norm(mine - np.outer(mine @ square, square), axis=1)
-    return Parallax.of(a, b, distance)
-
-
-def _module_start(q: QcInput) -> NDArray[np.float64]:
-    """Module offsets from the fits of pairs, so that the robust solution starts near the peaks."""
-    h = q.histograms
-    n_modules = len(h.topology.module_nodes)
-    rows, right = [np.ones(n_modules) / n_modules], [0.0]
-    for pair in h.searched_pairs:
-        fit = q.time_fit(pair)
-        if not isinstance(fit, Refusal):
-            row = np.zeros(n_modules)
-            x, y = h.pair_modules(pair)
-            row[x], row[y] = 1.0 / fit.mu_error, -1.0 / fit.mu_error
-            rows.append(row)
-            right.append(fit.mu / fit.mu_error)
-    modules, *_ = np.linalg.lstsq(np.array(rows), np.array(right), rcond=None)
-    start: NDArray[np.float64] = modules[h.topology.module]
-    return start
 
 
 def _modules(q: QcInput, solved: Offsets) -> tuple[list[CheckResult], NDArray[np.float64]]:

@@ -1,0 +1,55 @@
+"""Photopeak of the channels that one bias output feeds: one supply drifts, all of them move."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from petqc.checks import CheckOutput, check
+from petqc.fits.energy_fits import ANNIHILATION_KEV
+from petqc.limits import Limits
+
+if TYPE_CHECKING:
+    from petqc.qc_input import QcInput
+
+_WARN, _FAIL = 0.01 * ANNIHILATION_KEV, 0.03 * ANNIHILATION_KEV
+MIN_CHANNELS = 2
+
+
+@check(
+    "bias_peak",
+    title="Photopeak of a bias output",
+    unit="keV",
+    levels=("bias",),
+    order=12,
+    limits={
+        "bias": Limits(
+            ANNIHILATION_KEV - _FAIL, ANNIHILATION_KEV - _WARN, ANNIHILATION_KEV + _WARN, ANNIHILATION_KEV + _FAIL
+        )
+    },
+    relative={"bias": Limits(-3.0, -1.0, 1.0, 3.0)},
+    source="fault F03: daily-qc.md §3 (group peak); formula: weighted mean of the channels' peaks, §2a; limits: "
+    "daily-qc.md §5.2, row photopeak of a block",
+)
+def bias_peak(q: QcInput) -> CheckOutput:
+    """Mean photopeak of the channels of a bias output; its uncertainty holds the spread between these channels."""
+    if not q.context.has_singles or not q.context.has_energies or not q.is_kev:
+        return CheckOutput()
+    fits = q.channel_fits()
+    results = []
+    for node in q.nodes("bias"):
+        mine = node.members[np.isfinite(fits.mu[node.members])]
+        if mine.size < MIN_CHANNELS:
+            continue  # silent: the dead channels' business
+        weight = 1.0 / fits.mu_error[mine] ** 2
+        mean = float(np.average(fits.mu[mine], weights=weight))
+        error = max(1.0 / math.sqrt(float(weight.sum())), float(fits.mu[mine].std(ddof=1)) / math.sqrt(mine.size))
+        results.append(
+            q.judge(
+                "bias_peak", node, mean, "keV", error, float(np.nansum(fits.area[mine])),
+                method=f"weighted mean of the photopeaks of {mine.size} channels",
+            )
+        )  # fmt: skip
+    return CheckOutput(results)

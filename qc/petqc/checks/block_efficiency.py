@@ -1,0 +1,66 @@
+"""How many gammas each module counts inside the energy window, against the mean module; a map over channels."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from petqc.checks import CheckOutput, check
+from petqc.limits import Limits, Status
+from petqc.results import ChannelColumn
+
+if TYPE_CHECKING:
+    from petqc.qc_input import QcInput
+
+MIN_COUNTS = 1000
+
+
+@check(
+    "block_efficiency",
+    title="Module efficiency",
+    unit="%",
+    levels=("module", "channel"),
+    order=82,
+    limits={"module": Limits(fail_low=80.0, fail_high=120.0)},
+    relative={"module": Limits(-10.0, -2.0, 2.0, 10.0)},
+    source="formula: daily-qc.md §1.2 (block efficiency, % of the mean); limits: daily-qc.md §5.2, row block "
+    "efficiency, relative to the baseline; without one those of §1.2 (80 to 120 %)",
+)
+def block_efficiency(q: QcInput) -> CheckOutput:
+    """Singles in the energy window per module in per cent of the mean module: source and decay drop out.
+
+    A column gives every channel's share of its module's mean channel; it has no limits, as it holds the geometry.
+    """
+    if not q.context.has_singles:
+        return CheckOutput()
+    h = q.histograms
+    counts = h.singles_in_window.astype(np.float64)
+    nodes = list(q.nodes("module"))
+    each = np.array([counts[node.members].sum() for node in nodes])
+    results = []
+    if len(nodes) > 1 and each.mean() > 0:
+        mean = float(each.mean())
+        for node, n in zip(nodes, each, strict=True):
+            if n < MIN_COUNTS:
+                why = f"{n:.0f} singles in the energy window, at least {MIN_COUNTS} wanted"
+                results.append(q.missing("block_efficiency", node, "%", n, why, needed=False))
+                continue
+            error = 100.0 * math.sqrt(n) / mean
+            results.append(
+                q.judge("block_efficiency", node, 100.0 * n / mean, "%", error, n, method="singles in the window")
+            )
+    share, error_of = np.full(counts.size, np.nan), np.full(counts.size, np.nan)
+    for node in nodes:
+        middle = float(counts[node.members].mean())
+        if middle > 0:
+            share[node.members] = 100.0 * counts[node.members] / middle
+            error_of[node.members] = 100.0 * np.sqrt(np.maximum(counts[node.members], 1.0)) / middle
+    known = np.isfinite(share)
+    column = ChannelColumn(
+        "block_efficiency", "%", share, error_of, counts.astype(np.int64),
+        np.where(known, str(Status.NO_LIMITS), str(Status.INVALID)).astype(object),
+        np.where(known, "", "no singles in the module's window").astype(object),
+    )  # fmt: skip
+    return CheckOutput(results, column)

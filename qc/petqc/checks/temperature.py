@@ -1,0 +1,70 @@
+"""Temperatures at the SiPMs during the run: modules against their baseline or each other, sensors in their module."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from petqc.checks import CheckOutput, check
+from petqc.limits import Limits
+
+if TYPE_CHECKING:
+    from petqc.qc_input import QcInput
+
+READING = "temperature_sipm"
+_WARN_K, _FAIL_K = 2.0, 5.0
+MIN_SENSORS = 3
+
+
+@check(
+    "temperature",
+    title="Temperature at the SiPMs",
+    unit="degC",
+    levels=("module", "asic"),
+    order=130,
+    source="formula: mean of a module's sensors; limits: daily-qc.md §5.2, row temperature (±2 K, ±5 K), around the "
+    "baseline or else the median module; a single sensor: the same around its module's median (faults F05, F06, §3)",
+)
+def temperature(q: QcInput) -> CheckOutput:
+    """Mean temperature of each module's SiPM sensors, and each sensor beside its neighbours. Measured ones only."""
+    read = {
+        r.node: r.value
+        for r in q.context.environment
+        if r.name == READING and r.measured and r.quality == "good" and r.value is not None
+    }
+    topology = q.histograms.topology
+    sensors: dict[str, list[tuple[str, float]]] = {}
+    parents = zip(topology.asic, topology.module, strict=True)
+    for asic, of in sorted({(int(a), int(m)) for a, m in parents}):
+        name = topology.asic_nodes[asic]
+        if name in read:
+            sensors.setdefault(topology.module_nodes[of], []).append((name, read[name]))
+    if not sensors:
+        return CheckOutput()
+    medians = {module: float(np.median([v for _, v in found])) for module, found in sensors.items()}
+    middle = float(np.median(list(medians.values())))
+    results = []
+    for module, found in sensors.items():
+        _, baseline = q.limits("temperature", "module", module)
+        around = middle if baseline is None else baseline
+        # The median, so that one bad sensor of a module does not make its module warm.
+        results.append(
+            q.judge(
+                "temperature", ("module", module), medians[module], "degC", 0.0, len(found), limits=_near(around),
+                method="median of the module's SiPM sensors",
+            )
+        )  # fmt: skip
+        if len(found) >= MIN_SENSORS:
+            results += [
+                q.judge(
+                    "temperature", ("asic", name), value, "degC", 0.0, 1, limits=_near(medians[module]),
+                    method="one sensor, limits around its module's median",
+                )
+                for name, value in found
+            ]  # fmt: skip
+    return CheckOutput(results)
+
+
+def _near(centre: float) -> Limits:
+    return Limits(centre - _FAIL_K, centre - _WARN_K, centre + _WARN_K, centre + _FAIL_K)

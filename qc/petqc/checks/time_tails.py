@@ -1,0 +1,163 @@
+"""Tails of time peaks: FWTM over FWHM, a second component, and side peaks of single channels."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from petqc.channel_map import SCANNER
+from petqc.checks import CheckOutput, check
+from petqc.errors import QcError
+from petqc.fits import FWHM_OF_SIGMA, PeakFit, fit_time_peak
+from petqc.fits.energy_fits import Refusal
+from petqc.fits.kernels import A2, S2
+from petqc.limits import Limits, Status
+from petqc.results import ChannelColumn
+from petqc.statistics import channel_sigmas
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from petqc.checks import Level
+    from petqc.qc_input import Node, QcInput
+    from petqc.results import CheckResult
+
+GAUSSIAN_RATIO = 1.823
+"""FWTM over FWHM of a Gaussian. Source: daily-qc.md §2c."""
+MIN_SHARE = 0.03
+"""Side peaks below this share of a channel's pairs are not named."""
+MIN_PAIRS = 200
+BIN_PS = 25.0
+_FAR_SIGMAS = 3.0
+_LIMITS = Limits(warn_high=1.95, fail_high=2.2)
+_METHOD = "likelihood fit of one or two Gaussians on flat randoms to the pairs' times, offsets taken out"
+
+
+@check(
+    "time_tails",
+    title="Tails of the time peak, FWTM over FWHM",
+    unit="",
+    levels=("scanner", "asic", "channel"),
+    order=52,
+    limits={"scanner": _LIMITS, "asic": _LIMITS},
+    source="formula: daily-qc.md §2c (second Gaussian, FWTM/FWHM 1.823 for a pure one, satellites) and §3, F13; "
+    "limits: daily-qc.md §5.2, row FWTM/FWHM; side peaks: 5 sigma of the channel rows",
+)
+def time_tails(q: QcInput) -> CheckOutput:
+    """FWTM over FWHM without the skew of channels; how many channels have a side peak, and where.
+
+    The map shows the share of a channel's pairs in its largest side peak, in per cent.
+    """
+    if not q.context.has_pair_search or q.histograms.n_pairs == 0 or q.context.source not in {"point", "line"}:
+        return CheckOutput()
+    found = q.time_offsets()
+    if isinstance(found, Refusal):
+        return CheckOutput()  # the offsets say why
+    known = np.isfinite(found.residual_ps)
+    a, b, residual = found.a[known], found.b[known], found.residual_ps[known]
+    half = 0.5 * float(q.histograms.settings.coincidence_window_ps)
+    edges = np.arange(-math.floor(half / BIN_PS), math.floor(half / BIN_PS) + 1, dtype=np.float64) * BIN_PS
+    # One row a channel; a positive time is this channel's being late.
+    counts = _by_channel(a, b, residual, edges, len(q.histograms.topology))
+    scanner: tuple[Level, str] = ("scanner", SCANNER)
+    results = _of_node(q, scanner, edges, np.histogram(residual, edges)[0].astype(np.float64), remarks=True)
+    for node in q.nodes("asic"):
+        results += _of_node(q, node, edges, counts[node.members].sum(axis=0), remarks=False)
+    column, side = _side_peaks(q, edges, counts, found.solved.sigma_ps)
+    return CheckOutput([*results, side], column)
+
+
+def _by_channel(
+    a: NDArray[np.int32], b: NDArray[np.int32], residual: NDArray[np.float64], edges: NDArray[np.float64], n: int
+) -> NDArray[np.float64]:
+    """Histogram of each channel's lateness, (n, bins)."""
+    bins = edges.size - 1
+    counts = np.zeros(n * bins)
+    for channel, late in ((a, residual), (b, -residual)):
+        at = np.floor((late - edges[0]) / BIN_PS).astype(np.int64)
+        inside = (at >= 0) & (at < bins)
+        counts += np.bincount(channel[inside].astype(np.int64) * bins + at[inside], minlength=n * bins)
+    return counts.reshape(n, bins)
+
+
+def _of_node(
+    q: QcInput,
+    node: Node | tuple[Level, str],
+    edges: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    *,
+    remarks: bool,
+) -> list[CheckResult]:
+    try:
+        fit: PeakFit = fit_time_peak(edges, counts)
+    except QcError as problem:
+        return [q.missing("time_tails", node, "", counts.sum(), str(problem), method=_METHOD, needed=False)]
+    ratio = fit.fwtm / fit.fwhm
+    error = ratio * math.hypot(fit.fwtm_error / fit.fwtm, fit.fwhm_error / fit.fwhm) if fit.is_double else 0.0
+    results = [
+        q.judge("time_tails", node, ratio, "", error, fit.area, centre=GAUSSIAN_RATIO, method=_METHOD),
+    ]
+    if remarks and fit.is_double:
+        share = 100.0 * float(fit.parameters[A2]) / fit.area
+        deviations = np.sqrt(np.maximum(np.diag(fit.covariance), 0.0)) * fit.scale
+        results += [
+            q.judge(
+                "time_tails", node, share, "%", 100.0 * float(deviations[A2]) / fit.area, fit.area,
+                limits=Limits(), part="second_share", method="pairs in the second, wider Gaussian",
+            ),
+            q.judge(
+                "time_tails", node, FWHM_OF_SIGMA * float(fit.parameters[S2]), "ps",
+                FWHM_OF_SIGMA * float(deviations[S2]), fit.area,
+                limits=Limits(), part="second_width", method="FWHM of the second Gaussian",
+            ),
+        ]  # fmt: skip
+    return results
+
+
+def _side_peaks(
+    q: QcInput, edges: NDArray[np.float64], counts: NDArray[np.float64], sigma: float
+) -> tuple[ChannelColumn, CheckResult]:
+    """Channels whose times have a second place: counts two widths wide that all channels together do not have there."""
+    topology = q.histograms.topology
+    total = counts.sum(axis=1)
+    everyone = counts.sum(axis=0)
+    usual = everyone / max(float(everyone.sum()), 1.0)
+    width = max(round(2.0 * sigma / BIN_PS), 1)
+    window = np.ones(width)
+    there = np.array([np.convolve(row, window, "valid") for row in counts])
+    expected = np.outer(total, np.convolve(usual, window, "valid"))
+    middle = np.convolve(0.5 * (edges[:-1] + edges[1:]), window / width, "valid")
+    far = np.abs(middle) > _FAR_SIGMAS * sigma + 0.5 * width * BIN_PS / 2.0
+    excess = np.where(far, there - expected, -np.inf)
+    at = np.argmax(excess, axis=1)
+    rows = np.arange(total.size)
+    # A channel that is a little wider than the others has more at the foot of its peak: a tenth more is no side peak.
+    noise = np.sqrt(np.maximum(expected[rows, at], 1.0)) + 0.1 * expected[rows, at]
+    share = np.where(total >= MIN_PAIRS, excess[rows, at] / np.maximum(total, 1.0), np.nan)
+    error = noise / np.maximum(total, 1.0)
+    sigmas = channel_sigmas(total.size * max(int(far.sum()) // width, 1))
+    status = np.where(np.isfinite(share), str(Status.PASS), str(Status.INVALID)).astype(object)
+    reason = np.where(np.isfinite(share), "", f"fewer than {MIN_PAIRS} coincidences").astype(object)
+    flagged = np.flatnonzero((share > MIN_SHARE) & (share > sigmas * error))
+    status[flagged] = str(Status.WARN)
+    for i in flagged:
+        reason[i] = f"side peak of {100 * share[i]:.0f} % of the pairs, {middle[at[i]]:+.0f} ps from the main one"
+    column = ChannelColumn(
+        "time_tails", "%", 100.0 * share, np.where(np.isfinite(share), 100.0 * error, np.nan), total.astype(np.int64),
+        status, reason,
+    )  # fmt: skip
+    told = "; ".join(f"{_name(topology.channels[i])}: {reason[i]}" for i in flagged[:3])
+    limits = Limits(warn_high=0.002 * len(topology), fail_high=0.01 * len(topology))
+    side = q.judge(
+        "time_tails", ("scanner", SCANNER), float(flagged.size), "channels", 0.0, int(np.isfinite(share).sum()),
+        limits=limits, part="channels_outside", reason=told or None,
+    )  # fmt: skip
+    return column, side
+
+
+def _name(absolute: int) -> str:
+    from petqc.qc_input import channel_name
+
+    return channel_name(int(absolute))

@@ -1,0 +1,128 @@
+"""Time offsets of a run: what geometry explains is taken out of the pairs, the rest is solved for; shared by checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from petqc.errors import TooFewCountsError
+from petqc.fits import FWHM_OF_SIGMA, MIN_NET_COUNTS, rough_time_peak
+from petqc.fits.energy_fits import Refusal
+from petqc.fits.offsets import Offsets, Parallax, solve_offsets
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from petqc.qc_input import QcInput
+
+_C_MM_PER_PS = 0.299792458
+MISPLACED_MM = 2.0
+"""A source that is found this far from the middle, and surely, is taken to be there; nearer it is the middle."""
+_SURELY = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class TimeOffsets:
+    """Offsets solved from the kept pairs of a run.
+
+    solved: offsets of channels. a, b: (m,) positions of the pairs' channels in the topology. residual_ps: (m,)
+    dt = t_a - t_b without flight and offsets, NaN where a channel has none. is_moved: whether flight was reckoned from
+    a source off the middle.
+    """
+
+    solved: Offsets
+    a: NDArray[np.int32]
+    b: NDArray[np.int32]
+    residual_ps: NDArray[np.float64]
+    is_moved: bool
+
+
+def solve_run(q: QcInput) -> TimeOffsets | Refusal:
+    """Solve for the offsets of all channels."""
+    h = q.histograms
+    fit = q.time_fit(-1 if h.n_pairs > 1 else 0)
+    a, b, dt = h.pairs()
+    if isinstance(fit, Refusal) and fit.n < MIN_NET_COUNTS:
+        return Refusal(fit.reason, int(dt.size))
+    # Offsets need a width to start from only; a peak of odd shape will do.
+    sigma = rough_time_peak(*q.time_spectrum(-1))[1] / FWHM_OF_SIGMA if isinstance(fit, Refusal) else fit.sigma
+    source, is_moved = _source(q)
+    left = dt - _flight_ps(q, a, b, source)
+    try:
+        solved = solve_offsets(
+            a, b, left, len(h.topology),
+            window_ps=float(h.settings.coincidence_window_ps), start_ps=_module_start(q), sigma_ps=sigma,
+            parallax=_parallax(q, a, b, source),
+        )  # fmt: skip
+    except TooFewCountsError as error:
+        return Refusal(str(error), int(dt.size))
+    return TimeOffsets(solved, a, b, left - (solved.offset_ps[a] - solved.offset_ps[b]), is_moved)
+
+
+def _source(q: QcInput) -> tuple[NDArray[np.float64], bool]:
+    """Where flight is reckoned from, and whether that is not where the source is meant to be."""
+    meant = np.array(q.context.source_mm if q.context.source_mm is not None else (0.0, 0.0, 0.0))
+    if q.context.source != "point":
+        return meant, False
+    try:
+        place = q.source_place()
+    except TooFewCountsError:
+        return meant, False
+    found = np.array(place.xyz_mm)
+    distance = float(np.linalg.norm(found - meant))
+    is_moved = distance > MISPLACED_MM and distance > _SURELY * float(np.linalg.norm(place.error_mm))
+    return (found, True) if is_moved else (meant, False)
+
+
+def _flight_ps(
+    q: QcInput, a: NDArray[np.int32], b: NDArray[np.int32], source: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Expected dt of a point source. Source: daily-qc.md §2d, g_k."""
+    xyz = q.histograms.topology.xyz_mm.astype(np.float64)
+    if q.context.source != "point" or not np.isfinite(xyz).all():
+        return np.zeros(a.size)
+    flight = np.sqrt(((xyz - source) ** 2).sum(axis=1)) / _C_MM_PER_PS
+    return np.asarray(flight[a] - flight[b])
+
+
+def _parallax(q: QcInput, a: NDArray[np.int32], b: NDArray[np.int32], source: NDArray[np.float64]) -> Parallax | None:
+    """How far off its crystal's axis each line from a point source comes in.
+
+    It is the distance of the crystal from the line through the source that is square to its module.
+    """
+    topology = q.histograms.topology
+    xyz = topology.xyz_mm.astype(np.float64) - source
+    if q.context.source != "point" or not np.isfinite(xyz).all():
+        return None
+    distance = np.zeros(len(topology))
+    for node in q.nodes("module"):
+        mine = xyz[node.members]
+        middle = mine.mean(axis=0)
+        if float(np.linalg.norm(middle)) < 1.0:
+            return None
+        # The crystals of a module lie in a plane; where they are too few for one, it faces the source.
+        _, spread, axes = np.linalg.svd(mine - middle, full_matrices=False)
+        is_plane = spread.size == 3 and spread[1] > 1.0 and spread[2] < 1e-2 * spread[1]
+        square = axes[2] if is_plane else middle / np.linalg.norm(middle)
+        distance[node.members] = np.linalg.norm(mine - np.outer(mine @ square, square), axis=1)
+    return Parallax.of(a, b, distance)
+
+
+def _module_start(q: QcInput) -> NDArray[np.float64]:
+    """Module offsets from the fits of pairs, so that the robust solution starts near the peaks."""
+    h = q.histograms
+    n_modules = len(h.topology.module_nodes)
+    rows, right = [np.ones(n_modules) / n_modules], [0.0]
+    for pair in h.searched_pairs:
+        fit = q.time_fit(pair)
+        if not isinstance(fit, Refusal):
+            row = np.zeros(n_modules)
+            x, y = h.pair_modules(pair)
+            row[x], row[y] = 1.0 / fit.mu_error, -1.0 / fit.mu_error
+            rows.append(row)
+            right.append(fit.mu / fit.mu_error)
+    modules, *_ = np.linalg.lstsq(np.array(rows), np.array(right), rcond=None)
+    start: NDArray[np.float64] = modules[h.topology.module]
+    return start
