@@ -41,6 +41,8 @@ def energy_onset(q: QcInput) -> CheckOutput:
     width = float(h.energy_edges[1] - h.energy_edges[0])
     low = h.energy_counts[:, : int(BELOW_KEV / width)].astype(np.float64)
     nodes = list(q.nodes("asic"))
+    if not nodes:
+        return CheckOutput()
     value, error, n = _quantiles(low, width)
     of_asic, of_asic_error, n_asic = _quantiles(np.array([low[node.members].sum(axis=0) for node in nodes]), width)
     seen = np.isfinite(of_asic)

@@ -50,7 +50,12 @@ def time_tails(q: QcInput) -> CheckOutput:
 
     The map shows the share of a channel's pairs in its largest side peak, in per cent.
     """
-    if not q.context.has_pair_search or q.histograms.n_pairs == 0 or q.context.source not in {"point", "line"}:
+    if (
+        q.without_tof
+        or not q.context.has_pair_search
+        or q.histograms.n_pairs == 0
+        or q.context.source not in {"point", "line"}
+    ):
         return CheckOutput()
     found = q.time_offsets()
     if isinstance(found, Refusal):

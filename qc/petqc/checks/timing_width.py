@@ -44,7 +44,7 @@ def timing_width(q: QcInput) -> CheckOutput:
 
     Two facing modules alone do not tell which of the two is wide: there every width holds the mean partner's.
     """
-    if not q.context.has_pair_search or q.histograms.n_pairs == 0:
+    if q.without_tof or not q.context.has_pair_search or q.histograms.n_pairs == 0:
         return CheckOutput()
     if q.context.source not in {"point", "line"}:
         return CheckOutput()
