@@ -10,9 +10,11 @@ from petqc.formats.petsys_config import AsicParameters, HwTrigger, PetqcSection,
 from petqc.formats.petsys_tables import BRANCH_E, BRANCH_T, COINCIDENCE, QDC, SAME_PHOTON, TABLES
 from petqc.scanners import load_scanner
 from petqc_simulators.boards.bias_prom import adc_codes
+from petqc_simulators.boards.hardware_trigger import REGIONS_OF_BOARD, quarter
 from petqc_simulators.physics.detector import THRESHOLD_NOISE_STEPS
 from petqc_simulators.physics.draw import bias_points
 from petqc_simulators.physics.placement import crystal_middles_mm, in_coincidence
+from petqc_simulators.profile import MODULE_PLACES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,6 +74,16 @@ def _bias_calibration(profile: Profile, draw: Draw) -> NDArray[Any]:
     )
 
 
+def _regions(profile: Profile) -> NDArray[np.int64]:
+    """Region of each module: that of the hardware trigger where each module has one of its own, or else its number."""
+    places, _ = MODULE_PLACES[profile.hardware.base_pcb]
+    per_module = profile.geometry.asics_per_module
+    first_chips = per_module * np.array(profile.hardware.module_places, np.int64)
+    of_board = quarter(first_chips, places * per_module)
+    found = (REGIONS_OF_BOARD * np.arange(profile.hardware.boards)[:, None] + of_board).ravel()
+    return found if np.unique(found).size == found.size else np.arange(profile.geometry.modules)
+
+
 def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
     """Every table; one row per channel, TAC and branch as the vendor's tools write them; of bias only with outputs."""
     geometry = profile.geometry
@@ -87,6 +99,7 @@ def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
     middle = crystal_middles_mm(geometry)
     output = _outputs(profile)
     module = np.arange(geometry.modules)
+    region = _regions(profile)
     one, other = np.nonzero(np.triu(in_coincidence(geometry), 1))
     settings = profile.electronics
     of_bias: dict[TableKind, NDArray[Any]] = {}
@@ -129,7 +142,7 @@ def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
             "channel_map",
             n,
             **address,
-            region=draw.module_of,
+            region=region[draw.module_of],
             xi=column,
             yi=line,
             **{axis: np.round(middle[:, k], 3) for k, axis in enumerate("xyz")},
@@ -137,8 +150,8 @@ def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
         "trigger_map": _rows(
             "trigger_map",
             module.size + one.size,
-            region1=np.concatenate([module, one]),
-            region2=np.concatenate([module, other]),
+            region1=region[np.concatenate([module, one])],
+            region2=region[np.concatenate([module, other])],
             kind=np.repeat([SAME_PHOTON, COINCIDENCE], [module.size, one.size]),
         ),
         "acquisition_mode": _rows("acquisition_mode", n, **address, mode=QDC),

@@ -18,7 +18,7 @@ from petqc_drivers.petsys.wire import (
     memory_read_reply,
     parse_memory_access,
 )
-from petqc_simulators.boards.petsys_febd import REGIONS_OF_BOARD
+from petqc_simulators.boards.hardware_trigger import REGIONS_OF_BOARD
 from petqc_simulators.boards.registers import RegisterFile, WordMemory
 from petqc_simulators.physics.emission import CLOCK_S
 
@@ -51,6 +51,7 @@ class ClockTrigger:
 
     Attributes:
         registers: its register file.
+        commands: commands that were answered.
         regions: which regions may be in coincidence, rows of bits.
     """
 
@@ -63,6 +64,7 @@ class ClockTrigger:
         self._trained: set[RegisterFile] = set()
         self.registers = RegisterFile()
         self.elapsed_s = self._synchronised_s = 0.0
+        self.commands = 0
         for name, value in (
             ("firmware_variant", FIRMWARE_VARIANT),
             ("firmware_revision", 0x2022_0104),
@@ -72,8 +74,10 @@ class ClockTrigger:
         ):
             self.registers.preset(name, value)
         self.registers.live("time_tag", lambda: int((self.elapsed_s - self._synchronised_s) / CLOCK_S))
-        for name in ("uptime", "pll_lock_time"):
+        for name in ("uptime", "pll_lock_time", "upstream_uptime"):
             self.registers.live(name, lambda: int(self.elapsed_s / CLOCK_S))
+        for name in ("upstream_tx", "upstream_rx"):
+            self.registers.live(name, lambda: self.commands)
         self.registers.listen("sync", self._on_sync)
         self._give_links(self.registers, self._trigger_link)
         for port, board in enumerate(self.boards):
@@ -124,7 +128,10 @@ class ClockTrigger:
             payload = self._answer(command)
         except WireError:
             return None
-        return None if payload is None else Reply(command.serial, command.function, payload).to_bytes()
+        if payload is None:
+            return None
+        self.commands += 1
+        return Reply(command.serial, command.function, payload).to_bytes()
 
     def _answer(self, command: Command) -> bytes | None:
         if command.function == Function.TRIGGER_REGIONS:
@@ -136,6 +143,10 @@ class ClockTrigger:
             return memory_read_reply(self.registers.read(access.address, access.count))
         self.registers.write(access.address, access.data)
         return MEMORY_WRITE_OK
+
+    def traffic(self) -> tuple[int, int]:
+        """Commands that came so far, and replies that went."""
+        return self.commands, self.commands
 
     def let_pass(self, seconds: float) -> None:
         """Let time pass."""

@@ -69,6 +69,9 @@ class Unit(Protocol):
     def advance_blocks(self) -> list[Block]:
         """The frames that ended since the last call."""
 
+    def traffic(self) -> tuple[int, int]:
+        """What was sent to it and those chained behind it, and what they sent."""
+
 
 def merge_blocks(blocks: Mapping[tuple[int, int], Block]) -> Block:
     """One block of frames from blocks of several units with the same frame ids, with their addresses in the events."""
@@ -299,7 +302,7 @@ class DaqdServer:
             case Message.PORTS:
                 self._reply(client, ports_reply(sum({1 << port for port, _ in self.units})))
             case Message.PORT_COUNTERS:
-                self._reply(client, PortCounters(0, 0, 0).to_bytes())
+                self._reply(client, self._port_counters(int.from_bytes(payload, "little")).to_bytes())
             case Message.SORTER | Message.IDLE_TIME:
                 self._reply(client, status_reply(0))
             case Message.GATE:
@@ -315,6 +318,12 @@ class DaqdServer:
                 self._reply(client, card_temperature_reply((0.0, 0.0, 0.0, 0.0)))
             case _:
                 self.counters["unknown"] += 1
+
+    def _port_counters(self, port: int) -> PortCounters:
+        """Of the link to the first unit of a port; on UDP, where there is one unit, nobody counts."""
+        first = self.units.get((port, 0))
+        tx, rx = (0, 0) if first is None or len(self.units) == 1 else first.traffic()
+        return PortCounters(tx, rx, 0)
 
     def _acquisition(self, client: socket.socket, *, is_on: bool) -> None:
         self.is_acquiring = False

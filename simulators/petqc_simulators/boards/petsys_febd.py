@@ -36,6 +36,7 @@ from petqc_simulators.boards.channel_counters import SHARING, WINDOW_CLK, WINDOW
 from petqc_simulators.boards.flash import UPDATE_IMAGE_AT, ConfigurationFlash, Si534x, image
 from petqc_simulators.boards.frame_clock import FrameClock
 from petqc_simulators.boards.front_end_module import FrontEndModule
+from petqc_simulators.boards.hardware_trigger import REGIONS_OF_BOARD, BoardTrigger, HardwareTrigger
 from petqc_simulators.boards.i2c_bus import I2cBus
 from petqc_simulators.boards.link_errors import LinkErrors
 from petqc_simulators.boards.registers import RegisterFile, WordMemory
@@ -45,8 +46,9 @@ from petqc_simulators.boards.tmp104_chain import Tmp104Chain
 from petqc_simulators.boards.witness import BiasWitness
 from petqc_simulators.physics.detector import BLOCK_S, Controls, Detector, PulseTrain
 from petqc_simulators.physics.draw import bias_points
+from petqc_simulators.physics.electronics import FRAME_CLK
 from petqc_simulators.physics.emission import CLOCK_S
-from petqc_simulators.profile import ProfileError
+from petqc_simulators.profile import MODULE_PLACES, ProfileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,9 +68,6 @@ FIRMWARE_REVISION = 0x0000_0000_2022_0104
 ASIC_TYPE = 0x0002
 _TX_LINKS = {1: 0, 2: 1, 4: 2}
 """What an ASIC is told that has so many data links."""
-REGIONS_OF_BOARD = 4
-"""Trigger regions of a FEB/D, each a quarter of its chips; region = 4 x trigger port + quarter in the maps that the
-vendor's software makes for a system."""
 DATAGRAM_WORDS = 950
 """About 8 kB: larger and smaller datagrams both lose more on a loopback (section 3.5). With headers it stays below
 8 KiB, so that Linux charges it as 8 and not as 16 KiB: a socket with the default buffer, such as the vendor's, then
@@ -105,6 +104,7 @@ class PetsysFebd:
         asics, modules, mezzanines, supplies, flash: its parts; what can break on them is settable there. `supplies` is
             None but on a FEB/D 8K.
         link_errors: errors of the ASICs' data links.
+        trigger: its part of the hardware trigger.
         downstream: the board behind it in the chain, if any.
         witness: what the bias outputs were told and did.
         elapsed_s: simulated time since the board was switched on.
@@ -138,6 +138,7 @@ class PetsysFebd:
         self.commands = self.malformed = self.unanswered = 0
         self.downstream: PetsysFebd | None = None
         self._synchronised_s = 0.0
+        self._frames_before = 0
         self._started_s = self._answers_from_s = 0.0
         self._fem_on_s = math.inf
         self._stale = True
@@ -149,6 +150,13 @@ class PetsysFebd:
             Function.TRIGGER_REGIONS: WordMemory(1),
             Function.TRIGGER_CALIBRATION: WordMemory(5),
         }
+        places, _ = MODULE_PLACES[profile.hardware.base_pcb]
+        self.trigger = BoardTrigger(
+            self.registers, self._memories[Function.TRIGGER_CALIBRATION], places * self.asics.per_module
+        )
+        self._own_trigger = HardwareTrigger(
+            self.registers, self._memories[Function.TRIGGER_REGIONS], [((0, 0), self.trigger)]
+        )
         self.modules = [self._module(m, place) for m, place in enumerate(profile.hardware.module_places)]
         for module, place in zip(self.modules, profile.hardware.module_places, strict=True):
             module.is_legacy = place in profile.hardware.legacy_places
@@ -224,8 +232,8 @@ class PetsysFebd:
         r.live("time_tag", lambda: int((self.elapsed_s - self._synchronised_s) / CLOCK_S))
         for name in ("uptime", "pll_lock_time", "upstream_uptime"):
             r.live(name, lambda: int((self.elapsed_s - self._started_s) / CLOCK_S))
-        r.live("upstream_tx", self._sent)
-        r.live("upstream_rx", lambda: self.commands + self.unanswered)
+        r.live("upstream_tx", lambda: self.traffic()[1])
+        r.live("upstream_rx", lambda: self.traffic()[0])
         for name, theirs in (("tx", "upstream_rx"), ("rx", "upstream_tx"), ("uptime", "upstream_uptime")):
             r.live(f"downstream_{name}", partial(self._of_downstream, theirs))
         has_power_good = self.supplies is None
@@ -282,6 +290,7 @@ class PetsysFebd:
 
     def synchronise(self, *, is_in_step: bool) -> None:
         """Time tag and frame ids begin at 0; is_in_step says whether those of all others did."""
+        self._frames_before += self._frames_since()
         if self._frames is not None:
             self._frames.synchronise(self.elapsed_s)
         self._synchronised_s = self.elapsed_s
@@ -291,6 +300,7 @@ class PetsysFebd:
 
     def fall_out_of_step(self) -> None:
         """The others were synchronised without it."""
+        self._frames_before += self._frames_since()
         self.is_in_step = False
         self._stale = True
 
@@ -325,10 +335,10 @@ class PetsysFebd:
         self._preset_registers(_STARTED_IMAGE if has_image else _FELL_BACK)
         self._note("reboot")
         self._on_power(0)
+        self.fall_out_of_step()
         self._started_s = self._synchronised_s = self._answers_from_s = self.elapsed_s + REBOOT_S
         self.link_errors.restart()
         self._counters = CounterWindows(SHARING[self.profile.hardware.asic_version])
-        self.fall_out_of_step()
         if self._frames is not None:
             self._frames.is_running = False
 
@@ -366,9 +376,16 @@ class PetsysFebd:
     def _of_downstream(self, name: str) -> int:
         return 0 if self.downstream is None else self.downstream.registers.number(name)
 
-    def _sent(self) -> int:
-        """Replies and frames so far."""
-        return self.commands + (self.detector.frame if self.is_streaming else 0)
+    def traffic(self) -> tuple[int, int]:
+        """Commands that came so far, and replies and frames that went; those of boards behind it pass through it."""
+        received, sent = (0, 0) if self.downstream is None else self.downstream.traffic()
+        frames = self._frames_before + self._frames_since()
+        return received + self.commands + self.unanswered, sent + self.commands + frames
+
+    def _frames_since(self) -> int:
+        """Frames since the last synchronisation; none before the first one."""
+        is_sending = self.is_in_step if self._frames is None else self._frames.is_running
+        return int((self.elapsed_s - self._synchronised_s) / (FRAME_CLK * CLOCK_S)) if is_sending else 0
 
     def _fem_is_on(self) -> bool:
         return bool(self.registers.value("power") & POWER_FEM)
@@ -585,7 +602,7 @@ class PetsysFebd:
         before_v = self.detector.bias_v
         blocks, passed_s = self._frames.advance(self.elapsed_s)
         self.watch_bias(before_v, passed_s)
-        return blocks
+        return [self._own_trigger.pass_on(block) for block in blocks]
 
 
 def _check_reply(n_bytes: int) -> None:

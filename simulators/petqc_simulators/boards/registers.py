@@ -14,10 +14,15 @@ if TYPE_CHECKING:
 
 
 class WordMemory:
-    """65536 words of some bytes behind a memory access; beyond the end reads are zero and writes are not kept."""
+    """65536 words of some bytes behind a memory access; beyond the end reads are zero and writes are not kept.
+
+    Attributes:
+        written: how often something was written.
+    """
 
     def __init__(self, word_bytes: int) -> None:
         self.word_bytes = word_bytes
+        self.written = 0
         self.content = bytearray(word_bytes * 0x10000)
 
     def answer(self, payload: bytes) -> bytes:
@@ -33,6 +38,7 @@ class WordMemory:
             return memory_read_reply(bytes(self.content[begin : begin + n_bytes]).ljust(n_bytes, b"\x00"))
         room = min(len(access.data), len(self.content) - begin)
         self.content[begin : begin + room] = access.data[:room]
+        self.written += 1
         return MEMORY_WRITE_OK
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from petqc_drivers.petsys.registers import POWER_BIAS
 from petqc_simulators.boards.frame_clock import FrameClock
+from petqc_simulators.boards.hardware_trigger import HardwareTrigger
 from petqc_simulators.boards.petsys_clktgr import ClockTrigger
 from petqc_simulators.boards.petsys_febd import PetsysFebd
 from petqc_simulators.physics.detector import Detector
@@ -44,6 +45,7 @@ class Scanner:
         self.boards: list[PetsysFebd] = []
         self.trigger: ClockTrigger | None = None
         self._frames: FrameClock | None = None
+        self._hardware_trigger: HardwareTrigger | None = None
         if not hardware.clock_trigger:
             path = None if witness_folder is None else witness_folder / "bias.jsonl"
             self.boards.append(PetsysFebd(profile, seed, faults, witness_path=path))
@@ -58,6 +60,11 @@ class Scanner:
                     self.boards[-1].chain(board)
                 self.boards.append(board)
             self.trigger = ClockTrigger(self.boards, self._frames.synchronise)
+            self._hardware_trigger = HardwareTrigger(
+                self.trigger.registers,
+                self.trigger.regions,
+                [(address, board.trigger) for address, board in zip(hardware.addresses, self.boards, strict=True)],
+            )
         self.units: dict[tuple[int, int], Unit] = dict(zip(hardware.addresses, self.boards, strict=True))
         if self.trigger is not None:
             self.units[hardware.trigger_address] = self.trigger
@@ -74,7 +81,7 @@ class Scanner:
 
     def advance_blocks(self) -> list[Block]:
         """The frames that ended since the last call."""
-        if self._frames is None:
+        if self._frames is None or self._hardware_trigger is None:
             return self.boards[0].advance_blocks()
         for board in self.boards:
             board.hand_over()
@@ -82,7 +89,7 @@ class Scanner:
         blocks, passed_s = self._frames.advance(self.elapsed_s)
         for board in self.boards:
             board.watch_bias(before_v, passed_s)
-        return blocks
+        return [self._hardware_trigger.pass_on(block) for block in blocks]
 
     def state(self) -> dict[str, Any]:
         """For a state file."""
