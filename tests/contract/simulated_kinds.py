@@ -164,11 +164,11 @@ def compile_kernels() -> None:
 
 
 @contextlib.contextmanager
-def served(kind: Kind, folder: Path, *, is_whole: bool = False) -> Iterator[Served]:
+def served(kind: Kind, folder: Path, *, is_whole: bool = False, source: str = "none") -> Iterator[Served]:
     """Serve it; is_whole: with every chip, and not only one of each module."""
     path = folder / "kind.toml"
     path.write_text(kind.profile_text(), "utf-8")
-    scanner = Scanner(load_profile(str(path), source="none"), seed=11)
+    scanner = Scanner(load_profile(str(path), source=source), seed=11)
     for board in scanner.boards if not is_whole else ():
         keep_one_chip_of_each_module(board)
     bias = outputs(kind, scanner)

@@ -62,6 +62,9 @@ class Scripted:
     def let_pass(self, seconds: float) -> None:
         pass
 
+    def traffic(self) -> tuple[int, int]:
+        return 0x123456789, self.frame
+
     def advance_blocks(self) -> list[Block]:
         self.frame += self.per_look
         return [idle(self.frame - self.per_look, self.per_look)]
@@ -128,6 +131,17 @@ def test_every_request_in_plain_bytes(tmp_path):
         assert answer[2:4] == b"\x34\x12", "one unit answers at every address"
         sock.sendall(bytes.fromhex("0800 0400 7777 0400"))
         assert pointers(sock) == (0, 0, 0), "quit and unknown requests get no reply"
+
+
+def test_traffic_is_counted_at_the_first_unit_of_each_port_but_not_on_udp(tmp_path):
+    units = {(0, 0): Scripted(), (0, 1): Scripted(), (2, 0): Scripted()}
+    with serving(units, tmp_path) as server, client(server) as sock:
+        found = [struct.unpack("<4Q", ask(sock, f"0700 0600 {port:02x}00", 32)) for port in (0, 1, 2)]
+    assert [(tx, bad) for _, tx, _, bad in found] == [(0x123456789, 0), (0, 0), (0x123456789, 0)]
+    assert found[2][2] > 0
+    (tmp_path / "one").mkdir()
+    with serving({(0, 0): Scripted()}, tmp_path / "one") as server, client(server) as sock:
+        assert struct.unpack("<4Q", ask(sock, "0700 0600 0000", 32))[1:] == (0, 0, 0)
 
 
 def test_an_acquisition_in_plain_bytes(tmp_path):
