@@ -1,0 +1,197 @@
+"""From flags to named causes: where it is, what it probably is, on what evidence, and which test decides.
+
+`diagnose` looks at a run's results, channel columns and readings only; the same run gives the same hypotheses.
+
+1. Places: for each quantity, the smallest place of the hardware tree that explains the deviations (`signs`, `places`).
+2. Causes: what moved and what did not move at that place, against the signatures of the catalogue (`catalogue`).
+3. Never a bare name: sentences with numbers, and the next test (`words`).
+
+Source: daily-qc.md §3, root-cause logic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from petqc.diagnosis.catalogue import CATALOGUE, EITHER, Cause
+from petqc.diagnosis.places import SAME, Place, tree
+from petqc.diagnosis.signs import Deviations, Quantity, Sign, deviations, scattered, steps
+from petqc.diagnosis.single_signs import single_signs
+from petqc.diagnosis.words import evidence, next_step
+from petqc.limits import Status
+from petqc.results import Hypothesis
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from petqc.channel_map import Topology
+    from petqc.results import Run
+
+__all__ = ["diagnose"]
+
+MIN_SCORE = 0.35
+"""A cause that fits worse is not named."""
+MOST = 8
+_OF_ALL = frozenset({"frames", "source"})
+"""Quantities of the whole run: they explain what else is off, and come first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Everything that moved at one place, the strongest first."""
+
+    place: Place
+    signs: tuple[Sign, ...]
+
+    def find(self, quantity: Quantity) -> Sign | None:
+        return next((s for s in self.signs if s.quantity == quantity), None)
+
+
+def diagnose(topology: Topology, run: Run) -> tuple[list[Hypothesis], str]:
+    """Ranked hypotheses, and a remark where something was flagged that none of them fits.
+
+    Args:
+        topology: the channels and what they are connected to.
+        run: with its results and columns.
+    """
+    flags = [c for c in run.checks if c.status in {Status.WARN, Status.FAIL}]
+    is_out = np.zeros(len(topology), np.bool_)
+    for column in run.columns:
+        if column.status.size == is_out.size:
+            is_out |= np.isin(column.status.astype(str), (str(Status.WARN), str(Status.FAIL)))
+    if not flags and not is_out.any():
+        return [], ""
+    nodes = tree(topology)
+    found = deviations(topology, run)
+    groups = _groups(_signs(topology, run, nodes, found))
+    ranked: list[tuple[float, int, Hypothesis]] = []
+    for number, group in enumerate(groups):
+        share = _share(group, is_out)
+        for cause in CATALOGUE:
+            score = _fit(cause, group, found)
+            if score >= MIN_SCORE:
+                ranked.append(
+                    (score * share, number, _hypothesis(topology, cause, group, found, score * share, is_out))
+                )
+    # Every place first with its best cause, then with what else it could be.
+    ranked.sort(key=lambda r: (-r[0], r[1]))
+    best = {number: hypothesis for _, number, hypothesis in reversed(ranked)}
+    firsts = sorted(best, key=lambda n: -best[n].score)
+    chosen = [best[n] for n in firsts] + [h for _, n, h in ranked if h is not best[n]]
+    if chosen:
+        return chosen[:MOST], ""
+    told = ", ".join(dict.fromkeys(f"{c.id} at {c.node}" for c in flags[:3])) or f"{int(is_out.sum())} channels"
+    return [], f"Diagnosis: no hypothesis of the catalogue fits what was flagged ({told})."
+
+
+def _signs(topology: Topology, run: Run, nodes: Sequence[Place], found: Mapping[Quantity, Deviations]) -> list[Sign]:
+    """Everything that moved; what explains other signs away leaves them out."""
+    single = single_signs(topology, run, nodes)
+    of_all = [s for s in single if s.quantity in _OF_ALL]
+    if any(s.quantity == "source" for s in of_all):
+        return of_all
+    swapped = scattered(topology, dict(found), nodes)
+    asics = [place for place in nodes if place.level == "asic"]
+    if swapped and len(swapped) >= SAME * len(asics):
+        whole = nodes[-1]
+        first = swapped[0]
+        return [*of_all, Sign("scatter", whole, first.value, first.error, first.unit, len(whole.members), first.told)]
+    if swapped:
+        return [*of_all, *swapped]
+    left_out = np.zeros(len(topology), np.bool_)
+    for sign in single:
+        if sign.quantity in {"dead", "hot"}:
+            left_out[sign.place.members] = True
+    moved = [s for one in found.values() for s in steps(topology, one, nodes, left_out) if _is_flagged(run, one, s)]
+    return [*single, *moved]
+
+
+def _is_flagged(run: Run, one: Deviations, sign: Sign) -> bool:
+    """Whether a check has something against it: below its limits nothing is a hypothesis."""
+    if one.flagged[sign.place.members].any():
+        return True
+    return any(
+        c.status in {Status.WARN, Status.FAIL} and c.id.partition(".")[0] in one.measure.checks for c in run.checks
+    )
+
+
+def _groups(signs: Sequence[Sign]) -> list[_Group]:
+    """Signs of one place together; a side peak, width and offset of one channel are one thing."""
+    groups: list[tuple[Place, list[Sign]]] = []
+    for sign in signs:
+        for place, members in groups:
+            if place.overlap(sign.place) >= SAME and sign.quantity not in {s.quantity for s in members}:
+                members.append(sign)
+                break
+        else:
+            groups.append((sign.place, [sign]))
+    return [_Group(place, tuple(members)) for place, members in groups]
+
+
+def _share(group: _Group, is_out: np.ndarray) -> float:
+    """Share of all flagged channels that the place has; what concerns the whole run has all of them."""
+    total = int(is_out.sum())
+    if total == 0 or any(s.quantity in _OF_ALL for s in group.signs):
+        return 1.0
+    mine = int(is_out[group.place.members].sum())
+    if mine == 0:  # a reading, or a mean that no single channel shows
+        return 1.0
+    return mine / total
+
+
+def _fit(cause: Cause, group: _Group, found: Mapping[Quantity, Deviations]) -> float:
+    """How well a cause's signature fits what moved and what did not, 0 to 1."""
+    level = cause.levels.get(group.place.level, 0.0)
+    sign = group.find(cause.first[0])
+    if level == 0.0 or sign is None or not _is(cause.first[1], 1 if sign.value > 0 else -1):
+        return 0.0
+    right = 2.0
+    for quantity, wanted in cause.signs.items():
+        seen = _seen(quantity, group, found)
+        if seen is not None:
+            right += 1.0 if _is(wanted, seen) else -1.0
+    # What moved here and is not part of the signature speaks against it.
+    strange = [
+        s for s in group.signs if s.quantity not in {cause.first[0], *cause.signs} and s.quantity != "resolution"
+    ]
+    score = max(right - 0.5 * len(strange), 0.0) / (2.0 + len(cause.signs))
+    if cause.sizes is not None and not cause.sizes[0] <= abs(sign.value) <= cause.sizes[1]:
+        score *= 0.7
+    return level * min(score, 1.0)
+
+
+def _is(wanted: int, seen: int) -> bool:
+    return seen != 0 if wanted == EITHER else seen == wanted
+
+
+def _seen(quantity: Quantity, group: _Group, found: Mapping[Quantity, Deviations]) -> int | None:
+    """+1, -1, 0 for not moved, None where it was not measured well enough to say."""
+    sign = group.find(quantity)
+    if sign is not None:
+        return 1 if sign.value > 0 else -1
+    one = found.get(quantity)
+    if one is None:
+        return None
+    mean, error, n = one.mean(group.place.members)
+    least = one.least(group.place)
+    if n == 0 or error > 0.5 * least:
+        return None
+    if abs(mean) < max(0.5 * least, 3.0 * error):
+        return 0
+    return 1 if mean > 0 else -1
+
+
+def _hypothesis(
+    topology: Topology, cause: Cause, group: _Group, found: Mapping[Quantity, Deviations], score: float,
+    is_out: np.ndarray,
+) -> Hypothesis:  # fmt: skip
+    return Hypothesis(
+        f"{cause.id} {cause.title}",
+        group.place.node,
+        round(score, 3),
+        tuple(evidence(topology, group.place, group.signs, cause, found, is_out)),
+        next_step(topology, cause, group.place),
+    )

@@ -1,0 +1,232 @@
+"""What moved, at which place and by how much: signs of trouble from the channel columns and results of a run.
+
+For each quantity the places are found that explain the most of its deviations: a step that a whole node makes
+gives that node the largest gain in chi-square, more than any node above it (diluted) or below it (incomplete).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+
+from petqc.diagnosis.places import Place, channel, patches
+from petqc.limits import Status
+from petqc.statistics import channel_sigmas, robust_spread
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from petqc.channel_map import Topology
+    from petqc.results import ChannelColumn, Run
+
+Quantity: TypeAlias = Literal[
+    "energy", "resolution", "offset", "width", "onset", "temperature", "dead", "hot", "side_peak", "scatter", "frames",
+    "source",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A quantity that every channel has.
+
+    column: where it comes from. checks: whose flags make a deviation of it worth a word. unit: of deviations. alone,
+    together: least deviation of one channel, and of the mean of a group. scatter: what healthy channels differ by.
+    """
+
+    quantity: Quantity
+    column: str
+    checks: tuple[str, ...]
+    unit: str
+    alone: float
+    together: float
+    scatter: float
+
+
+MEASURES = (
+    Measure("energy", "photopeak", ("photopeak", "bias_peak", "window_acceptance"), "%", 3.0, 1.0, 0.3),
+    Measure("resolution", "energy_resolution", ("energy_resolution",), "%", 15.0, 5.0, 2.0),
+    Measure("offset", "module_time_offset", ("module_time_offset",), "ps", 40.0, 20.0, 4.0),
+    Measure("width", "timing_width", ("timing_width", "ctr_fit", "ctr_nema", "time_tails"), "%", 20.0, 5.0, 2.0),
+    Measure("onset", "energy_onset", ("energy_onset",), "keV", 25.0, 15.0, 1.5),
+)
+"""Least deviations: warn limits of daily-qc.md §5.2 where there are any, else those of the check."""
+_MOST = 8
+_FLAGGED = (str(Status.WARN), str(Status.FAIL))
+_SCATTERED = 0.2
+"""Share of an ASIC's channels outside their limits, to both sides, from which on the ASIC as a whole is scattered."""
+_BOTH_SIDES = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """One deviation. value, error in `unit`; channels: how many of the place's channels have a number."""
+
+    quantity: Quantity
+    place: Place
+    value: float
+    error: float
+    unit: str
+    channels: int
+    told: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Deviations:
+    """Deviation of every channel in one quantity, NaN where there is no number; (n,) each."""
+
+    measure: Measure
+    value: NDArray[np.float64]
+    error: NDArray[np.float64]
+    flagged: NDArray[np.bool_]
+
+    def mean(self, members: NDArray[np.int64]) -> tuple[float, float, int]:
+        """Weighted mean over channels, its standard deviation and how many there are; NaN without any."""
+        mine = members[np.isfinite(self.value[members])]
+        if not mine.size:
+            return math.nan, math.nan, 0
+        weight = 1.0 / (self.error[mine] ** 2 + self.measure.scatter**2)
+        mean = float(np.average(self.value[mine], weights=weight))
+        return mean, 1.0 / math.sqrt(float(weight.sum())), int(mine.size)
+
+    def least(self, place: Place) -> float:
+        """What a deviation of a place must reach to count."""
+        return self.measure.alone if place.members.size == 1 else self.measure.together
+
+
+def deviations(topology: Topology, run: Run) -> dict[Quantity, Deviations]:
+    """Deviation of every channel from its baseline, or from what its neighbours have."""
+    columns = {column.id: column for column in run.columns}
+    found: dict[Quantity, Deviations] = {}
+    for measure in MEASURES:
+        column = columns.get(measure.column)
+        if column is None or column.value.size != len(topology):
+            continue
+        reference = _reference(topology, run, measure, column)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            scale = 100.0 / reference if measure.unit == "%" else np.ones(len(topology))
+            value, error = (column.value - reference) * scale, np.abs(column.uncertainty * scale)
+        flagged = np.isin(column.status.astype(str), _FLAGGED)
+        if np.isfinite(value).any():
+            found[measure.quantity] = Deviations(measure, value, np.nan_to_num(error), flagged)
+    return found
+
+
+def _reference(topology: Topology, run: Run, measure: Measure, column: ChannelColumn) -> NDArray[np.float64]:
+    """What each channel should have: the baseline of its smallest node with one, else 511 keV, 0 ps, or a median."""
+    n = len(topology)
+    if measure.quantity == "offset":
+        return np.zeros(n)
+    if measure.quantity == "onset":
+        seen = column.value[np.isfinite(column.value)]
+        return np.full(n, float(np.median(seen)) if seen.size else math.nan)
+    reference = np.full(n, math.nan)
+    baselines: dict[str, float] = {
+        c.node: c.baseline for c in run.checks if c.id in {measure.column, "bias_peak"} and c.baseline is not None
+        and (c.id == measure.column or measure.quantity == "energy")
+    }  # fmt: skip
+    for index, names in (
+        (topology.module, topology.module_nodes),
+        (topology.asic, topology.asic_nodes),
+        (topology.bias, topology.bias_nodes),
+    ):
+        for i, name in enumerate(names):
+            if name in baselines:
+                reference[index == i] = baselines[name]
+    missing = np.isnan(reference)
+    if measure.quantity == "energy":
+        reference[missing] = 511.0
+    else:
+        for module in range(len(topology.module_nodes)):
+            mine = missing & (topology.module == module)
+            seen = column.value[mine & np.isfinite(column.value)]
+            reference[mine] = float(np.median(seen)) if seen.size else math.nan
+    return reference
+
+
+def scattered(topology: Topology, found: dict[Quantity, Deviations], nodes: Sequence[Place]) -> list[Sign]:
+    """ASICs whose photopeaks or offsets are off to both sides: not a drift of the ASIC but of who is who."""
+    signs = []
+    for place in nodes:
+        if place.level != "asic":
+            continue
+        for quantity in ("offset", "energy"):
+            one = found.get(quantity)  # type: ignore[call-overload]
+            if one is None:
+                continue
+            mine = place.members[np.isfinite(one.value[place.members])]
+            out = mine[one.flagged[mine]]
+            above = int((one.value[out] > 0).sum())
+            if mine.size < 8 or out.size < _SCATTERED * mine.size:
+                continue
+            if min(above, out.size - above) >= _BOTH_SIDES * out.size:
+                rms = float(np.sqrt(np.mean(one.value[mine] ** 2)))
+                signs.append(
+                    Sign("scatter", place, rms, rms / math.sqrt(2.0 * mine.size), one.measure.unit, mine.size, quantity)
+                )
+                break
+    return signs
+
+
+def steps(topology: Topology, one: Deviations, nodes: Sequence[Place], left_out: NDArray[np.bool_]) -> list[Sign]:
+    """Places that moved as a whole, the one that explains the most first.
+
+    Args:
+        topology: the channels.
+        one: the quantity.
+        nodes: places above channels.
+        left_out: (n,) channels that are explained otherwise.
+
+    Source: daily-qc.md §3, root-cause logic.
+    """
+    value = np.where(left_out, np.nan, one.value)
+    known = np.isfinite(value)
+    if not known.any():
+        return []
+    scatter = max(one.measure.scatter, _usual_scatter(one, nodes, known))
+    weight = np.where(known, 1.0 / (one.error**2 + scatter**2), 0.0)
+    candidates = [*nodes, *patches(topology, one.flagged & known, nodes)]
+    candidates += [channel(topology, int(i)) for i in np.flatnonzero(known & (np.abs(value) >= one.measure.alone))]
+    needed = channel_sigmas(len(topology)) ** 2
+    left = np.where(known, value, 0.0)
+    found: list[Sign] = []
+    while len(found) < _MOST:
+        best: tuple[float, float, Place] | None = None
+        for place in candidates:
+            w, d = weight[place.members], left[place.members]
+            total = float(w.sum())
+            if total <= 0.0:
+                continue
+            mean = float(w @ d) / total
+            gain = mean * mean * total
+            middle = float(np.median(d[w > 0]))
+            if gain < needed or abs(mean) < one.least(place) or middle * mean <= 0 or abs(middle) < 0.5 * abs(mean):
+                continue
+            if best is None or gain > best[0] * (1.0 + 1e-9):
+                best = gain, mean, place
+        if best is None:
+            break
+        _, mean, place = best
+        total = float(weight[place.members].sum())
+        count = int(known[place.members].sum())
+        found.append(Sign(one.measure.quantity, place, mean, 1.0 / math.sqrt(total), one.measure.unit, count))
+        left[place.members] -= mean
+        candidates = [c for c in candidates if c is not place]
+    return found
+
+
+def _usual_scatter(one: Deviations, nodes: Sequence[Place], known: NDArray[np.bool_]) -> float:
+    """Spread of channels beyond their errors inside small groups, which no step of a whole group makes larger."""
+    spreads = []
+    for place in nodes:
+        if place.level not in {"bias", "asic"}:
+            continue
+        mine = place.members[known[place.members]]
+        if mine.size >= 8:
+            spread = robust_spread(one.value[mine])
+            spreads.append(math.sqrt(max(spread**2 - float(np.median(one.error[mine])) ** 2, 0.0)))
+    return float(np.median(spreads)) if spreads else 0.0

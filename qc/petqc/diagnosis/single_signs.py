@@ -1,0 +1,129 @@
+"""Signs that checks state outright: dead and hot channels, side peaks, modules out of step, readings, frames, source."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from petqc.diagnosis.places import Place, channel, whole
+from petqc.diagnosis.signs import Sign
+from petqc.limits import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from petqc.channel_map import Topology
+    from petqc.results import ChannelColumn, CheckResult, Run
+
+_FLAGGED = {Status.WARN, Status.FAIL}
+_MOST_OF = 0.8
+"""A node with this share of dead channels is dead itself. Source: daily-qc.md §3, root-cause logic."""
+
+
+def single_signs(topology: Topology, run: Run, nodes: Sequence[Place]) -> list[Sign]:
+    """All of them; the whole run's first."""
+    by_name = {place.node: place for place in nodes}
+    columns = {column.id: column for column in run.columns if column.status.size == len(topology)}
+    return [
+        *_of_all(topology, run),
+        *_dead(topology, columns.get("dead_channels"), nodes),
+        *_marked(topology, columns.get("hot_channels"), "hot"),
+        *_marked(topology, columns.get("time_tails"), "side_peak"),
+        *_modules(topology, run, by_name),
+        *_temperatures(run, by_name),
+    ]
+
+
+def _flagged(run: Run, check_id: str) -> list[CheckResult]:
+    return [c for c in run.checks if c.id == check_id and c.status in _FLAGGED and c.value is not None]
+
+
+def _of_all(topology: Topology, run: Run) -> list[Sign]:
+    place = whole(topology)
+    signs = []
+    lost = next(iter(_flagged(run, "lost_frames")), None)
+    if lost is not None and lost.value is not None:
+        signs.append(Sign("frames", place, lost.value, 0.0, "%", 0, f"{lost.value:.2f} % of {lost.n} frames were lost"))
+    source = run.find("source_position")
+    if source is not None and source.value is not None and source.status not in {Status.PASS, Status.NO_LIMITS}:
+        parts = [run.find(f"source_position.{axis}") for axis in "xyz"]
+        where = ", ".join(
+            f"{axis} {part.value:+.1f}" for axis, part in zip("xyz", parts, strict=True)
+            if part is not None and part.value is not None
+        )  # fmt: skip
+        told = f"the source was found {source.value:.1f} ± {source.uncertainty or 0:.1f} mm off its place ({where} mm)"
+        signs.append(Sign("source", place, source.value, source.uncertainty or 0.0, "mm", 0, told))
+    return signs
+
+
+def _dead(topology: Topology, column: ChannelColumn | None, nodes: Sequence[Place]) -> list[Sign]:
+    if column is None:
+        return []
+    dead: NDArray[np.bool_] = column.status.astype(str) == str(Status.FAIL)
+    signs = []
+    for place in sorted(nodes, key=lambda p: -p.members.size):
+        share = float(dead[place.members].mean())
+        if place.level not in {"scanner", "pair"} and share >= _MOST_OF:
+            told = f"{int(dead[place.members].sum())} of its {place.members.size} channels are silent"
+            signs.append(Sign("dead", place, -100.0, 0.0, "%", place.members.size, told))
+            dead = dead.copy()
+            dead[place.members] = False
+    for i in np.flatnonzero(dead):
+        told = str(column.reason[i]) or "no counts"
+        signs.append(Sign("dead", channel(topology, int(i)), -100.0, 0.0, "%", 1, told))
+    return signs
+
+
+def _marked(topology: Topology, column: ChannelColumn | None, quantity: str) -> list[Sign]:
+    if column is None:
+        return []
+    out = np.flatnonzero(np.isin(column.status.astype(str), [str(s) for s in _FLAGGED]))
+    order = out[np.argsort(-column.value[out], kind="stable")]
+    return [
+        Sign(
+            quantity, channel(topology, int(i)), float(column.value[i]), float(column.uncertainty[i]), column.unit, 1,  # type: ignore[arg-type]
+            str(column.reason[i]),
+        )
+        for i in order
+    ]  # fmt: skip
+
+
+def _modules(topology: Topology, run: Run, by_name: dict[str, Place]) -> list[Sign]:
+    """Modules that are early or late. Of two, only their difference is known."""
+    of_modules = [
+        c
+        for c in run.checks
+        if c.id == "module_time_offset" and c.node in topology.module_nodes and c.value is not None
+    ]
+    out = [c for c in of_modules if c.status in _FLAGGED]
+    if not out:
+        return []
+    if len(topology.module_nodes) == 2:
+        first, second = (c.value or 0.0 for c in sorted(of_modules, key=lambda c: c.node)[:2])
+        error = 2.0 * (out[0].uncertainty or 0.0)
+        told = f"the two modules are {second - first:+.0f} ps out of step; which of them moved, two cannot tell"
+        return [Sign("offset", whole(topology), abs(second - first), error, "ps", 0, told)]
+    # One module that is late makes the mean, and so every other, early: against the median the others stay.
+    middle = float(np.median([c.value for c in of_modules if c.value is not None]))
+    signs = []
+    for c in sorted(out, key=lambda c: -abs((c.value or 0.0) - middle)):
+        off, error = (c.value or 0.0) - middle, c.uncertainty or 0.0
+        warn = max(abs(v) for v in (c.limits.warn_low, c.limits.warn_high, 0.0) if v is not None)
+        if c.node in by_name and abs(off) > warn:
+            told = f"time offset {off:+.0f} ± {error:.1f} ps against the median module"
+            signs.append(Sign("offset", by_name[c.node], off, error, "ps", by_name[c.node].members.size, told))
+    return signs
+
+
+def _temperatures(run: Run, by_name: dict[str, Place]) -> list[Sign]:
+    signs = []
+    for c in _flagged(run, "temperature"):
+        low, high = c.limits.warn_low, c.limits.warn_high
+        if c.node in by_name and c.value is not None and low is not None and high is not None:
+            off = c.value - 0.5 * (low + high)
+            told = f"{c.value:.1f} °C at the SiPMs, {off:+.1f} K from what it should be"
+            signs.append(Sign("temperature", by_name[c.node], off, 0.0, "K", 0, told))
+    return signs
