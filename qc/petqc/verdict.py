@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from petqc.channel_map import SCANNER
+from petqc.diagnosis import diagnose
 from petqc.limits import Limits, Status, worst
 from petqc.results import CheckResult, Run
 
@@ -28,6 +29,7 @@ _ESSENTIAL = "photopeak"
 """Without this one judged, nothing says whether to scan: counts do not see energy drift. Source: daily-qc.md §0."""
 _SPOILING = "source_position"
 """A source far from its place spoils the run: whatever else is out of limits is no finding about the scanner."""
+_KINDS = {"asic": "ASIC", "bias": "bias output", "unit": "board"}
 _GRAVITY = {Status.FAIL: 3, Status.INVALID: 2, Status.WARN: 1}
 
 
@@ -49,7 +51,7 @@ def place(node: str) -> str:
         a, b = node.split(" - ", 1)
         return f"modules {a.partition(':')[2]} and {b.partition(':')[2]}"
     kind, _, address = node.partition(":")
-    return f"{'ASIC' if kind == 'asic' else kind} {address}"
+    return f"{_KINDS.get(kind, kind)} {address}"
 
 
 def conclude(topology: Topology, context: RunContext, outputs: Sequence[tuple[Check, CheckOutput]]) -> Run:
@@ -65,6 +67,8 @@ def conclude(topology: Topology, context: RunContext, outputs: Sequence[tuple[Ch
         if output.column is not None:
             run.columns.append(output.column)
     run.verdict = worst([c.status for c in run.checks])
+    run.diagnosis, remark = diagnose(topology, run)
+    run.notes += [remark] if remark else []
     if any(c.id == _SPOILING and c.status is Status.INVALID and c.value is not None for c in run.checks):
         run.verdict = Status.INVALID
     if run.verdict in {Status.PASS, Status.WARN} and not _is_essential_judged(run):
@@ -75,8 +79,16 @@ def conclude(topology: Topology, context: RunContext, outputs: Sequence[tuple[Ch
             f"{inside} other value{'s' if inside != 1 else ''} inside {'their' if inside != 1 else 'its'} limits."
         )
         return run
-    run.sentence = sentence(run, topology, titles)
+    run.sentence = sentence(run, topology, titles) + _likely(run)
     return run
+
+
+def _likely(run: Run) -> str:
+    """The first hypothesis, where something is flagged."""
+    if run.verdict is Status.PASS or not run.diagnosis:
+        return ""
+    first = run.diagnosis[0]
+    return f" Most likely: {first.cause}, at {place(first.node)}."
 
 
 def _is_essential_judged(run: Run) -> bool:
@@ -99,6 +111,7 @@ def channel_table(topology: Topology) -> dict[str, NDArray[Any]]:
         "asic": np.array([topology.asic_nodes[i] for i in topology.asic], dtype=object),
         "column": topology.column,
         "row": topology.row,
+        "bias": np.array([topology.bias_nodes[i] if i >= 0 else "" for i in topology.bias], dtype=object),
     }
 
 
@@ -123,8 +136,8 @@ def sentence(run: Run, topology: Topology, titles: dict[str, str], opening: Mapp
         by_check.setdefault(result.id, []).append(result)
     found = [f for results in by_check.values() for f in _findings(results, topology)]
     # Many channels outside are the same finding as the module or ASIC they sit in.
-    larger = {r.id for r in found if "." not in r.id}
-    found = [r for r in found if not (r.id.endswith(".channels_outside") and r.id.partition(".")[0] in larger)]
+    larger = {r.id: r.status for r in sorted(found, key=lambda r: _GRAVITY[r.status]) if "." not in r.id}
+    found = [r for r in found if not _is_said(r, larger)]
     found.sort(key=lambda r: (-_GRAVITY[r.status], -_excess(r)))
     if run.verdict is Status.PASS:
         return _passing(run, titles)
@@ -136,6 +149,13 @@ def sentence(run: Run, topology: Topology, titles: dict[str, str], opening: Mapp
     named = "; ".join(phrases[:_NAMED])
     more = len(phrases) + (len(found) - len(grave)) - min(len(phrases), _NAMED)
     return f"{start}{named}{f'; and {more} more' if more else ''}."
+
+
+def _is_said(result: CheckResult, larger: Mapping[str, Status]) -> bool:
+    """Whether a larger node says the same, as gravely: its channels, or the bias outputs that feed it."""
+    base, _, part = result.id.partition(".")
+    by = larger.get("photopeak" if base == "bias_peak" else base if part == "channels_outside" else "")
+    return by is not None and _GRAVITY[by] >= _GRAVITY[result.status]
 
 
 def _empty_run(context: RunContext) -> Run:

@@ -355,7 +355,7 @@ def test_every_channel_is_on_every_map_with_its_number(page: Page, run: Run) -> 
         node = channel_node(int(run.channels["channel"][number]))
         assert len([t for t in titles if t.startswith(f"{node} ")]) == 4
     dead = channel_node(int(run.channels["channel"][DEAD[0]]))
-    assert f"{dead} column 5 row 2: no number: too few counts: 0 of 200, invalid, dead" in titles
+    assert f"{dead} column 5 row 2: no number: too few counts: 0 of 200, invalid, dead, suspect" in titles
 
 
 def test_maps_mark_dead_hot_and_out_of_limits_by_shape(page: Page) -> None:
@@ -366,7 +366,7 @@ def test_maps_mark_dead_hot_and_out_of_limits_by_shape(page: Page) -> None:
         assert len(drawn) == count + 1  # and once in the key
     label = maps[0]["aria-label"] or ""
     assert "of module:0.0.0, 256 channels; median 51" in label
-    assert "1 dead; 1 hot; 1 fail; 1 without a number." in label
+    assert "1 dead; 1 hot; 1 suspect; 1 fail; 1 without a number." in label
 
 
 def test_a_map_has_row_zero_at_the_bottom_and_colour_by_value() -> None:

@@ -59,6 +59,8 @@ def print_run(run: Run, *, everything: bool = False, where: Mapping[str, str] | 
         out.print(_table(shown))
     if hidden:
         out.print(f"and {hidden} more at lower levels, in the report and in the files of the run")
+    if run.diagnosis:
+        out.print(_causes(run))
     for note in run.notes:
         out.print(f"note: {note}")
     for name, value in (where or {}).items():
@@ -109,6 +111,17 @@ def _table(checks: Sequence[CheckResult]) -> Table:
         value = measured(c.value, c.uncertainty, c.unit) if c.value is not None else f"no number: {c.reason}"
         table.add_row(name if name != last else "", c.node, value, limits_text(c.limits), status_text(str(c.status)))
         last = name
+    return table
+
+
+def _causes(run: Run) -> Table:
+    table = Table(show_edge=False, pad_edge=False, header_style="bold", title="possible causes", title_justify="left")
+    table.add_column("cause", overflow="fold")
+    table.add_column("where", overflow="fold")
+    table.add_column("score", justify="right")
+    table.add_column("evidence, and what to do next", overflow="fold")
+    for h in run.diagnosis:
+        table.add_row(h.cause, h.node, f"{h.score:.2f}", f"{h.evidence[0]}. Next: {h.next_step}")
     return table
 
 

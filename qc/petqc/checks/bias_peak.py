@@ -20,7 +20,7 @@ MIN_CHANNELS = 2
 
 @check(
     "bias_peak",
-    title="Photopeak of a bias output",
+    title="Mean photopeak",
     unit="keV",
     levels=("bias",),
     order=12,

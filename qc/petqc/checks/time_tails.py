@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 GAUSSIAN_RATIO = 1.823
 """FWTM over FWHM of a Gaussian. Source: daily-qc.md §2c."""
-MIN_SHARE = 0.03
-"""Side peaks below this share of a channel's pairs are not named."""
+MIN_SHARE = 0.1
+"""Side peaks below this share of a channel's pairs are not named: one bad time buffer of four makes 0.25, and what it
+does to the crystals that face it stays below."""
 MIN_PAIRS = 200
 BIN_PS = 25.0
 _FAR_SIGMAS = 3.0

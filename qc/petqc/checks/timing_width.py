@@ -29,7 +29,7 @@ _PAIRS = "FWHM of all pairs with this ASIC on one side, offsets taken out"
 
 @check(
     "timing_width",
-    title="Timing width of an ASIC",
+    title="Timing width",
     unit="ps",
     levels=("asic", "channel"),
     order=45,

@@ -11,13 +11,13 @@ Source: daily-qc.md §3, root-cause logic.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from petqc.diagnosis.catalogue import CATALOGUE, EITHER, Cause
-from petqc.diagnosis.places import SAME, Place, tree
+from petqc.diagnosis.places import SAME, Place, scanner, tree
 from petqc.diagnosis.signs import Deviations, Quantity, Sign, deviations, scattered, steps
 from petqc.diagnosis.single_signs import single_signs
 from petqc.diagnosis.words import evidence, next_step
@@ -27,6 +27,8 @@ from petqc.results import Hypothesis
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from petqc.channel_map import Topology
     from petqc.results import Run
 
@@ -34,7 +36,12 @@ __all__ = ["diagnose"]
 
 MIN_SCORE = 0.35
 """A cause that fits worse is not named."""
+LEAST = 0.1
+"""Nor is one whose place explains next to nothing."""
 MOST = 8
+_ECHO = 0.85
+"""Timing that is off by less than this share of what another module's part is off by may be its echo."""
+_TIMES = frozenset({"width", "offset", "side_peak"})
 _OF_ALL = frozenset({"frames", "source"})
 """Quantities of the whole run: they explain what else is off, and come first."""
 
@@ -68,14 +75,12 @@ def diagnose(topology: Topology, run: Run) -> tuple[list[Hypothesis], str]:
     found = deviations(topology, run)
     groups = _groups(_signs(topology, run, nodes, found))
     ranked: list[tuple[float, int, Hypothesis]] = []
-    for number, group in enumerate(groups):
-        share = _share(group, is_out)
+    shares = _shares(groups, is_out)
+    for number, (group, share) in enumerate(zip(groups, shares, strict=True)):
         for cause in CATALOGUE:
-            score = _fit(cause, group, found)
-            if score >= MIN_SCORE:
-                ranked.append(
-                    (score * share, number, _hypothesis(topology, cause, group, found, score * share, is_out))
-                )
+            score = share * _fit(cause, group, found)
+            if score >= max(MIN_SCORE * share, LEAST):
+                ranked.append((score, number, _hypothesis(topology, cause, group, found, score, is_out)))
     # Every place first with its best cause, then with what else it could be.
     ranked.sort(key=lambda r: (-r[0], r[1]))
     best = {number: hypothesis for _, number, hypothesis in reversed(ranked)}
@@ -93,20 +98,46 @@ def _signs(topology: Topology, run: Run, nodes: Sequence[Place], found: Mapping[
     of_all = [s for s in single if s.quantity in _OF_ALL]
     if any(s.quantity == "source" for s in of_all):
         return of_all
-    swapped = scattered(topology, dict(found), nodes)
-    asics = [place for place in nodes if place.level == "asic"]
-    if swapped and len(swapped) >= SAME * len(asics):
-        whole = nodes[-1]
-        first = swapped[0]
-        return [*of_all, Sign("scatter", whole, first.value, first.error, first.unit, len(whole.members), first.told)]
+    swapped = scattered(dict(found), nodes)
+    n_asics = sum(place.level == "asic" for place in nodes)
+    if swapped and len(swapped) >= SAME * n_asics:
+        everything = scanner(topology)
+        told = f"{len(swapped)} of {n_asics} ASICs alike: {swapped[0].told}"
+        return [*of_all, replace(swapped[0], place=everything, channels=everything.members.size, told=told)]
     if swapped:
-        return [*of_all, *swapped]
+        names = [s.place.node for s in swapped]
+        return [
+            *of_all,
+            *(replace(s, told=f"{s.told}; so does {_others(names, s.place.node)}") for s in swapped),
+        ]
     left_out = np.zeros(len(topology), np.bool_)
     for sign in single:
         if sign.quantity in {"dead", "hot"}:
             left_out[sign.place.members] = True
     moved = [s for one in found.values() for s in steps(topology, one, nodes, left_out) if _is_flagged(run, one, s)]
-    return [*single, *moved]
+    return _without_echoes(topology, [*single, *moved])
+
+
+def _others(names: Sequence[str], name: str) -> str:
+    return ", ".join(n for n in names if n != name) or "no other ASIC"
+
+
+def _without_echoes(topology: Topology, signs: Sequence[Sign]) -> list[Sign]:
+    """A part whose times are wrong makes those of its partners in other modules look worse, too, only less."""
+    timed = [s for s in signs if s.quantity in _TIMES and s.place.level not in {"scanner", "pair"}]
+    modules = {id(s): set(topology.module[s.place.members].tolist()) for s in timed}
+    return [
+        sign
+        for sign in signs
+        if not any(
+            sign is s
+            and other.quantity == s.quantity
+            and abs(s.value) < _ECHO * abs(other.value)
+            and modules[id(s)].isdisjoint(modules[id(other)])
+            for s in timed
+            for other in timed
+        )
+    ]
 
 
 def _is_flagged(run: Run, one: Deviations, sign: Sign) -> bool:
@@ -128,18 +159,32 @@ def _groups(signs: Sequence[Sign]) -> list[_Group]:
                 break
         else:
             groups.append((sign.place, [sign]))
-    return [_Group(place, tuple(members)) for place, members in groups]
+    found = [_Group(place, tuple(members)) for place, members in groups]
+    return [group for group in found if not any(_is_echo(group, other) for other in found)]
 
 
-def _share(group: _Group, is_out: np.ndarray) -> float:
-    """Share of all flagged channels that the place has; what concerns the whole run has all of them."""
-    total = int(is_out.sum())
-    if total == 0 or any(s.quantity in _OF_ALL for s in group.signs):
-        return 1.0
-    mine = int(is_out[group.place.members].sum())
-    if mine == 0:  # a reading, or a mean that no single channel shows
-        return 1.0
-    return mine / total
+def _is_echo(group: _Group, other: _Group) -> bool:
+    """Whether all that is off at a place is a time that another place, which has more to show, may have made so."""
+    if group is other or len(other.signs) <= len(group.signs) or group.place.overlap(other.place) > 0.0:
+        return False
+    return all(
+        s.quantity in _TIMES and (same := other.find(s.quantity)) is not None and abs(s.value) < 1.1 * abs(same.value)
+        for s in group.signs
+    )
+
+
+def _shares(groups: Sequence[_Group], is_out: NDArray[np.bool_]) -> list[float]:
+    """Of all flagged channels that any of the places explains, the share of each; readings and means stand alone."""
+    explained = np.zeros(is_out.size, np.bool_)
+    for group in groups:
+        explained[group.place.members] |= is_out[group.place.members]
+    total = int(explained.sum())
+    shares = []
+    for group in groups:
+        mine = int(is_out[group.place.members].sum())
+        whole = mine == 0 or any(s.quantity in _OF_ALL for s in group.signs)
+        shares.append(1.0 if whole else mine / total)
+    return shares
 
 
 def _fit(cause: Cause, group: _Group, found: Mapping[Quantity, Deviations]) -> float:
@@ -154,9 +199,8 @@ def _fit(cause: Cause, group: _Group, found: Mapping[Quantity, Deviations]) -> f
         if seen is not None:
             right += 1.0 if _is(wanted, seen) else -1.0
     # What moved here and is not part of the signature speaks against it.
-    strange = [
-        s for s in group.signs if s.quantity not in {cause.first[0], *cause.signs} and s.quantity != "resolution"
-    ]
+    expected = {cause.first[0], "resolution", *cause.signs}
+    strange = [s for s in group.signs if s.quantity not in expected]
     score = max(right - 0.5 * len(strange), 0.0) / (2.0 + len(cause.signs))
     if cause.sizes is not None and not cause.sizes[0] <= abs(sign.value) <= cause.sizes[1]:
         score *= 0.7
@@ -186,7 +230,7 @@ def _seen(quantity: Quantity, group: _Group, found: Mapping[Quantity, Deviations
 
 def _hypothesis(
     topology: Topology, cause: Cause, group: _Group, found: Mapping[Quantity, Deviations], score: float,
-    is_out: np.ndarray,
+    is_out: NDArray[np.bool_],
 ) -> Hypothesis:  # fmt: skip
     return Hypothesis(
         f"{cause.id} {cause.title}",

@@ -40,8 +40,8 @@ CATALOGUE: tuple[Cause, ...] = (
     Cause(
         "F01", "no signal: SiPM, bond, connector or cable open",
         {"channel": 1.0, "bias": 1.0, "asic": 1.0, "module": 1.0, "unit": 1.0}, ("dead", -1),
-        "See whether {here} answers a test pulse: if it does, the fault lies before the ASIC (SiPM, bond, connector, bias); "
-        "if not, in the ASIC, its configuration or its link.",
+        "See whether {here} answers a test pulse: if it does, the fault lies before the ASIC (SiPM, bond, connector, "
+        "bias); if not, in the ASIC, its configuration or its link.",
     ),
     Cause(
         "F02", "noisy channel: SiPM defect or light leak", {"channel": 1.0}, ("hot", +1),
@@ -61,20 +61,21 @@ CATALOGUE: tuple[Cause, ...] = (
     ),
     Cause(
         "F05", "temperature sensor wrong", {"asic": 1.0, "module": 0.7}, ("temperature", EITHER),
-        "Compare the sensor of {here} with its neighbours with power off and everything at room temperature; until it is "
-        "replaced, let no compensation use it.",
+        "Compare the sensor of {here} with its neighbours with power off and everything at room temperature; until it "
+        "is replaced, let no compensation use it.",
         {"energy": 0, "width": 0},
     ),
     Cause(
         "F06", "cooling lost: fan, pump or flow", {"module": 1.0, "unit": 1.0, "scanner": 0.8, "pair": 0.8},
         ("energy", -1),
-        "Look at fan, flow and filter of {here}, let the temperature settle and repeat the run: the photopeak must come back "
-        "by 1 to 3 % per kelvin.",
+        "Look at fan, flow and filter of {here}, let the temperature settle and repeat the run: the photopeak must "
+        "come back by 1 to 3 % per kelvin.",
         {"temperature": +1, "offset": 0}, (1.0, 30.0),
     ),
     Cause(
         "F07", "room temperature has moved everything", {"scanner": 0.7, "pair": 0.7}, ("energy", EITHER),
-        "Compare with the room temperature of the last days; if the photopeak follows it, let the compensation follow it too.",
+        "Compare with the room temperature of the last days; if the photopeak follows it, let the "
+        "compensation follow it too.",
         {"temperature": EITHER, "offset": 0, "width": 0}, (0.5, 2.5),
     ),
     Cause(
@@ -84,8 +85,8 @@ CATALOGUE: tuple[Cause, ...] = (
     ),
     Cause(
         "F09", "optical coupling lost", {"patch": 1.0, "asic": 0.7, "bias": 0.55, "channel": 0.6}, ("energy", -1),
-        "Look at the flood map of {here} and at the coupling of its crystals; a swap of bias outputs must leave the shift "
-        "where it is.",
+        "Look at the flood map of {here} and at the coupling of its crystals; a swap of bias outputs must leave the "
+        "shift where it is.",
         {"resolution": +1, "temperature": 0, "onset": 0}, (5.0, 40.0),
     ),
     Cause(
@@ -106,39 +107,42 @@ CATALOGUE: tuple[Cause, ...] = (
     Cause(
         "F14", "clock phase has stepped, or its lock was lost", {"module": 1.0, "unit": 1.0, "pair": 1.0, "asic": 0.6},
         ("offset", EITHER),
-        "Synchronise again and repeat the run: a step that goes away was a lost lock; one that comes back with another size "
-        "is the clock cable or its receiver of {here}. Then calibrate time offsets.",
+        "Synchronise again and repeat the run: a step that goes away was a lost lock; one that comes back with another "
+        "size is the clock cable or its receiver of {here}. Then calibrate time offsets.",
         {"energy": 0, "width": 0, "onset": 0},
     ),
     Cause(
         "F15", "clock jitter: noise or PLL", {"module": 1.0, "unit": 1.0, "pair": 1.0, "scanner": 0.9}, ("width", +1),
-        "Swap the clock cable of {here} with a neighbour's and repeat the run; look at the PLL lock and the supply of the "
-        "clock receiver.",
+        "Swap the clock cable of {here} with a neighbour's and repeat the run; look at the PLL lock and the supply of "
+        "the clock receiver.",
         {"energy": 0, "offset": 0, "resolution": 0, "onset": 0},
     ),
     Cause(
-        "F16", "thresholds have drifted or are set wrong", {"asic": 1.0, "channel": 0.8, "module": 0.8}, ("onset", EITHER),
+        "F16", "thresholds have drifted or are set wrong", {"asic": 1.0, "channel": 0.8, "module": 0.8},
+        ("onset", EITHER),
         "Read the thresholds of {here} back and compare them with the configuration; run `petqc calibrate threshold`.",
         {"energy": 0},
     ),
     Cause(
-        "F19", "frames lost between the boards and the computer", {"scanner": 1.0, "pair": 1.0}, ("frames", +1),
-        "Read the link's error counters, exchange cable or transceiver, and watch the receive buffer of the computer; then "
-        "repeat the run.",
+        "F19", "frames lost between the boards and the computer", {"scanner": 1.0}, ("frames", +1),
+        "Read the link's error counters, exchange cable or transceiver, and watch the receive buffer of the computer; "
+        "then repeat the run.",
     ),
     Cause(
-        "F21", "channels go by another's name: cable or channel map swapped", {"asic": 1.0, "module": 1.0, "scanner": 0.3},
+        "F21", "channels go by another's name: cable or channel map swapped", {"asic": 1.0, "module": 1.0},
         ("scatter", +1),
-        "Compare the cabling of {here} with the channel map; swap the two in the map (or the cables back) and repeat the run: "
-        "photopeaks and offsets must fall into place.",
+        "Compare the cabling of {here} with the channel map; swap the two in the map (or the cables back) and repeat "
+        "the run: photopeaks and offsets must fall into place.",
     ),
     Cause(
-        "F26", "source misplaced", {"scanner": 1.0, "pair": 1.0}, ("source", +1),
-        "Put the source in its place and repeat the run; nothing else of this run speaks against the scanner until then.",
+        "F26", "source misplaced", {"scanner": 1.0}, ("source", +1),
+        "Put the source in its place and repeat the run; nothing else of this run speaks against the scanner "
+        "until then.",
     ),
     Cause(
-        "F27", "calibration of another day, or of another scanner, loaded", {"scanner": 1.0, "pair": 1.0}, ("scatter", +1),
-        "Compare the hashes of the calibration with those of the last good run, load the right set, and analyse this recording "
-        "with it.",
+        "F27", "calibration of another day, or of another scanner, loaded", {"scanner": 1.0},
+        ("scatter", +1),
+        "Compare the hashes of the calibration with those of the last good run, load the right set, and analyse this "
+        "recording with it.",
     ),
 )  # fmt: skip

@@ -54,16 +54,24 @@ def tree(topology: Topology) -> list[Place]:
     names = tuple(dict.fromkeys(units))
     if 1 < len(names) < len(topology.module_nodes):
         found += [Place("unit", str(name), np.flatnonzero(units == name)) for name in names]
-    found.append(whole(topology))
+    found.append(scanner(topology))
     return [place for place in found if place.members.size]
 
 
-def whole(topology: Topology) -> Place:
-    """The scanner; of two modules the pair, as nothing but these two is compared."""
-    everything = np.arange(len(topology))
+def scanner(topology: Topology) -> Place:
+    """Everything."""
+    return Place("scanner", SCANNER, np.arange(len(topology)))
+
+
+def compared(topology: Topology) -> Place:
+    """What a time that all channels share says something of: the scanner, or of two modules the pair.
+
+    Times are differences. With two modules, what one of them does and what the other does look the same.
+    """
+    everything = scanner(topology)
     if len(topology.module_nodes) == 2:
-        return Place("pair", pair_node(*topology.module_nodes), everything)
-    return Place("scanner", SCANNER, everything)
+        return Place("pair", pair_node(*topology.module_nodes), everything.members)
+    return everything
 
 
 def channel(topology: Topology, position: int) -> Place:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from petqc.diagnosis.places import Place, channel, patches
+from petqc.diagnosis.places import Place, channel, compared, patches
 from petqc.limits import Status
 from petqc.statistics import channel_sigmas, robust_spread
 
@@ -148,14 +148,14 @@ def _reference(topology: Topology, run: Run, measure: Measure, column: ChannelCo
     return reference
 
 
-def scattered(topology: Topology, found: dict[Quantity, Deviations], nodes: Sequence[Place]) -> list[Sign]:
+def scattered(found: dict[Quantity, Deviations], nodes: Sequence[Place]) -> list[Sign]:
     """ASICs whose photopeaks or offsets are off to both sides: not a drift of the ASIC but of who is who."""
-    signs = []
+    signs: list[Sign] = []
     for place in nodes:
         if place.level != "asic":
             continue
         for quantity in ("offset", "energy"):
-            one = found.get(quantity)  # type: ignore[call-overload]
+            one = found.get(quantity)
             if one is None:
                 continue
             mine = place.members[np.isfinite(one.value[place.members])]
@@ -165,9 +165,13 @@ def scattered(topology: Topology, found: dict[Quantity, Deviations], nodes: Sequ
                 continue
             if min(above, out.size - above) >= _BOTH_SIDES * out.size:
                 rms = float(np.sqrt(np.mean(one.value[mine] ** 2)))
-                signs.append(
-                    Sign("scatter", place, rms, rms / math.sqrt(2.0 * mine.size), one.measure.unit, mine.size, quantity)
+                told = (
+                    f"{'photopeaks' if quantity == 'energy' else 'time offsets'} of {out.size} of its {mine.size} "
+                    f"channels are outside their limits, {above} above and {out.size - above} below: "
+                    f"{rms:.3g} {one.measure.unit} rms"
                 )
+                error = rms / math.sqrt(2.0 * mine.size)
+                signs.append(Sign("scatter", place, rms, error, one.measure.unit, mine.size, told))
                 break
     return signs
 
@@ -213,7 +217,8 @@ def steps(topology: Topology, one: Deviations, nodes: Sequence[Place], left_out:
         _, mean, place = best
         total = float(weight[place.members].sum())
         count = int(known[place.members].sum())
-        found.append(Sign(one.measure.quantity, place, mean, 1.0 / math.sqrt(total), one.measure.unit, count))
+        where = compared(topology) if place.level == "scanner" and one.measure.quantity == "width" else place
+        found.append(Sign(one.measure.quantity, where, mean, 1.0 / math.sqrt(total), one.measure.unit, count))
         left[place.members] -= mean
         candidates = [c for c in candidates if c is not place]
     return found

@@ -1,4 +1,4 @@
-"""Signs that checks state outright: dead and hot channels, side peaks, modules out of step, readings, frames, source."""
+"""Signs that checks state outright: dead and hot channels, side peaks, modules out of step, readings, frames."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from petqc.diagnosis.places import Place, channel, whole
+from petqc.diagnosis.places import Place, channel, compared, scanner
 from petqc.diagnosis.signs import Sign
 from petqc.limits import Status
 
@@ -42,7 +42,7 @@ def _flagged(run: Run, check_id: str) -> list[CheckResult]:
 
 
 def _of_all(topology: Topology, run: Run) -> list[Sign]:
-    place = whole(topology)
+    place = scanner(topology)
     signs = []
     lost = next(iter(_flagged(run, "lost_frames")), None)
     if lost is not None and lost.value is not None:
@@ -66,7 +66,7 @@ def _dead(topology: Topology, column: ChannelColumn | None, nodes: Sequence[Plac
     signs = []
     for place in sorted(nodes, key=lambda p: -p.members.size):
         share = float(dead[place.members].mean())
-        if place.level not in {"scanner", "pair"} and share >= _MOST_OF:
+        if place.level != "scanner" and share >= _MOST_OF:
             told = f"{int(dead[place.members].sum())} of its {place.members.size} channels are silent"
             signs.append(Sign("dead", place, -100.0, 0.0, "%", place.members.size, told))
             dead = dead.copy()
@@ -105,7 +105,7 @@ def _modules(topology: Topology, run: Run, by_name: dict[str, Place]) -> list[Si
         first, second = (c.value or 0.0 for c in sorted(of_modules, key=lambda c: c.node)[:2])
         error = 2.0 * (out[0].uncertainty or 0.0)
         told = f"the two modules are {second - first:+.0f} ps out of step; which of them moved, two cannot tell"
-        return [Sign("offset", whole(topology), abs(second - first), error, "ps", 0, told)]
+        return [Sign("offset", compared(topology), abs(second - first), error, "ps", 0, told)]
     # One module that is late makes the mean, and so every other, early: against the median the others stay.
     middle = float(np.median([c.value for c in of_modules if c.value is not None]))
     signs = []

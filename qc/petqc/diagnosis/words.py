@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from petqc.diagnosis.places import Place, address
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from petqc.channel_map import Topology
     from petqc.diagnosis.catalogue import Cause
@@ -38,7 +39,7 @@ def evidence(
     signs: Sequence[Sign],
     cause: Cause,
     found: Mapping[Quantity, Deviations],
-    is_out: np.ndarray,
+    is_out: NDArray[np.bool_],
 ) -> list[str]:
     """What moved, what did not although the cause says something about it, and how much of the flags is there."""
     told = [_moved(sign) for sign in signs]
@@ -60,11 +61,6 @@ def evidence(
 
 
 def _moved(sign: Sign) -> str:
-    if sign.quantity == "scatter":
-        return (
-            f"{'photopeaks' if sign.told == 'energy' else 'time offsets'} of its channels scatter to both sides, "
-            f"{sign.value:.3g} {sign.unit} rms"
-        )
     if sign.told:
         return sign.told
     digits = 1 if sign.error <= 0 else max(0, 1 - math.floor(math.log10(sign.error)))

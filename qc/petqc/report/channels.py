@@ -90,7 +90,7 @@ def read_channels(run: Run) -> Channels | None:
         nodes=tuple(channel_node(a) for a in absolute),
         asics=tuple(asic_node(a) for a in absolute),
         modules=tuple(modules),
-        marks={word: _flagged(run, check_id, n) for check_id, word in MARKED.items()},
+        marks={word: _flagged(run, check_id, n) for check_id, word in MARKED.items()} | {"suspect": _suspect(run, n)},
     )
 
 
@@ -110,6 +110,20 @@ def _flagged(run: Run, check_id: str, n: int) -> NDArray[np.bool_]:
         if column.id == check_id:
             status = np.array([str(s) in {Status.WARN, Status.FAIL} for s in column.status], np.bool_)
             flags |= status
+    return flags
+
+
+def _suspect(run: Run, n: int) -> NDArray[np.bool_]:
+    """Channels of the places that the diagnosis names; the whole scanner is no place on a map."""
+    places = {h.node for h in run.diagnosis}
+    flags = np.zeros(n, np.bool_)
+    for name in ("module", "asic", "bias"):
+        given = run.channels.get(name)
+        if given is not None and len(given) == n:
+            flags |= np.array([str(node) in places for node in given], np.bool_)
+    numbers = next((run.channels[k] for k in NUMBER_KEYS if k in run.channels), None)
+    if numbers is not None:
+        flags |= np.array([channel_node(int(c)) in places for c in numbers], np.bool_)
     return flags
 
 

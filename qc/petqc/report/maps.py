@@ -74,6 +74,7 @@ def draw_map(
     else:
         pieces += _plain_cells(x, y, levels, has_number)
     pieces += _asic_borders(channels, module, x, y)
+    pieces += _suspect_border(channels, module, x, y)
     pieces += _marks(column, channels, module, x, y)
     pieces += _frame(module, wide, high)
     return picture(wide + _LEFT + 6, high + _TOP + _BOTTOM, map_words(column, channels, module), *pieces, class_="map")
@@ -105,6 +106,24 @@ def _asic_borders(channels: Channels, module: Module, x: NDArray[np.int64], y: N
         if place.get((a, b + _CELL), asic) != asic:
             parts.append(f"M{a} {b + _CELL}h{_CELL}")
     return [tag("path", class_="asic", d="".join(parts))] if parts else []
+
+
+def _suspect_border(channels: Channels, module: Module, x: NDArray[np.int64], y: NDArray[np.int64]) -> list[Markup]:
+    """A dashed line around what the diagnosis names."""
+    suspect = {(int(a), int(b)) for a, b, i in zip(x, y, module.index, strict=True) if channels.marks["suspect"][i]}
+    parts = []
+    for a, b in sorted(suspect):
+        c = _CELL
+        for beside, path in (
+            ((a - c, b), f"M{a} {b}v{c}"),
+            ((a + c, b), f"M{a + c} {b}v{c}"),
+            ((a, b - c), f"M{a} {b}h{c}"),
+            ((a, b + c), f"M{a} {b + c}h{c}"),
+        ):
+            if beside not in suspect:
+                parts.append(path)
+    path = "".join(parts)
+    return [tag("path", class_="suspect under", d=path), tag("path", class_="suspect", d=path)] if parts else []
 
 
 def _marks(
