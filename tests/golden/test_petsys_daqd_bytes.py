@@ -33,10 +33,6 @@ def payload_of(v: dict[str, Any]) -> bytes:
     return request[dw.HEADER_BYTES :]
 
 
-def test_every_message_has_a_vector():
-    assert {v["message"].upper() for v in GOLDEN} | {"QUIT"} == set(dw.Message.__members__)
-
-
 @of(*{v["message"] for v in GOLDEN})
 def test_the_length_of_the_reply_is_known_from_its_head(v):
     reply, kind = raw(v["reply"]), dw.Message[v["message"].upper()]

@@ -6,7 +6,6 @@ import json
 import socket
 import threading
 import time
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +42,7 @@ from petqc_drivers.petsys.wire import (
     parse_asic_reply,
     parse_memory_read_reply,
 )
-from petqc_simulators.boards.bias_prom import BIAS_32P_MAGIC, prom_content
+from petqc_simulators.boards.bias_prom import BIAS_32P_MAGIC
 from petqc_simulators.boards.petsys_febd import PetsysFebd, data_datagrams
 from petqc_simulators.boards.spi_devices import Eeprom, transfer
 from petqc_simulators.boards.temperature_sensors import adc_code
@@ -57,7 +56,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BENCH = load_profile("bench")
-GOLDEN: dict[str, Any] = tomllib.loads((Path(__file__).parents[1] / "golden" / "petsys.toml").read_text("utf-8"))
 
 
 class Host:
@@ -328,20 +326,6 @@ def test_an_absent_eeprom_reads_ones_and_a_present_one_obeys() -> None:
     assert command(b"\x05", 1) == 0x02, "the vendor's M95256 functions read a byte back from every command"
     command(b"\x04", 1)
     assert command(b"\x05", 1) == 0x00
-
-
-@pytest.mark.parametrize("v", GOLDEN["trigger_memory"], ids=lambda v: v["section"][5:20])
-def test_memories_of_the_trigger_hold_what_they_are_given(v: dict[str, Any]) -> None:
-    host = Host(PetsysFebd(BENCH, 1))
-    assert host.exchange(v["function"], bytes.fromhex(v["write"])) == b"\x00"
-    assert host.exchange(v["function"], bytes.fromhex(v["read"])) == bytes.fromhex(v["answer"])
-
-
-@pytest.mark.parametrize("v", GOLDEN["bias_prom"], ids=lambda v: v["section"][:20])
-def test_bias_prom_holds_its_calibration(v: dict[str, Any]) -> None:
-    content = prom_content(np.array(v["codes"]), np.array(v["volts"]))
-    assert content[:16].hex() == v["magic"]
-    assert content[v["calibration_at"] :] == bytes.fromhex(v["calibration"])
 
 
 def test_bias_prom_says_what_the_outputs_do() -> None:
