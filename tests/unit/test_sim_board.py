@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,6 +53,7 @@ from petqc_simulators.server import BoardServer, parse_listen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 BENCH = load_profile("bench")
 
