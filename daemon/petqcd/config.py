@@ -110,6 +110,8 @@ class DailyConfig(SourceRunConfig):
     """Shape of the source in the scanner; a CTR is only one for a point or a line."""
     source_name: Annotated[str, Field(max_length=100)] = ""
     """What the source is, for the report."""
+    nuclide: Literal["na22", "ge68", ""] = ""
+    """Of the source: control charts of rates take its decay out. Empty: rates are taken as they are."""
 
 
 class EnergyCalibrationConfig(SourceRunConfig):

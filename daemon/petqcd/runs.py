@@ -16,6 +16,7 @@ from petqc_drivers.errors import DriverError
 from petqcd import clock, interlocks, records, resume
 from petqcd.board import close, switch_off
 from petqcd.board_configuration import configuration_in_use
+from petqcd.charts import chart
 from petqcd.errors import BusyError, DaemonError, RefusedError
 from petqcd.kinds import find_kind
 from petqcd.procedure import Acquired, Bench, Job, environment
@@ -370,12 +371,14 @@ class RunManager:
             return await asyncio.to_thread(records.invalid, context, reason or "nothing was measured")
         self._tell(active, "analyse", 0.9, "analysing", {})
         try:
-            return await asyncio.to_thread(procedure.conclude, context)
+            run = await asyncio.to_thread(procedure.conclude, context)
         except Exception as error:
             log.exception("analysing run %s", active.run_id)
             return await asyncio.to_thread(
                 records.invalid, context, f"the analysis failed: {records.first_line(error)}"
             )
+        await asyncio.to_thread(chart, run, self._store, nuclide=self._nuclide())
+        return run
 
     def _received(self, procedure: Procedure, notes: list[str]) -> dict[str, int | float]:
         """The account of frames, and the equation it must fulfil."""
@@ -449,6 +452,10 @@ class RunManager:
         simulator = self._config.board.simulator
         name = f"simulated {simulator.source}" if simulator is not None else self._config.qc.daily.source_name
         return (f"Source: {name}.",) if name else ()
+
+    def _nuclide(self) -> str:
+        simulator = self._config.board.simulator
+        return self._config.qc.daily.nuclide if simulator is None else simulator.source
 
     def _limits(self) -> BiasLimits:
         if self._config.board.bias is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -24,6 +25,9 @@ LEVELS = ("scanner", "module", "pair")
 """Levels that a table shows by themselves; of the others only what is not passing."""
 _WORDS = {"no-limits": "no limits"}
 _MOST_LOWER = 12
+_MOST_ALIKE = 8
+"""Of more modules or pairs than this only those are listed that are not passing."""
+_CHARTS = (".ewma", ".step")
 _GRAVITY = {"fail": 0, "invalid": 1, "warn": 2}
 
 
@@ -81,9 +85,12 @@ def chosen(checks: Sequence[CheckResult], *, everything: bool) -> tuple[list[Che
         return sorted(checks, key=place), 0
     shown, flagged = [], []
     of_scanner = {c.id for c in checks if c.node == "scanner" and c.value is not None}
+    many = Counter((c.id, level_of(c.node)) for c in checks)
     for c in checks:
         is_flagged = str(c.status) in _GRAVITY
-        if level_of(c.node) in LEVELS:
+        level = level_of(c.node)
+        is_of_many = many[c.id, level] > _MOST_ALIKE or (level != "scanner" and c.id.endswith(_CHARTS))
+        if level in LEVELS and not is_of_many:
             # A number without limits is worth a line where it describes the scanner, or where nothing does.
             plain = "." not in c.id and c.value is not None and (c.node == "scanner" or c.id not in of_scanner)
             if is_flagged or str(c.status) == "pass" or plain:

@@ -1,0 +1,223 @@
+"""Control charts: run lengths against published tables, what a baseline knows, and what a run is told."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from petqc.charts.baseline import LEAST_RUNS, MOST_RUNS, estimate
+from petqc.charts.chart import cusum, ewma, shewhart
+from petqc.charts.judge import PastRun, judge, run_lengths, warn
+from petqc.charts.run_length import (
+    cusum_limit,
+    cusum_run_length,
+    ewma_limit,
+    ewma_run_length,
+    shewhart_limit,
+    shewhart_run_length,
+)
+from petqc.limits import Limits, Status
+from petqc.results import CheckResult, EnvironmentReading, Run
+
+TABLE = {  # shift -> Shewhart 3, EWMA 0.2 L 2.96, EWMA 0.1 L 3.3, CUSUM k 0.5 h 4.77; daily-qc.md section 2j
+    0.0: (370, 497, 2109, 369),
+    0.5: (155, 42, 51, 35),
+    1.0: (44, 10.5, 13, 9.9),
+    2.0: (6.3, 3.7, 5.2, 3.9),
+    4.0: (1.2, 1.9, 2.5, 2.0),
+}
+
+
+@pytest.mark.parametrize("shift", TABLE)
+def test_run_lengths_are_those_of_the_published_table(shift: float) -> None:
+    found = (
+        shewhart_run_length(3.0, shift),
+        ewma_run_length(0.2, 2.96, shift),
+        ewma_run_length(0.1, 3.3, shift),
+        cusum_run_length(0.5, 4.77, shift),
+    )
+    assert found == pytest.approx(TABLE[shift], rel=0.03)
+
+
+def test_limits_are_the_inverse_of_run_lengths() -> None:
+    assert shewhart_run_length(shewhart_limit(5000.0)) == pytest.approx(5000.0)
+    assert ewma_run_length(0.1, ewma_limit(0.1, 5000.0)) == pytest.approx(5000.0, rel=1e-2)
+    assert cusum_run_length(0.5, cusum_limit(0.5, 5000.0)) == pytest.approx(5000.0, rel=1e-2)
+
+
+def ar1(runs: int, nodes: int, phi: float, rng: np.random.Generator) -> np.ndarray:
+    found = rng.standard_normal((runs, nodes))
+    for k in range(1, runs):
+        found[k] = phi * found[k - 1] + np.sqrt(1.0 - phi**2) * found[k]
+    return found
+
+
+def test_a_baseline_finds_centre_spread_slope_and_memory() -> None:
+    rng = np.random.default_rng(1)
+    degc = 22.0 + rng.normal(0.0, 0.8, (300, 20))
+    values = 511.0 - 0.5 * (degc - 22.0) + 0.3 * ar1(300, 20, 0.4, rng)
+    base = estimate(values, np.full_like(values, 0.05), degc)
+    assert base.phi == pytest.approx(0.4, abs=0.03)
+    assert np.abs(base.slope + 0.5).max() < 0.05
+    assert base.sigma.mean() == pytest.approx(0.3, rel=0.05)
+    expected, _ = base.expected(np.full((1, 20), 24.0))
+    assert expected[0] == pytest.approx(np.full(20, 510.0), abs=0.2)
+
+
+def test_a_spread_is_never_smaller_than_the_statistics() -> None:
+    values = np.full((25, 3), 511.0)
+    base = estimate(values, np.full_like(values, 0.2))
+    assert base.sigma == pytest.approx(np.full(3, 0.2))
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.4])
+def test_false_alarms_come_as_seldom_as_was_asked_for(phi: float) -> None:
+    """Of 3000 quantities with baselines of their own 30 runs: none of the charts has more alarms than wanted."""
+    rng = np.random.default_rng(5)
+    values = ar1(MOST_RUNS + 200, 3000, phi, rng)
+    base = estimate(values[:MOST_RUNS], np.zeros((MOST_RUNS, 3000)))
+    rest = values[MOST_RUNS:]
+    unknown = np.full_like(rest, np.nan)
+    for chart in (ewma, shewhart):
+        alarm = chart(rest, unknown, base, 1000.0).is_alarm
+        before = np.zeros_like(alarm)
+        for back in range(1, 11):
+            before[back:] |= alarm[:-back]
+        begun = (alarm & ~before).mean()
+        assert 0.2 / 1000.0 < begun < 1.6 / 1000.0, chart.__name__
+
+
+def test_steps_are_seen_at_once_and_drifts_by_the_weighted_mean() -> None:
+    rng = np.random.default_rng(2)
+    values = 100.0 + 0.1 * rng.standard_normal((MOST_RUNS + 120, 2))
+    values[MOST_RUNS + 20 :, 0] += 1.0
+    values[MOST_RUNS:, 1] -= 0.005 * np.arange(120)
+    base = estimate(values[:MOST_RUNS], np.zeros((MOST_RUNS, 2)))
+    rest = values[MOST_RUNS:]
+    unknown = np.full_like(rest, np.nan)
+    step, drift, sums = (chart(rest, unknown, base, 5000.0).is_alarm for chart in (shewhart, ewma, cusum))
+    assert np.argmax(step[:, 0]) == 20
+    first = int(np.argmax(drift[:, 1]))
+    assert 20 < first < 60
+    assert abs(int(np.argmax(sums[:, 1])) - first) < 15
+    assert not drift[:20, 0].any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.booleans(), min_size=40, max_size=60))
+def test_a_run_that_is_missing_changes_nothing(there: list[bool]) -> None:
+    rng = np.random.default_rng(3)
+    base = estimate(rng.standard_normal((MOST_RUNS, 1)), np.zeros((MOST_RUNS, 1)))
+    values = rng.standard_normal((len(there), 1))
+    values[~np.array(there)] = np.nan
+    kept = values[np.array(there)]
+    for chart in (ewma, cusum):
+        whole = chart(values, np.full_like(values, np.nan), base, 500.0).statistic[np.array(there)]
+        only = chart(kept, np.full_like(kept, np.nan), base, 500.0).statistic
+        assert whole == pytest.approx(only)
+
+
+def a_run(peak: float, degc: float = 22.0, *, modules: int = 2, prompts: float = 25_000.0) -> Run:
+    nodes = [f"module:0.0.{k}" for k in range(modules)]
+    return Run(
+        run_id="r",
+        kind="daily",
+        started_at="2026-03-02T06:00:00+00:00",
+        finished_at="2026-03-02T06:01:00+00:00",
+        simulated=True,
+        verdict=Status.PASS,
+        sentence="Scan: all fine.",
+        software={},
+        config_hash="",
+        calibration_ids={},
+        environment=[EnvironmentReading("temperature_sipm", n, degc, "°C", True, "good", 1.0) for n in nodes],
+        checks=[
+            CheckResult.measured("photopeak", "scanner", peak, "keV", 0.1, 1000, Limits(warn_low=500.0)),
+            CheckResult.measured("photopeak", nodes[0], 511.0, "keV", 0.1, 1000, Limits(warn_low=500.0)),
+            CheckResult.measured("photopeak", nodes[1], 2 * peak - 511.0, "keV", 0.1, 1000, Limits(warn_low=500.0)),
+            CheckResult.measured("prompts", "scanner", prompts, "1/s", 30.0, 1000, Limits()),
+            CheckResult.measured("live_time", "scanner", 100.0, "%", 0.0, 1000, Limits()),
+        ],
+    )
+
+
+def history(n: int, calibration: str = "a") -> list[PastRun]:
+    rng = np.random.default_rng(9)
+    found = []
+    for day in range(n):
+        run = a_run(511.0 + 0.15 * rng.standard_normal(), 22.0 + 0.3 * rng.standard_normal())
+        found.append(PastRun.of(run, float(day), calibration=calibration))
+    return found
+
+
+def told(run: Run, past: list[PastRun], at_d: float, **more: float) -> dict[tuple[str, str], CheckResult]:
+    judged = judge(run, PastRun.of(run, at_d, calibration="a"), past, **more)
+    warn(run, judged)
+    return {(c.id, c.node): c for c in judged.results}
+
+
+def test_until_there_are_runs_enough_a_chart_learns_and_the_verdict_stands() -> None:
+    run = a_run(511.0)
+    assert not told(run, history(LEAST_RUNS - 1), 30.0)
+    assert run.notes == ["Control charts learn: 19 of 20 runs with this calibration."]
+    assert run.verdict is Status.PASS
+
+
+def test_a_step_inside_all_absolute_limits_is_a_warning_that_names_module_and_size() -> None:
+    run = a_run(513.0)
+    found = told(run, history(40), 40.0)
+    assert run.verdict is Status.WARN
+    assert "photopeak" in run.sentence
+    assert run.sentence.startswith("Scan, but look at")
+    assert "σ" in run.sentence
+    assert found["photopeak.step", "module:0.0.1"].status is Status.WARN
+    assert found["photopeak.step", "module:0.0.0"].status is Status.PASS
+    assert found["photopeak.step", "scanner"].unit == "σ"
+    assert not any(check.startswith("live_time") for check, _ in found)
+
+
+def test_a_healthy_run_passes_and_its_charts_are_part_of_it() -> None:
+    run = a_run(511.05)
+    found = told(run, history(40), 40.0)
+    assert run.verdict is Status.PASS
+    assert found["photopeak.ewma", "scanner"].status is Status.PASS
+    assert run.find("photopeak.ewma") is not None
+
+
+def test_another_calibration_begins_another_baseline() -> None:
+    run = a_run(513.0)
+    assert not told(run, [*history(40, "before"), *history(5)], 40.0)
+    assert run.notes == ["Control charts learn: 5 of 20 runs with this calibration."]
+    assert run.verdict is Status.PASS
+
+
+def test_a_module_without_a_history_of_its_own_is_named_and_the_others_are_charted() -> None:
+    past = history(40)
+    for one in past:
+        one.values.pop(("photopeak", "module:0.0.1"))
+    run = a_run(511.0)
+    found = told(run, past, 40.0)
+    assert ("photopeak.ewma", "module:0.0.1") not in found
+    assert ("photopeak.ewma", "module:0.0.0") in found
+    assert run.notes == ["No control chart yet of photopeak of module 0.0.1: fewer than 20 runs have a value."]
+
+
+def test_the_decay_of_the_source_is_no_drift() -> None:
+    half_life_d = 270.93
+    past = []
+    rng = np.random.default_rng(4)
+    for day in range(60):
+        rate = 25_000.0 * 2.0 ** (-day / half_life_d) * (1.0 + 0.002 * rng.standard_normal())
+        past.append(PastRun.of(a_run(511.0 + 0.1 * rng.standard_normal(), prompts=rate), float(day), calibration="a"))
+    now = a_run(511.0, prompts=25_000.0 * 2.0 ** (-60 / half_life_d))
+    assert told(now, past, 60.0, half_life_d=half_life_d)["prompts.ewma", "scanner"].status is Status.PASS
+    again = a_run(511.0, prompts=25_000.0 * 2.0 ** (-60 / half_life_d))
+    assert told(again, past, 60.0)["prompts.ewma", "scanner"].status is Status.WARN
+
+
+def test_run_lengths_share_what_the_scanner_is_allowed() -> None:
+    lengths = run_lengths({"scanner": 5, "module": 56})
+    a_day = sum(2 * n / lengths[level] for level, n in {"scanner": 5, "module": 56}.items())
+    assert a_day == pytest.approx(1.0 / 60.0)
