@@ -35,12 +35,10 @@ def _seconds(text: str) -> float:
 
 def parser() -> argparse.ArgumentParser:
     """The argument parser."""
-    from petqc_simulators.faults import KINDS
     from petqc_simulators.profile import profile_names
 
     top = argparse.ArgumentParser(prog="petqc_simulators", description="Simulated detectors on their real wire.")
     commands = top.add_subparsers(dest="command", required=True)
-    faults = "; ".join(f"{k.id} {k.title} ({k.size_means}, {k.default_size:g})" for k in KINDS.values())
     serve = commands.add_parser(
         "serve",
         prog="petqc simulate",
@@ -48,6 +46,8 @@ def parser() -> argparse.ArgumentParser:
         description="A simulated scanner on its real wire, for petqc or any other program.",
     )
     record = commands.add_parser("record", help="a recording, as fast as it goes")
+    faults = commands.add_parser("faults", prog="petqc faults", help="what can break, and what should notice it")
+    faults.add_argument("--json", action="store_true", help="a list on stdout")
     for command in (serve, record):
         command.add_argument(
             "--profile", default="bench", help=f"one of {', '.join(profile_names())}, or the path of a .toml file"
@@ -55,7 +55,11 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--seed", type=_seed, default=1, help="the individual detector")
         command.add_argument("--source", choices=("na22", "ge68", "none"), help="default: the profile's")
         command.add_argument(
-            "--fault", action="append", default=[], metavar="ID[=size][@seconds]", help=f"may be repeated: {faults}"
+            "--fault",
+            action="append",
+            default=[],
+            metavar="ID[=size][@seconds]",
+            help="what is broken, how much, and from when on; may be repeated; `petqc faults` lists them",
         )
     serve.add_argument(
         "--listen",
@@ -114,6 +118,23 @@ def _serve(given: argparse.Namespace) -> int:
     )
 
 
+def _faults(*, as_json: bool) -> int:
+    from dataclasses import asdict
+
+    from petqc_simulators.faults import KINDS
+
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(kind) for kind in KINDS.values()], indent=1) + "\n")
+        return 0
+    for kind in KINDS.values():
+        sys.stdout.write(
+            f"{kind.id}  {kind.title} ({kind.place})\n"
+            f"     size: {kind.size_means}; typical {kind.default_size:g}, at most {kind.largest_size:g}\n"
+            f"     should notice: {kind.noticed_by}\n"
+        )
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0, or 2 for what cannot be done as asked."""
     given = parser().parse_args(arguments)
@@ -122,6 +143,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if given.command == "serve":
             return _serve(given)
+        if given.command == "faults":
+            return _faults(as_json=given.json)
         from petqc_simulators.recording import write_recording
 
         written = write_recording(

@@ -233,3 +233,11 @@ def test_off_works_with_the_daemon_down(tmp_path: Path, petqc: Callable[..., Any
         simulator.wait()
         simulator.stdin.close()
         simulator.stdout.close()
+
+
+def test_faults_are_listed_for_people_and_for_programs(petqc: Any) -> None:
+    told, listed = petqc("faults"), petqc("faults", "--json")
+    assert (told.code, listed.code) == (0, 0)
+    kinds = listed.json()
+    assert {"F01", "F14"} <= {kind["id"] for kind in kinds}
+    assert all(kind["noticed_by"] and kind["id"] in told.out for kind in kinds)

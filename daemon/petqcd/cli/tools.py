@@ -1,4 +1,4 @@
-"""simulate, check-config, off, version."""
+"""simulate, faults, check-config, off, version."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command("off")(off)
     app.command("check-config")(check_config)
-    app.command(
-        "simulate",
-        add_help_option=False,
-        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    )(simulate)
+    for name, command in (("simulate", simulate), ("faults", faults)):
+        app.command(
+            name,
+            add_help_option=False,
+            context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+        )(command)
     app.command("version")(version)
 
 
@@ -117,8 +118,18 @@ def check_config(
 
 def simulate(context: typer.Context) -> None:
     """A simulated board on the wire, for this daemon or any other client (arguments: see simulate --help)."""
-    command = [sys.executable, "-m", "petqc_simulators", "serve", *context.args]
-    os.execv(sys.executable, command)  # noqa: S606 - our own interpreter and module
+    _simulators("serve", context.args)
+
+
+def faults(context: typer.Context) -> None:
+    """What can break in a simulated detector, how it is written, and what should notice it."""
+    _simulators("faults", context.args)
+
+
+def _simulators(command: str, arguments: list[str]) -> None:
+    """Hand over to the simulators, which the daemon's package must not import."""
+    words = [sys.executable, "-m", "petqc_simulators", command, *arguments]
+    os.execv(sys.executable, words)  # noqa: S606 - our own interpreter and module
 
 
 def version(*, as_json: Json = False) -> None:
