@@ -78,10 +78,10 @@ def _regions(profile: Profile) -> NDArray[np.int64]:
     """Region of each module: that of the hardware trigger where each module has one of its own, or else its number."""
     places, _ = MODULE_PLACES[profile.hardware.base_pcb]
     per_module = profile.geometry.asics_per_module
-    first_chips = per_module * np.array(profile.hardware.module_places, np.int64)
-    of_board = quarter(first_chips, places * per_module)
-    found = (REGIONS_OF_BOARD * np.arange(profile.hardware.boards)[:, None] + of_board).ravel()
-    return found if np.unique(found).size == found.size else np.arange(profile.geometry.modules)
+    of_chips = quarter(np.array(profile.board_chips, np.int64), places * per_module).reshape(-1, per_module)
+    of_boards = REGIONS_OF_BOARD * np.arange(profile.hardware.boards)[:, None] + of_chips[:, 0]
+    is_own = (of_chips == of_chips[:, :1]).all() and np.unique(of_boards).size == of_boards.size
+    return of_boards.ravel() if is_own else np.arange(profile.geometry.modules)
 
 
 def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:

@@ -221,7 +221,7 @@ class HardwareTrigger:
         accepted = []
         for region, mine in enumerate(requests):
             others = [requests[other] for other in np.flatnonzero(may_coincide[region])]
-            partners = np.sort(np.concatenate([np.zeros(0, np.int64), *others]))
+            partners = np.sort(np.concatenate([np.zeros(0, np.int64), *others]), kind="stable")
             is_accepted = _is_near(mine, partners, -window, window)
             if length and period:
                 is_accepted |= mine % period < length
@@ -229,14 +229,21 @@ class HardwareTrigger:
         held = []
         for region, mine in enumerate(requests):
             first = region - region % REGIONS_OF_BOARD
-            of_board = np.sort(np.concatenate(accepted[first : first + REGIONS_OF_BOARD]))
+            of_board = np.sort(np.concatenate(accepted[first : first + REGIONS_OF_BOARD]), kind="stable")
             held.append(mine[_is_near(mine, of_board, -window, window)])
         return held
 
 
+@kernel
 def _is_near(times: NDArray[np.int64], others: NDArray[np.int64], low: int, high: int) -> NDArray[np.bool_]:
-    """Whether another one is within low to high of each; others rise."""
-    return np.asarray(np.searchsorted(others, times + high, side="right") > np.searchsorted(others, times + low))
+    """Whether another one is within low to high of each; both rise."""
+    found = np.zeros(times.size, np.bool_)
+    k = 0
+    for i in range(times.size):
+        while k < others.size and others[k] < times[i] + low:
+            k += 1
+        found[i] = k < others.size and others[k] <= times[i] + high
+    return found
 
 
 @kernel
