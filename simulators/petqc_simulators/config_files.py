@@ -74,8 +74,10 @@ def _bias_calibration(profile: Profile, draw: Draw) -> NDArray[Any]:
     )
 
 
-def _regions(profile: Profile) -> NDArray[np.int64]:
+def regions_of_modules(profile: Profile) -> NDArray[np.int64]:
     """Region of each module: that of the hardware trigger where each module has one of its own, or else its number."""
+    if not profile.hardware.is_tofpet2:
+        return np.arange(profile.geometry.modules)
     places, _ = MODULE_PLACES[profile.hardware.base_pcb]
     per_module = profile.geometry.asics_per_module
     of_chips = quarter(np.array(profile.board_chips, np.int64), places * per_module).reshape(-1, per_module)
@@ -99,7 +101,7 @@ def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
     middle = crystal_middles_mm(geometry)
     output = _outputs(profile)
     module = np.arange(geometry.modules)
-    region = _regions(profile)
+    region = regions_of_modules(profile)
     one, other = np.nonzero(np.triu(in_coincidence(geometry), 1))
     settings = profile.electronics
     of_bias: dict[TableKind, NDArray[Any]] = {}

@@ -16,7 +16,7 @@ from petqc_drivers.petsys.hardware_trigger import (
 )
 from petqc_simulators.boards.hardware_trigger import BoardTrigger, HardwareTrigger
 from petqc_simulators.boards.registers import RegisterFile, WordMemory
-from petqc_simulators.config_files import tables
+from petqc_simulators.config_files import regions_of_modules, tables
 from petqc_simulators.physics.detector import Block
 from petqc_simulators.physics.draw import draw_detector
 from petqc_simulators.profile import load_profile
@@ -161,15 +161,20 @@ def test_a_trigger_that_is_off_lets_everything_pass() -> None:
     assert scanner.trigger.pass_on(block) is block
 
 
-def test_regions_of_the_written_tables_are_those_of_the_hardware_where_modules_have_their_own() -> None:
-    for name, regions, pairs in (
-        ("bench-trigger", {0: 0, 2: 1}, {(0, 1)}),
-        ("bench", {0: 0, 1: 1}, {(0, 1)}),
-    ):
-        profile = load_profile(name)
-        written = tables(profile, draw_detector(profile, 1))
-        rows = written["channel_map"]
-        assert {int(c) // 4: int(r) for c, r in zip(rows["chip"], rows["region"], strict=True)} == regions
-        trigger_map = written["trigger_map"]
-        both = {(int(row["region1"]), int(row["region2"])) for row in trigger_map}
-        assert {pair for pair in both if pair[0] != pair[1]} == pairs
+@pytest.mark.parametrize(
+    ("name", "regions"), [("bench-trigger", {0: 0, 2: 1}), ("bench", {0: 0, 1: 1}), ("ring-small", None), ("mmr", None)]
+)
+def test_regions_of_the_tables_are_those_of_the_hardware_where_modules_have_their_own(
+    name: str, regions: dict[int, int] | None
+) -> None:
+    profile = load_profile(name)
+    found = regions_of_modules(profile)
+    if regions is None:
+        assert np.array_equal(found, np.arange(profile.geometry.modules))
+        return
+    assert dict(zip(profile.hardware.module_places, found.tolist(), strict=True)) == regions
+    written = tables(profile, draw_detector(profile, 1))
+    rows = written["channel_map"]
+    assert {int(c) // 4: int(r) for c, r in zip(rows["chip"], rows["region"], strict=True)} == regions
+    both = {(int(row["region1"]), int(row["region2"])) for row in written["trigger_map"]}
+    assert {pair for pair in both if pair[0] != pair[1]} == {(0, 1)}
