@@ -1,4 +1,4 @@
-"""status, history, show: what is and what was. What was can be read without a daemon."""
+"""status, history, show, compare: what is and what was. What was can be read without a daemon."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     app.command("status")(status)
     app.command("history")(history)
     app.command("show")(show)
+    app.command("compare")(compare)
 
 
 def status(
@@ -110,6 +111,39 @@ def show(
         report = folder / "runs" / run.run_id / "report.html"
         print_run(run, everything=everything, where={"report": str(report)} if report.is_file() else {})
     raise typer.Exit(VERDICT_EXIT[str(run.verdict)])
+
+
+def compare(
+    first: Annotated[str, typer.Argument(metavar="RUN", help="Run id, `last`, or the folder of a run.")],
+    second: Annotated[str, typer.Argument(metavar="RUN", help="What is compared with it.")] = "last",
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="Also what has not moved.")] = False,
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """What moved from one run to another: by how much, over the uncertainties of both."""
+    from pathlib import Path
+
+    from petqc.compare import compare as compare_runs
+    from petqc.results import Run as Document
+
+    _, folder = configuration(config, state_dir)
+
+    def document(given: str) -> Document:
+        if Path(given).is_dir():
+            return Document.load(Path(given))
+        return Document.from_document(stored_document(folder, given))
+
+    a, b = document(first), document(second)
+    found = compare_runs(a, b)
+    if as_json:
+        differences = [{**asdict(d), "sigmas": d.sigmas, "has_moved": d.has_moved} for d in found.differences]
+        give_json({"runs": [a.run_id, b.run_id], "differences": differences, "remarks": found.remarks})
+    else:
+        from petqcd.cli.show import print_comparison
+
+        print_comparison(a, b, found, everything=everything)
 
 
 def stored_document(folder: Path, run_id: str) -> Any:

@@ -11,11 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from petqc.compare import SIGNIFICANT
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from petqc.calibrate.accepted import Acceptance
     from petqc.calibrate.sets import CalibrationSetInfo
+    from petqc.compare import Comparison
     from petqc.results import CheckResult, Run
 
 SYMBOLS = {"pass": "✔", "warn": "▲", "fail": "✖", "invalid": "?", "no-limits": "·"}
@@ -25,6 +28,7 @@ LEVELS = ("scanner", "module", "pair")
 """Levels that a table shows by themselves; of the others only what is not passing."""
 _WORDS = {"no-limits": "no limits"}
 _MOST_LOWER = 12
+_MOST_MOVED = 25
 _MOST_ALIKE = 8
 """Of more modules or pairs than this only those are listed that are not passing."""
 _CHARTS = (".ewma", ".step")
@@ -137,6 +141,34 @@ def _titles() -> dict[str, str]:
     from petqc.checks import all_checks
 
     return {c.id: c.title for c in all_checks()}
+
+
+def print_comparison(a: Run, b: Run, found: Comparison, *, everything: bool = False) -> None:
+    """What moved from a to b, the most remarkable first."""
+    from petqc.report.text import fixed, measured, title_of
+
+    out = console()
+    moved = [d for d in found.differences if d.has_moved]
+    out.print(f"{a.run_id} ({a.verdict}) and then {b.run_id} ({b.verdict})")
+    out.print(f"{len(moved)} of {len(found.differences)} values moved by more than {SIGNIFICANT:g} standard errors")
+    table = Table(show_edge=False, pad_edge=False, header_style="bold")
+    for name in ("check", "where", "before", "then", "change", "σ", "status"):
+        table.add_column(
+            name, overflow="fold", justify="right" if name in ("before", "then", "change", "σ") else "left"
+        )
+    shown = found.differences if everything else moved[:_MOST_MOVED]
+    for d in shown:
+        values = ["no number" if v is None else measured(v, None, d.unit) for v in (d.a, d.b)]
+        change = "" if d.change is None else measured(d.change, d.error, d.unit)
+        sigmas = "" if d.sigmas is None else fixed(d.sigmas, 1)
+        status = d.status_b if d.status_a == d.status_b else f"{d.status_a} → {d.status_b}"
+        table.add_row(title_of(d.check), d.node, *values, change, sigmas, status)
+    if shown:
+        out.print(table)
+    if len(moved) > len(shown):
+        out.print(f"and {len(moved) - len(shown)} more: --all")
+    for remark in found.remarks:
+        out.print(f"differs: {remark}")
 
 
 def print_history(runs: Sequence[Mapping[str, Any]]) -> None:

@@ -1,0 +1,107 @@
+"""Two runs side by side: what moved, by how much, and whether that is more than both their uncertainties."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from petqc.results import CheckResult, Run
+
+SIGNIFICANT: Final = 3.0
+"""Differences of more of their own standard errors are said to have moved."""
+_SECONDARY = (".ewma", ".step")
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One check at one node in both runs; values in `unit`. change is b - a; sigmas: over its standard error.
+
+    change is None where one of the runs has no value; sigmas also where none of them has an uncertainty.
+    """
+
+    check: str
+    node: str
+    unit: str
+    a: float | None
+    b: float | None
+    change: float | None
+    error: float | None
+    status_a: str
+    status_b: str
+
+    @property
+    def sigmas(self) -> float | None:
+        """The change over its standard error."""
+        if self.change is None or not self.error:
+            return None
+        return self.change / self.error
+
+    @property
+    def has_moved(self) -> bool:
+        """More than its errors explain, or another status, or a value that is there in one run only."""
+        if (self.a is None) != (self.b is None) or self.status_a != self.status_b:
+            return True
+        return self.sigmas is not None and abs(self.sigmas) > SIGNIFICANT
+
+    @property
+    def weight(self) -> float:
+        """For an order by how remarkable it is: other statuses first, then by standard errors."""
+        first = 1e6 if self.status_a != self.status_b else 0.0
+        if (self.a is None) != (self.b is None):
+            first += 1e6
+        return first + abs(self.sigmas or 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """b against a. differences: of everything that both or one of them measured, the most remarkable first.
+
+    remarks: what else differs, such as calibration, configuration, software or scanner.
+    """
+
+    differences: list[Difference]
+    remarks: list[str]
+
+
+def compare(a: Run, b: Run) -> Comparison:
+    """Every check at every node above channels; charts, which compare with a history already, are left out."""
+    of_a, of_b = _by_place(a), _by_place(b)
+    found = []
+    for key in [*of_a, *(k for k in of_b if k not in of_a)]:
+        one, other = of_a.get(key), of_b.get(key)
+        unit = (one or other).unit  # type: ignore[union-attr]  # the key is from one of them
+        value_a, value_b = (None if c is None else c.value for c in (one, other))
+        change = None if value_a is None or value_b is None else value_b - value_a
+        errors = [c.uncertainty for c in (one, other) if c is not None and c.uncertainty is not None]
+        error = math.hypot(*errors) if change is not None and errors else None
+        status_a, status_b = ("not there" if c is None else str(c.status) for c in (one, other))
+        found.append(Difference(*key, unit, value_a, value_b, change, error, status_a, status_b))
+    found.sort(key=lambda d: -d.weight)
+    return Comparison(found, _remarks(a, b))
+
+
+def _by_place(run: Run) -> dict[tuple[str, str], CheckResult]:
+    return {
+        (c.id, c.node): c for c in run.checks if not c.node.startswith("channel:") and not c.id.endswith(_SECONDARY)
+    }
+
+
+def _remarks(a: Run, b: Run) -> list[str]:
+    told = []
+    for name, one, other in (
+        ("kind", a.kind, b.kind),
+        ("scanner", a.scanner, b.scanner),
+        ("simulated", a.simulated, b.simulated),
+        ("configuration", a.config_hash, b.config_hash),
+    ):
+        if one != other:
+            told.append(f"{name}: {one or 'none'} and {other or 'none'}")
+    for what, first, second in (
+        ("calibration", a.calibration_ids, b.calibration_ids),
+        ("software", a.software, b.software),
+    ):
+        names = sorted(n for n in first.keys() | second.keys() if first.get(n) != second.get(n))
+        told += [f"{what} {n}: {first.get(n, 'none')[:12]} and {second.get(n, 'none')[:12]}" for n in names]
+    return told
