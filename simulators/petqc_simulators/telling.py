@@ -208,7 +208,7 @@ class Status:
             "bias_supply_on": any(board.registers.value("power") & POWER_BIAS for board in scanner.boards),
             "bias_v": [round(float(volts.min()), 2), round(float(volts.max()), 2)] if volts.size else None,
             "faults": [fault["id"] for fault in self._faults if fault["onset_s"] <= seconds],
-            "malformed": sum(board.malformed for board in scanner.boards),
+            "rejected": dict(scanner.rejected),
         }
 
 

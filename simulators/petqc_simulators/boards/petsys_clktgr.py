@@ -13,11 +13,10 @@ from petqc_drivers.petsys.wire import (
     Command,
     Function,
     MemoryRead,
-    Reply,
-    WireError,
     memory_read_reply,
     parse_memory_access,
 )
+from petqc_simulators.boards.command_account import CommandAccount
 from petqc_simulators.boards.hardware_trigger import REGIONS_OF_BOARD
 from petqc_simulators.boards.registers import RegisterFile, WordMemory
 from petqc_simulators.physics.emission import CLOCK_S
@@ -43,7 +42,7 @@ _TRAINING = 7
 it is not locked."""
 
 
-class ClockTrigger:
+class ClockTrigger(CommandAccount):
     """The unit. Boards given to it lose their own trigger and follow its synchronisation if they were told to.
 
     The board that comes k-th is plugged into trigger port k. on_sync is called with the simulated time whenever the
@@ -58,13 +57,13 @@ class ClockTrigger:
     def __init__(self, boards: Sequence[PetsysFebd], on_sync: Callable[[float], None] | None = None) -> None:
         if len(boards) > TRIGGER_PORTS:
             raise ValueError(f"{len(boards)} boards at {TRIGGER_PORTS} trigger ports")
+        super().__init__()
         self.boards = list(boards)
         self._tell_sync = on_sync
         self.regions = WordMemory(1)
         self._trained: set[RegisterFile] = set()
         self.registers = RegisterFile()
         self.elapsed_s = self._synchronised_s = 0.0
-        self.commands = 0
         for name, value in (
             ("firmware_variant", FIRMWARE_VARIANT),
             ("firmware_revision", 0x2022_0104),
@@ -123,15 +122,7 @@ class ClockTrigger:
 
     def handle(self, datagram: bytes) -> bytes | None:
         """The answer to a command; None for what this unit has not."""
-        try:
-            command = Command.from_bytes(datagram)
-            payload = self._answer(command)
-        except WireError:
-            return None
-        if payload is None:
-            return None
-        self.commands += 1
-        return Reply(command.serial, command.function, payload).to_bytes()
+        return self.reply_to(datagram, self._answer)
 
     def _answer(self, command: Command) -> bytes | None:
         if command.function == Function.TRIGGER_REGIONS:

@@ -18,14 +18,12 @@ from petqc_drivers.petsys.spi import CLOCK_FILTER, FPGA_FLASH, SpiRequest, spi_r
 from petqc_drivers.petsys.wire import (
     DATA_MARK,
     HANDSHAKE,
-    MAX_COMMAND_BYTES,
     MEMORY_WRITE_OK,
     PROTOCOL_VERSION,
     AsicCommand,
     Command,
     Function,
     MemoryRead,
-    Reply,
     WireError,
     memory_read_reply,
     parse_memory_access,
@@ -33,6 +31,7 @@ from petqc_drivers.petsys.wire import (
 from petqc_simulators.boards.asics import CHANNELS, TX_DATA, Asics
 from petqc_simulators.boards.bias_mezzanine import EMPTY_SLOT, Mezzanine
 from petqc_simulators.boards.channel_counters import SHARING, WINDOW_CLK, WINDOW_S, CounterWindows
+from petqc_simulators.boards.command_account import CommandAccount
 from petqc_simulators.boards.flash import UPDATE_IMAGE_AT, ConfigurationFlash, Si534x, image
 from petqc_simulators.boards.frame_clock import FrameClock
 from petqc_simulators.boards.front_end_module import FrontEndModule
@@ -78,8 +77,6 @@ _STARTED, _STARTED_IMAGE, _FELL_BACK = 0x0001, 0x0105, 0x0503
 """Boot status: switched on; started again from an image; told to, but there was none."""
 _FEBD_8K, _FEBD_1K = 0x0005, 0x0002
 _LEGACY_KINDS = {0x0001, 0x0011}
-_REPLY_OVERHEAD = 20
-"""Serial number, function, and the bytes around the data."""
 _PULSE_PHASES = 336.0
 _BETWEEN_SENSORS_K = 0.15
 """SiPM sensors of one module differ a little with their place."""
@@ -87,7 +84,7 @@ _LOAD_RESET, _LOAD_STARTED, _LOAD_CONFIGURED = 0.3, 0.6, 1.0
 """Current of an ASIC, as a share of the most: held in reset, as it is switched on, configured."""
 
 
-class PetsysFebd:
+class PetsysFebd(CommandAccount):
     """The board.
 
     Args:
@@ -109,9 +106,6 @@ class PetsysFebd:
         witness: what the bias outputs were told and did.
         elapsed_s: simulated time since the board was switched on.
         is_in_step: it has been synchronised, and together with the boards that it shares its detector with.
-        commands: commands that were answered.
-        malformed: datagrams that no command of this board could be made of; they get no answer.
-        unanswered: commands that came while it started again, or for a part that said nothing.
     """
 
     def __init__(
@@ -126,6 +120,7 @@ class PetsysFebd:
     ) -> None:
         if detector is None and profile.hardware.boards > 1:
             raise ProfileError(f"{profile.name}: {profile.hardware.boards} boards share one detector")
+        super().__init__()
         self.profile = profile
         self.share = profile.share(number)
         self.detector = detector or Detector(profile, seed, faults)
@@ -135,7 +130,6 @@ class PetsysFebd:
         self.witness = BiasWitness(profile.outputs_per_board, witness_path)
         self.elapsed_s = 0.0
         self.is_in_step = False
-        self.commands = self.malformed = self.unanswered = 0
         self.downstream: PetsysFebd | None = None
         self._synchronised_s = 0.0
         self._frames_before = 0
@@ -460,25 +454,13 @@ class PetsysFebd:
             return None
         if datagram == HANDSHAKE:
             return datagram
-        try:
-            command = Command.from_bytes(datagram)
-            payload = self._answer(command)
-            if payload is None:
-                self.unanswered += 1
-                return None
-            reply = Reply(command.serial, command.function, payload).to_bytes()
-        except WireError:
-            self.malformed += 1
-            return None
-        self.commands += 1
-        return reply
+        return self.reply_to(datagram, self._answer)
 
     def _answer(self, command: Command) -> bytes | None:
         match command.function:
             case Function.REGISTERS:
                 access = parse_memory_access(command.payload)
                 if isinstance(access, MemoryRead):
-                    _check_reply(access.count)
                     return memory_read_reply(self.registers.read(access.address, access.count))
                 self.registers.write(access.address, access.data)
                 return MEMORY_WRITE_OK
@@ -488,7 +470,6 @@ class PetsysFebd:
                 return reply
             case Function.SPI:
                 request = SpiRequest.from_bytes(command.payload)
-                _check_reply((request.n_sampled + 7) // 8)
                 sampled = transfer(request, self._spi.get(request.spi_id, self._nobody))
                 return spi_reply(sampled, request.n_sampled)
             case Function.I2C:
@@ -498,10 +479,7 @@ class PetsysFebd:
             case Function.CHANNEL_COUNTERS:
                 return self._read_counters(command.payload)
             case Function.TRIGGER_REGIONS | Function.TRIGGER_CALIBRATION:
-                memory = self._memories[command.function]
-                access = parse_memory_access(command.payload, word_bytes=memory.word_bytes)
-                _check_reply(access.count * memory.word_bytes)
-                return memory.answer(command.payload)
+                return self._memories[command.function].answer(command.payload)
             case _:
                 raise WireError(f"no function {command.function:#04x}")
 
@@ -517,7 +495,6 @@ class PetsysFebd:
         access = parse_memory_access(payload, word_bytes=4)
         if not isinstance(access, MemoryRead):
             raise WireError("channel counters cannot be written")
-        _check_reply(4 * access.count)
         asked = np.arange(access.address, access.address + access.count)
         counts = np.zeros(access.count, np.int64)
         place = self._place_of_chip[np.minimum(asked // CHANNELS, self._place_of_chip.size - 1)]
@@ -603,16 +580,6 @@ class PetsysFebd:
         blocks, passed_s = self._frames.advance(self.elapsed_s)
         self.watch_bias(before_v, passed_s)
         return [self._own_trigger.pass_on(block) for block in blocks]
-
-
-def _check_reply(n_bytes: int) -> None:
-    """Refuse what would make a longer reply than boards have a buffer for.
-
-    Raises:
-        WireError: it would.
-    """
-    if n_bytes > MAX_COMMAND_BYTES - _REPLY_OVERHEAD:
-        raise WireError(f"a reply of {n_bytes} bytes is longer than a board's buffer")
 
 
 def data_datagrams(block: Block) -> list[bytes]:

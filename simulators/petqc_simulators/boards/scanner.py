@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from petqc_drivers.petsys.registers import POWER_BIAS
@@ -75,6 +76,12 @@ class Scanner:
         return (self.trigger or self.boards[0]).elapsed_s
 
     @property
+    def rejected(self) -> Counter[str]:
+        """Datagrams that no command could be made of, by reason."""
+        units = self.boards if self.trigger is None else [*self.boards, self.trigger]
+        return sum((unit.rejected for unit in units), Counter())
+
+    @property
     def is_streaming(self) -> bool:
         """Frames are made."""
         return self.boards[0].is_streaming if self._frames is None else self._frames.is_running
@@ -99,7 +106,8 @@ class Scanner:
             "is_streaming": self.is_streaming,
             "frame": self.detector.frame,
             "commands": sum(board.commands for board in self.boards),
-            "malformed": sum(board.malformed for board in self.boards),
+            "malformed": self.rejected.total(),
+            "rejected": dict(self.rejected),
             "bias_supply_on": any(board.registers.value("power") & POWER_BIAS for board in self.boards),
             "bias_v": [round(float(v), 5) for v in self.detector.bias_v],
             "boards_in_step": sum(board.is_in_step for board in self.boards),
