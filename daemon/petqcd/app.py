@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from petqcd import clock
+from petqcd.baselines import Baselines
 from petqcd.calibrations import Calibrations
 from petqcd.client import SOCKET_NAME
 from petqcd.errors import NotFoundError
@@ -127,6 +128,7 @@ class Daemon:
             self.config, self.store, self.bus, self.metrics, self.device, self._make_board or _petsys_board
         )
         self.calibrations = Calibrations(self.config, self.store, self.metrics, self.device)
+        self.baselines = Baselines(self.config, self.store)
         await self._restore()
         await self.calibrations.publish()
         await self.runs.recover()

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from petqc.limits import Status
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from petqc.charts.judge import PastRun
     from petqc.results import Run
     from petqcd.store import Store
@@ -22,7 +24,7 @@ _PAGE = 50
 _DAY_S = 86_400.0
 
 
-def chart(run: Run, store: Store, *, nuclide: str) -> None:
+def chart(run: Run, store: Store, *, nuclide: str, accepted: Sequence[str] = ()) -> None:
     """Judge a run by the charts of its kind, in the run itself; reads the history. A calibration has none.
 
     Charts that cannot be made are a remark in the run, never the end of it.
@@ -31,6 +33,7 @@ def chart(run: Run, store: Store, *, nuclide: str) -> None:
         run: measured and judged by its absolute limits.
         store: the history.
         nuclide: of the source, whose decay is taken out of rates; one that is not known does not decay.
+        accepted: ids of the runs of the baseline that holds.
     """
     if run.is_calibration or run.verdict is Status.INVALID:
         return
@@ -39,7 +42,7 @@ def chart(run: Run, store: Store, *, nuclide: str) -> None:
     try:
         calibration = json.dumps(run.calibration_ids, sort_keys=True)
         now = PastRun.of(run, _day(run.started_at), calibration=calibration)
-        warn(run, judge(run, now, _past(run, store), half_life_d=HALF_LIFE_D.get(nuclide)))
+        warn(run, judge(run, now, _past(run, store), half_life_d=HALF_LIFE_D.get(nuclide), accepted=accepted))
     except Exception as error:
         log.exception("the charts of run %s", run.run_id)
         run.notes.append(f"Control charts could not be made: {type(error).__name__}: {error}.")

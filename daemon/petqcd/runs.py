@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from petqc_drivers.errors import DriverError
 from petqcd import clock, interlocks, records, resume
+from petqcd.baselines import Baselines
 from petqcd.board import close, switch_off
 from petqcd.board_configuration import configuration_in_use
 from petqcd.charts import chart
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from petqc.analysis import RunContext
+    from petqc.baseline import AcceptedBaseline
     from petqc.formats.petsys_config import PetsysConfig
     from petqc.results import Run
     from petqcd.bias_limits import BiasLimits
@@ -99,6 +101,7 @@ class RunManager:
         self._device = device
         self._make_board = make_board
         self._permits = interlocks.Interlocks()
+        self._baselines = Baselines(config, store)
         self._active: _Active | None = None
         self._closing = False
 
@@ -356,6 +359,8 @@ class RunManager:
             if not procedure.acquired.drained:
                 reason = reason or "the recorder did not keep up; frames waiting for it were dropped"
             notes += procedure.notes(reason)
+        calibration_ids = {} if procedure is None else procedure.job.calibration_ids
+        accepted, ended = await asyncio.to_thread(self._baselines.holding, active.kind.name, calibration_ids)
         context = self._context(
             active.run_id,
             active.kind.name,
@@ -363,7 +368,8 @@ class RunManager:
             clock.utc_text(),
             procedure=procedure,
             account=account,
-            notes=tuple(notes),
+            notes=(*notes, *([ended] if ended else [])),
+            accepted=accepted,
         )
         if reason is not None and off is not None and off.state.value == "unknown":
             reason = f"{reason}; {off.told}"
@@ -377,7 +383,8 @@ class RunManager:
             return await asyncio.to_thread(
                 records.invalid, context, f"the analysis failed: {records.first_line(error)}"
             )
-        await asyncio.to_thread(chart, run, self._store, nuclide=self._nuclide())
+        baseline_runs = () if accepted is None else accepted.runs
+        await asyncio.to_thread(chart, run, self._store, nuclide=self._nuclide(), accepted=baseline_runs)
         return run
 
     def _received(self, procedure: Procedure, notes: list[str]) -> dict[str, int | float]:
@@ -421,6 +428,7 @@ class RunManager:
         procedure: Procedure | None = None,
         account: dict[str, int | float] | None = None,
         notes: tuple[str, ...] = (),
+        accepted: AcceptedBaseline | None = None,
     ) -> RunContext:
         from petqc.analysis import RunContext
 
@@ -440,7 +448,7 @@ class RunManager:
             raw_files=procedure.raw_files() if procedure is not None else (),
             environment=tuple(environment(acquired.readings, clock.monotonic_s())),
             limits=self._config.limit_overrides(),
-            baselines=self._config.baseline,
+            baselines=self._config.baseline if accepted is None else self._config.baseline | accepted.references(),
             account=account or {},
             elapsed_s=acquired.elapsed_s if procedure is not None else None,
             live_time_s=procedure.live_time_s if procedure is not None else None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -202,6 +204,16 @@ def test_a_module_without_a_history_of_its_own_is_named_and_the_others_are_chart
     assert ("photopeak.ewma", "module:0.0.1") not in found
     assert ("photopeak.ewma", "module:0.0.0") in found
     assert run.notes == ["No control chart yet of photopeak of module 0.0.1: fewer than 20 runs have a value."]
+
+
+def test_the_runs_of_an_accepted_baseline_are_what_a_chart_compares_with() -> None:
+    past = [replace(one, run_id=f"run-{k}") for k, one in enumerate(history(60))]
+    run = a_run(511.0)
+    now = PastRun.of(run, 60.0, calibration="a")
+    chosen = judge(run, now, past, accepted=[f"run-{k}" for k in range(20, 45)]).results
+    assert {c.n for c in chosen} == {25}
+    few = judge(run, now, past, accepted=["run-3", "run-4"]).results
+    assert {c.n for c in few} == {MOST_RUNS}
 
 
 def test_the_decay_of_the_source_is_no_drift() -> None:

@@ -12,7 +12,7 @@ import json
 import os
 import uuid
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine, Select
 
+    from petqc.baseline import AcceptedBaseline
     from petqc.results import Run
 
 T = TypeVar("T")
@@ -137,6 +138,25 @@ class Reader:
             raise NotFoundError(f"there is no {kind} run yet")
         document: dict[str, Any] = json.loads(rows[0]["document"])
         return document
+
+    def baselines(self, kind: str | None = None) -> list[AcceptedBaseline]:
+        """Every accepted baseline and every end of one, oldest first.
+
+        Raises:
+            StoreError: one of them is not what was written after the one before it.
+        """
+        from petqc.baseline import AcceptedBaseline
+
+        rows = self._rows(select(schema.baselines.c.document).order_by(schema.baselines.c.number))
+        found = [AcceptedBaseline.from_document(json.loads(row["document"])) for row in rows]
+        before = ""
+        for one in found:
+            if one.previous != before:
+                raise StoreError(
+                    f"{self._path}: baseline {one.number} does not follow the one before: restore a backup"
+                )
+            before = one.digest()
+        return [one for one in found if kind is None or one.kind == kind]
 
     def running(self) -> list[StoredRun]:
         """Runs that were claimed and never stored, oldest first."""
@@ -280,6 +300,24 @@ class Store(Reader):
             assert key is not None  # noqa: S101 - one row was inserted; for the type checker
             _insert_results(connection, int(key[0]), run)
             return True
+
+        return await _done(self._writer.submit(write))
+
+    async def add_baseline(self, given: AcceptedBaseline) -> AcceptedBaseline:
+        """Append a baseline: it gets its number, and the digest of the one before."""
+        from petqc.baseline import AcceptedBaseline
+
+        def write(connection: Connection) -> AcceptedBaseline:
+            last = connection.execute(
+                select(schema.baselines.c.document).order_by(schema.baselines.c.number.desc()).limit(1)
+            ).scalar_one_or_none()
+            before = None if last is None else AcceptedBaseline.from_document(json.loads(last))
+            number, digest = (1, "") if before is None else (before.number + 1, before.digest())
+            found = replace(given, number=number, previous=digest)
+            values = {name: getattr(found, name) for name in ("number", "kind", "scanner", "simulated")}
+            document = json.dumps(found.document(), allow_nan=False)
+            connection.execute(insert(schema.baselines).values(document=document, **values))
+            return found
 
         return await _done(self._writer.submit(write))
 

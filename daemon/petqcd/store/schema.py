@@ -1,4 +1,4 @@
-"""Tables of the history. A stored run is never changed and never deleted; the database itself refuses."""
+"""Tables of the history. Stored runs and baselines are never changed and never deleted; the database refuses."""
 
 from __future__ import annotations
 
@@ -65,6 +65,17 @@ results = Table(
     Index("results_trend", "check_id", "node", "run"),
 )
 
+baselines = Table(
+    "baselines",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("kind", String, nullable=False),
+    Column("scanner", String, nullable=False),
+    Column("simulated", Boolean, nullable=False),
+    Column("document", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
 TRIGGERS = (
     (
         "CREATE TRIGGER IF NOT EXISTS runs_unchanged BEFORE UPDATE ON runs WHEN OLD.state = 'finished' "
@@ -77,6 +88,14 @@ TRIGGERS = (
     (
         "CREATE TRIGGER IF NOT EXISTS results_unchanged BEFORE UPDATE ON results "
         "BEGIN SELECT RAISE(ABORT, 'a stored result is never changed'); END"
+    ),
+    (
+        "CREATE TRIGGER IF NOT EXISTS baselines_unchanged BEFORE UPDATE ON baselines "
+        "BEGIN SELECT RAISE(ABORT, 'a baseline is never changed'); END"
+    ),
+    (
+        "CREATE TRIGGER IF NOT EXISTS baselines_kept BEFORE DELETE ON baselines "
+        "BEGIN SELECT RAISE(ABORT, 'a baseline is never deleted'); END"
     ),
     (
         "CREATE TRIGGER IF NOT EXISTS results_kept BEFORE DELETE ON results "

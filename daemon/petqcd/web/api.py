@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
+    from petqc.baseline import AcceptedBaseline
     from petqcd.app import Daemon
 
 ACTIONS: dict[tuple[str, str], str] = {
@@ -42,6 +43,9 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("POST", "/api/v1/runs"): "start-run",
     ("POST", "/api/v1/abort"): "start-run",
     ("POST", "/api/v1/calibrations/accept"): "accept-calibration",
+    ("GET", "/api/v1/baselines"): "view",
+    ("POST", "/api/v1/baselines/accept"): "accept-baseline",
+    ("POST", "/api/v1/baselines/end"): "accept-baseline",
     ("POST", "/api/v1/imports"): "import",
     ("POST", "/api/v1/off"): "off",
 }
@@ -70,6 +74,28 @@ class Accept(BaseModel):
     set_id: Annotated[str, Field(max_length=100)] | None
     who: Annotated[str, Field(min_length=1, max_length=100)]
     reason: Annotated[str, Field(max_length=1000)] = ""
+
+
+class AcceptBaseline(BaseModel):
+    """Body of the command that accepts a baseline: of named runs, or of the last ones."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    kind: Annotated[str, Field(max_length=100)]
+    run_ids: Annotated[list[Annotated[str, Field(max_length=100)]], Field(max_length=200)] = []
+    last: Annotated[int, Field(ge=1, le=200)] = 30
+    who: Annotated[str, Field(min_length=1, max_length=100)]
+    reason: Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class EndBaseline(BaseModel):
+    """Body of the command that ends a baseline."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    kind: Annotated[str, Field(max_length=100)]
+    who: Annotated[str, Field(min_length=1, max_length=100)]
+    reason: Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class Import(BaseModel):
@@ -187,6 +213,12 @@ def _add_reading(app: FastAPI, daemon: Daemon) -> None:
         """Every calibration set, newest first, and the act that says which one is used."""
         return await asyncio.to_thread(daemon.calibrations.listing)
 
+    @app.get("/api/v1/baselines")
+    async def baselines() -> dict[str, Any]:
+        """Every accepted baseline and every end of one, oldest first."""
+        found = await asyncio.to_thread(daemon.baselines.listing)
+        return {"baselines": [b.document() for b in found]}
+
     @app.get("/api/v1/events")
     async def events() -> StreamingResponse:
         """Live events: `state` first, then `progress`, `device`, `finished`, `lost` as they come."""
@@ -205,6 +237,20 @@ def _add_commands(app: FastAPI, daemon: Daemon) -> None:
         """Make a calibration set the one that later runs use."""
         act = await daemon.calibrations.accept(body.set_id, who=body.who, reason=body.reason)
         return act.document()
+
+    @app.post("/api/v1/baselines/accept", status_code=201)
+    async def accept_baseline(body: AcceptBaseline) -> dict[str, Any]:
+        """Make a baseline of runs; later runs of the kind are judged against it."""
+        found: AcceptedBaseline = await daemon.baselines.accept(
+            body.kind, run_ids=body.run_ids, last=body.last, who=body.who, reason=body.reason
+        )
+        return found.document()
+
+    @app.post("/api/v1/baselines/end", status_code=201)
+    async def end_baseline(body: EndBaseline) -> dict[str, Any]:
+        """End the baseline of a kind of run."""
+        found: AcceptedBaseline = await daemon.baselines.end(body.kind, who=body.who, reason=body.reason)
+        return found.document()
 
     @app.post("/api/v1/imports")
     async def import_run(body: Import) -> dict[str, Any]:

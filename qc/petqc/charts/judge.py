@@ -49,10 +49,12 @@ _NAMED = 2
 class PastRun:
     """What charts need of an earlier run, or of this one.
 
-    at_d: days, from any beginning. values: value and standard error by check and node. degc: temperature by node
-    (modules, and `scanner` for their mean). calibration: what the values depend on; another one, another baseline.
+    run_id: its name. at_d: days, from any beginning. values: value and standard error by check and node. degc:
+    temperature by node (modules, and `scanner` for their mean). calibration: what the values depend on; another one,
+    another baseline.
     """
 
+    run_id: str
     at_d: float
     calibration: str
     values: Mapping[tuple[str, str], tuple[float, float]]
@@ -73,7 +75,7 @@ class PastRun:
         degc = {node: float(np.mean(found)) for node, found in by_module.items()}
         if degc:
             degc["scanner"] = float(np.mean(list(degc.values())))
-        return cls(at_d, calibration, values, degc)
+        return cls(run.run_id, at_d, calibration, values, degc)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,14 @@ class Judged:
     notes: list[str] = field(default_factory=list)
 
 
-def judge(run: Run, now: PastRun, past: Sequence[PastRun], *, half_life_d: float | None = None) -> Judged:
+def judge(
+    run: Run,
+    now: PastRun,
+    past: Sequence[PastRun],
+    *,
+    half_life_d: float | None = None,
+    accepted: Sequence[str] = (),
+) -> Judged:
     """Chart results of a run: `CHECK.ewma` (drifts) and `CHECK.step` (this run alone), in sigma, with warn limits.
 
     Args:
@@ -101,9 +110,14 @@ def judge(run: Run, now: PastRun, past: Sequence[PastRun], *, half_life_d: float
         now: the same, as charts need it.
         past: earlier runs of the same kind, oldest first; a day without a run is simply not there.
         half_life_d: of the source; None: it does not decay.
+        accepted: ids of the runs of the accepted baseline; too few of them: the first runs of this calibration.
     """
     same = [p for p in past if p.calibration == now.calibration]
-    learned, after = same[:MOST_RUNS], [*same[MOST_RUNS:], now]
+    chosen = [k for k, p in enumerate(same) if p.run_id in set(accepted)]
+    if len(chosen) >= LEAST_RUNS:
+        learned, after = [same[k] for k in chosen], [*same[chosen[-1] + 1 :], now]
+    else:
+        learned, after = same[:MOST_RUNS], [*same[MOST_RUNS:], now]
     if len(learned) < LEAST_RUNS:
         return Judged(notes=[f"Control charts learn: {len(learned)} of {LEAST_RUNS} runs with this calibration."])
     found: list[CheckResult] = []
