@@ -108,7 +108,13 @@ class PetsysBoard:
         """Bring every bias output of the configuration to its voltage, inside its hard limit, by a ramp."""
         if self._limits is None:
             raise RefusedError(f"{self._readout.name}: hard limits are not configured: bias stays off")
-        await self._readout.bias_on(bias_targets(self._needed(), overvoltage_share))
+        targets = bias_targets(self._needed(), overvoltage_share)
+        if not targets:
+            raise RefusedError(
+                f"{self._readout.name}: the configuration names no bias output, so what biases this detector is not "
+                "switched from here, and nobody here could say that it is on or off"
+            )
+        await self._readout.bias_on(targets)
 
     async def bias_off(self) -> BiasState:
         """Remove the voltage first, on this connection and then on fresh ones; raises if nobody confirms."""

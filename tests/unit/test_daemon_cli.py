@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,10 +18,14 @@ from petqc_drivers.petsys.bias import BiasChannel
 from petqc_simulators.recording import write_recording
 from petqcd.cli.show import chosen, print_run
 from petqcd.config import BENCH_BIAS
-from petqcd.errors import ConfigError
+from petqcd.errors import ConfigError, RefusedError
+from petqcd.petsys_board import PetsysBoard
 from petqcd.petsys_settings import CHANNEL_OFF, asic_settings, bias_settings, bias_targets, febds, switched_off
+from petqcd.supervisor import Endpoint
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from petqc.formats.petsys_config import PetsysConfig
 
 
@@ -147,9 +153,14 @@ def test_settings_of_the_board_come_from_its_tables(board: PetsysConfig) -> None
         assert targets[channel].value < BENCH_BIAS.v_max
 
 
-def changed(config: PetsysConfig, table: str, row: int, **values: float) -> PetsysConfig:
-    from dataclasses import replace
+def test_a_detector_that_is_biased_from_elsewhere_is_not_called_on(board: PetsysConfig, tmp_path: Path) -> None:
+    without = replace(board, tables={**board.tables, "bias_settings": board.require("bias_settings")[:0]})
+    connection = PetsysBoard(Endpoint("udp://127.0.0.1:9", tmp_path), without, BENCH_BIAS)
+    with pytest.raises(RefusedError, match="names no bias output"):
+        asyncio.run(connection.bias_on())
 
+
+def changed(config: PetsysConfig, table: str, row: int, **values: float) -> PetsysConfig:
     copy = np.array(config.tables[table])  # type: ignore[index]
     for name, value in values.items():
         copy[name][row] = value
@@ -166,8 +177,6 @@ def test_a_channel_without_a_calibration_is_switched_off_or_refused(board: Petsy
     assert asic_settings(unusable)[0, 0].per_channel[0, 7] == {"trigger_mode_1": CHANNEL_OFF}
     assert switched_off(unusable) == [(0, 0, 0, 7)]
     assert switched_off(board) == []
-    from dataclasses import replace
-
     fewer = {**board.tables, "disc_calibration": board.tables["disc_calibration"][1:]}
     with pytest.raises(ConfigError, match=r"channel 0\.0\.0\.0 has no discriminator calibration"):
         asic_settings(replace(board, tables=fewer))
