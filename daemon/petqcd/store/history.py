@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import create_engine, event, exc, insert, select, update
+from sqlalchemy import create_engine, event, exc, insert, inspect, select, update
 from sqlalchemy.pool import NullPool
 
 from petqcd import clock
@@ -147,6 +147,8 @@ class Reader:
         """
         from petqc.baseline import AcceptedBaseline
 
+        if not inspect(self._engine).has_table(schema.baselines.name):
+            return []  # a history of a version that had none
         rows = self._rows(select(schema.baselines.c.document).order_by(schema.baselines.c.number))
         found = [AcceptedBaseline.from_document(json.loads(row["document"])) for row in rows]
         before = ""
