@@ -14,7 +14,7 @@ from petqc_simulators.boards.hardware_trigger import REGIONS_OF_BOARD, quarter
 from petqc_simulators.physics.detector import THRESHOLD_NOISE_STEPS
 from petqc_simulators.physics.draw import bias_points
 from petqc_simulators.physics.placement import crystal_middles_mm, in_coincidence
-from petqc_simulators.profile import MODULE_PLACES
+from petqc_simulators.profile import CHANNELS_OF_CHIP, MODULE_PLACES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,15 +75,31 @@ def _bias_calibration(profile: Profile, draw: Draw) -> NDArray[Any]:
 
 
 def regions_of_modules(profile: Profile) -> NDArray[np.int64]:
-    """Region of each module: that of the hardware trigger where each module has one of its own, or else its number."""
+    """(modules, ASICs or 1) regions of each module's ASICs.
+
+    Those of the hardware trigger where no two modules share one; or else each module is a region with its own number.
+    """
+    numbers = np.arange(profile.geometry.modules)[:, None]
     if not profile.hardware.is_tofpet2:
-        return np.arange(profile.geometry.modules)
+        return numbers
     places, _ = MODULE_PLACES[profile.hardware.base_pcb]
     per_module = profile.geometry.asics_per_module
-    of_chips = quarter(np.array(profile.board_chips, np.int64), places * per_module).reshape(-1, per_module)
-    of_boards = REGIONS_OF_BOARD * np.arange(profile.hardware.boards)[:, None] + of_chips[:, 0]
-    is_own = (of_chips == of_chips[:, :1]).all() and np.unique(of_boards).size == of_boards.size
-    return of_boards.ravel() if is_own else np.arange(profile.geometry.modules)
+    of_board = quarter(np.array(profile.board_chips, np.int64), places * per_module)
+    found = REGIONS_OF_BOARD * np.arange(profile.hardware.boards)[:, None] + of_board
+    of_modules = found.reshape(-1, per_module)
+    is_own = sum(np.unique(of_module).size for of_module in of_modules) == np.unique(of_modules).size
+    return of_modules if is_own else numbers
+
+
+def _trigger_map(profile: Profile, regions: NDArray[np.int64]) -> NDArray[Any]:
+    """Hits of one module may belong to one photon, photons of modules that see each other may be in coincidence."""
+    one, other = np.nonzero(np.triu(in_coincidence(profile.geometry), 1))
+    of_module = [np.unique(row) for row in regions]
+    same = [(first, second) for row in of_module for first in row for second in row if first <= second]
+    pairs = [(a, b) for i, j in zip(one, other, strict=True) for a in of_module[i] for b in of_module[j]]
+    first, second = np.array([*same, *pairs], np.int64).T
+    kinds = np.repeat([SAME_PHOTON, COINCIDENCE], [len(same), len(pairs)])
+    return _rows("trigger_map", first.size, region1=first, region2=second, kind=kinds)
 
 
 def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
@@ -100,9 +116,8 @@ def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
     column, line = geometry.places
     middle = crystal_middles_mm(geometry)
     output = _outputs(profile)
-    module = np.arange(geometry.modules)
-    region = regions_of_modules(profile)
-    one, other = np.nonzero(np.triu(in_coincidence(geometry), 1))
+    regions = regions_of_modules(profile)
+    chip = np.minimum(np.arange(n) % geometry.crystals_per_module // CHANNELS_OF_CHIP, regions.shape[1] - 1)
     settings = profile.electronics
     of_bias: dict[TableKind, NDArray[Any]] = {}
     if profile.hardware.bias_slots:
@@ -144,18 +159,12 @@ def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
             "channel_map",
             n,
             **address,
-            region=region[draw.module_of],
+            region=regions[draw.module_of, chip],
             xi=column,
             yi=line,
             **{axis: np.round(middle[:, k], 3) for k, axis in enumerate("xyz")},
         ),
-        "trigger_map": _rows(
-            "trigger_map",
-            module.size + one.size,
-            region1=region[np.concatenate([module, one])],
-            region2=region[np.concatenate([module, other])],
-            kind=np.repeat([SAME_PHOTON, COINCIDENCE], [module.size, one.size]),
-        ),
+        "trigger_map": _trigger_map(profile, regions),
         "acquisition_mode": _rows("acquisition_mode", n, **address, mode=QDC),
         "disc_calibration": _rows(
             "disc_calibration",

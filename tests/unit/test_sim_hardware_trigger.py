@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
+from petqc.formats.petsys_tables import COINCIDENCE, SAME_PHOTON
 from petqc_drivers.petsys.frames import pack_frames, scan_frames
 from petqc_drivers.petsys.hardware_trigger import (
     ENABLE_FEBD,
@@ -20,6 +23,9 @@ from petqc_simulators.config_files import regions_of_modules, tables
 from petqc_simulators.physics.detector import Block
 from petqc_simulators.physics.draw import draw_detector
 from petqc_simulators.profile import load_profile
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CHIPS = 32
 BOARDS = [(0, 0), (1, 2)]
@@ -161,20 +167,36 @@ def test_a_trigger_that_is_off_lets_everything_pass() -> None:
     assert scanner.trigger.pass_on(block) is block
 
 
+PAIR = 'base = "bench"\n[hardware]\nbase_pcb = 4\nbias_slots = []\n'
+"""A board with two places, so that each module has two regions."""
+
+
 @pytest.mark.parametrize(
-    ("name", "regions"), [("bench-trigger", {0: 0, 2: 1}), ("bench", {0: 0, 1: 1}), ("ring-small", None), ("mmr", None)]
+    ("name", "regions", "pairs"),
+    [
+        ("bench-trigger", {0: {0}, 2: {1}}, {(0, 1)}),
+        ("bench", {0: {0}, 1: {1}}, {(0, 1)}),
+        ("pair.toml", {0: {0, 1}, 1: {2, 3}}, {(0, 2), (0, 3), (1, 2), (1, 3)}),
+    ],
 )
 def test_regions_of_the_tables_are_those_of_the_hardware_where_modules_have_their_own(
-    name: str, regions: dict[int, int] | None
+    name: str, regions: dict[int, set[int]], pairs: set[tuple[int, int]], tmp_path: Path
 ) -> None:
-    profile = load_profile(name)
-    found = regions_of_modules(profile)
-    if regions is None:
-        assert np.array_equal(found, np.arange(profile.geometry.modules))
-        return
-    assert dict(zip(profile.hardware.module_places, found.tolist(), strict=True)) == regions
+    (tmp_path / "pair.toml").write_text(PAIR, "utf-8")
+    profile = load_profile(str(tmp_path / name) if name.endswith(".toml") else name)
     written = tables(profile, draw_detector(profile, 1))
-    rows = written["channel_map"]
-    assert {int(c) // 4: int(r) for c, r in zip(rows["chip"], rows["region"], strict=True)} == regions
-    both = {(int(row["region1"]), int(row["region2"])) for row in written["trigger_map"]}
-    assert {pair for pair in both if pair[0] != pair[1]} == {(0, 1)}
+    found: dict[int, set[int]] = {}
+    for row in written["channel_map"]:
+        found.setdefault(int(row["chip"]) // 4, set()).add(int(row["region"]))
+    assert found == regions
+    of_kind: dict[int, set[tuple[int, int]]] = {SAME_PHOTON: set(), COINCIDENCE: set()}
+    for row in written["trigger_map"]:
+        of_kind[int(row["kind"])].add((int(row["region1"]), int(row["region2"])))
+    assert of_kind[COINCIDENCE] == pairs
+    assert of_kind[SAME_PHOTON] == {(a, b) for one in regions.values() for a in one for b in one if a <= b}
+
+
+@pytest.mark.parametrize("name", ["ring-small", "mmr"])
+def test_modules_that_share_a_region_of_the_hardware_or_have_none_are_regions_of_their_own(name: str) -> None:
+    profile = load_profile(name)
+    assert np.array_equal(regions_of_modules(profile)[:, 0], np.arange(profile.geometry.modules))
