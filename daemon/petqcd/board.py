@@ -8,19 +8,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from petqcd.supervisor import BiasState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 OFF_DEADLINE_S = 7.0
 """Switching off with everything a driver tries for it: the connection at hand, fresh ones, then the set-points."""
@@ -170,25 +168,6 @@ class OffOutcome:
 
     state: BiasState
     told: str
-
-
-async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
-    """Finish `work` even if the waiting task is cancelled meanwhile; the cancellation follows afterwards.
-
-    The work must have its own deadline.
-    """
-    task = asyncio.create_task(work, name="uninterrupted work")
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        if not task.cancelled():
-            task.exception()  # seen; the cancellation is what the caller gets
-        raise cancelled
-    return task.result()
 
 
 async def switch_off(board: Board) -> OffOutcome:

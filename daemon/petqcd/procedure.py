@@ -13,9 +13,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from petqc_drivers.uninterrupted import uninterrupted
 from petqcd import clock, interlocks
 from petqcd.acquisition import Pipeline
-from petqcd.board import Received, close, switch_off, uninterrupted
+from petqcd.board import Received, close, switch_off
 from petqcd.errors import DaemonError
 from petqcd.measurement import count_frames
 from petqcd.supervisor import BiasState

@@ -168,22 +168,20 @@ def driver_daqd_replies(data: bytes) -> None:
     """What the daemon writes back, cut up by what the requests say must come."""
     if not data:
         return
-    for kind in {*daqd_wire.Message, data[0]}:
-        stream = data[1:]
-        while True:
-            n_head = daqd_wire.reply_head_bytes(kind)
-            head = stream[:n_head]
-            if not n_head or len(head) < n_head:
-                break
-            try:
-                n_rest = daqd_wire.reply_rest_bytes(kind, head)
-            except wire.WireError:
-                break
-            assert 0 <= n_rest <= 0xFFFF
-            if len(stream) < n_head + n_rest:
-                break
-            _daqd_reply(kind, stream[: n_head + n_rest])
-            stream = stream[n_head + n_rest :]
+    kind, stream = data[0], data[1:]
+    while n_head := daqd_wire.reply_head_bytes(kind):
+        head = stream[:n_head]
+        if len(head) < n_head:
+            break
+        try:
+            n_rest = daqd_wire.reply_rest_bytes(kind, head)
+        except wire.WireError:
+            break
+        assert 0 <= n_rest <= 0xFFFF
+        if len(stream) < n_head + n_rest:
+            break
+        _daqd_reply(kind, stream[: n_head + n_rest])
+        stream = stream[n_head + n_rest :]
 
 
 def _daqd_reply(kind: int, reply: bytes) -> None:
@@ -403,7 +401,10 @@ def seeds(name: str) -> list[bytes]:
         case "driver-datagrams":
             found = [joined(frames), joined([frames[2]] * 3), joined([*frames[::-1], *_hex("reply", "hex")])]
         case "driver-daqd-replies":
-            found = [bytes((3,)) + reply for reply in _hex("daqd", "reply")]
+            found = [
+                bytes((daqd_wire.Message[v["message"].upper()],)) + 2 * bytes.fromhex(v["reply"])
+                for v in GOLDEN["daqd"]
+            ]
         case "driver-ring-slots":
             found = [joined([frame[1:] for frame in frames]), joined([frames[0][1:]] * RING_PLACES)]
         case "board-commands":

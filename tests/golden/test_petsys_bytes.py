@@ -286,7 +286,13 @@ class _Scripted:
 @vectors("channel_counters")
 def test_channel_counters(v):
     link = _Scripted(v)
-    reading = asyncio.run(counters.read_channel_counters(Board(link), [v["chip"]], v["tag"]))  # type: ignore[arg-type]
+
+    async def read() -> counters.CounterReading:
+        board = Board(link)  # type: ignore[arg-type]
+        await counters.tag_channel_counters(board, v["tag"])
+        return await counters.collect_channel_counters(board, [v["chip"]], v["tag"])
+
+    reading = asyncio.run(read())
     assert link.sent == [(0, raw(v["tag_write"])), (5, raw(v["request"]))]
     found = reading.counts[v["chip"]]
     assert (found[0], found[1], found[63], found.size) == (1, 0, 0xFFFFFF, 64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import threading
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from petqc.formats.petsys_raw import RawHeader, RawReader, RawWriter
 from petqc_simulators.recording import write_recording
 from petqcd import clock, interlocks
 from petqcd.bias_limits import BiasLimits
-from petqcd.board import Received, TimeReference, uninterrupted
+from petqcd.board import Received, TimeReference
 from petqcd.config import ApiConfig, DailyConfig, DeviceConfig, PetqcConfig, QcConfig
 from petqcd.errors import BusyError, PermitError, RefusedError
 from petqcd.measurement import Measurement, count_frames
@@ -488,31 +488,6 @@ def test_permits_refuse_what_is_unknown_stale_or_bad() -> None:
         permits.require(1.0)
     permits.forget()
     assert len(permits.missing(1.0)) == len(interlocks.REQUIRED)
-
-
-def test_uninterrupted_work_is_finished_before_the_cancellation_goes_on() -> None:
-    async def work() -> None:
-        began, go, done = asyncio.Event(), asyncio.Event(), []
-
-        async def important() -> None:
-            began.set()
-            await go.wait()
-            done.append(True)
-
-        task = asyncio.create_task(uninterrupted(important()))
-        await began.wait()
-        task.cancel()
-        await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.sleep(0)
-        assert not task.done()
-        go.set()
-        with suppress(asyncio.CancelledError):
-            await task
-        assert task.cancelled()
-        assert done == [True]
-
-    asyncio.run(work())
 
 
 def test_frames_are_counted_as_they_are() -> None:

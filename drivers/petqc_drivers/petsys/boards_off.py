@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from petqc_drivers.device import OutputState
 from petqc_drivers.errors import DriverError
 from petqc_drivers.petsys.supply import OffReport
+from petqc_drivers.uninterrupted import uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Sequence
@@ -50,17 +51,7 @@ def unconfirmed(failures: Sequence[DriverError]) -> OffReport:
 
 async def switch_off(name: str, supplies: Iterable[BiasSupply]) -> list[OffReport]:
     """Switch off all of them; never interrupted half-way. What could not be confirmed is in its report."""
-    work = asyncio.create_task(_all_off(list(supplies)), name=f"bias off of {name}")
-    cancelled = False
-    while not work.done():
-        try:
-            await asyncio.wait({work})
-        except asyncio.CancelledError:
-            cancelled = True
-    reports = work.result()
-    if cancelled:
-        raise asyncio.CancelledError
-    return reports
+    return await uninterrupted(_all_off(list(supplies)), name=f"bias off of {name}")
 
 
 async def _all_off(supplies: list[BiasSupply]) -> list[OffReport]:

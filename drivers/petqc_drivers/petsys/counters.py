@@ -35,8 +35,6 @@ CHANNELS: Final = 64
 COUNT_MASK: Final = 0xFFFFFF
 COUNTER_PERIOD: Final[Mapping[AsicVersion, int]] = {AsicVersion.V2B: 4, AsicVersion.V2C: 6}
 """Global field `counter_period` that makes a window of WINDOW_CLK."""
-SHARED_BY: Final[Mapping[AsicVersion, int]] = {AsicVersion.V2B: 8, AsicVersion.V2C: 1}
-"""Channels that take turns at one counter, so that a full set needs as many windows."""
 DEADLINE_S: Final = 2.0
 """How long a full set may take; a full set of the slowest chips takes 0.19 s."""
 _TAG_BITS: Final = 8
@@ -69,25 +67,6 @@ class CounterReading:
 
     counts: dict[int, NDArray[np.int64]]
     tag: int
-
-
-async def read_channel_counters(
-    board: Board, chips: Sequence[int], tag: int, *, deadline_s: float = DEADLINE_S
-) -> CounterReading:
-    """Counts of a window that began after this call did.
-
-    Args:
-        board: Where the chips are.
-        chips: Which of them.
-        tag: 0..255, another one than that of the reading before.
-        deadline_s: Until every channel must have brought the tag.
-
-    Raises:
-        DeviceFaultError: If some channel did not bring the tag in time.
-        RemoteProtocolError: If an answer has the wrong length.
-    """
-    await tag_channel_counters(board, tag)
-    return await collect_channel_counters(board, chips, tag, deadline_s=deadline_s)
 
 
 async def tag_channel_counters(board: Board, tag: int) -> None:

@@ -40,6 +40,7 @@ from petqc_drivers.petsys.bias_prom import TOLERANCE_V, check_mezzanine, identif
 from petqc_drivers.petsys.board import Board
 from petqc_drivers.petsys.mezzanines import KINDS, interface_nibble, mezzanine_name
 from petqc_drivers.petsys.registers import POWER_BIAS, POWER_FEM, board_kind
+from petqc_drivers.uninterrupted import uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -462,15 +463,7 @@ class BiasSupply:
         if self._off_task is None or self._off_task.done():
             self._link.overtake()
             self._off_task = asyncio.create_task(self._turn_off(), name=f"bias-off {self._link.name}")
-        task, cancelled = self._off_task, False
-        while not task.done():
-            try:
-                await asyncio.wait({task})
-            except asyncio.CancelledError:
-                cancelled = True
-        report = task.result()
-        if cancelled:
-            raise asyncio.CancelledError
+        report = await uninterrupted(self._off_task)
         if report.state is OutputState.UNKNOWN:
             raise OffUnconfirmedError(
                 "switching the bias off is not confirmed: " + "; ".join(report.failures[-OFF_ATTEMPTS:]),
