@@ -36,7 +36,7 @@ __all__ = ["diagnose"]
 
 MIN_SCORE = 0.35
 """A cause that fits worse is not named."""
-LEAST = 0.1
+LEAST = 0.005
 """Nor is one whose place explains next to nothing."""
 MOST = 8
 _ECHO = 0.85

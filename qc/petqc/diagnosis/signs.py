@@ -141,10 +141,13 @@ def _reference(topology: Topology, run: Run, measure: Measure, column: ChannelCo
     if measure.quantity == "energy":
         reference[missing] = 511.0
     else:
-        for module in range(len(topology.module_nodes)):
-            mine = missing & (topology.module == module)
-            seen = column.value[mine & np.isfinite(column.value)]
-            reference[mine] = float(np.median(seen)) if seen.size else math.nan
+        # What is usual in the scanner: the median module's median channel.
+        medians = [
+            np.median(column.value[mine])
+            for module in range(len(topology.module_nodes))
+            if (mine := np.isfinite(column.value) & (topology.module == module)).any()
+        ]
+        reference[missing] = float(np.median(medians)) if medians else math.nan
     return reference
 
 

@@ -56,14 +56,14 @@ def evidence(
     if mine:
         where = address(topology, place)
         of = "channel is" if total == 1 else "channels are"
-        told.append(f"{mine} of the {total} flagged {of} at {where}, which has {place.members.size}")
+        told.append(f"{mine} of the {total} flagged {of} at {where}, which has {place.members.size} in all")
     return told
 
 
 def _moved(sign: Sign) -> str:
     if sign.told:
         return sign.told
-    digits = 1 if sign.error <= 0 else max(0, 1 - math.floor(math.log10(sign.error)))
+    digits = 1 if sign.error <= 0 else max(0, -math.floor(math.log10(sign.error)))
     many = "" if sign.channels == 1 else f", mean of {sign.channels} channels"
     return f"{NAMES[sign.quantity]} {sign.value:+.{digits}f} ± {sign.error:.{digits}f} {sign.unit}{many}"
 

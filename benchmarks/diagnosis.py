@@ -1,0 +1,243 @@
+"""Does the diagnosis name the right cause at the right address? Every simulated fault at its typical size, many seeds.
+
+    python benchmarks/diagnosis.py [--profile bench] [--seconds 15] [--seeds 5001-5010] [--faults F03 F14 …]
+                                   [--results RESULTS.jsonl] [--table]
+
+For each seed one healthy run of the detector makes the baselines, then every fault (at a place that the seed chooses)
+and one more healthy run are measured with other events and analysed as `petqc analyse` would. Each outcome is a line of
+the results file; what is there already is not done again, so that a long campaign may be interrupted. `--table` prints
+the table of all results in the file. Frames go from the simulated detector straight to the processing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from petqc.analysis import RunContext, analyse
+from petqc.calibration import CalibrationSet
+from petqc.channel_map import asic_node
+from petqc.formats.petsys_config import load_config
+from petqc.histograms import HistogramSettings, QcHistograms
+from petqc.limits import Status
+from petqc.processing import ProcessingSettings, Processor
+from petqc.recorded import flat_account
+from petqc.results import EnvironmentReading
+from petqc_simulators.config_files import write_config_folder
+from petqc_simulators.faults import KINDS, Fault
+from petqc_simulators.physics.detector import BLOCK_FRAMES, BLOCK_S, Detector
+from petqc_simulators.profile import load_profile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from petqc.results import Run
+    from petqc_simulators.profile import Profile
+
+HEALTHY = "healthy"
+BASELINES = frozenset(
+    {
+        "photopeak", "bias_peak", "energy_resolution", "window_acceptance", "ctr_fit", "timing_width", "singles_rate",
+        "prompts", "block_efficiency", "temperature",
+    }
+)  # fmt: skip
+"""Checks whose healthy values become baselines, as a site's [baseline] would have them."""
+_BETWEEN_SENSORS_K, _SENSOR_NOISE_K = 0.2, 0.02
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A run, and what was planted in it."""
+
+    run: Run
+    planted: list[dict[str, Any]]
+
+
+def temperatures(profile: Profile, detector: Detector) -> tuple[EnvironmentReading, ...]:
+    """One sensor at the SiPMs of each ASIC, as the boards of this kind of module have."""
+    geometry = profile.geometry
+    per_module = geometry.asics_per_module
+    noise = np.random.default_rng(detector.frame + 1).normal(0.0, _SENSOR_NOISE_K, geometry.chips)
+    first = profile.absolute_channels()[:: geometry.crystals_per_asic]
+    place = (np.arange(geometry.chips) % per_module - (per_module - 1) / 2) * _BETWEEN_SENSORS_K
+    warm = profile.environment.calibration_degc + np.repeat(detector.warmer_k, per_module)
+    return tuple(
+        EnvironmentReading("temperature_sipm", asic_node(int(c)), float(t), "degC", True, "good", 1.0)
+        for c, t in zip(first, warm + place + detector.effects.sensor_k + noise, strict=True)
+    )
+
+
+def measure(
+    profile: Profile,
+    seed: int,
+    fault: str | None,
+    seconds: float,
+    *,
+    events: str,
+    baselines: Mapping[str, Mapping[str, float]],
+) -> Seen:
+    """One run of a detector, from physics to verdict.
+
+    Args:
+        profile: the scanner.
+        seed: the detector, and where a fault sits.
+        fault: as `Fault.parse` reads it; None for a healthy detector.
+        seconds: simulated time.
+        events: other names are other decays.
+        baselines: by check and node.
+    """
+    detector = Detector(profile, seed, [] if fault is None else [Fault.parse(fault)], stream_name=events)
+    detector.settle()
+    with tempfile.TemporaryDirectory() as folder:
+        config = load_config(write_config_folder(Path(folder), profile, detector.draw))
+    calibration = CalibrationSet.from_config(config)
+    settings = replace(ProcessingSettings.from_config(config), compacted=False)
+    histograms = QcHistograms(
+        calibration.topology,
+        calibration.energy_unit,
+        HistogramSettings.from_processing(settings, calibration.energy_unit),
+        searched=calibration.searched_pairs(),
+    )
+    processor = Processor(calibration, settings, trigger_id=profile.hardware.trigger_id)
+    blocks = math.ceil(seconds / BLOCK_S)
+    for _ in range(blocks):
+        histograms.add(processor.feed(detector.advance().words))
+    histograms.add(processor.finish(blocks * BLOCK_FRAMES - 1))
+    account = flat_account([processor.account])
+    context = RunContext(
+        run_id=f"{profile.name}-{seed}-{events}",
+        simulated=True,
+        account=account,
+        elapsed_s=blocks * BLOCK_S,
+        live_time_s=float(account["live_time_s"]),
+        environment=temperatures(profile, detector),
+        baselines=baselines,
+        source="point",
+        source_mm=(0.0, 0.0, 0.0),
+    )
+    return Seen(analyse(histograms, context), detector.plan.describe(profile))
+
+
+def baselines_of(run: Run) -> dict[str, dict[str, float]]:
+    """Values of a healthy run, by check and node."""
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for c in run.checks:
+        if c.id in BASELINES and c.value is not None:
+            found[c.id][c.node] = c.value
+    return dict(found)
+
+
+def is_right_place(node: str, planted: list[str]) -> bool:
+    """The planted address; where two modules are all there is, the pair of them for one of the two."""
+    return node in planted or any(half in planted for half in node.split(" - "))
+
+
+def outcome(seen: Seen) -> dict[str, Any]:
+    """What the run said of what was planted."""
+    run = seen.run
+    first = run.diagnosis[0] if run.diagnosis else None
+    is_detected = run.verdict in {Status.WARN, Status.FAIL, Status.INVALID} or first is not None
+    found: dict[str, Any] = {
+        "verdict": str(run.verdict),
+        "detected": is_detected,
+        "named": [[h.cause, h.node, h.score] for h in run.diagnosis[:3]],
+        "sentence": run.sentence,
+    }
+    if seen.planted:
+        planted = seen.planted[0]
+        found["planted"] = planted["nodes"]
+        found["size"] = planted["size"]
+        found["node_right"] = first is not None and is_right_place(first.node, planted["nodes"])
+        found["cause_right"] = first is not None and first.cause.startswith(planted["id"])
+        found["cause_among_three"] = any(h.cause.startswith(planted["id"]) for h in run.diagnosis[:3])
+    return found
+
+
+def campaign(profile_name: str, seconds: float, seeds: Iterable[int], faults: Iterable[str], results: Path) -> None:
+    """Run what the results file does not have yet; one line each, written at once."""
+    profile = load_profile(profile_name)
+    done = {(r["profile"], r["seconds"], r["seed"], r["fault"]) for r in read(results)}
+    todo = [(s, f) for s in seeds for f in (HEALTHY, *faults) if (profile_name, seconds, s, f) not in done]
+    baselines: dict[int, dict[str, dict[str, float]]] = {}
+    began_s = time.monotonic()
+    for number, (seed, fault) in enumerate(todo, 1):
+        if seed not in baselines:
+            healthy = measure(profile, seed, None, seconds, events="baseline", baselines={})
+            baselines = {seed: baselines_of(healthy.run)}
+        planted = None if fault == HEALTHY else fault
+        seen = measure(profile, seed, planted, seconds, events="today", baselines=baselines[seed])
+        line = {"profile": profile_name, "seconds": seconds, "seed": seed, "fault": fault, **outcome(seen)}
+        with results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        named = line["named"][0][:2] if line["named"] else "nothing"
+        left_s = (time.monotonic() - began_s) / number * (len(todo) - number)
+        sys.stderr.write(f"{number}/{len(todo)} seed {seed} {fault}: {line['verdict']}, {named}; {left_s:.0f} s left\n")
+
+
+def read(results: Path) -> list[dict[str, Any]]:
+    """Lines of a results file; none if there is no file yet."""
+    return [json.loads(line) for line in results.read_text("utf-8").splitlines()] if results.exists() else []
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """Markdown: one row a fault and profile."""
+    rows = ["| profile | fault | size | runs | noticed | right place first | right cause first | among three |"]
+    rows.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for line in lines:
+        groups[line["profile"], line["fault"]].append(line)
+    totals: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    for (profile, fault), members in sorted(groups.items()):
+        if fault == HEALTHY:
+            continue
+        kind = KINDS[fault[:3]]
+        seen = [m for m in members if m["detected"]]
+        counts = [len(members), len(seen), *(sum(m[k] for m in seen) for k in ("node_right", "cause_right"))]
+        totals[profile] = [a + b for a, b in zip(totals[profile], counts, strict=True)]
+        among = sum(m["cause_among_three"] for m in seen)
+        size = f"{members[0]['size']:g} {kind.size_means}"
+        rows.append(
+            f"| {profile} | {fault} {kind.title} | {size} | {counts[0]} | {counts[1]} | {counts[2]} | {counts[3]} "
+            f"| {among} |"
+        )
+    for profile, (runs, seen_, node, cause) in totals.items():
+        rows.append(
+            f"| {profile} | **all** |  | {runs} | {seen_} ({100 * seen_ / max(runs, 1):.0f} %) "
+            f"| {node} ({100 * node / max(seen_, 1):.1f} %) | {cause} ({100 * cause / max(seen_, 1):.1f} %) |  |"
+        )
+    for (profile, fault), members in sorted(groups.items()):
+        if fault == HEALTHY:
+            alarms = sum(m["detected"] for m in members)
+            rows.append(f"| {profile} | none: healthy runs |  | {len(members)} | {alarms} false alarms |  |  |  |")
+    return "\n".join(rows)
+
+
+def main() -> int:
+    """Run a campaign, or print what one has found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", default="bench")
+    parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument("--seeds", default="5001-5010", help="FIRST-LAST")
+    parser.add_argument("--faults", nargs="*", default=list(KINDS), metavar="ID[=size]")
+    parser.add_argument("--results", type=Path, default=Path("diagnosis.jsonl"))
+    parser.add_argument("--table", action="store_true", help="print the table of what is in the results file, and end")
+    given = parser.parse_args()
+    if not given.table:
+        first, _, last = given.seeds.partition("-")
+        campaign(given.profile, given.seconds, range(int(first), int(last or first) + 1), given.faults, given.results)
+    sys.stdout.write(table(read(given.results)) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,156 @@
+"""Checks of parts (ASICs, bias outputs, channels): planted widths, side peaks, thresholds, temperatures are found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from petqc.analysis import RunContext, analyse
+from petqc.channel_map import Topology
+from petqc.checks import get_check
+from petqc.checks.time_tails import time_tails
+from petqc.checks.timing_width import timing_width
+from petqc.events import Coincidences, Singles
+from petqc.fits.group_widths import group_widths
+from petqc.histograms import HistogramSettings, QcHistograms
+from petqc.limits import Status
+from petqc.qc_input import QcInput
+from petqc.results import EnvironmentReading
+
+WINDOW_PS = 10_000
+FWHM = 2.3548
+
+
+def modules_around(n_modules: int) -> Topology:
+    """Modules of two ASICs of 16 crystals each, facing the middle from all sides."""
+    per_module = 128
+    channels = np.arange(n_modules * per_module)
+    kept = channels[channels % 64 < 16]
+    module, k = kept // per_module, np.arange(kept.size) % 32
+    angle = 2.0 * np.pi * module / n_modules
+    across = (k % 8 - 3.5) * 3.2
+    xyz = np.stack(
+        [
+            60 * np.cos(angle) - across * np.sin(angle),
+            (k // 8 - 1.5) * 3.2,
+            60 * np.sin(angle) + across * np.cos(angle),
+        ],
+        axis=1,
+    )
+    return Topology.from_channels(
+        kept.astype(np.int32), asics_per_module=2, column=(k % 8).astype(np.int16), row=(k // 8).astype(np.int16),
+        xyz_mm=xyz.astype(np.float32), bias_output={int(c): (0, int(c) // 64) for c in kept},
+    )  # fmt: skip
+
+
+def with_pairs(topology: Topology, sigma: np.ndarray, n: int = 120_000, late=None, randoms: float = 0.1) -> QcInput:
+    """Pairs of every two modules; sigma: of channels; late: (n,) -> extra delay of the side a, by its channel."""
+    rng = np.random.default_rng(5)
+    size = len(topology)
+    a, b = rng.integers(0, size, n), rng.integers(0, size, n)
+    apart = topology.module[a] > topology.module[b]
+    a, b = a[apart], b[apart]
+    flight = np.linalg.norm(topology.xyz_mm, axis=1) / 0.299792458
+    dt = rng.normal(0.0, np.hypot(sigma[a], sigma[b])) + flight[a] - flight[b]
+    if late is not None:
+        dt += late(rng, a) - late(rng, b)
+    is_random = rng.random(a.size) < randoms
+    dt = np.where(is_random, rng.uniform(-WINDOW_PS / 2, WINDOW_PS / 2, a.size), dt)
+    h = QcHistograms(topology, "kev", HistogramSettings(energy_window=(425.0, 650.0), coincidence_window_ps=WINDOW_PS))
+    start = np.full(a.size, 10_000_000, np.int64)
+    energy, ones = np.full(a.size, 511.0, np.float32), np.ones(a.size, np.uint8)
+    h.add_prompts(
+        Coincidences(
+            start + np.rint(dt).astype(np.int64), start, energy, energy, topology.channels[a], topology.channels[b],
+            ones, ones, "kev",
+        )
+    )  # fmt: skip
+    return QcInput(h, RunContext("parts"))
+
+
+def test_widths_of_groups_are_found_under_randoms_with_honest_errors():
+    rng = np.random.default_rng(8)
+    true = np.array([80.0, 95.0, 130.0])
+    pulls = []
+    for _ in range(30):
+        group = rng.integers(0, 3, 9_000)
+        value = np.where(rng.random(9_000) < 0.2, rng.uniform(-5000, 5000, 9_000), rng.normal(0.0, true[group]))
+        found = group_widths(value, group, 4, window_ps=10_000.0, start_ps=100.0, min_pairs=100)
+        assert np.isnan(found.sigma_ps[3])
+        pulls.append((found.sigma_ps[:3] - true) / found.error_ps[:3])
+    assert abs(np.mean(pulls)) < 0.35
+    assert 0.7 < np.std(pulls) < 1.3
+
+
+def test_a_wide_asic_is_told_by_pairs_of_many_modules_and_only_the_pairs_of_two():
+    ring = modules_around(4)
+    sigma = np.where(ring.asic == 3, 110.0, 70.0)
+    output = timing_width(with_pairs(ring, sigma))
+    width = {r.node: r for r in output.results}
+    wide = width.pop(ring.asic_nodes[3])
+    assert wide.value == pytest.approx(FWHM * 110.0, abs=5 * wide.uncertainty)
+    assert wide.status is Status.FAIL
+    for r in width.values():
+        assert r.value == pytest.approx(FWHM * 70.0, abs=5 * r.uncertainty)
+        assert r.status is Status.PASS
+    assert output.notes == []
+    two = modules_around(2)
+    output = timing_width(with_pairs(two, np.where(two.asic == 3, 110.0, 70.0), n=60_000))
+    assert "two facing groups" in output.notes[0]
+    found = {r.node: r.value for r in output.results}
+    assert max(found, key=found.get) == two.asic_nodes[3]
+
+
+def test_a_second_place_in_time_of_one_channel_is_named_with_its_share_and_distance():
+    ring = modules_around(4)
+    bad = 40
+    late = lambda rng, side: np.where((side == bad) & (rng.random(side.size) < 0.25), 450.0, 0.0)  # noqa: E731
+    output = time_tails(with_pairs(ring, np.full(len(ring), 66.0), n=200_000, late=late))
+    column = output.column
+    assert np.flatnonzero(column.status.astype(str) == "warn").tolist() == [bad]
+    assert 15 < column.value[bad] < 30
+    share, _, distance = column.reason[bad].partition(" % of the pairs, ")
+    assert share.startswith("side peak of ")
+    assert float(distance.split()[0]) == pytest.approx(450.0, abs=80.0)
+    ratio = next(r for r in output.results if r.id == "time_tails" and r.node == "scanner")
+    assert ratio.value == pytest.approx(1.823, abs=0.05)
+
+
+def test_checks_of_energy_see_one_output_one_asic_and_one_module():
+    topology = modules_around(2)
+    rng = np.random.default_rng(6)
+    n = 200_000
+    k = rng.integers(0, len(topology), n)
+    energy = np.where(rng.random(n) < 0.5, rng.normal(511.0, 23.0, n), rng.uniform(32.0, 460.0, n))
+    energy = energy * np.where(topology.bias[k] == 1, 0.97, 1.0)
+    kept = ~((topology.asic[k] == 2) & (energy < 95.0))
+    lit = kept & ~((topology.module[k] == 1) & (rng.random(n) < 0.25))
+    channel, energy = topology.channels[k][lit], energy[lit].astype(np.float32)
+    h = QcHistograms(topology, "kev", HistogramSettings(energy_window=(425.0, 650.0), coincidence_window_ps=WINDOW_PS))
+    h.add_singles(Singles(np.arange(channel.size), energy, channel, np.ones(channel.size, np.uint8), "kev"))
+    sensors = tuple(
+        EnvironmentReading("temperature_sipm", node, degc, "degC", True, "good", 0.0)
+        for node, degc in zip(topology.asic_nodes, (22.0, 22.1, 24.9, 24.9), strict=True)
+    )
+    run = analyse(h, RunContext("parts", environment=sensors, live_time_s=10.0, elapsed_s=10.0))
+    low = run.find("bias_peak", topology.bias_nodes[1])
+    other = run.find("bias_peak", topology.bias_nodes[0])
+    assert low.value / other.value == pytest.approx(0.97, abs=4 * low.uncertainty / 511.0)
+    assert low.status is Status.WARN
+    assert other.status is Status.PASS
+    onset = run.find("energy_onset", topology.asic_nodes[2])
+    assert onset.value == pytest.approx(95.0 + 0.05 * 155.0, abs=3.0)
+    assert onset.status is Status.FAIL
+    assert run.find("energy_onset", topology.asic_nodes[0]).status is Status.PASS
+    assert run.find("block_efficiency", topology.module_nodes[1]).value == pytest.approx(200 * 0.75 / 1.75, abs=2.0)
+    assert run.find("temperature", topology.module_nodes[0]).value == pytest.approx(22.05)
+    assert run.find("temperature", topology.module_nodes[1]).status is Status.PASS
+    assert get_check("temperature").unit == "degC"
+
+
+def test_a_temperature_that_was_not_measured_is_not_used():
+    topology = modules_around(2)
+    h = QcHistograms(topology, "kev")
+    reading = EnvironmentReading("temperature_sipm", topology.asic_nodes[0], 35.0, "degC", False, "good", 0.0)
+    run = analyse(h, RunContext("parts", environment=(reading,)))
+    assert not [c for c in run.checks if c.id == "temperature"]

@@ -1,0 +1,217 @@
+"""Diagnosis from columns that are made up: the right place, the right cause, words with numbers, and silence if not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from petqc.channel_map import SCANNER, Topology
+from petqc.diagnosis import diagnose
+from petqc.diagnosis.catalogue import CATALOGUE
+from petqc.diagnosis.places import address, channel, patches, tree
+from petqc.limits import Limits, Status
+from petqc.results import ChannelColumn, CheckResult, Run
+
+MODULES = 4
+N = MODULES * 256
+INDEX = np.arange(N)
+TOPOLOGY = Topology.from_channels(
+    INDEX.astype(np.int32),
+    column=(INDEX % 16).astype(np.int16),
+    row=(INDEX // 16 % 16).astype(np.int16),
+    bias_output={int(i): (0, int(i) // 16 % 64) for i in INDEX},
+)
+ERRORS = {
+    "photopeak": 0.5,
+    "energy_resolution": 0.2,
+    "module_time_offset": 3.7,
+    "timing_width": 4.0,
+    "energy_onset": 2.0,
+}
+HEALTHY = {"photopeak": 511.0, "energy_resolution": 10.5, "module_time_offset": 0.0, "timing_width": 223.0,
+           "energy_onset": 39.0}  # fmt: skip
+OUT = {"photopeak": 0.03 * 511, "energy_resolution": np.inf, "module_time_offset": 40.0, "timing_width": 45.0,
+       "energy_onset": 25.0}  # fmt: skip
+UNITS = {"photopeak": "keV", "energy_resolution": "%", "module_time_offset": "ps", "timing_width": "ps",
+         "energy_onset": "keV"}  # fmt: skip
+
+
+def a_run(checks=(), extra=(), **moved):
+    """A run whose columns are healthy but for what is added to them."""
+    rng = np.random.default_rng(11)
+    columns = []
+    for name, value in HEALTHY.items():
+        values = value + rng.normal(0.0, ERRORS[name], N) + moved.get(name, 0.0)
+        off = values - value
+        # As `QcInput.channel_status` has it: outside a limit, and further than noise goes.
+        is_out = np.abs(off) > max(OUT[name], 5.0 * ERRORS[name])
+        status = np.where(is_out, str(Status.WARN), str(Status.PASS)).astype(object)
+        errors = np.full(N, ERRORS[name])
+        columns.append(
+            ChannelColumn(name, UNITS[name], values, errors, np.full(N, 900), status, np.full(N, "", object))
+        )
+    return Run("r", "daily", "", "", True, Status.PASS, "", {}, "", {}, checks=list(checks), columns=[*columns, *extra])
+
+
+def at(members, size):
+    shift = np.zeros(N)
+    shift[members] = size
+    return shift
+
+
+def asic(number):
+    return np.arange(64 * number, 64 * number + 64)
+
+
+def flagged(id_, node, value, unit, limits):
+    return CheckResult.measured(id_, node, value, unit, 0.1, 1000, limits)
+
+
+def first(run):
+    found, _ = diagnose(TOPOLOGY, run)
+    assert found
+    return found[0]
+
+
+def test_a_healthy_run_has_no_cause_and_no_remark():
+    assert diagnose(TOPOLOGY, a_run()) == ([], "")
+
+
+def test_a_drift_of_one_bias_output_is_named_with_numbers_and_the_output_to_swap_with():
+    found = first(a_run(photopeak=at(INDEX // 16 == 37, -21.0)))
+    assert found.cause.startswith("F03 ")
+    assert found.node == "bias:0.0.0.37"
+    assert found.score > 0.6
+    assert any("photopeak -4.09 ± 0.08 %" in told and "%" in told for told in found.evidence)
+    assert (
+        "16 of the 16 flagged channels are at bias channel 37 in slot 0, port 0, slave 0, which has 16 in all"
+        in found.evidence
+    )
+    assert "swap it with channel 38 of the same slot" in found.next_step
+
+
+def test_a_patch_of_crystals_across_outputs_is_coupling_and_a_single_one_a_crystal():
+    patch = [row * 16 + column + 256 for row in range(4, 8) for column in range(4)]
+    found = first(a_run(photopeak=at(patch, -77.0)))
+    assert found.cause.startswith("F09 ")
+    assert found.node == "asic:0.0.5"
+    assert "crystals in columns 0 to 3, rows 4 to 7 of chip 5" in found.next_step
+    found = first(a_run(photopeak=at([700], -120.0), energy_resolution=at([700], 4.0)))
+    assert found.cause.startswith("F10 ")
+    assert found.node == "channel:0.0.10.60"
+
+
+def test_temperature_tells_cooling_from_a_supply():
+    module = INDEX // 256 == 2
+    warm = flagged("temperature", "module:0.0.2", 27.0, "degC", Limits(17.0, 20.0, 24.0, 27.0))
+    cooling = a_run([warm], photopeak=at(module, -40.0), timing_width=at(module, 14.0))
+    assert first(cooling).cause.startswith("F06 ")
+    assert first(cooling).node == "module:0.0.2"
+    alone = first(a_run([replace(warm, status=Status.WARN, node="asic:0.0.9")]))
+    assert alone.cause.startswith("F05 ")
+    assert alone.node == "asic:0.0.9"
+
+
+def test_timing_faults_are_told_apart_by_what_else_moves():
+    cases = {
+        "F12": {"timing_width": at(asic(6), 60.0), "module_time_offset": at(asic(6), -80.0)},
+        "F15": {"timing_width": at(INDEX // 256 == 1, 70.0)},
+        "F16": {"timing_width": at(asic(6), 40.0), "energy_onset": at(asic(6), 58.0)},
+    }
+    for cause, moved in cases.items():
+        wide = flagged("timing_width", "asic:0.0.6", 290.0, "ps", Limits(warn_high=234.0, fail_high=256.0))
+        found = first(a_run([wide], **moved))
+        assert found.cause.startswith(cause), (cause, found)
+        assert found.node == ("module:0.0.1" if cause == "F15" else "asic:0.0.6")
+
+
+@pytest.mark.parametrize("late", [300.0, -300.0])
+def test_a_late_module_is_named_and_not_those_that_look_early_beside_it(late):
+    values = {f"module:0.0.{i}": (late if i == 3 else 0.0) - late / MODULES for i in range(MODULES)}
+    limits = Limits(-75.0, -20.0, 20.0, 75.0)
+    checks = [flagged("module_time_offset", node, value, "ps", limits) for node, value in values.items()]
+    found, _ = diagnose(TOPOLOGY, a_run(checks))
+    assert [h.node for h in found if h.cause.startswith("F14")] == ["module:0.0.3"]
+
+
+def test_two_modules_are_a_pair_that_times_do_not_part():
+    two = Topology.from_channels(np.arange(512, dtype=np.int32))
+    limits = Limits(-75.0, -20.0, 20.0, 75.0)
+    run = Run("r", "daily", "", "", True, Status.FAIL, "", {}, "", {})
+    run.checks = [
+        flagged("module_time_offset", f"module:0.0.{i}", v, "ps", limits) for i, v in enumerate((-150.0, 150.0))
+    ]
+    found, _ = diagnose(two, run)
+    assert found[0].node == "module:0.0.0 - module:0.0.1"
+    assert any("which of them moved, two cannot tell" in told for told in found[0].evidence)
+
+
+def test_scatter_of_two_asics_is_a_swap_and_of_all_a_stale_calibration():
+    rng = np.random.default_rng(2)
+    swapped = at(np.concatenate([asic(4), asic(7)]), rng.normal(0.0, 160.0, 128))
+    found, _ = diagnose(TOPOLOGY, a_run(module_time_offset=swapped))
+    assert {h.node for h in found} == {"asic:0.0.4", "asic:0.0.7"}
+    assert all(h.cause.startswith("F21") for h in found)
+    assert "so does asic:0.0.7" in " ".join(h.evidence[0] for h in found if h.node == "asic:0.0.4")
+    stale = first(a_run(module_time_offset=rng.normal(0.0, 60.0, N)))
+    assert stale.cause.startswith("F27")
+    assert stale.node == SCANNER
+
+
+def test_dead_channels_of_one_node_count_once():
+    dead = np.zeros(N, bool)
+    dead[asic(9)] = True
+    dead[5] = True
+    status = np.where(dead, str(Status.FAIL), str(Status.PASS)).astype(object)
+    counts = np.where(dead, 0, 900)
+    column = ChannelColumn(
+        "dead_channels", "of median", 1.0 * ~dead, np.zeros(N), counts, status, np.full(N, "", dtype=object)
+    )
+    found, _ = diagnose(TOPOLOGY, a_run(extra=[column]))
+    assert [h.node for h in found] == ["asic:0.0.9", "channel:0.0.0.5"]
+    assert all(h.cause.startswith("F01") for h in found)
+    assert "64 of its 64 channels are silent" in found[0].evidence
+    assert found[0].score > found[1].score
+
+
+def test_a_source_out_of_place_speaks_for_the_whole_run():
+    off = flagged("source_position", SCANNER, 11.0, "mm", Limits(warn_high=5.0))
+    late = flagged("module_time_offset", "module:0.0.1", 66.0, "ps", Limits(-75.0, -20.0, 20.0, 75.0))
+    found, _ = diagnose(TOPOLOGY, a_run([off, late], photopeak=at(INDEX // 16 == 3, -21.0)))
+    assert [h.cause[:3] for h in found] == ["F26"]
+    assert found[0].node == SCANNER
+
+
+def test_what_fits_nothing_is_said_to_fit_nothing():
+    odd = flagged("randoms_delayed", SCANNER, 1.4, "", Limits(0.9, 0.97, 1.03, 1.1))
+    found, remark = diagnose(TOPOLOGY, a_run([odd]))
+    assert found == []
+    assert remark == "Diagnosis: no hypothesis of the catalogue fits what was flagged (randoms_delayed at scanner)."
+
+
+def test_two_faults_are_two_hypotheses_and_the_same_run_gives_the_same():
+    run = a_run(photopeak=at(INDEX // 16 == 37, -21.0), timing_width=at(asic(2), 60.0),
+                module_time_offset=at(asic(2), 70.0))  # fmt: skip
+    found, _ = diagnose(TOPOLOGY, run)
+    assert {h.node for h in found[:2]} == {"bias:0.0.0.37", "asic:0.0.2"}
+    assert {h.cause[:3] for h in found[:2]} == {"F03", "F12"}
+    assert diagnose(TOPOLOGY, run) == diagnose(TOPOLOGY, run)
+
+
+def test_every_cause_has_a_next_step_with_an_address_or_for_all():
+    for cause in CATALOGUE:
+        told = cause.next_step.format(here="HERE", next="NEXT")
+        assert told.endswith(".")
+        assert "HERE" in told or set(cause.levels) <= {"scanner", "pair", "unit", "module"} or cause.id == "F12"
+
+
+def test_addresses_are_what_an_engineer_looks_for():
+    assert address(TOPOLOGY, channel(TOPOLOGY, 300)) == (
+        "channel 44 of chip 4, port 0, slave 0 (crystal in column 12, row 2)"
+    )
+    module = next(place for place in tree(TOPOLOGY) if place.node == "module:0.0.1")
+    assert address(TOPOLOGY, module) == "module 1, port 0, slave 0 (chips 4 to 7)"
+    one_output = patches(TOPOLOGY, INDEX // 16 == 3, tree(TOPOLOGY))
+    assert one_output == []  # it is the output, not a patch
