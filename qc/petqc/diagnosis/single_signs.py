@@ -47,6 +47,9 @@ def _of_all(topology: Topology, run: Run) -> list[Sign]:
     lost = next(iter(_flagged(run, "lost_frames")), None)
     if lost is not None and lost.value is not None:
         signs.append(Sign("frames", place, lost.value, 0.0, "%", 0, f"{lost.value:.2f} % of {lost.n} frames were lost"))
+    elif (live := next(iter(_flagged(run, "live_time")), None)) is not None and live.value is not None:
+        told = f"only {live.value:.1f} % of the time of the run was live"
+        signs.append(Sign("frames", place, 100.0 - live.value, 0.0, "%", 0, told))
     source = run.find("source_position")
     if source is not None and source.value is not None and source.status not in {Status.PASS, Status.NO_LIMITS}:
         parts = [run.find(f"source_position.{axis}") for axis in "xyz"]
