@@ -79,11 +79,11 @@ def conclude(topology: Topology, context: RunContext, outputs: Sequence[tuple[Ch
             f"{inside} other value{'s' if inside != 1 else ''} inside {'their' if inside != 1 else 'its'} limits."
         )
         return run
-    run.sentence = sentence(run, topology, titles) + _likely(run)
+    run.sentence = sentence(run, topology, titles) + likely(run)
     return run
 
 
-def _likely(run: Run) -> str:
+def likely(run: Run) -> str:
     """The first hypothesis, where something is flagged."""
     if run.verdict is Status.PASS or not run.diagnosis:
         return ""

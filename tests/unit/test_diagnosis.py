@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from petqc.channel_map import SCANNER, Topology
-from petqc.diagnosis import diagnose
+from petqc.diagnosis import diagnose, diagnose_again
 from petqc.diagnosis.catalogue import CATALOGUE
-from petqc.diagnosis.places import address, channel, patches, tree
+from petqc.diagnosis.places import address, channel, patches, topology_of, tree
 from petqc.limits import Limits, Status
 from petqc.results import ChannelColumn, CheckResult, Run
+from petqc.verdict import channel_table
 
 MODULES = 4
 N = MODULES * 256
@@ -182,6 +183,23 @@ def test_a_source_out_of_place_speaks_for_the_whole_run():
     found, _ = diagnose(TOPOLOGY, a_run([off, late], photopeak=at(INDEX // 16 == 3, -21.0)))
     assert [h.cause[:3] for h in found] == ["F26"]
     assert found[0].node == SCANNER
+
+
+def test_a_chart_that_warns_inside_the_limits_makes_a_hypothesis_with_its_sigmas():
+    run = a_run()
+    run.channels = channel_table(TOPOLOGY)
+    limits = Limits(warn_low=-4.0, warn_high=4.0)
+    run.checks = [
+        CheckResult(
+            "photopeak.step", "module:0.0.2", -5.2, "σ", None, 30, limits, Status.WARN, "this run, against 510.9 keV"
+        )
+    ]
+    diagnose_again(run)
+    assert {h.node for h in run.diagnosis} == {"module:0.0.2"}
+    assert run.diagnosis[0].cause.startswith("F06")
+    assert "photopeak has moved by -5.2 σ" in run.diagnosis[0].evidence[0]
+    assert topology_of(run.channels).bias_nodes == TOPOLOGY.bias_nodes
+    assert topology_of(run.channels).module_nodes == TOPOLOGY.module_nodes
 
 
 def test_what_fits_nothing_is_said_to_fit_nothing():

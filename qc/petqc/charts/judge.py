@@ -13,9 +13,10 @@ import numpy as np
 
 from petqc.charts.baseline import LEAST_RUNS, MOST_RUNS, Baseline, estimate
 from petqc.charts.chart import EWMA_WEIGHT, ewma, shewhart
+from petqc.diagnosis import diagnose_again
 from petqc.limits import Limits, Status
 from petqc.results import CheckResult, Run
-from petqc.verdict import place, say
+from petqc.verdict import likely, place, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -154,11 +155,12 @@ def warn(run: Run, judged: Judged) -> None:
     outside = [c for c in judged.results if c.status is Status.WARN]
     if not outside:
         return
+    diagnose_again(run)
     outside.sort(key=lambda c: -abs(c.value or 0.0) / (c.limits.warn_high or 1.0))
     told = _phrases(outside)
     if run.verdict is Status.PASS:
         run.verdict = Status.WARN
-        run.sentence = f"Scan, but look at {told}."
+        run.sentence = f"Scan, but look at {told}.{likely(run)}"
     else:
         run.notes.append(f"Control charts: {told}.")
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.diagnosis.catalogue import CATALOGUE, EITHER, Cause
-from petqc.diagnosis.places import SAME, Place, scanner, tree
+from petqc.diagnosis.places import SAME, Place, scanner, topology_of, tree
 from petqc.diagnosis.signs import Deviations, Quantity, Sign, deviations, scattered, steps
-from petqc.diagnosis.single_signs import single_signs
+from petqc.diagnosis.single_signs import SIGMAS, chart_signs, single_signs
 from petqc.diagnosis.words import evidence, next_step
 from petqc.limits import Status
 from petqc.results import Hypothesis
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from petqc.channel_map import Topology
     from petqc.results import Run
 
-__all__ = ["diagnose"]
+__all__ = ["diagnose", "diagnose_again"]
 
+_REMARK = "Diagnosis:"
 MIN_SCORE = 0.35
 """A cause that fits worse is not named."""
 LEAST = 0.005
@@ -89,7 +90,18 @@ def diagnose(topology: Topology, run: Run) -> tuple[list[Hypothesis], str]:
     if chosen:
         return chosen[:MOST], ""
     told = ", ".join(dict.fromkeys(f"{c.id} at {c.node}" for c in flags[:3])) or f"{int(is_out.sum())} channels"
-    return [], f"Diagnosis: no hypothesis of the catalogue fits what was flagged ({told})."
+    return [], f"{_REMARK} no hypothesis of the catalogue fits what was flagged ({told})."
+
+
+def diagnose_again(run: Run) -> None:
+    """Diagnose a run whose checks have grown since (by control charts), from the channels that it carries."""
+    numbers = run.channels.get("channel")
+    if numbers is None or not len(numbers):
+        return
+    topology = topology_of(run.channels)
+    run.notes = [note for note in run.notes if not note.startswith(_REMARK)]
+    run.diagnosis, remark = diagnose(topology, run)
+    run.notes += [remark] if remark else []
 
 
 def _signs(topology: Topology, run: Run, nodes: Sequence[Place], found: Mapping[Quantity, Deviations]) -> list[Sign]:
@@ -115,7 +127,8 @@ def _signs(topology: Topology, run: Run, nodes: Sequence[Place], found: Mapping[
         if sign.quantity in {"dead", "hot"}:
             left_out[sign.place.members] = True
     moved = [s for one in found.values() for s in steps(topology, one, nodes, left_out) if _is_flagged(run, one, s)]
-    return _without_echoes(topology, [*single, *moved])
+    known = _without_echoes(topology, [*single, *moved])
+    return [*known, *chart_signs(topology, run, nodes, known)]
 
 
 def _others(names: Sequence[str], name: str) -> str:
@@ -202,7 +215,7 @@ def _fit(cause: Cause, group: _Group, found: Mapping[Quantity, Deviations]) -> f
     expected = {cause.first[0], "resolution", *cause.signs}
     strange = [s for s in group.signs if s.quantity not in expected]
     score = max(right - 0.5 * len(strange), 0.0) / (2.0 + len(cause.signs))
-    if cause.sizes is not None and not cause.sizes[0] <= abs(sign.value) <= cause.sizes[1]:
+    if cause.sizes is not None and sign.unit != SIGMAS and not cause.sizes[0] <= abs(sign.value) <= cause.sizes[1]:
         score *= 0.7
     return level * min(score, 1.0)
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from petqc.channel_map import SCANNER, channel_node, pair_node, unit_node
+from petqc.channel_map import SCANNER, Topology, channel_node, pair_node, unit_node
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
-
-    from petqc.channel_map import Topology
 
 PlaceLevel: TypeAlias = Literal["channel", "patch", "bias", "asic", "module", "pair", "unit", "scanner"]
 
@@ -91,6 +89,27 @@ def patches(topology: Topology, flagged: NDArray[np.bool_], nodes: Iterable[Plac
         inside = min(around, key=lambda place: place.members.size, default=None)
         found.append(Place("patch", SCANNER if inside is None else inside.node, members))
     return found
+
+
+def topology_of(channels: Mapping[str, NDArray[Any]]) -> Topology:
+    """The tree of a run that was read from its files, from its table of channels (`Run.channels`)."""
+    numbers = np.asarray(channels["channel"], np.int32)
+    modules = [str(m) for m in channels["module"]]
+    outputs = [str(b) for b in channels.get("bias", [""] * numbers.size)]
+    chips: dict[str, set[int]] = {}
+    for number, module in zip(numbers, modules, strict=True):
+        chips.setdefault(module, set()).add(int(number) >> 6)
+    return Topology.from_channels(
+        numbers,
+        asics_per_module=max((len(of_module) for of_module in chips.values()), default=1),
+        column=np.asarray(channels["column"], np.int16),
+        row=np.asarray(channels["row"], np.int16),
+        bias_output={
+            int(c): (int(name.split(".")[2]), int(name.split(".")[3]))
+            for c, name in zip(numbers, outputs, strict=True)
+            if name
+        },
+    )
 
 
 def _clusters(topology: Topology, flagged: NDArray[np.bool_]) -> list[NDArray[np.int64]]:

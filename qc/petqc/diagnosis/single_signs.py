@@ -16,8 +16,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from petqc.channel_map import Topology
+    from petqc.diagnosis.signs import Quantity
     from petqc.results import ChannelColumn, CheckResult, Run
 
+SIGMAS = "σ"
+"""Unit of signs that come from a chart: how far a quantity moved against its own scatter from run to run."""
+_CHARTS = {"ewma", "step", "shewhart", "cusum"}
+_CHARTED: dict[str, Quantity] = {
+    "photopeak": "energy",
+    "energy_resolution": "resolution",
+    "ctr_fit": "width",
+    "module_time_offset": "offset",
+}
+_NAMES = {"energy": "photopeak", "resolution": "energy resolution", "width": "CTR", "offset": "time offset"}
 _FLAGGED = {Status.WARN, Status.FAIL}
 _MOST_OF = 0.8
 """A node with this share of dead channels is dead itself. Source: daily-qc.md §3, root-cause logic."""
@@ -35,6 +46,24 @@ def single_signs(topology: Topology, run: Run, nodes: Sequence[Place]) -> list[S
         *_modules(topology, run, by_name),
         *_temperatures(run, by_name),
     ]
+
+
+def chart_signs(topology: Topology, run: Run, nodes: Sequence[Place], known: Sequence[Sign]) -> list[Sign]:
+    """What only a control chart sees: inside the absolute limits, and not among the signs that are known already."""
+    by_name = {place.node: place for place in nodes}
+    signs: list[Sign] = []
+    for c in run.checks:
+        check, _, chart = c.id.partition(".")
+        quantity, place = _CHARTED.get(check), by_name.get(c.node)
+        if chart not in _CHARTS or quantity is None or place is None or c.value is None or c.status not in _FLAGGED:
+            continue
+        if quantity in {"width", "offset"} and (place.level == "scanner" or len(topology.module_nodes) == 2):
+            place = compared(topology)
+        if any(s.quantity == quantity and s.place.overlap(place) > 0.0 for s in (*known, *signs)):
+            continue
+        told = f"{_NAMES[quantity]} has moved by {c.value:+.1f} σ of what is usual from run to run ({c.reason})"
+        signs.append(Sign(quantity, place, c.value, 1.0, SIGMAS, 0, told))
+    return signs
 
 
 def _flagged(run: Run, check_id: str) -> list[CheckResult]:
