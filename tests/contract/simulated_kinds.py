@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from petqc_drivers.petsys.units import Address
     from petqc_simulators.boards.petsys_febd import PetsysFebd
 
-COLUMNS = {2: (16, 8), 4: (16, 16), 5: (20, 16), 8: (32, 16)}
+COLUMNS = {2: (16, 8), 4: (16, 16), 5: (40, 8), 8: (32, 16)}
 """Crystals of a module by its ASICs: 64 each."""
 WORKING_V = {"BIAS_64P": 120.0, "BIAS_16P": 66.0, "BIAS_32P": 36.0, "BIAS_32P_AG": 48.0, "BIAS_32P_LTC2439": 55.0}
 ABOVE_V = 3.0
@@ -71,6 +71,7 @@ class Kind:
             [geometry]
             columns = {columns}
             rows = {rows}
+            asic_columns = 8
             asics_per_module = {chips}
             crystals_per_bias = {columns * rows}
             [hardware]
@@ -175,7 +176,7 @@ def served(kind: Kind, folder: Path, *, is_whole: bool = False, source: str = "n
     targets = {channel: Volts(WORKING_V[kind.bias[channel.slot]]) for channel in bias}
     # A BIAS_16P hears nothing before the supply is on; that its outputs start below 1 V is what somebody measured.
     starts = {(0, 0, slot): Volts(1.0) for slot, name in enumerate(kind.bias) if name == "BIAS_16P"}
-    settings = {"bias": bias, "bias_starts_with": starts, "settle_s": 0.02}
+    settings = {"bias": bias, "bias_starts_with": starts, "settle_s": 0.02, "reply_timeout_s": 2.0}
     if kind.boards == 1:
         udp = BoardServer(scanner.boards[0], "127.0.0.1", 0)
         server: BoardServer | DaqdServer = udp

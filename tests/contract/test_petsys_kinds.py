@@ -27,6 +27,7 @@ from petqc.formats.petsys_config import load_config
 from petqc_drivers.device import OutputState, Quality
 from petqc_drivers.errors import LimitError, StateError, WrongIdentityError
 from petqc_drivers.limits import Volts
+from petqc_drivers.petsys import supply
 from petqc_drivers.petsys.bias import BiasChannel
 from petqc_drivers.petsys.mezzanines import KINDS as MEZZANINES
 from petqc_drivers.petsys.readout import AsicSettings
@@ -52,6 +53,13 @@ N_LISTED = {**N_SENSORS, 0x211: 16}
 def compiled() -> None:
     """No board is silent while kernels are compiled."""
     compile_kernels()
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here it is seen what is done, not that a busy machine does it in time."""
+    for name in ("LOWER_FIRST_DEADLINE_S", "FIRST_SETTING_DEADLINE_S", "ZERO_DEADLINE_S"):
+        monkeypatch.setattr(supply, name, ENOUGH_S)
 
 
 async def identified(it: Served) -> None:
