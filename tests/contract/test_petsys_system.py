@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests.contract.separate_detectors import JoinedFrames
 
 from petqc_drivers.device import DeviceState, OutputState, Quality
 from petqc_drivers.errors import (
@@ -82,7 +83,8 @@ def make_system() -> dict[tuple[int, int], Silent]:
 
 @contextlib.contextmanager
 def serving(units: dict[tuple[int, int], Silent], folder: Path) -> Iterator[DaqdServer]:
-    server = DaqdServer(units, folder / "d.sock", f"/petqc-test-{os.getpid()}-{time.monotonic_ns()}")
+    name = f"/petqc-test-{os.getpid()}-{time.monotonic_ns()}"
+    server = DaqdServer(units, folder / "d.sock", name, frames=JoinedFrames(units))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -223,8 +225,8 @@ def test_a_session_with_several_boards_is_one_acquisition_with_one_account(tmp_p
             assert counters["upstream_rx_bad", "board:4.0"].value == 0
             assert counters["link_value", "link:3.0.trigger_in"].value == 2
             assert counters["link_value", "link:4.0.trigger_out_2_3"].value == 2 * 16 + 3
-            assert counters["port_tx", "port:3"].quality is Quality.ABSENT, "a simulated daemon counts nothing"
-            assert {r.quality for r in counters.values()} == {Quality.GOOD, Quality.ABSENT}
+            assert (counters["port_tx", "port:3"].value or 0) > 0
+            assert {r.quality for r in counters.values()} == {Quality.GOOD}
             assert device.link_account.replies_malformed == 0
 
             await device.set_hardware_trigger(TriggerSettings(coincidence_window_clk=3), [(0, 1)])

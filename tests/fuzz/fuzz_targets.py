@@ -31,6 +31,7 @@ from petqc_drivers.petsys import daqd_wire, i2c, module_eeprom, spi, tmp104, wir
 from petqc_drivers.petsys.daqd_ring import SharedRing
 from petqc_drivers.petsys.frames import FRAME_ID_MODULO, scan_frames
 from petqc_drivers.petsys.receive import ROOM_BYTES, FrameIntake
+from petqc_drivers.petsys.registers import REGISTERS
 from petqc_drivers.petsys.udp_link import UdpReadoutLink
 from petqc_simulators.boards.petsys_clktgr import ClockTrigger
 from petqc_simulators.boards.petsys_daqd import DaqdServer
@@ -253,14 +254,22 @@ def _detector(name: str) -> Detector:
     return Detector(load_profile(name, source="none"), 1)
 
 
+@cache
+def _units(name: str) -> tuple[PetsysFebd, ClockTrigger]:
+    board = PetsysFebd(load_profile(name, source="none"), 1, detector=_detector(name))
+    return board, ClockTrigger([board])
+
+
 @target("board-commands")
 def board_commands(data: bytes) -> None:
     """Datagrams to a board, to a FEB/D 8K and to a trigger unit: each gets its reply, or is counted."""
     if not data:
         return
-    name = "febd-8k" if data[0] & 1 else "bench"
-    board = PetsysFebd(load_profile(name, source="none"), 1, detector=_detector(name))
-    for unit in (board, ClockTrigger([board])):
+    for unit in _units("febd-8k" if data[0] & 1 else "bench"):
+        # To make a board takes longer than thousands of commands: it starts again instead, as after the first use.
+        unit.handle(bytes(16) + b"\x00" + REGISTERS["reboot"].write(1).to_bytes())
+        unit.let_pass(60.0)
+        unit.rejected.clear()
         n = answered = 0
         for piece in pieces(data[1:]):
             # Serial numbers are not worth guessing: the first byte says whether the rest is a whole datagram.
@@ -293,6 +302,9 @@ def _daqd() -> DaqdServer:
 def daqd_requests(data: bytes) -> None:
     """A client's bytes to the daemon: every request is counted, and one that is cut ends the connection only."""
     server = _daqd()
+    server.is_acquiring, server.ring.minimum_frame = False, 0
+    server.ring.clear()
+    server.ring.accounts.clear()
     counted = sum(server.counters.values())
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(server.address.removeprefix("unix:"))
@@ -316,7 +328,6 @@ def daqd_requests(data: bytes) -> None:
     # The last look finds the end of the connection, or the request that ended it.
     assert requests - 1 <= sum(server.counters.values()) - counted
     assert len(server.counters) < 300, "types are bytes"
-    server.ring.clear()
 
 
 # -- files ----------------------------------------------------

@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests.contract.separate_detectors import JoinedFrames
 
 from petqc_drivers.errors import DeviceFaultError, WrongIdentityError
 from petqc_drivers.petsys.board import Board
 from petqc_drivers.petsys.daqd_link import DaqdReadoutLink
-from petqc_drivers.petsys.frames import frame_ids, pack_frames, scan_frames, unpack_events
+from petqc_drivers.petsys.frames import pack_frames
 from petqc_drivers.petsys.registers import REGISTERS
 from petqc_drivers.petsys.units import discover, trigger_unit
 from petqc_simulators.boards.frame_ring import FrameRing
 from petqc_simulators.boards.petsys_clktgr import ClockTrigger
-from petqc_simulators.boards.petsys_daqd import DaqdServer, merge_blocks
+from petqc_simulators.boards.petsys_daqd import DaqdServer
 from petqc_simulators.boards.petsys_febd import PetsysFebd
 from petqc_simulators.physics.detector import Block, Detector
 from petqc_simulators.profile import load_profile
@@ -72,7 +73,8 @@ class Scripted:
 
 @contextlib.contextmanager
 def serving(units: dict[tuple[int, int], Any], folder: Path) -> Iterator[DaqdServer]:
-    server = DaqdServer(units, folder / "d.sock", f"/petqc-test-{os.getpid()}-{time.monotonic_ns()}")
+    name = f"/petqc-test-{os.getpid()}-{time.monotonic_ns()}"
+    server = DaqdServer(units, folder / "d.sock", name, frames=JoinedFrames(units))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -237,17 +239,6 @@ def test_the_ring_forgets_what_is_older_than_the_minimum(tmp_path):
     finally:
         ring.close()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_blocks_of_several_units_become_one_with_their_addresses():
-    merged = merge_blocks({(0, 1): block([4, 5], [1, 0], [7]), (3, 2): block([4, 5], [2, 1], [1, 2, 3])})
-    scan = scan_frames(merged.words)
-    assert scan.reason is None
-    assert scan.starts.tolist() == merged.starts[:-1].tolist()
-    assert frame_ids(merged.words, scan.starts).tolist() == [4, 5]
-    events = unpack_events(merged.words[[2, 3, 4, 7]])
-    assert [c >> 12 for c in events.channel.tolist()] == [1, 3 << 5 | 2, 3 << 5 | 2, 3 << 5 | 2]
-    assert events.efine.tolist() == [7, 1, 2, 3]
 
 
 def system() -> dict[tuple[int, int], Any]:

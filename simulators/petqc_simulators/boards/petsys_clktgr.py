@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from petqc_simulators.boards.petsys_febd import PetsysFebd
-    from petqc_simulators.physics.detector import Block
 
 FIRMWARE_VARIANT = 0x0002_0000_0000_0000
 FEBD_VARIANT_MASK = 0x0000_FFFF_FFFF_FFFF
@@ -142,7 +141,3 @@ class ClockTrigger(CommandAccount):
     def let_pass(self, seconds: float) -> None:
         """Let time pass."""
         self.elapsed_s += seconds
-
-    def advance_blocks(self) -> list[Block]:
-        """None: its own records are not simulated."""
-        return []

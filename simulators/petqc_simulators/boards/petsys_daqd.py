@@ -17,8 +17,6 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from petqc_drivers.petsys.daqd_wire import (
     COINCIDENCE_FILTER_BYTES,
     HEADER_BYTES,
@@ -36,14 +34,16 @@ from petqc_drivers.petsys.daqd_wire import (
     ports_reply,
     status_reply,
 )
-from petqc_drivers.petsys.frames import pack_frames
+from petqc_drivers.petsys.frames import FRAME_ID_MODULO
 from petqc_drivers.petsys.wire import Reply, WireError
 from petqc_simulators.boards.frame_ring import FrameRing
-from petqc_simulators.physics.detector import BLOCK_S, Block
+from petqc_simulators.physics.detector import BLOCK_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    from petqc_simulators.physics.detector import Block
 
 TICK_S = BLOCK_S / 2
 LONGEST_STEP_S = 2 * BLOCK_S
@@ -54,7 +54,6 @@ PAYLOAD_WITHIN_S = 1.0
 """A header without its payload ends the connection; the original would wait for ever, and all clients with it."""
 _STATE_EVERY_S = 0.5
 _BACKLOG = 5
-_ADDRESS_SHIFT = np.uint64(42 + 12)
 
 
 class Unit(Protocol):
@@ -66,30 +65,8 @@ class Unit(Protocol):
     def let_pass(self, seconds: float) -> None:
         """Let time pass for the clocks."""
 
-    def advance_blocks(self) -> list[Block]:
-        """The frames that ended since the last call."""
-
     def traffic(self) -> tuple[int, int]:
         """What was sent to it and those chained behind it, and what they sent."""
-
-
-def merge_blocks(blocks: Mapping[tuple[int, int], Block]) -> Block:
-    """One block of frames from blocks of several units with the same frame ids, with their addresses in the events."""
-    ids, frames_of, events = [], [], []
-    for (port, slave), block in blocks.items():
-        is_event = np.ones(block.words.size, np.bool_)
-        heads = block.starts[:-1]
-        is_event[heads] = is_event[heads + 1] = False
-        own_ids = (block.words[heads] & np.uint64((1 << 36) - 1)).astype(np.int64)
-        ids.append(own_ids)
-        frames_of.append(np.repeat(own_ids, np.diff(block.starts) - 2))
-        events.append(block.words[is_event] | np.uint64(port << 5 | slave) << _ADDRESS_SHIFT)
-    all_ids, frame_of = np.unique(np.concatenate(ids)), np.concatenate(frames_of)
-    order = np.argsort(frame_of, kind="stable")
-    counts = np.bincount(np.searchsorted(all_ids, frame_of), minlength=all_ids.size)
-    words = pack_frames(all_ids, counts, np.concatenate(events)[order])
-    starts = np.concatenate(([0], np.cumsum(counts + 2)))
-    return Block(min(block.first_frame for block in blocks.values()), words, starts)
 
 
 class DaqdServer:
@@ -101,7 +78,7 @@ class DaqdServer:
         shared_memory: Name of the ring, which must not exist either.
         speed: Simulated per wall second.
         folder: Where shared memory is; the system's by default.
-        frames: Gives the frames of all units together, for units that share a detector; None: each gives its own.
+        frames: Gives the frames of all units together that ended since the last call.
 
     Attributes:
         address: unix:PATH.
@@ -120,10 +97,10 @@ class DaqdServer:
         *,
         speed: float = 1.0,
         folder: Path | None = None,
-        frames: Callable[[], list[Block]] | None = None,
+        frames: Callable[[], list[Block]],
     ) -> None:
         self.units = dict(units)
-        self._frames = frames or self._merged_frames
+        self._frames = frames
         self.speed = speed
         self.slipped_s = 0.0
         self.address = f"unix:{path}"
@@ -131,7 +108,6 @@ class DaqdServer:
         self.counters: Counter[str] = Counter()
         self._path = path
         self._clients: dict[int, socket.socket] = {}
-        self._pending: dict[int, dict[tuple[int, int], Block]] = {}
         self._busy: tuple[float, Callable[[], None]] | None = None
         self._until = time.monotonic()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -225,22 +201,6 @@ class DaqdServer:
             if self.is_acquiring:
                 self.ring.put(block)
 
-    def _merged_frames(self) -> list[Block]:
-        """Frames of units with a detector each; a block is whole once each unit that sends has given its part."""
-        sending = 0
-        for address, unit in self.units.items():
-            for block in unit.advance_blocks():
-                self._pending.setdefault(block.first_frame, {})[address] = block
-            sending += bool(getattr(unit, "is_streaming", False))
-        whole = [first for first in sorted(self._pending) if len(self._pending[first]) >= sending]
-        blocks = []
-        for parts in map(self._pending.pop, whole):
-            (address, block), *more = parts.items()
-            blocks.append(merge_blocks(parts) if more or address != (0, 0) else block)
-        while len(self._pending) > 64:  # units that are not synchronised with each other never give the same block
-            del self._pending[min(self._pending)]
-        return blocks
-
     # -- requests ---------------------------------------------------------------------------------------------------
 
     def _accept(self) -> None:
@@ -312,7 +272,7 @@ class DaqdServer:
                     raise WireError("coincidence filter settings of another length")
                 self._reply(client, status_reply(-1))
             case Message.MINIMUM_FRAME:
-                self.ring.minimum_frame = parse_minimum_frame(payload)
+                self.ring.minimum_frame = parse_minimum_frame(payload) % FRAME_ID_MODULO
                 self._reply(client, status_reply(0))
             case Message.CARD_TEMPERATURE:
                 self._reply(client, card_temperature_reply((0.0, 0.0, 0.0, 0.0)))
