@@ -35,7 +35,9 @@ def analyse(
         Path | None, typer.Option(help="Which channels measure time and which energy, YAML.")
     ] = None,
     min_hits: Annotated[int, typer.Option(min=1, max=255, help="Least hits of a photon that counts.")] = 1,
-    report: Annotated[Path | None, typer.Option(help="Write the report, an HTML page.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the report: HTML, or PDF where the name ends in .pdf.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All nodes, ASICs that pass too.")] = False,
     state_dir: StateDir = None,
     as_json: Json = False,
@@ -60,9 +62,9 @@ def analyse(
     if set_id is not None:
         run.calibration_ids["set"] = set_id
     if report is not None:
-        from petqc.report import write_html
+        from petqc.report import write_report
 
-        write_html(run, report)
+        write_report(run, report)
     where = {"report": str(report)} if report is not None else {}
     if as_json:
         give_json({**run.document(), "where": where})

@@ -1,9 +1,10 @@
-"""status, history, show, compare: what is and what was. What was can be read without a daemon."""
+"""status, history, show, compare, report: what is and what was. What was can be read without a daemon."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,8 +13,6 @@ from petqcd.cli.common import VERDICT_EXIT, ConfigFile, Json, StateDir, configur
 from petqcd.errors import UnreachableError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from petqcd.client import Client
 
 READY_DEADLINE_S = 60.0
@@ -28,6 +27,7 @@ def register(app: typer.Typer) -> None:
     app.command("history")(history)
     app.command("show")(show)
     app.command("compare")(compare)
+    app.command("report")(report)
 
 
 def status(
@@ -123,8 +123,6 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """What moved from one run to another: by how much, over the uncertainties of both."""
-    from pathlib import Path
-
     from petqc.compare import compare as compare_runs
     from petqc.results import Run as Document
 
@@ -144,6 +142,26 @@ def compare(
         from petqcd.cli.show import print_comparison
 
         print_comparison(a, b, found, everything=everything)
+
+
+def report(
+    run_id: Run = "last",
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: HTML, or PDF where it ends in .pdf.")],
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+) -> None:
+    """The report of a stored run as a file, for whoever files it."""
+    from petqc.report import write_report
+    from petqc.results import Run as Document
+
+    _, folder = configuration(config, state_dir)
+    document = stored_document(folder, run_id)
+    files = folder / "runs" / document["run_id"]
+    # An imported run has no files: its report is made from the document alone.
+    run = Document.load(files) if (files / "run.json").is_file() else Document.from_document(document)
+    write_report(run, out)
+    typer.echo(f"{out}: report of run {run.run_id}")
 
 
 def stored_document(folder: Path, run_id: str) -> Any:

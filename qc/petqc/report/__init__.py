@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from petqc.results import Run
 
-__all__ = ["content_security_policy", "render_html", "write_html"]
+__all__ = ["content_security_policy", "render_html", "write_html", "write_report"]
 
 
 def render_html(run: Run) -> str:
@@ -36,6 +36,24 @@ def write_html(run: Run, path: Path) -> None:
 
     partial = partial_of(path)
     partial.write_text(render_html(run), encoding="utf-8", newline="\n")
+    partial.replace(path)
+
+
+def write_report(run: Run, path: Path) -> None:
+    """Write the report in the form that the name asks for: `.pdf`, everything else HTML.
+
+    Raises:
+        BadInputError: `path` is a folder or a device.
+        OSError: the folder does not exist or cannot be written.
+    """
+    if path.suffix.lower() != ".pdf":
+        write_html(run, path)
+        return
+    from petqc.output_files import partial_of
+    from petqc.report.pdf import render_pdf
+
+    partial = partial_of(path)
+    partial.write_bytes(render_pdf(run))
     partial.replace(path)
 
 

@@ -41,17 +41,18 @@ class MapFigure:
 
 def render(run: Run) -> str:
     """The page of a run."""
-    return _environment().get_template("page.html.j2").render(_view(run))
+    return _environment().get_template("page.html.j2").render(view(run))
 
 
 def policy() -> str:
     """Nothing is loaded and nothing runs; the one style sheet is known by its hash."""
-    digest = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
+    digest = base64.b64encode(hashlib.sha256(style().encode()).digest()).decode()
     return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 
 
 @cache
-def _style() -> str:
+def style() -> str:
+    """The style sheet."""
     return resources.files("petqc.report").joinpath("templates/style.css").read_text(encoding="utf-8")
 
 
@@ -70,7 +71,8 @@ def _environment() -> Environment:
     return environment
 
 
-def _view(run: Run) -> dict[str, Any]:
+def view(run: Run) -> dict[str, Any]:
+    """What each section is given, of the page and of the print."""
     from markupsafe import Markup
 
     found = channel_view.read_channels(run)
@@ -80,7 +82,7 @@ def _view(run: Run) -> dict[str, Any]:
     headings, rows = tables.channel_rows(run, found) if found else ([], [])
     return {
         "run": run,
-        "style": Markup(_style()),  # noqa: S704 - our own file, and its hash is in the policy
+        "style": Markup(style()),  # noqa: S704 - our own file, and its hash is in the policy
         "policy": policy(),
         "verdict_word": _VERDICT_WORD[run.verdict],
         "duration": text.duration(run.started_at, run.finished_at),
