@@ -319,7 +319,8 @@ class Detector:
         p[:, el.SATURATION_UNIT] = draw.units_per_cell * draw.cells * gain
 
         over = np.maximum(state.overvoltage_v / profile.sipm.overvoltage_v, 0.05)
-        dark = state.dark_hz / profile.sipm.dark_rate_hz
+        # A sensor without dark counts (a PMT) stays as it was on the calibration day.
+        dark = state.dark_hz / profile.sipm.dark_rate_hz if profile.sipm.dark_rate_hz else np.ones(state.dark_hz.size)
         best = 1.0 + 0.3 * ((steps[:, 0] - T1_BEST_STEPS) / T1_BEST_STEPS) ** 2
         photon_ps = draw.photon_sigma_ps**2 / np.maximum(state.pde * state.light * effects.light, 0.02)
         p[:, el.PHOTON_VARIANCE] = photon_ps * over**-1.2 * (0.75 + 0.25 * dark) * best / CLOCK_PS**2
