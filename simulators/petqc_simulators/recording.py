@@ -11,7 +11,7 @@ from petqc_simulators.config_files import write_config_folder
 from petqc_simulators.faults import Fault
 from petqc_simulators.physics.detector import BLOCK_FRAMES, BLOCK_S, Controls, Detector
 from petqc_simulators.profile import load_profile
-from petqc_simulators.truth import TRUTH_SECONDS, compute_truth
+from petqc_simulators.truth import compute_truth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ def write_recording(
     faults: Sequence[str | Fault] = (),
     source: str | None = None,
     config_folder: Path | None = None,
-    truth_seconds: float = TRUTH_SECONDS,
+    truth_seconds: float | None = None,
     sync_epoch_s: float = 0.0,
     events_name: str = "events",
     change_controls: Callable[[Controls], Controls] | None = None,
@@ -49,7 +49,7 @@ def write_recording(
         faults: as Fault.parse reads them.
         source: replaces the profile's source kind.
         config_folder: where the configuration goes; default `config` beside the recording.
-        truth_seconds: simulated time that the truth is built from; 0 leaves the truth away.
+        truth_seconds: simulated time that the truth is built from; None: as compute_truth chooses; 0: no truth.
         sync_epoch_s: Unix time of the synchronisation, for the file header.
         events_name: another name gives other events of the same detector.
         change_controls: changes what the readout would set.
@@ -80,7 +80,7 @@ def write_recording(
             writer.write(block.words)
             hits += block.words.size - 2 * (block.starts.size - 1)
         writer.end_step(last_frame=blocks * BLOCK_FRAMES - 1)
-    truth = compute_truth(chosen, seed, planted, seconds=truth_seconds) if truth_seconds > 0 else {}
+    truth = {} if truth_seconds == 0 else compute_truth(chosen, seed, planted, seconds=truth_seconds)
     if truth:
         write_truth(prefix.parent / "truth.json", truth)
     return {

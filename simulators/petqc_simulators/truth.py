@@ -30,10 +30,12 @@ if TYPE_CHECKING:
     from petqc_simulators.profile import Profile
 
 SCHEMA = "petqc-simulated-truth/1"
-MOST_NODES = 1024
+MOST_NODES = 512
 """Of one level: of more, only rates and time offsets are given."""
 TRUTH_SECONDS = 3.0
 """Simulated time that the mixtures are built from: about 75 000 photopeak pairs on the bench."""
+MOST_DECAYS = 1e6
+"""The truth of a whole scanner is built from fewer seconds, so that it fits the memory."""
 _PHOTON_KEV = 510.999
 _TOF_GRID_PS = np.arange(-1500.0, 1501.0, 1.0)
 _ENERGY_GRID_KEV = np.arange(0.0, 1601.0, 1.0)
@@ -252,7 +254,9 @@ def _ctr(mean: NDArray[np.float64], sigma: NDArray[np.float64], *, step_ps: floa
     if mean.size < 20:
         return None
     middle = float(np.median(mean))
-    grid = np.arange(middle - 1500.0, middle + 1500.0 + step_ps, step_ps)
+    width = math.sqrt(float((sigma**2).mean()))
+    half, step_ps = max(1500.0, 4.0 * width), max(step_ps, width / 300.0)
+    grid = np.arange(middle - half, middle + half + step_ps, step_ps)
     _, fwhm = peak_and_fwhm(grid, mixture_density(grid, mean, sigma))
     return {
         "ctr_fwhm_ps": round(fwhm, 4),
@@ -299,7 +303,7 @@ def _pairs(
 
 
 def compute_truth(
-    profile: Profile, seed: int, faults: Sequence[Fault] = (), *, seconds: float = TRUTH_SECONDS
+    profile: Profile, seed: int, faults: Sequence[Fault] = (), *, seconds: float | None = None
 ) -> dict[str, Any]:
     """The truth document of a detector with its faults, after all of them have set in.
 
@@ -307,9 +311,12 @@ def compute_truth(
         profile: the scanner.
         seed: the detector's seed.
         faults: what is planted.
-        seconds: simulated time that the mixtures are built from.
+        seconds: simulated time that the mixtures are built from; None: TRUTH_SECONDS, or until MOST_DECAYS.
     """
     detector = Detector(profile, seed, faults, stream_name="truth")
+    if seconds is None:
+        decays_hz = detector.emission.source_hz + detector.emission.lutetium_hz
+        seconds = min(TRUTH_SECONDS, MOST_DECAYS / max(decays_hz, 1.0))
     detector.settle()
     detector.effects = detector.plan.effects(math.inf)
     detector.refresh()
@@ -344,12 +351,13 @@ def compute_truth(
         node = of[groups.channel]
         count = np.bincount(node, minlength=len(names)) / seconds
         inside = np.bincount(node[in_window], minlength=len(names)) / seconds
+        offset_ps = np.bincount(of, weights=residual) / np.bincount(of)
         nodes[level] = {
             name: {
                 **energy.get(name, {}),
                 "singles_hz": round(float(count[i]), 4),
                 "singles_in_window_hz": round(float(inside[i]), 4),
-                "time_offset_ps": round(float(residual[of == i].mean()), 4),
+                "time_offset_ps": round(float(offset_ps[i]), 4),
             }
             for i, name in enumerate(names)
         }
