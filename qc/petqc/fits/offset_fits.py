@@ -54,7 +54,7 @@ def solve_run(q: QcInput) -> TimeOffsets | Refusal:
         solved = solve_offsets(
             a, b, left, len(h.topology),
             window_ps=float(h.settings.coincidence_window_ps), start_ps=_module_start(q), sigma_ps=sigma,
-            parallax=_parallax(q, a, b, source),
+            parallax=_parallax(q, a, b, source), group=h.topology.asic,
         )  # fmt: skip
     except TooFewCountsError as error:
         return Refusal(str(error), int(dt.size))

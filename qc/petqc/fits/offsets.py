@@ -34,7 +34,8 @@ _SETTLED_PS = 0.02
 _TOLERANCE = 1e-6
 MOST_STEPS = 300
 DENSE = 2500
-"""Up to this many channels the whole covariance is calculated; beyond it only approximate standard deviations."""
+"""Up to this many channels the whole covariance is calculated; beyond it that of groups of channels, if there are such,
+and the rest from a channel's own pairs."""
 MIN_PAIRS = 20
 """Fewest pairs of a channel that its offset is given for."""
 
@@ -46,7 +47,8 @@ class Offsets:
     offset_ps: mean zero over every connected component, NaN where there is none. error_ps: standard deviations.
     pairs: sum of weights (pairs that are no randoms). component: number of the connected component, the largest is 0,
     -1: too few pairs. sigma_ps: of one pair around its expectation. share: of pairs that are no randoms.
-    covariance: (n, n) of offset_ps, or None for many channels.
+    covariance: (n, n) of offset_ps; for many channels (groups, groups) of the groups' means, or None without groups.
+    group: (n,) the group of each channel where covariance is that of groups, else None.
     """
 
     offset_ps: NDArray[np.float64]
@@ -56,6 +58,7 @@ class Offsets:
     sigma_ps: float
     share: float
     covariance: NDArray[np.float64] | None
+    group: NDArray[np.int64] | None = None
 
     @property
     def n_components(self) -> int:
@@ -67,9 +70,11 @@ class Offsets:
         if self.covariance is None:
             variance = float(np.sum(self.error_ps[members] ** 2)) / members.size**2
             return math.sqrt(variance * max(0.0, 1.0 - members.size / max(others.size, 1)))
-        weights = np.zeros(self.offset_ps.size)
+        weights: NDArray[np.float64] = np.zeros(self.offset_ps.size)
         weights[others] -= 1.0 / others.size
         weights[members] += 1.0 / members.size
+        if self.group is not None:
+            weights = np.asarray(np.bincount(self.group, weights=weights, minlength=self.covariance.shape[0]))
         return math.sqrt(max(float(weights @ self.covariance @ weights), 0.0))
 
 
@@ -118,6 +123,7 @@ def solve_offsets(
     start_ps: NDArray[np.float64],
     sigma_ps: float,
     parallax: Parallax | None = None,
+    group: NDArray[np.int32] | None = None,
 ) -> Offsets:
     """Solve for the offsets of n channels.
 
@@ -130,6 +136,7 @@ def solve_offsets(
         start_ps: (n,) offsets to start from (module offsets).
         sigma_ps: standard deviation of one pair, to start from and as the smallest.
         parallax: the part of g that is fitted along; default none.
+        group: (n,) numbers of ASICs or such: uncertainties of many channels are found by way of them.
 
     Raises:
         TooFewCountsError: hardly any pairs.
@@ -159,8 +166,55 @@ def solve_offsets(
     unseen = _unseen(component, g.distance_mm)
     for mode in unseen:
         offset[component >= 0] -= mode[component >= 0] * float(np.sum(mode[component >= 0] * offset[component >= 0]))
+    if n > DENSE:
+        covariance, error = _coarse_errors(a, b, weight, degree[:n], component, group, sigma)
+        groups = None if covariance is None or group is None else group.astype(np.int64)
+        return Offsets(offset, error, degree[:n].copy(), component, sigma, share, covariance, groups)
     covariance, error = _errors(a, b, g, weight, degree[:n], component, unseen, sigma)
     return Offsets(offset, error, degree[:n].copy(), component, sigma, share, covariance)
+
+
+def _coarse_errors(
+    a: NDArray[np.int32],
+    b: NDArray[np.int32],
+    weight: NDArray[np.float64],
+    degree: NDArray[np.float64],
+    component: NDArray[np.int64],
+    group: NDArray[np.int32] | None,
+    sigma: float,
+) -> tuple[NDArray[np.float64] | None, NDArray[np.float64]]:
+    """Covariance of the means of groups, from the graph of groups, and errors of channels.
+
+    A channel is known as well as its own pairs say, and its group's mean on top of that. With a source whose lines
+    meet few partners (a point in a ring meets the opposite side only), the latter is what counts.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    error = np.full(degree.size, np.nan)
+    known = component == 0
+    error[component >= 0] = sigma / np.sqrt(degree[component >= 0])
+    n_groups = 0 if group is None else int(group.max()) + 1
+    if group is None or n_groups > DENSE:
+        return None, error
+    used = known[a] & known[b]
+    joint = coo_array((weight[used], (group[a[used]], group[b[used]])), shape=(n_groups, n_groups)).toarray()
+    joint += joint.T
+    np.fill_diagonal(joint, 0.0)
+    seen = joint.sum(axis=1) > 0.0
+    size = int(seen.sum())
+    normal = np.diag(joint.sum(axis=1)) - joint
+    _, label = connected_components(joint[np.ix_(seen, seen)] > 0.0, directed=False)
+    pattern = np.eye(int(label.max(initial=-1)) + 1)[label]
+    pattern /= np.sqrt(pattern.sum(axis=0))
+    shared = pattern @ pattern.T
+    scale = float(np.trace(normal)) / max(size, 1)
+    inverse = np.linalg.inv(normal[np.ix_(seen, seen)] + scale * shared)
+    projector = np.eye(size) - shared
+    covariance = np.zeros((n_groups, n_groups))
+    covariance[np.ix_(seen, seen)] = sigma**2 * projector @ inverse @ projector
+    error[known] = np.sqrt(error[known] ** 2 + np.maximum(np.diag(covariance)[group[known]], 0.0))
+    return covariance, error
 
 
 def _unseen(component: NDArray[np.int64], distance_mm: NDArray[np.float64]) -> list[NDArray[np.float64]]:
@@ -346,15 +400,11 @@ def _errors(
     component: NDArray[np.int64],
     unseen: list[NDArray[np.float64]],
     sigma: float,
-) -> tuple[NDArray[np.float64] | None, NDArray[np.float64]]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Covariance of the offsets without the unseen patterns, and its diagonal's square root."""
     n = degree.size
     error = np.full(n, np.nan)
     known = component >= 0
-    if n > DENSE:
-        # A channel among many well-connected ones: the diagonal of the Laplacian is what counts.
-        error[known] = sigma / np.sqrt(degree[known])
-        return None, error
     from scipy.sparse import coo_array
 
     joint = coo_array((weight, (a, b)), shape=(n, n)).toarray()
