@@ -37,8 +37,6 @@ __all__ = ["diagnose", "diagnose_again"]
 _REMARK = "Diagnosis:"
 MIN_SCORE = 0.35
 """A cause that fits worse is not named."""
-LEAST = 0.005
-"""Nor is one whose place explains next to nothing."""
 MOST = 8
 _ECHO = 0.85
 """Timing that is off by less than this share of what another module's part is off by may be its echo."""
@@ -76,19 +74,17 @@ def diagnose(topology: Topology, run: Run) -> tuple[list[Hypothesis], str]:
     found = deviations(topology, run)
     groups = _groups(_signs(topology, run, nodes, found))
     ranked: list[tuple[float, int, Hypothesis]] = []
-    shares = _shares(groups, is_out)
-    for number, (group, share) in enumerate(zip(groups, shares, strict=True)):
+    for number, (group, share) in enumerate(zip(groups, _shares(groups, is_out), strict=True)):
         for cause in CATALOGUE:
-            score = share * _fit(cause, group, found)
-            if score >= max(MIN_SCORE * share, LEAST):
-                ranked.append((score, number, _hypothesis(topology, cause, group, found, score, is_out)))
-    # Every place first with its best cause, then with what else it could be.
+            fit = _fit(cause, group, found)
+            if fit >= MIN_SCORE:
+                ranked.append((fit * share, number, _hypothesis(topology, cause, group, found, fit, is_out)))
+    # Every place first with its best cause, the place that explains most before the others; then what else it could be.
     ranked.sort(key=lambda r: (-r[0], r[1]))
-    best = {number: hypothesis for _, number, hypothesis in reversed(ranked)}
-    firsts = sorted(best, key=lambda n: -best[n].score)
-    chosen = [best[n] for n in firsts] + [h for _, n, h in ranked if h is not best[n]]
-    if chosen:
-        return chosen[:MOST], ""
+    firsts = {number: place for place, (_, number, _) in reversed(list(enumerate(ranked)))}
+    order = [*sorted(firsts.values()), *(k for k in range(len(ranked)) if k not in firsts.values())]
+    if order:
+        return [ranked[k][2] for k in order[:MOST]], ""
     told = ", ".join(dict.fromkeys(f"{c.id} at {c.node}" for c in flags[:3])) or f"{int(is_out.sum())} channels"
     return [], f"{_REMARK} no hypothesis of the catalogue fits what was flagged ({told})."
 

@@ -116,11 +116,25 @@ def deviations(topology: Topology, run: Run) -> dict[Quantity, Deviations]:
     return found
 
 
+def module_medians(topology: Topology, column: ChannelColumn) -> dict[int, float]:
+    """Median channel of each module that has any."""
+    found = {}
+    for module in range(len(topology.module_nodes)):
+        mine = (topology.module == module) & np.isfinite(column.value)
+        if mine.any():
+            found[module] = float(np.median(column.value[mine]))
+    return found
+
+
 def _reference(topology: Topology, run: Run, measure: Measure, column: ChannelColumn) -> NDArray[np.float64]:
     """What each channel should have: the baseline of its smallest node with one, else 511 keV, 0 ps, or a median."""
     n = len(topology)
     if measure.quantity == "offset":
-        return np.zeros(n)
+        # Against the median of the module: an ASIC that is late makes its module's mean late, and the others early.
+        reference = np.zeros(n)
+        for module, middle in module_medians(topology, column).items():
+            reference[topology.module == module] = middle
+        return reference
     if measure.quantity == "onset":
         seen = column.value[np.isfinite(column.value)]
         return np.full(n, float(np.median(seen)) if seen.size else math.nan)
@@ -142,11 +156,7 @@ def _reference(topology: Topology, run: Run, measure: Measure, column: ChannelCo
         reference[missing] = 511.0
     else:
         # What is usual in the scanner: the median module's median channel.
-        medians = [
-            np.median(column.value[mine])
-            for module in range(len(topology.module_nodes))
-            if (mine := np.isfinite(column.value) & (topology.module == module)).any()
-        ]
+        medians = list(module_medians(topology, column).values())
         reference[missing] = float(np.median(medians)) if medians else math.nan
     return reference
 

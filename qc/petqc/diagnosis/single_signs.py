@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.diagnosis.places import Place, channel, compared, scanner
-from petqc.diagnosis.signs import Sign
+from petqc.diagnosis.signs import Sign, module_medians
 from petqc.limits import Status
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def single_signs(topology: Topology, run: Run, nodes: Sequence[Place]) -> list[S
         *_dead(topology, columns.get("dead_channels"), nodes),
         *_marked(topology, columns.get("hot_channels"), "hot"),
         *_marked(topology, columns.get("time_tails"), "side_peak"),
-        *_modules(topology, run, by_name),
+        *_modules(topology, run, columns.get("module_time_offset"), by_name),
         *_temperatures(run, by_name),
     ]
 
@@ -123,31 +123,38 @@ def _marked(topology: Topology, column: ChannelColumn | None, quantity: str) -> 
     ]  # fmt: skip
 
 
-def _modules(topology: Topology, run: Run, by_name: dict[str, Place]) -> list[Sign]:
-    """Modules that are early or late. Of two, only their difference is known."""
-    of_modules = [
-        c
-        for c in run.checks
-        if c.id == "module_time_offset" and c.node in topology.module_nodes and c.value is not None
-    ]
-    out = [c for c in of_modules if c.status in _FLAGGED]
-    if not out:
+def _modules(topology: Topology, run: Run, column: ChannelColumn | None, by_name: dict[str, Place]) -> list[Sign]:
+    """Modules that are early or late, by their median channel. Of two, only their difference is known."""
+    of_modules = {c.node: c for c in run.checks if c.id == "module_time_offset" and c.node in topology.module_nodes}
+    at: dict[str, float] = {node: c.value for node, c in of_modules.items() if c.value is not None}
+    if not any(of_modules[node].status in _FLAGGED for node in at):
         return []
+    # The mean of a module moves with one late ASIC; its median channel does not.
+    for module, middle in ({} if column is None else module_medians(topology, column)).items():
+        node = topology.module_nodes[module]
+        if node in at:
+            at[node] += middle
     if len(topology.module_nodes) == 2:
-        first, second = (c.value or 0.0 for c in sorted(of_modules, key=lambda c: c.node)[:2])
-        error = 2.0 * (out[0].uncertainty or 0.0)
+        first, second = (at.get(node, 0.0) for node in topology.module_nodes)
+        one = of_modules[next(iter(at))]
+        if abs(second - first) <= 2.0 * _warn(one):
+            return []
         told = f"the two modules are {second - first:+.0f} ps out of step; which of them moved, two cannot tell"
-        return [Sign("offset", compared(topology), abs(second - first), error, "ps", 0, told)]
-    # One module that is late makes the mean, and so every other, early: against the median the others stay.
-    middle = float(np.median([c.value for c in of_modules if c.value is not None]))
+        place = compared(topology)
+        return [Sign("offset", place, abs(second - first), 2.0 * (one.uncertainty or 0.0), "ps", 0, told)]
+    # One module that is late makes the mean of all, and so every other, early: against the median the others stay.
+    middle = float(np.median(list(at.values())))
     signs = []
-    for c in sorted(out, key=lambda c: -abs((c.value or 0.0) - middle)):
-        off, error = (c.value or 0.0) - middle, c.uncertainty or 0.0
-        warn = max(abs(v) for v in (c.limits.warn_low, c.limits.warn_high, 0.0) if v is not None)
-        if c.node in by_name and abs(off) > warn:
+    for node in sorted(at, key=lambda n: -abs(at[n] - middle)):
+        off, error = at[node] - middle, of_modules[node].uncertainty or 0.0
+        if node in by_name and abs(off) > _warn(of_modules[node]):
             told = f"time offset {off:+.0f} ± {error:.1f} ps against the median module"
-            signs.append(Sign("offset", by_name[c.node], off, error, "ps", by_name[c.node].members.size, told))
+            signs.append(Sign("offset", by_name[node], off, error, "ps", by_name[node].members.size, told))
     return signs
+
+
+def _warn(result: CheckResult) -> float:
+    return max(abs(v) for v in (result.limits.warn_low, result.limits.warn_high, 0.0) if v is not None)
 
 
 def _temperatures(run: Run, by_name: dict[str, Place]) -> list[Sign]:
