@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from petqc.jit import kernel
+from petqc.jit import kernel_of_given_arrays
 from petqc_simulators.physics.source import ELECTRON_KEV
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def attenuation_tables(crystal: Crystal) -> NDArray[np.float64]:
     return np.ascontiguousarray(np.stack([per_mm, photo / total], axis=1))
 
 
-@kernel
+@kernel_of_given_arrays
 def _enter(low: float, high: float, position: float, direction: float) -> tuple[float, float]:
     """Distances at which a ray enters and leaves a slab."""
     if direction == 0.0:
@@ -67,7 +67,7 @@ def _enter(low: float, high: float, position: float, direction: float) -> tuple[
     return min(a, b), max(a, b)
 
 
-@kernel
+@kernel_of_given_arrays
 def _deposit(
     deposits: NDArray[np.float64],
     first: int,
@@ -91,7 +91,7 @@ def _deposit(
     return n + 1
 
 
-@kernel
+@kernel_of_given_arrays
 def deposit_at(
     deposits: NDArray[np.float64],
     first: int,
@@ -125,7 +125,7 @@ def deposit_at(
     return _deposit(deposits, first, n, clk + light_clk, energy_kev, decay, channel)
 
 
-@kernel
+@kernel_of_given_arrays
 def _deposit_in(
     deposits: NDArray[np.float64],
     first: int,
@@ -147,7 +147,7 @@ def _deposit_in(
     return deposit_at(deposits, first, n, u, v, w, clk, energy_kev, decay, module, geometry)
 
 
-@kernel
+@kernel_of_given_arrays
 def track(
     rng: np.random.Generator,
     deposits: NDArray[np.float64],

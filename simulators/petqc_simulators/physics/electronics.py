@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from petqc.jit import kernel
+from petqc.jit import kernel, kernel_of_given_arrays
 from petqc_simulators.physics.crystal import CHANNEL, DECAY, ZE, ZT, E, T
 
 if TYPE_CHECKING:
@@ -64,13 +64,13 @@ ACCEPTED, BELOW, DEAD, NO_BUFFER, PILED, LOST_IN_FRAME = range(6)
 COUNTERS = 6
 
 
-@kernel
+@kernel_of_given_arrays
 def light_kev(energy: float, deviate: float, light_variance: float, noise_variance: float) -> float:
     """Energy as the light of one pulse shows it, with its fluctuation."""
     return max(energy + deviate * math.sqrt(light_variance * energy + noise_variance), 0.0)
 
 
-@kernel
+@kernel_of_given_arrays
 def timing_sigma_clk(energy: float, parameters: NDArray[np.float64]) -> float:
     """Standard deviation of one hit's time, in clocks, for a pulse of an energy in keV."""
     ratio = 511.0 / max(energy, 5.0)
@@ -81,18 +81,18 @@ def timing_sigma_clk(energy: float, parameters: NDArray[np.float64]) -> float:
     )
 
 
-@kernel
+@kernel_of_given_arrays
 def charge_units(light: float, parameters: NDArray[np.float64]) -> float:
     """Charge of a pulse with the SiPM's saturation, in clocks of baseline current."""
     return float(-parameters[SATURATION_UNIT] * math.expm1(-light * parameters[CELL_SHARE]))
 
 
-@kernel
+@kernel_of_given_arrays
 def _latch(clk: float) -> int:
     return math.ceil(clk + 0.5)
 
 
-@kernel
+@kernel_of_given_arrays
 def _fine(interval: float, row: NDArray[np.float64], first: int) -> int:
     code = row[first + 1] + row[first + 2] * interval + row[first + 3] * interval * interval
     return int(min(max(math.floor(code + 0.5), 0), 1023))
@@ -117,7 +117,7 @@ def sort_by_time(deposits: NDArray[np.float64], n: int) -> None:
             deposits[j, k] = held[k]
 
 
-@kernel
+@kernel_of_given_arrays
 def digitise(
     deposits: NDArray[np.float64],
     n_deposits: int,
@@ -215,7 +215,7 @@ def digitise(
     return n_hits, used
 
 
-@kernel
+@kernel_of_given_arrays
 def _charge_code(integrated: float, light: float, p: NDArray[np.float64], row: NDArray[np.float64]) -> int:
     if integrated < 0.0:  # time over threshold: the code is the E branch's own
         return int(-integrated - 1.0)
@@ -291,7 +291,7 @@ def emit(
     return place, kept
 
 
-@kernel
+@kernel_of_given_arrays
 def shift_state(state_f: NDArray[np.float64], hits_f: NDArray[np.float64], n_hits: int, clk: float) -> None:
     """Move the origin of time forward."""
     for channel in range(state_f.shape[0]):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from petqc.jit import kernel
+from petqc.jit import kernel_of_given_arrays
 from petqc_simulators.physics.crystal import (
     CHANNEL,
     CLOCK_PS,
@@ -144,7 +144,7 @@ class Emission:
         self.clock[0] -= clk
 
 
-@kernel
+@kernel_of_given_arrays
 def _source_decay(
     rng: np.random.Generator,
     deposits: NDArray[np.float64],
@@ -228,7 +228,7 @@ def _source_decay(
     return n
 
 
-@kernel
+@kernel_of_given_arrays
 def _lutetium_decay(
     rng: np.random.Generator,
     deposits: NDArray[np.float64],
@@ -280,7 +280,7 @@ def _lutetium_decay(
     return deposit_at(deposits, first, n, u, v, w, clk, local, decay, module, geometry)
 
 
-@kernel
+@kernel_of_given_arrays
 def _generate(
     rng: np.random.Generator,
     until_clk: float,
