@@ -367,6 +367,13 @@ class ProcessingNumbers:
 
 
 @dataclass(frozen=True, slots=True)
+class Repeated:
+    """blocks: so many blocks of 1024 frames (5.24 ms) are simulated, then served again and again; 0: never."""
+
+    blocks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Share:
     """Which part of the detector is one board's: slices of its channels, bias outputs and modules."""
 
@@ -392,6 +399,7 @@ class Profile:
     environment: Environment
     today: Today
     processing: ProcessingNumbers
+    repetition: Repeated
 
     @property
     def modules_per_board(self) -> int:
@@ -443,7 +451,9 @@ _SECTIONS: dict[str, type[Any]] = {
     "environment": Environment,
     "today": Today,
     "processing": ProcessingNumbers,
+    "repetition": Repeated,
 }
+_OPTIONAL = {"repetition"}
 
 
 def _section(kind: type[T], values: object, where: str) -> T:
@@ -510,7 +520,7 @@ def load_profile(name: str, *, source: str | None = None) -> Profile:
     if source is not None and isinstance(document.get("source"), dict):
         document["source"]["kind"] = source
     parts = {
-        key: _section(kind, document.get(key), f"{path}: {key}")
+        key: _section(kind, document.get(key, {} if key in _OPTIONAL else None), f"{path}: {key}")
         for key, kind in _SECTIONS.items()
         if key != "hardware" or "numbering" not in document
     }
@@ -531,6 +541,8 @@ def load_profile(name: str, *, source: str | None = None) -> Profile:
     )
     if profile.source.kind not in {"na22", "ge68", "none"}:
         raise ProfileError(f"{path}: source.kind: {profile.source.kind!r} is none of na22, ge68, none")
+    if profile.repetition.blocks < 0:
+        raise ProfileError(f"{path}: repetition.blocks: {profile.repetition.blocks} is below 0")
     _check(path, profile)
     return profile
 

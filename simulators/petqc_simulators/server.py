@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import socket
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -23,8 +25,10 @@ LONGEST_STEP_S = 2 * BLOCK_S
 """Most simulated time that passes in one go. If the machine is busy the board's clock slips rather than send a burst
 that nobody can take; time tag and frame ids slip together. At 2 Mhit/s two blocks are 0.2 MB, as much as a host's
 socket holds if nobody asked for more."""
-BREATH_DATAGRAMS = 12
-BREATH_S = 0.0003
+SPREAD_S = 0.8 * BLOCK_S
+"""A link has a rate, a loopback has none: the datagrams of a block are sent over this time ..."""
+PORTION = 3
+"""... so many at a time."""
 STATE_EVERY_S = 0.5
 _COMMANDS_BEFORE_TICK = 64
 _HOST_GONE_S = 5.0
@@ -69,6 +73,7 @@ class BoardServer:
             self._socket.close()
             raise
         self._socket.setblocking(False)
+        self._waiting: deque[tuple[float, bytes]] = deque()
         self._host: Any = None
         self._heard = -_HOST_GONE_S
         self._wake_read, self._wake_write = os.pipe()
@@ -96,8 +101,8 @@ class BoardServer:
         sources = [self._socket.fileno(), self._wake_read, *([] if watch is None else [watch])]
         while True:
             now = time.monotonic()
-            wait = max(ticked + TICK_S - now, 0.0)
-            readable, _, _ = select.select(sources, [], [], wait)
+            due = min(ticked + TICK_S, self._waiting[0][0]) if self._waiting else ticked + TICK_S
+            readable, _, _ = select.select(sources, [], [], max(due - now, 0.0))
             if self._wake_read in readable:
                 return
             if watch is not None and watch in readable and not os.read(watch, 4096):
@@ -105,10 +110,11 @@ class BoardServer:
             if self._socket.fileno() in readable:
                 self._answer()
             now = time.monotonic()
+            self._send_data(now)
             if now - ticked >= TICK_S:
                 self._let_pass(now)
                 ticked = now
-                self._send_data(self.board.advance())
+                self._plan(self.board.advance())
             if each_state is not None and now >= state_due:
                 state_due = now + STATE_EVERY_S
                 each_state()
@@ -134,12 +140,18 @@ class BoardServer:
             seconds = longest
         self.board.let_pass(seconds)
 
-    def _send_data(self, datagrams: Sequence[bytes]) -> None:
-        """A link has a rate, a loopback has none: without a breath now and then a burst overruns the host's socket."""
-        for k, datagram in enumerate(datagrams):
-            if k and k % BREATH_DATAGRAMS == 0:
-                time.sleep(BREATH_S)
-            self._send(datagram)
+    def _plan(self, datagrams: Sequence[bytes]) -> None:
+        """Spread the datagrams of a block over the time until the next; what still waits of the last goes first."""
+        if not datagrams:
+            return
+        now = time.monotonic()
+        self._send_data(math.inf)
+        step_s = SPREAD_S / self.speed * PORTION / len(datagrams)
+        self._waiting.extend((now + k // PORTION * step_s, datagram) for k, datagram in enumerate(datagrams))
+
+    def _send_data(self, now: float) -> None:
+        while self._waiting and self._waiting[0][0] <= now:
+            self._send(self._waiting.popleft()[1])
 
     def _send(self, datagram: bytes) -> None:
         if self._host is None:

@@ -218,6 +218,7 @@ def serve(settings: ServeSettings) -> int:
             folder.mkdir(parents=True, exist_ok=True)
         scanner = Scanner(profile, settings.seed, faults, witness_folder=folder)
         stack.callback(scanner.close)
+        scanner.run_ahead()
         listen, shared_memory = default_place(profile)
         server, address = open_server(
             scanner, settings.listen or listen, settings.shared_memory or shared_memory, settings.speed

@@ -67,6 +67,7 @@ class Announcement:
             "title": self.profile.title,
             "seed": self.seed,
             "source": self.profile.source.kind,
+            "repeats_blocks": self.profile.repetition.blocks,
             "boards": hardware.boards,
             "modules": geometry.modules,
             "asics": geometry.chips,
@@ -115,6 +116,7 @@ class Announcement:
             "channels": f"{geometry.channels} on {_count(geometry.chips, 'ASIC')} TOFPET2 {hardware.asic_version}",
             "bias": f"{_count(geometry.bias_channels, 'output')}; each board has {mezzanines}",
             "source": source,
+            **({"repetition": _repetition_words(p.repetition.blocks)} if p.repetition.blocks else {}),
             "faults": "; ".join(_fault_words(fault) for fault in self.faults) or "none",
         }
 
@@ -169,6 +171,10 @@ class Announcement:
         ]
 
 
+def _repetition_words(blocks: int) -> str:
+    return f"{blocks * BLOCK_S:.2f} s are simulated, then repeated with new times: a test of speed, not of statistics"
+
+
 def _fault_words(fault: dict[str, Any]) -> str:
     onset = f" after {fault['onset_s']:g} s" if fault["onset_s"] else ""
     return f"{fault['id']} {fault['title']}, {fault['size_means']} {fault['size']:g}{onset}"
@@ -203,6 +209,7 @@ class Status:
             "slipped_s": round(server.slipped_s, 3),
             "hits": hits,
             "hits_per_s": round(rate, 1),
+            "blocks_repeated": scanner.blocks_repeated,
             "clients": server.n_clients,
             "is_streaming": scanner.is_streaming,
             "bias_supply_on": any(board.registers.value("power") & POWER_BIAS for board in scanner.boards),
@@ -223,6 +230,7 @@ def status_words(status: dict[str, Any]) -> str:
             f"{status['wall_s']:.0f} s",
             f"simulated {status['simulated_s']:.1f} s{slipped}",
             f"{status['hits_per_s']:,.0f} hits/s" if status["is_streaming"] else "not synchronised yet",
+            *(("frames repeat",) if status["blocks_repeated"] else ()),
             _count(status["clients"], "client"),
             bias,
             f"faults {', '.join(status['faults'])}" if status["faults"] else "no faults",

@@ -17,7 +17,7 @@ from petqc.channel_map import asic_node, channel_node, module_node, pair_node
 from petqc_simulators.densities import FWHM_PER_SIGMA, mixture_density, peak_and_fwhm
 from petqc_simulators.physics import electronics as el
 from petqc_simulators.physics.crystal import CHANNEL, CLOCK_PS, DECAY, DEPOSIT_COLUMNS, ZE, ZT, E, T
-from petqc_simulators.physics.detector import Detector
+from petqc_simulators.physics.detector import BLOCK_S, Detector
 from petqc_simulators.physics.placement import in_coincidence
 from petqc_simulators.physics.source import source_model
 
@@ -407,6 +407,7 @@ def compute_truth(
         "activity_bq": source_model(profile.source, geometry).activity_bq,
         "definitions": DEFINITIONS,
         "from_simulated_seconds": seconds,
+        **({"served_frames_repeat_after_s": round(turn * BLOCK_S, 6)} if (turn := profile.repetition.blocks) else {}),
         "energy_window_kev": [numbers.energy_window_low_kev, numbers.energy_window_high_kev],
         "coincidence_window_ps": 2 * numbers.coincidence_time_window_clk * CLOCK_PS,
         "faults": detector.plan.describe(profile),

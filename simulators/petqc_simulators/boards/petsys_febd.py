@@ -97,6 +97,7 @@ class PetsysFebd(CommandAccount):
 
     Attributes:
         detector: the physics behind it.
+        frames: when it sees on; None if it shares its detector.
         share: which part of it is this board's.
         asics, modules, mezzanines, supplies, flash: its parts; what can break on them is settable there. `supplies` is
             None but on a FEB/D 8K.
@@ -124,7 +125,7 @@ class PetsysFebd(CommandAccount):
         self.profile = profile
         self.share = profile.share(number)
         self.detector = detector or Detector(profile, seed, faults)
-        self._frames = FrameClock(self.detector) if detector is None else None
+        self.frames = FrameClock(self.detector) if detector is None else None
         self.asics = Asics(profile)
         self.registers = RegisterFile()
         self.witness = BiasWitness(profile.outputs_per_board, witness_path)
@@ -218,7 +219,7 @@ class PetsysFebd(CommandAccount):
     @property
     def is_streaming(self) -> bool:
         """It sends frames of its own."""
-        return self._frames is not None and self._frames.is_running
+        return self.frames is not None and self.frames.is_running
 
     def _set_up_registers(self) -> None:
         self._preset_registers(_STARTED)
@@ -280,13 +281,13 @@ class PetsysFebd(CommandAccount):
     def _on_sync(self, value: int) -> None:
         if value & 1:
             # On its own: those that share the detector with it are elsewhere in time.
-            self.synchronise(is_in_step=self._frames is not None)
+            self.synchronise(is_in_step=self.frames is not None)
 
     def synchronise(self, *, is_in_step: bool) -> None:
         """Time tag and frame ids begin at 0; is_in_step says whether those of all others did."""
         self._frames_before += self._frames_since()
-        if self._frames is not None:
-            self._frames.synchronise(self.elapsed_s)
+        if self.frames is not None:
+            self.frames.synchronise(self.elapsed_s)
         self._synchronised_s = self.elapsed_s
         self.is_in_step = is_in_step
         self._stale = True
@@ -333,8 +334,8 @@ class PetsysFebd(CommandAccount):
         self._started_s = self._synchronised_s = self._answers_from_s = self.elapsed_s + REBOOT_S
         self.link_errors.restart()
         self._counters = CounterWindows(SHARING[self.profile.hardware.asic_version])
-        if self._frames is not None:
-            self._frames.is_running = False
+        if self.frames is not None:
+            self.frames.stop()
 
     def output_set(self, slot: int, output: int, code: int) -> None:
         """A bias output was given a code."""
@@ -378,7 +379,7 @@ class PetsysFebd(CommandAccount):
 
     def _frames_since(self) -> int:
         """Frames since the last synchronisation; none before the first one."""
-        is_sending = self.is_in_step if self._frames is None else self._frames.is_running
+        is_sending = self.is_in_step if self.frames is None else self.frames.is_running
         return int((self.elapsed_s - self._synchronised_s) / (FRAME_CLK * CLOCK_S)) if is_sending else 0
 
     def _fem_is_on(self) -> bool:
@@ -526,7 +527,7 @@ class PetsysFebd(CommandAccount):
 
     def _controls(self) -> Controls:
         is_bias = self._bias_is_on() or not self.mezzanines
-        is_followed = self.is_in_step or self._frames is not None
+        is_followed = self.is_in_step or self.frames is not None
         sending = np.array([is_followed and self._is_sending(chip) for chip in range(self.asics.n_chips)])
         word = self.registers.value("test_pulse")
         pulse = None
@@ -564,21 +565,21 @@ class PetsysFebd(CommandAccount):
             self.asics.changed = False
             self._stale = False
 
-    def watch_bias(self, before_v: NDArray[np.float64], seconds: float) -> None:
+    def watch_bias(self, before_v: NDArray[np.float64], now_v: NDArray[np.float64], seconds: float) -> None:
         """Note how the bias outputs of the detector moved in the last seconds."""
-        mine, now_v = self.share.outputs, self.detector.bias_v
+        mine = self.share.outputs
         if before_v is not now_v:
             self.witness.outputs(self.elapsed_s, before_v[mine], now_v[mine], max(seconds, BLOCK_S))
 
     def advance_blocks(self, seconds: float = 0.0) -> list[Block]:
         """Let simulated time pass; all frames of its own that ended since the last call."""
         self.elapsed_s += seconds
-        if self._frames is None:
+        if self.frames is None:
             return []
         self.hand_over()
-        before_v = self.detector.bias_v
-        blocks, passed_s = self._frames.advance(self.elapsed_s)
-        self.watch_bias(before_v, passed_s)
+        before_v = self.frames.bias_v
+        blocks, passed_s = self.frames.advance(self.elapsed_s)
+        self.watch_bias(before_v, self.frames.bias_v, passed_s)
         return [self._own_trigger.pass_on(block) for block in blocks]
 
 

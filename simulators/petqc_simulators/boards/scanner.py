@@ -92,10 +92,10 @@ class Scanner:
             return self.boards[0].advance_blocks()
         for board in self.boards:
             board.hand_over()
-        before_v = self.detector.bias_v
+        before_v = self._frames.bias_v
         blocks, passed_s = self._frames.advance(self.elapsed_s)
         for board in self.boards:
-            board.watch_bias(before_v, passed_s)
+            board.watch_bias(before_v, self._frames.bias_v, passed_s)
         return [self._hardware_trigger.pass_on(block) for block in blocks]
 
     def state(self) -> dict[str, Any]:
@@ -105,6 +105,7 @@ class Scanner:
             "elapsed_s": round(self.elapsed_s, 4),
             "is_streaming": self.is_streaming,
             "frame": self.detector.frame,
+            "blocks_repeated": self.blocks_repeated,
             "commands": sum(board.commands for board in self.boards),
             "malformed": self.rejected.total(),
             "rejected": dict(self.rejected),
@@ -114,7 +115,23 @@ class Scanner:
             **{key: [v for summary in summaries for v in summary[key]] for key in summaries[0]},
         }
 
+    def run_ahead(self) -> None:
+        """Make frames before they are asked for, in a thread of its own, until `close`; see `FrameClock`."""
+        self._clock.run_ahead()
+
+    @property
+    def blocks_repeated(self) -> int:
+        """Blocks of frames that were no new ones; see `Repetition`."""
+        return self._clock.repetition.blocks_repeated
+
+    @property
+    def _clock(self) -> FrameClock:
+        clock = self._frames or self.boards[0].frames
+        assert clock is not None  # noqa: S101 - a single board has its own; for the type checker
+        return clock
+
     def close(self) -> None:
-        """Close the files."""
+        """End its thread and close the files."""
+        self._clock.close()
         for board in self.boards:
             board.witness.close()

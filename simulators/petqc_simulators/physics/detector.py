@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
@@ -156,7 +157,10 @@ def nominal_controls(profile: Profile, draw: Draw) -> Controls:
 
 
 class Detector:
-    """Source, crystals, SiPMs and ASICs of one seed. `set` changes what the readout controls; `advance` sees on."""
+    """Source, crystals, SiPMs and ASICs of one seed. `set` changes what the readout controls; `advance` sees on.
+
+    One thread may `advance` while another one calls `set`, which waits for the block.
+    """
 
     def __init__(
         self, profile: Profile, seed: int, faults: Sequence[Fault] = (), *, stream_name: str = "events"
@@ -177,7 +181,9 @@ class Detector:
         self._buffers = _Buffers.empty(profile.geometry.channels)
         self._onsets: list[float] = []
         self._pulses: dict[int, tuple[slice, PulseTrain]] = {}
+        self._is_blind = False
         self._stale = True
+        self._lock = threading.Lock()
         self.slices_lost = 0
         self.frame = 0
         self.restart()
@@ -186,6 +192,10 @@ class Detector:
 
     def set(self, controls: Controls, share: Share | None = None) -> None:
         """Take new settings of all, or of one board's share; bias outputs follow with their own time constant."""
+        with self._lock:
+            self._set(controls, share)
+
+    def _set(self, controls: Controls, share: Share | None) -> None:
         channels = slice(0, self._gids.size) if share is None else share.channels
         self.controls = controls if share is None else self.controls.with_share(share, controls)
         if share is None:
@@ -343,7 +353,9 @@ class Detector:
         extra += np.where(detects, effects.extra_hz, 0.0)
         extra += np.where((steps <= 0.5).all(axis=1), _NOISE_HZ, 0.0)
         floor = np.minimum(1.05 * threshold / np.maximum(signal, 1e-12), 1e12)
-        self.emission.set_extra(np.where(is_on, extra, 0.0), floor)
+        extra = np.where(is_on, extra, 0.0)
+        self.emission.set_extra(extra, floor)
+        self._is_blind = not (is_on & detects).any() and not extra.any()
         self._tdc = self._converters()
         self.emission.move_source(effects.source_mm)
         self._stale = False
@@ -362,6 +374,17 @@ class Detector:
 
     def advance(self) -> Block:
         """The next BLOCK_FRAMES frames."""
+        with self._lock:
+            return self._advance()
+
+    def pass_over(self, hits: int) -> int:
+        """Count a block with so many hits as seen without simulating it; the id of its first frame."""
+        with self._lock:
+            first, self.frame = self.frame, self.frame + BLOCK_FRAMES
+            self.counters[el.ACCEPTED] += hits
+            return first
+
+    def _advance(self) -> Block:
         b = self._buffers
         if self._onsets and self.frame * el.FRAME_CLK * CLOCK_S >= self._onsets[0]:
             del self._onsets[0]
@@ -370,7 +393,10 @@ class Detector:
         if self._stale:
             self.refresh()
         until = _BLOCK_CLK + _AHEAD_CLK
-        b.deposits, b.n_deposits = self.emission.generate(until, b.deposits, b.n_deposits)
+        if self._is_blind:
+            self.emission.pass_over(until)
+        else:
+            b.deposits, b.n_deposits = self.emission.generate(until, b.deposits, b.n_deposits)
         if self._pulses:
             self._add_test_pulses()
         el.sort_by_time(b.deposits, b.n_deposits)

@@ -135,6 +135,10 @@ class Emission:
             larger[:n] = deposits[:n]
             deposits = larger
 
+    def pass_over(self, until_clk: float) -> None:
+        """Nobody looks before until_clk. Decays have no memory, so that the next one is drawn from there."""
+        self.clock[0] = max(self.clock[0], until_clk)
+
     def move_source(self, shift_mm: NDArray[np.float64]) -> None:
         """Put the source that far from its place, (3,)."""
         self.numbers[[_X, _Y, _Z]] = shift_mm
