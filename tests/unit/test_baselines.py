@@ -9,6 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.unit.run_documents import usual_run
 
 from petqc.baseline import AcceptedBaseline, of_runs
 from petqc.errors import BadInputError
@@ -28,16 +29,12 @@ SCANNER = load_config(None).scanner.name
 def a_run(
     number: int, peak: float, *, verdict: Status = Status.PASS, calibration: str = "a", kind: str = "daily"
 ) -> Run:
-    return Run(
+    return usual_run(
         run_id=f"run-{number}",
         kind=kind,
         started_at=f"2026-03-{1 + number:02}T06:00:00+00:00",
         finished_at=f"2026-03-{1 + number:02}T06:01:00+00:00",
-        simulated=True,
         verdict=verdict,
-        sentence="",
-        software={},
-        config_hash="",
         calibration_ids={"tdc": calibration},
         scanner=SCANNER,
         checks=[

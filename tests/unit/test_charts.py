@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.run_documents import usual_run
 
 from petqc.charts.baseline import LEAST_RUNS, MOST_RUNS, estimate
 from petqc.charts.chart import cusum, ewma, shewhart
@@ -123,17 +124,8 @@ def test_a_run_that_is_missing_changes_nothing(there: list[bool]) -> None:
 
 def a_run(peak: float, degc: float = 22.0, *, modules: int = 2, prompts: float = 25_000.0) -> Run:
     nodes = [f"module:0.0.{k}" for k in range(modules)]
-    return Run(
+    return usual_run(
         run_id="r",
-        kind="daily",
-        started_at="2026-03-02T06:00:00+00:00",
-        finished_at="2026-03-02T06:01:00+00:00",
-        simulated=True,
-        verdict=Status.PASS,
-        sentence="Scan: all fine.",
-        software={},
-        config_hash="",
-        calibration_ids={},
         environment=[EnvironmentReading("temperature_sipm", n, degc, "°C", True, "good", 1.0) for n in nodes],
         checks=[
             CheckResult.measured("photopeak", "scanner", peak, "keV", 0.1, 1000, Limits(warn_low=500.0)),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.unit.run_documents import usual_run
 
 from petqc.compare import compare
-from petqc.limits import Limits, Status
+from petqc.limits import Limits
 from petqc.results import CheckResult, Run
 from petqcd.cli.show import print_comparison
 
@@ -19,14 +20,8 @@ LIMITS = Limits(warn_low=500.0, warn_high=520.0)
 
 def a_run(peak: float | None, *, name: str = "a", calibration: str = "x", resolution: float = 10.0) -> Run:
     measured = CheckResult.measured
-    return Run(
+    return usual_run(
         run_id=name,
-        kind="daily",
-        started_at="2026-03-02T06:00:00+00:00",
-        finished_at="2026-03-02T06:01:00+00:00",
-        simulated=True,
-        verdict=Status.PASS,
-        sentence="",
         software={"petqc": "1"},
         config_hash="c",
         calibration_ids={"tdc": calibration},

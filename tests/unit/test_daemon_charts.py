@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tests.unit.run_documents import usual_run
 
 from petqc.limits import Limits, Status
 from petqc.results import CheckResult, Run
@@ -22,16 +23,11 @@ PEAK = Limits(fail_low=495.0, warn_low=500.0, warn_high=520.0, fail_high=525.0)
 
 
 def a_run(number: int, peak: float, *, kind: str = "daily", calibration: str = "a", scanner: str = "bench") -> Run:
-    return Run(
+    return usual_run(
         run_id=f"run-{number}",
         kind=kind,
         started_at=f"2026-{1 + number // 28:02}-{1 + number % 28:02}T06:00:00+00:00",
         finished_at=f"2026-{1 + number // 28:02}-{1 + number % 28:02}T06:05:00+00:00",
-        simulated=True,
-        verdict=Status.PASS,
-        sentence="Scan: all fine.",
-        software={},
-        config_hash="",
         calibration_ids={"tdc": calibration},
         scanner=scanner,
         checks=[CheckResult.measured("photopeak", "scanner", peak, "keV", 0.05, 1000, PEAK)],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from tests.unit.run_documents import usual_run
 
 from petqc.formats.petsys_config import load_config
 from petqc.limits import Limits, Status
@@ -39,18 +40,11 @@ TIGHT = Limits(495.0, 505.0, 517.0, 527.0)
 
 
 def a_run(*, simulated: bool = True) -> Run:
-    return Run(
+    return usual_run(
         run_id="r1",
-        kind="daily",
-        started_at="2026-03-02T06:00:00+00:00",
-        finished_at="2026-03-02T06:01:00+00:00",
         simulated=simulated,
         verdict=Status.FAIL,
         sentence="Do not scan: photopeak of module 0.0.1.",
-        software={},
-        config_hash="",
-        calibration_ids={},
-        scanner="bench",
         checks=[
             result("photopeak", "scanner", 511.04, TIGHT),
             result("photopeak", "module:0.0.1", 530.0, TIGHT),

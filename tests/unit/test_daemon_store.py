@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.run_documents import usual_run
 
-from petqc.limits import Limits, Status
+from petqc.limits import Limits
 from petqc.results import CheckResult, Run
 from petqcd.errors import NotFoundError, StoreError
 from petqcd.store import Store, read_only
@@ -29,19 +30,11 @@ def a_run(run_id: str, *, n_checks: int = 3) -> Run:
         )
         for i in range(n_checks)
     ]
-    return Run(
+    return usual_run(
         run_id=run_id,
-        kind="daily",
-        started_at="2026-03-02T06:00:00+00:00",
-        finished_at="2026-03-02T06:01:00+00:00",
-        simulated=True,
-        verdict=Status.PASS,
-        sentence="Scan: all fine.",
         software={"petqc": "0"},
         config_hash="c",
-        calibration_ids={},
         checks=checks,
-        scanner="bench",
     )
 
 

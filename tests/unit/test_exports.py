@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
+from tests.unit.run_documents import usual_run
 
 from petqc.errors import BadInputError
 from petqc.exports import tables, wad_qc
@@ -29,18 +30,12 @@ LIMITS = Limits(fail_low=495.7, warn_low=505.9, warn_high=516.1, fail_high=526.3
 
 
 def a_run(*, simulated: bool = True) -> Run:
-    return Run(
+    return usual_run(
         run_id="2026-03-02-0001",
-        kind="daily",
-        scanner="bench",
-        started_at="2026-03-02T06:00:00+00:00",
         finished_at="2026-03-02T06:05:12+00:00",
         simulated=simulated,
         verdict=Status.INVALID,
         sentence="Not measured: CTR (fit): too few pairs, 12 of 200.",
-        software={},
-        config_hash="",
-        calibration_ids={},
         checks=[
             CheckResult.measured("photopeak", "scanner", 510.1 + 0.2, "keV", 0.1, 1000, LIMITS),
             CheckResult.measured("photopeak", "module:0.0.1", 530.0, "keV", 0.2, 500, LIMITS),

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 
 import pypdf
 import pytest
+from tests.unit.run_documents import usual_run
 from tests.unit.test_report import make_run
 
 from petqc.errors import BadInputError
 from petqc.limits import Status
 from petqc.report import write_report
 from petqc.report.pdf import render_pdf
-from petqc.results import Run
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from petqc.results import Run
 
 
 @pytest.fixture(scope="module")
@@ -51,17 +53,13 @@ def test_it_is_a_pdf_for_archives_with_all_its_fonts_and_the_same_each_time(run:
 
 
 def test_what_was_not_measured_and_a_real_scanner_have_a_report_too(tmp_path: Path) -> None:
-    empty = Run(
+    empty = usual_run(
         run_id="r",
-        kind="daily",
         started_at="2026-03-02T06:00:00Z",
         finished_at="2026-03-02T06:00:10Z",
         simulated=False,
         verdict=Status.INVALID,
         sentence='Not measured: the "link" #1 [lost] *everything* _at_ $5 <now>.',
-        software={},
-        config_hash="",
-        calibration_ids={},
     )
     write_report(empty, tmp_path / "r.pdf")
     text = " ".join(pypdf.PdfReader(tmp_path / "r.pdf").pages[0].extract_text().split())
