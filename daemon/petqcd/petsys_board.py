@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Self
 from petqc.channel_map import absolute_channel
 from petqc_drivers.device import OutputState
 from petqc_drivers.petsys.counters import WINDOW_CLK
-from petqc_drivers.petsys.readout import PetsysDaqdReadout, PetsysDaqdSettings, PetsysUdpReadout, PetsysUdpSettings
+from petqc_drivers.petsys.daqd_readout import PetsysDaqdReadout
+from petqc_drivers.petsys.settings import PetsysDaqdSettings, PetsysUdpSettings
 from petqc_drivers.petsys.test_pulse import TestPulse
+from petqc_drivers.petsys.udp_readout import PetsysUdpReadout
 from petqcd import clock
 from petqcd.board import ChannelCounts, Received, TimeReference
 from petqcd.errors import ConfigError, RefusedError

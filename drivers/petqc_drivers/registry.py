@@ -43,7 +43,7 @@ _KINDS: Final = (
     DeviceKind(
         kind="petsys-udp",
         title="PETsys TOFPET2 front-end board on gigabit UDP",
-        module="petqc_drivers.petsys.readout",
+        module="petqc_drivers.petsys.udp_readout",
         settings="PetsysUdpSettings",
         device="PetsysUdpReadout",
         readback="commanded",
@@ -51,7 +51,7 @@ _KINDS: Final = (
     DeviceKind(
         kind="petsys-daqd",
         title="PETsys TOFPET2 front-end board behind the vendor's daemon",
-        module="petqc_drivers.petsys.readout",
+        module="petqc_drivers.petsys.daqd_readout",
         settings="PetsysDaqdSettings",
         device="PetsysDaqdReadout",
         readback="commanded",

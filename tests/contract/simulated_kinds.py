@@ -9,15 +9,10 @@ from typing import TYPE_CHECKING
 
 from petqc_drivers.limits import HardLimit, Volts
 from petqc_drivers.petsys.bias import BiasChannel, BiasCurve
+from petqc_drivers.petsys.daqd_readout import PetsysDaqdReadout
 from petqc_drivers.petsys.mezzanines import KINDS as MEZZANINES
-from petqc_drivers.petsys.readout import (
-    BiasSettings,
-    PetsysDaqdReadout,
-    PetsysDaqdSettings,
-    PetsysReadout,
-    PetsysUdpReadout,
-    PetsysUdpSettings,
-)
+from petqc_drivers.petsys.settings import BiasSettings, PetsysDaqdSettings, PetsysUdpSettings
+from petqc_drivers.petsys.udp_readout import PetsysUdpReadout
 from petqc_simulators.boards.petsys_daqd import DaqdServer
 from petqc_simulators.boards.scanner import Scanner
 from petqc_simulators.config_files import tables
@@ -30,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from petqc_drivers.petsys.readout import PetsysReadout
     from petqc_drivers.petsys.units import Address
     from petqc_simulators.boards.petsys_febd import PetsysFebd
 

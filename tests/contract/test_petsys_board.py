@@ -22,8 +22,9 @@ from petqc_drivers.limits import HardLimit, Volts
 from petqc_drivers.petsys.bias import BiasChannel, BiasCurve
 from petqc_drivers.petsys.counters import WINDOW_CLK, CounterMode, Discriminator
 from petqc_drivers.petsys.frames import scan_frames
-from petqc_drivers.petsys.readout import AsicSettings, BiasSettings, PetsysUdpReadout, PetsysUdpSettings
+from petqc_drivers.petsys.settings import AsicSettings, BiasSettings, PetsysUdpSettings
 from petqc_drivers.petsys.test_pulse import TestPulse
+from petqc_drivers.petsys.udp_readout import PetsysUdpReadout
 from petqc_simulators.boards.witness import judge
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from petqc_drivers.device import OutputState
 from petqc_drivers.errors import ConnectError, DriverError, LinkLostError
 from petqc_drivers.limits import HardLimit, Volts
 from petqc_drivers.petsys.bias import BiasChannel, BiasCurve
-from petqc_drivers.petsys.readout import AsicSettings, BiasSettings, PetsysDaqdReadout, PetsysDaqdSettings
+from petqc_drivers.petsys.daqd_readout import PetsysDaqdReadout
+from petqc_drivers.petsys.settings import AsicSettings, BiasSettings, PetsysDaqdSettings
 from petqc_simulators.boards.witness import judge
 
 if TYPE_CHECKING:

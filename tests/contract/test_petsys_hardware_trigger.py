@@ -11,7 +11,7 @@ from tests.contract.simulated_kinds import Kind, Served, compile_kernels, served
 
 from petqc_drivers.petsys.frames import scan_frames
 from petqc_drivers.petsys.hardware_trigger import TriggerSettings
-from petqc_drivers.petsys.readout import AsicSettings
+from petqc_drivers.petsys.settings import AsicSettings
 
 if TYPE_CHECKING:
     from pathlib import Path

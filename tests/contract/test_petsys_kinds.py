@@ -30,7 +30,7 @@ from petqc_drivers.limits import Volts
 from petqc_drivers.petsys import supply
 from petqc_drivers.petsys.bias import BiasChannel
 from petqc_drivers.petsys.mezzanines import KINDS as MEZZANINES
-from petqc_drivers.petsys.readout import AsicSettings
+from petqc_drivers.petsys.settings import AsicSettings
 from petqc_simulators.boards.witness import judge
 from petqc_simulators.config_files import write_config_folder
 from petqc_simulators.profile import MODULE_CHIPS

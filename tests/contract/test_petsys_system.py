@@ -26,10 +26,11 @@ from petqc_drivers.errors import (
 )
 from petqc_drivers.limits import HardLimit, Volts
 from petqc_drivers.petsys.bias import BiasChannel, BiasCurve
+from petqc_drivers.petsys.daqd_readout import PetsysDaqdReadout
 from petqc_drivers.petsys.frames import frame_ids, scan_frames
 from petqc_drivers.petsys.hardware_trigger import TriggerSettings
-from petqc_drivers.petsys.readout import AsicSettings, BiasSettings, PetsysDaqdReadout, PetsysDaqdSettings
 from petqc_drivers.petsys.registers import POWER_BIAS, POWER_FEM
+from petqc_drivers.petsys.settings import AsicSettings, BiasSettings, PetsysDaqdSettings
 from petqc_drivers.petsys.test_pulse import TestPulse
 from petqc_simulators.boards.petsys_clktgr import ClockTrigger
 from petqc_simulators.boards.petsys_daqd import DaqdServer

@@ -27,7 +27,8 @@ from petqc_drivers.errors import (
 )
 from petqc_drivers.petsys.daqd_client import MAX_OWED
 from petqc_drivers.petsys.daqd_link import DaqdReadoutLink
-from petqc_drivers.petsys.readout import PetsysDaqdReadout, PetsysDaqdSettings
+from petqc_drivers.petsys.daqd_readout import PetsysDaqdReadout
+from petqc_drivers.petsys.settings import PetsysDaqdSettings
 from petqc_drivers.registry import device_kind
 
 if TYPE_CHECKING:

@@ -28,13 +28,8 @@ from petqc_drivers.errors import (
 from petqc_drivers.limits import HardLimit, Volts
 from petqc_drivers.petsys import frames
 from petqc_drivers.petsys.bias import BiasChannel, BiasCurve
-from petqc_drivers.petsys.readout import (
-    AsicSettings,
-    BiasSettings,
-    ExpectedBoard,
-    PetsysUdpReadout,
-    PetsysUdpSettings,
-)
+from petqc_drivers.petsys.settings import AsicSettings, BiasSettings, ExpectedBoard, PetsysUdpSettings
+from petqc_drivers.petsys.udp_readout import PetsysUdpReadout
 from petqc_drivers.registry import KINDS, device_kind
 
 if TYPE_CHECKING:

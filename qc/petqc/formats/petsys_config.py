@@ -201,6 +201,10 @@ _Sections = dict[str, dict[str, tuple[str, str]]]
 
 
 def _read(path: Path) -> bytes | None:
+    if "\0" in str(path):
+        raise BadInputError("is no name of a file: it has a NUL in it", where=repr(str(path)))
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise BadInputError("is a device or a pipe, not a file", where=str(path))
     try:
         return path.read_bytes()
     except FileNotFoundError:
