@@ -114,6 +114,13 @@ class DailyConfig(SourceRunConfig):
     """Of the source: control charts of rates take its decay out. Empty: rates are taken as they are."""
 
 
+class LutetiumConfig(SourceRunConfig):
+    """[qc.lutetium]: the nightly run without a source and without anybody."""
+
+    seconds: Annotated[Finite, Field(gt=0, le=86_400)] = 600.0
+    """Acquisition time."""
+
+
 class EnergyCalibrationConfig(SourceRunConfig):
     """[qc.calibrate-energy]: charge spectra of a source; ends once there is enough of its first line."""
 
@@ -215,6 +222,7 @@ class QcConfig(_Model):
     """[qc.<run>]: one table for each kind of run."""
 
     daily: DailyConfig = DailyConfig()
+    lutetium: LutetiumConfig = LutetiumConfig()
     calibrate_threshold: ThresholdScanConfig = Field(default=ThresholdScanConfig(), alias="calibrate-threshold")
     calibrate_tdc: PulseScanConfig = Field(default=PulseScanConfig(), alias="calibrate-tdc")
     calibrate_charge: PulseScanConfig = Field(default=PulseScanConfig(), alias="calibrate-charge")

@@ -12,13 +12,14 @@ import numpy as np
 from petqcd import clock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from petqc.analysis import RunContext
     from petqc.formats.petsys_config import PetsysConfig
+    from petqc.lutetium import LutetiumCounts
     from petqc.processing import Processed
     from petqc.results import RawFile, Run
     from petqcd.board import TimeReference
@@ -38,6 +39,7 @@ class Measurement:
         calibration_ids: what the recording's manifest says about it; default: the hashes of its files.
         look: called with everything that became final, from the thread that calls `process`.
         use_kev: whether energies are made keV where the configuration has a table for it; else they stay charge.
+        processing: settings of the processing that take the place of the configured ones.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Measurement:
         calibration_ids: dict[str, str] | None = None,
         look: Callable[[Processed], None] | None = None,
         use_kev: bool = True,
+        processing: Mapping[str, Any] | None = None,
     ) -> None:
         from petqc.calibration import CalibrationSet
         from petqc.histograms import HistogramSettings, QcHistograms
@@ -61,7 +64,7 @@ class Measurement:
         )
         calibration = CalibrationSet.from_config(used)
         # A live stream brings every frame, empty ones too: a missing number is a lost frame.
-        settings = replace(ProcessingSettings.from_config(used), compacted=False)
+        settings = replace(ProcessingSettings.from_config(used), compacted=False, **(processing or {}))
         self._settings = settings
         self._all_charge = calibration.acquisition == "qdc"
         self._mixed = calibration.acquisition == "mixed"
@@ -168,13 +171,14 @@ class Measurement:
             return ()
         return (RawFile(f"{RECORDING}.rawf", str(manifest.end["sha256"])),)
 
-    def analyse(self, context: RunContext) -> Run:
-        """Run every check."""
+    def analyse(self, context: RunContext, lutetium: LutetiumCounts | None = None) -> Run:
+        """Run every check that belongs to the run; lutetium: of a run without a source."""
         from petqc.analysis import analyse
 
         started_s = clock.monotonic_s()
-        petqc = self._config.petqc  # the daemon's own configuration says which source is in use, and its place
-        run = analyse(self.histograms, replace(context, reference=petqc.scanner, source_mm=petqc.source_mm))
+        # Which source is in use is said by the daemon's own configuration; the rest by that of the board.
+        told = {name: value for name, value in self._config.petqc.context().items() if name != "source"}
+        run = analyse(self.histograms, replace(context, **told), lutetium)
         log.info("analysed in %.2f s", clock.monotonic_s() - started_s)
         return run
 

@@ -9,23 +9,31 @@ from petqc.recorded import analyse_file
 
 if TYPE_CHECKING:
     from petqc.histograms import QcHistograms
+    from petqc.lutetium import LutetiumCounts
     from petqc.results import Run
 
 __all__ = ["RunContext", "SourceShape", "analyse", "analyse_file", "invalid_run"]
 
 
-def analyse(histograms: QcHistograms, context: RunContext) -> Run:
-    """Run every registered check and give the verdict.
+def analyse(histograms: QcHistograms, context: RunContext, lutetium: LutetiumCounts | None = None) -> Run:
+    """Run every check that belongs to the run and give the verdict.
 
     Args:
         histograms: everything counted.
         context: everything else that is known about the run.
+        lutetium: beta-gamma pairs of a run without a source; with them, its checks are those of such a run.
     """
     from petqc.checks import all_checks
     from petqc.verdict import conclude
 
-    shared = QcInput(histograms, context)
-    outputs = [(c, c.function(shared)) for c in all_checks()]
+    fits = None
+    if lutetium is not None:
+        from petqc.lutetium.fits import LutetiumFits
+
+        fits = LutetiumFits(lutetium)
+    shared = QcInput(histograms, context, lutetium=fits)
+    data = "source" if fits is None else "lutetium"
+    outputs = [(c, c.function(shared)) for c in all_checks() if data in c.data]
     return conclude(histograms.topology, context, outputs)
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from petqc.checks import CheckOutput, Level
     from petqc.histograms import QcHistograms
+    from petqc.lutetium.fits import LutetiumFits
     from petqc.results import EnvironmentReading, RawFile
     from petqc.scanners import Scanner
 
@@ -58,9 +59,10 @@ class RunContext:
     receiving (`frames`, `frames_lost`, `datagrams_rejected`, …). elapsed_s and live_time_s: duration of the recording
     and the part of it that was live; None if nobody knows. source: shape of the radioactive source; CTR is only a CTR
     for a point or a line. source_mm: where its middle is meant to be; None: nobody said. reference: what kind of
-    scanner it is and what is published about it, if known. has_singles False: only coincidences were recorded.
-    has_energies False: only times were. has_pair_search False: there was nothing to pair. Checks that need what is
-    missing do not apply.
+    scanner it is and what is published about it, if known. crystal_material: name in petqc.lutetium.crystals;
+    crystal_mm: two sides of a crystal and its length; empty and None: not known. has_singles False: only coincidences
+    were recorded. has_energies False: only times were. has_pair_search False: there was nothing to pair. Checks that
+    need what is missing do not apply.
     coincident_modules: those between which coincidences were looked for, if not all. expected_channels False: the
     channels are those that were seen, so that a silent one cannot be told from one that does not exist.
     """
@@ -84,6 +86,8 @@ class RunContext:
     source: SourceShape = "point"
     source_mm: tuple[float, float, float] | None = None
     reference: Scanner | None = None
+    crystal_material: str = ""
+    crystal_mm: tuple[float, float, float] | None = None
     has_singles: bool = True
     has_energies: bool = True
     has_pair_search: bool = True
@@ -116,6 +120,7 @@ class QcInput:
     _channels: PeakFits | None = None
     _tail: tuple[float, float, float] | None = None
     _place: SourcePlace | None = None
+    lutetium: LutetiumFits | None = None
 
     @property
     def is_kev(self) -> bool:

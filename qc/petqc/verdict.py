@@ -25,8 +25,8 @@ _NAMED = 3
 """A sentence names this many findings; the table has the others."""
 _EXPLAINED = 0.8
 """The smallest node that holds this share of the flags is the one to name. Source: daily-qc.md §3, root-cause logic."""
-_ESSENTIAL = "photopeak"
-"""Without this one judged, nothing says whether to scan: counts do not see energy drift. Source: daily-qc.md §0."""
+_ESSENTIAL = ("photopeak", "lu_energy_scale")
+"""Without one of these judged, nothing says whether to scan: counts do not see energy drift. Source: daily-qc.md §0."""
 _SPOILING = "source_position"
 """A source far from its place spoils the run: whatever else is out of limits is no finding about the scanner."""
 _KINDS = {"asic": "ASIC", "bias": "bias output", "unit": "board"}
@@ -75,7 +75,8 @@ def conclude(topology: Topology, context: RunContext, outputs: Sequence[tuple[Ch
         inside = sum(1 for c in run.checks if c.status is Status.PASS)
         run.verdict = Status.INVALID
         run.sentence = (
-            "Not judged: no photopeak was held against limits in keV, so nothing here says whether to scan; "
+            f"Not judged: no {_missing_essential(run)} was held against limits in keV, so nothing here says whether to "
+            "scan; "
             f"{inside} other value{'s' if inside != 1 else ''} inside {'their' if inside != 1 else 'its'} limits."
         )
         return run
@@ -93,7 +94,12 @@ def likely(run: Run) -> str:
 
 def _is_essential_judged(run: Run) -> bool:
     judged = {Status.PASS, Status.WARN, Status.FAIL}
-    return any(c.id == _ESSENTIAL and c.status in judged for c in run.checks)
+    return any(c.id in _ESSENTIAL and c.status in judged for c in run.checks)
+
+
+def _missing_essential(run: Run) -> str:
+    is_lutetium = any(c.id == "lu_energy_scale" for c in run.checks)
+    return "line of lutetium" if is_lutetium else "photopeak"
 
 
 def not_measured(context: RunContext, reason: str) -> Run:
@@ -183,7 +189,7 @@ def _empty_run(context: RunContext) -> Run:
 
 def _passing(run: Run, titles: dict[str, str]) -> str:
     told = []
-    for id_ in ("photopeak", "energy_resolution", "ctr_fit"):
+    for id_ in ("photopeak", "energy_resolution", "ctr_fit", "lu_energy_scale", "lu_efficiency"):
         result = run.find(id_)
         if result is not None and result.value is not None:
             told.append(f"{_title(titles.get(id_, id_))} {say(result.value, result.uncertainty, result.unit)}")

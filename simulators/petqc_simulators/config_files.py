@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from petqc.formats.petsys_config import AsicParameters, HwTrigger, PetqcSection, SwTrigger, TableKind, write_config
 from petqc.formats.petsys_tables import BRANCH_E, BRANCH_T, COINCIDENCE, QDC, SAME_PHOTON, TABLES
+from petqc.lutetium.crystals import MATERIALS
 from petqc.scanners import load_scanner
 from petqc_simulators.boards.bias_prom import adc_codes
 from petqc_simulators.boards.hardware_trigger import REGIONS_OF_BOARD, quarter
@@ -189,10 +191,24 @@ def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
 
 
 def _about(profile: Profile) -> dict[str, Any]:
-    """What a scanner that stands for a real one says of itself and its source; the others leave both open."""
+    """What the configuration says of crystals, of a missing source, and of a scanner that stands for a real one."""
+    geometry, crystal = profile.geometry, profile.crystal
+    # The crystal's own section, of the shape of its place.
+    smaller = math.sqrt(crystal.fill_factor)
+    found: dict[str, Any] = {
+        "crystal_material": crystal.material if crystal.material in MATERIALS else "",
+        "crystal_mm": (
+            round(geometry.pitches_mm[0] * smaller, 4),
+            round(geometry.pitches_mm[1] * smaller, 4),
+            geometry.crystal_length_mm,
+        ),
+    }
+    if profile.source.kind == "none":
+        found["source"] = "none"
     if not profile.reference:
-        return {}
+        return found
     return {
+        **found,
         "scanner": load_scanner(profile.reference),
         "source": profile.source.shape,
         "source_mm": (0.0, 0.0, 0.0) if profile.source.kind != "none" else None,

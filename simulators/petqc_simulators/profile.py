@@ -11,6 +11,7 @@ import numpy as np
 
 from petqc_drivers.petsys.mezzanines import BIAS_32P
 from petqc_drivers.petsys.mezzanines import KINDS as MEZZANINES
+from petqc_simulators.physics.material import LUTETIUM_SHARE, lu176_bq_per_cm3
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -237,18 +238,27 @@ class Numbering:
 
 @dataclass(frozen=True, slots=True)
 class Crystal:
-    """LYSO. Widths are FWHM in percent at 511 keV; spreads are relative standard deviations."""
+    """What gammas meet: attenuation is that of LYSO of the given density, radioactivity that of the material.
+
+    material: a name of physics.material. Widths are FWHM in percent at 511 keV; spreads are relative standard
+    deviations.
+    """
 
     density_g_cm3: float
     fill_factor: float
     light_speed_index: float
-    lu176_bq_per_cm3: float
+    material: str
     decay_ns: float
     photoelectrons_at_511: float
     light_yield_spread: float
     light_yield_per_k: float
     intrinsic_fwhm_percent: float
     resolution_spread: float
+
+    @property
+    def lu176_bq_per_cm3(self) -> float:
+        """Decays of Lu-176 of the crystal itself, with a source or without."""
+        return lu176_bq_per_cm3(self.material, self.density_g_cm3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -549,6 +559,10 @@ def load_profile(name: str, *, source: str | None = None) -> Profile:
 
 def _check(path: Path, profile: Profile) -> None:
     geometry, hardware = profile.geometry, profile.hardware
+    if profile.crystal.material not in LUTETIUM_SHARE:
+        raise ProfileError(
+            f"{path}: crystal.material: {profile.crystal.material!r} is none of {', '.join(LUTETIUM_SHARE)}"
+        )
     if geometry.arrangement not in {"panels", "ring"}:
         raise ProfileError(f"{path}: geometry.arrangement: {geometry.arrangement!r} is neither panels nor ring")
     of_asic = geometry.crystals_per_asic

@@ -18,8 +18,9 @@ from petqc_simulators.densities import FWHM_PER_SIGMA, mixture_density, peak_and
 from petqc_simulators.physics import electronics as el
 from petqc_simulators.physics.crystal import CHANNEL, CLOCK_PS, DECAY, DEPOSIT_COLUMNS, ZE, ZT, E, T
 from petqc_simulators.physics.detector import BLOCK_S, Detector
+from petqc_simulators.physics.emission import crystal_volume_mm3
 from petqc_simulators.physics.placement import in_coincidence
-from petqc_simulators.physics.source import source_model
+from petqc_simulators.physics.source import LU176_ENDPOINT_KEV, LU176_GAMMAS_KEV, source_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -302,6 +303,22 @@ def _pairs(
     return found
 
 
+def _lutetium(profile: Profile) -> dict[str, Any]:
+    """What the crystals do by themselves, with a source or without."""
+    crystal = profile.crystal
+    decays_hz = crystal_volume_mm3(profile) * 1e-3 * crystal.lu176_bq_per_cm3
+    return {
+        "material": crystal.material,
+        "bq_per_cm3": crystal.lu176_bq_per_cm3,
+        "decays_hz": round(decays_hz * profile.geometry.channels, 4),
+        "decays_per_channel_hz": round(decays_hz, 6),
+        "gammas_kev": list(LU176_GAMMAS_KEV),
+        "beta_endpoint_kev": LU176_ENDPOINT_KEV,
+        "walk_ps": profile.timing.walk_ps,
+        "tdc_scale": 1.0,
+    }
+
+
 def compute_truth(
     profile: Profile, seed: int, faults: Sequence[Fault] = (), *, seconds: float | None = None
 ) -> dict[str, Any]:
@@ -405,6 +422,7 @@ def compute_truth(
         "seed": seed,
         "source": profile.source.kind,
         "activity_bq": source_model(profile.source, geometry).activity_bq,
+        "lutetium": _lutetium(profile),
         "definitions": DEFINITIONS,
         "from_simulated_seconds": seconds,
         **({"served_frames_repeat_after_s": round(turn * BLOCK_S, 6)} if (turn := profile.repetition.blocks) else {}),

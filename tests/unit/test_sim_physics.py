@@ -91,7 +91,7 @@ def test_rates_of_decays_and_their_poisson_spacing() -> None:
 
 
 def test_solid_angle_of_the_modules() -> None:
-    profile = replace(BENCH, crystal=replace(BENCH.crystal, lu176_bq_per_cm3=0.0))
+    profile = replace(BENCH, crystal=replace(BENCH.crystal, material="none"))
     model = source_model(profile.source, profile.geometry)
     dense = replace(profile, crystal=replace(profile.crystal, density_g_cm3=2000.0))
     emission = Emission(dense, np.random.default_rng(3))
@@ -117,7 +117,7 @@ def test_solid_angle_of_the_modules() -> None:
 
 
 def test_pairs_are_back_to_back_and_in_time() -> None:
-    profile = replace(BENCH, crystal=replace(BENCH.crystal, lu176_bq_per_cm3=0.0))
+    profile = replace(BENCH, crystal=replace(BENCH.crystal, material="none"))
     rows = deposits_of(Emission(profile, np.random.default_rng(4)), 0.3)
     full = rows[np.abs(rows[:, E] - 510.999) < 0.01]
     a, b = full[full[:, CHANNEL] >= 256], full[full[:, CHANNEL] < 256]

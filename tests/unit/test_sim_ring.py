@@ -51,7 +51,7 @@ def test_channel_numbers_carry_port_and_slave():
 
 
 def test_annihilations_are_seen_on_both_sides_of_the_ring():
-    quiet = replace(RING, crystal=replace(RING.crystal, lu176_bq_per_cm3=0.0))
+    quiet = replace(RING, crystal=replace(RING.crystal, material="none"))
     emission = Detector(quiet, 1).emission
     rows, n = emission.generate(2e6, np.empty((1024, 6)), 0)
     decay, module = rows[:n, 4].astype(int), rows[:n, 5].astype(int) // 256

@@ -35,6 +35,9 @@ def analyse(
         Path | None, typer.Option(help="Which channels measure time and which energy, YAML.")
     ] = None,
     min_hits: Annotated[int, typer.Option(min=1, max=255, help="Least hits of a photon that counts.")] = 1,
+    lutetium: Annotated[
+        bool, typer.Option("--lutetium", help="No source was in the scanner: the checks of the crystals' own Lu-176.")
+    ] = False,
     report: Annotated[
         Path | None, typer.Option(help="Write the report: HTML, or PDF where the name ends in .pdf.")
     ] = None,
@@ -58,6 +61,7 @@ def analyse(
             channel_roles=channel_roles,
             min_hits=min_hits,
             progress=bar.part,
+            lutetium=lutetium,
         )
     if set_id is not None:
         run.calibration_ids["set"] = set_id

@@ -38,6 +38,7 @@ def register(app: typer.Typer) -> None:
     app.command("serve")(serve)
     group = typer.Typer(help="Start a run.", no_args_is_help=True)
     group.command("daily")(run_daily)
+    group.command("lutetium")(run_lutetium)
     app.add_typer(group, name="run")
     app.command("abort")(abort)
 
@@ -177,18 +178,41 @@ def run_daily(
     as_json: Json = False,
 ) -> None:
     """Start the daily run on the daemon."""
+    _start({"kind": "daily"}, "daily QC", config, state_dir, wait=wait, as_json=as_json)
+
+
+def run_lutetium(
+    *,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait; end with the verdict's exit code.")] = False,
+    seconds: Annotated[
+        float | None, typer.Option(min=1.0, max=86_400, help="Acquisition time instead of that of [qc.lutetium].")
+    ] = None,
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Start the run without a source: the crystals' own Lu-176."""
+    body: dict[str, Any] = {"kind": "lutetium"}
+    if seconds is not None:
+        body["parameters"] = {"seconds": seconds}
+    _start(body, "source-free QC", config, state_dir, wait=wait, as_json=as_json)
+
+
+def _start(
+    body: dict[str, Any], title: str, config: Path | None, state_dir: Path | None, *, wait: bool, as_json: bool
+) -> None:
     from petqcd.client import Client
 
     _, folder = configuration(config, state_dir)
     client = Client(folder)
-    if not wait:
-        run_id = client.post("/api/v1/runs", {"kind": "daily"})["run_id"]
-        if as_json:
-            give_json({"run_id": run_id})
-        else:
-            sys.stdout.write(f"{run_id}\n")
+    if wait:
+        follow(client, folder, body, title, as_json=as_json)
         return
-    follow(client, folder, {"kind": "daily"}, "daily QC", as_json=as_json)
+    run_id = client.post("/api/v1/runs", body)["run_id"]
+    if as_json:
+        give_json({"run_id": run_id})
+    else:
+        sys.stdout.write(f"{run_id}\n")
 
 
 def follow(client: Any, state_dir: Path, body: dict[str, Any], title: str, *, as_json: bool) -> None:

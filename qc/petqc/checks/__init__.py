@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from petqc.qc_input import QcInput
     from petqc.results import ChannelColumn, CheckResult, Spectrum
 
+Data: TypeAlias = Literal["source", "lutetium"]
+"""What was in the scanner: a source, or nothing but the crystals' own lutetium."""
 Level: TypeAlias = Literal["scanner", "pair", "module", "asic", "bias", "channel"]
 
 
@@ -42,7 +44,7 @@ class Check:
 
     limits: default limits by level, in `unit`. relative: limits by level in per cent of the node's baseline; they
     replace the default ones at nodes that have a baseline. source: where formula and limits come from. order: place in
-    the table that a person reads.
+    the table that a person reads. data: the runs that it belongs to.
     """
 
     id: str
@@ -53,6 +55,7 @@ class Check:
     relative: Mapping[Level, Limits]
     source: str
     order: int
+    data: tuple[Data, ...]
     function: CheckFunction
 
     def limits_at(self, level: Level, baseline: float | None, override: Mapping[str, float] | None) -> Limits:
@@ -89,6 +92,7 @@ def check(
     levels: tuple[Level, ...],
     source: str,
     order: int,
+    data: tuple[Data, ...] = ("source",),
     limits: Mapping[Level, Limits] | None = None,
     relative: Mapping[Level, Limits] | None = None,
 ) -> Callable[[CheckFunction], CheckFunction]:
@@ -97,7 +101,7 @@ def check(
     def register(function: CheckFunction) -> CheckFunction:
         if id in _REGISTRY:
             raise ValueError(f"check {id!r} is registered twice")
-        _REGISTRY[id] = Check(id, title, unit, levels, limits or {}, relative or {}, source, order, function)
+        _REGISTRY[id] = Check(id, title, unit, levels, limits or {}, relative or {}, source, order, data, function)
         return function
 
     return register

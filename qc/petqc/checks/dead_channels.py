@@ -28,6 +28,7 @@ MIN_MEDIAN = 25
     unit="channels",
     levels=("scanner", "module", "channel"),
     order=60,
+    data=("source", "lutetium"),
     source="fault F01: daily-qc.md §3; limits: daily-qc.md §5.2, row dead crystals (scanner 0.2 % and 1 %, block 2 "
     "and a quarter)",
 )

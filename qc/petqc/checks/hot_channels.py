@@ -28,6 +28,7 @@ MIN_MEDIAN = 25
     unit="channels",
     levels=("scanner", "module", "channel"),
     order=70,
+    data=("source", "lutetium"),
     limits={"module": Limits(warn_high=0.0, fail_high=3.0)},
     source="fault F02: daily-qc.md §3; limits: daily-qc.md §1.2, block noise (0 to 3 crystals); 5 sigma: §5.2",
 )

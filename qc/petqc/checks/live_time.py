@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     unit="%",
     levels=("scanner",),
     order=120,
+    data=("source", "lutetium"),
     limits={"scanner": Limits(fail_low=95.0, warn_low=99.0)},
     source="formula: daily-qc.md §2f (the electronics' own counters); limits: daily-qc.md §5.2, row dead time / loss "
     "counters (1 %, 5 %)",

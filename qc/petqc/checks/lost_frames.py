@@ -21,6 +21,7 @@ _LIMITS = Limits(warn_high=1.0, fail_high=5.0)
     unit="%",
     levels=("scanner",),
     order=110,
+    data=("source", "lutetium"),
     limits={"scanner": _LIMITS},
     source="fault F19: daily-qc.md §3; formula: counters as truth, daily-qc.md §2f; limits: daily-qc.md §5.2, row dead "
     "time / loss counters",

@@ -49,8 +49,10 @@ class Measure:
 
 MEASURES = (
     Measure("energy", "photopeak", ("photopeak", "bias_peak", "window_acceptance"), "%", 3.0, 1.0, 0.3),
+    Measure("energy", "lu_energy_scale", ("lu_energy_scale",), "%", 3.0, 1.0, 0.3),
     Measure("resolution", "energy_resolution", ("energy_resolution",), "%", 15.0, 5.0, 2.0),
     Measure("offset", "module_time_offset", ("module_time_offset",), "ps", 40.0, 20.0, 4.0),
+    Measure("offset", "lu_time_offset", ("lu_time_offset",), "ps", 40.0, 20.0, 4.0),
     Measure("width", "timing_width", ("timing_width", "ctr_fit", "ctr_nema", "time_tails"), "%", 20.0, 5.0, 2.0),
     Measure("onset", "energy_onset", ("energy_onset",), "keV", 25.0, 15.0, 1.5),
 )

@@ -2,7 +2,8 @@
 
 Our own additions stand in a `[petqc]` section that the vendor's tools ignore: `asics_per_module`,
 `energy_kev_table`, `bias_map_table`, `energy_window_kev = LOW HIGH`, `scanner` (name or path of its description,
-`petqc.scanners`), `source` (point, line, extended or none) and `source_mm = X Y Z` (where it is meant to be).
+`petqc.scanners`), `source` (point, line, extended or none), `source_mm = X Y Z` (where it is meant to be), and of the
+crystals `crystal_material` (lyso, lso or lbs) and `crystal_mm = WIDTH HEIGHT LENGTH` (without reflectors).
 Source: PETsys sw_daq_tofpet2 revision 194662e; defaults are those compiled into its processing code.
 """
 
@@ -21,6 +22,7 @@ import numpy as np
 
 from petqc.errors import BadInputError
 from petqc.formats.petsys_tables import TABLES, TableKind, format_table, parse_table, write_table
+from petqc.lutetium.crystals import MATERIALS
 from petqc.scanners import load_scanner
 
 if TYPE_CHECKING:
@@ -88,7 +90,8 @@ class PetqcSection:
     """What petqc adds to the vendor's configuration.
 
     scanner: what kind of scanner it is, if that has a description. source: shape of the source that runs use, and
-    source_mm where its middle is meant to be; None: not said.
+    source_mm where its middle is meant to be; None: not said. crystal_material, crystal_mm: of one crystal; where they
+    are not said, what is published of the scanner.
     """
 
     asics_per_module: int = 4
@@ -96,11 +99,17 @@ class PetqcSection:
     scanner: Scanner | None = None
     source: str | None = None
     source_mm: tuple[float, float, float] | None = None
+    crystal_material: str = ""
+    crystal_mm: tuple[float, float, float] | None = None
 
     def context(self) -> dict[str, Any]:
         """What a run's context (`petqc.qc_input.RunContext`) takes over from here."""
-        said = {"reference": self.scanner, "source": self.source, "source_mm": self.source_mm}
-        return {name: value for name, value in said.items() if value is not None}
+        material, size = self.crystal_material, self.crystal_mm
+        if self.scanner is not None:
+            material, size = material or self.scanner.crystal_material, size or self.scanner.crystal_mm
+        said = {"reference": self.scanner, "source": self.source, "source_mm": self.source_mm, "crystal_mm": size}
+        found = {name: value for name, value in said.items() if value is not None}
+        return {**found, "crystal_material": material} if material else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +320,19 @@ def _petqc_section(path: Path, sections: _Sections) -> PetqcSection:
         if len(place) != 3:
             raise BadInputError(f"[petqc] {key} = {value!r} is not a place", where=str(path), do="give X Y Z in mm")
         section = replace(section, source_mm=(place[0], place[1], place[2]))
+    if "crystal_material" in entries:
+        key, value = entries.pop("crystal_material")
+        if value not in MATERIALS:
+            raise BadInputError(f"[petqc] {key} = {value!r}", where=str(path), do=f"one of {', '.join(MATERIALS)}")
+        section = replace(section, crystal_material=value)
+    if "crystal_mm" in entries:
+        key, value = entries.pop("crystal_mm")
+        size = [_number(path, "petqc", key, part, float) for part in value.split()]
+        if len(size) != 3 or min(size) <= 0.0:
+            raise BadInputError(
+                f"[petqc] {key} = {value!r} is no crystal", where=str(path), do="give WIDTH HEIGHT LENGTH in mm"
+            )
+        section = replace(section, crystal_mm=(size[0], size[1], size[2]))
     return section
 
 
@@ -391,6 +413,10 @@ def write_config(
         lines["petqc"].append(f"source = {petqc.source}")
     if petqc.source_mm is not None:
         lines["petqc"].append("source_mm = " + " ".join(repr(v) for v in petqc.source_mm))
+    if petqc.crystal_material:
+        lines["petqc"].append(f"crystal_material = {petqc.crystal_material}")
+    if petqc.crystal_mm is not None:
+        lines["petqc"].append("crystal_mm = " + " ".join(repr(v) for v in petqc.crystal_mm))
     path = folder / "config.ini"
     path.write_text("\n".join(f"[{name}]\n" + "".join(f"{e}\n" for e in entries) for name, entries in lines.items()))
     return path

@@ -11,13 +11,13 @@ Source: daily-qc.md §2g (energy lines: Enriquez 2020).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from petqc.errors import BadInputError
-
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from petqc.channel_map import Topology
@@ -30,6 +30,8 @@ WINDOW_PS = 8000.0
 """Full width of the run's own coincidence window. Source: daily-qc.md §2g (±4 ns: clinical ones cut the peaks)."""
 ENERGY_KEV = (150.0, 1300.0)
 """Energies of singles that are paired. Source: daily-qc.md §2g (threshold 150 to 250 keV)."""
+PROCESSING: Mapping[str, Any] = {"coincidence_window_ps": WINDOW_PS, "coincidence_energy": ENERGY_KEV}
+"""Settings of the event processing that such a run has of its own."""
 GAMMA_BIN_KEV = 4.0
 GAMMA_BINS = 100
 LINE_WINDOWS_KEV = ((170.0, 240.0), (265.0, 350.0))
@@ -62,6 +64,7 @@ class LutetiumCounts:
         gamma_counts: (n_channels, GAMMA_BINS) uint32, gamma energies of prompt pairs by the gamma's channel.
         gamma_randoms: the same of the delayed window, each random counted twice (either single is delayed once).
         beta_pairs: (n_channels,) int64, prompt pairs by the electron's channel.
+        both_high: prompts with both energies above BETA_KEV, which only a source or chance makes.
         stride: every stride-th pair in a line is kept one by one.
     """
 
@@ -71,6 +74,7 @@ class LutetiumCounts:
         self.gamma_counts = np.zeros((n, GAMMA_BINS), np.uint32)
         self.gamma_randoms = np.zeros((n, GAMMA_BINS), np.uint32)
         self.beta_pairs = np.zeros(n, np.int64)
+        self.both_high = 0
         self.stride = 1
         self._most = most_pairs
         self._seen = 0
@@ -93,11 +97,13 @@ class LutetiumCounts:
         if not len(pairs):
             return
         if pairs.energy_unit != "kev":
-            raise BadInputError("beta-gamma pairs need energies in keV", do="calibrate energies first")
+            return  # the checks say so
         index_a, index_b = (self.topology.index_of(c) for c in (pairs.channel_a, pairs.channel_b))
         known = (index_a >= 0) & (index_b >= 0)
         known &= self.topology.module[index_a] != self.topology.module[index_b]
         dt = pairs.time_a_ps - pairs.time_b_ps
+        if keep:
+            self.both_high += int((known & (pairs.energy_a > BETA_KEV) & (pairs.energy_b > BETA_KEV)).sum())
         for beta, gamma, beta_kev, gamma_kev, sign in (
             (index_a, index_b, pairs.energy_a, pairs.energy_b, -1),
             (index_b, index_a, pairs.energy_b, pairs.energy_a, 1),

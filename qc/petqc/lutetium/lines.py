@@ -70,7 +70,7 @@ class Lines:
 
 def gamma_edges_kev() -> NDArray[np.float64]:
     """Edges of the spectra of LutetiumCounts."""
-    return np.arange(GAMMA_BINS + 1) * GAMMA_BIN_KEV
+    return np.asarray(np.arange(GAMMA_BINS + 1) * GAMMA_BIN_KEV)
 
 
 def fit_lines(counts: NDArray[np.float64]) -> Lines:
@@ -84,7 +84,7 @@ def fit_lines(counts: NDArray[np.float64]) -> Lines:
         FitFailedError: no convergence, or the model does not describe the counts.
     """
     edges = gamma_edges_kev()
-    first, last = (int(round(e / GAMMA_BIN_KEV)) for e in RANGE_KEV)
+    first, last = (round(e / GAMMA_BIN_KEV) for e in RANGE_KEV)
     x, y = edges[first : last + 1].copy(), np.ascontiguousarray(counts[first:last], np.float64)
     if y.sum() < 2 * MIN_NET_COUNTS:
         raise TooFewCountsError(f"{y.sum():.0f} beta-gamma pairs, at least {2 * MIN_NET_COUNTS} wanted")
@@ -112,11 +112,10 @@ def fit_lines(counts: NDArray[np.float64]) -> Lines:
 def _judged(fit: PeakFit) -> Lines:
     p = fit.parameters
     error = np.sqrt(np.maximum(np.diag(fit.covariance), 0.0)) * fit.scale
-    for number, (area, mu, sigma) in enumerate(((A2, MU2, S2), (A1, MU1, S1))):
-        true = LINES_KEV[number]
+    for true, area, mu, width in ((LINES_KEV[0], A2, MU2, S2), (LINES_KEV[1], A1, MU1, S1)):
         if p[area] < MIN_NET_COUNTS or p[area] < 5.0 * error[area]:
             raise TooFewCountsError(f"{p[area]:.0f} counts in the line at {true:.0f} keV, {MIN_NET_COUNTS} wanted")
-        if not abs(p[mu] / true - 1.0) < 0.15 or p[sigma] > 0.15 * true:
+        if not abs(p[mu] / true - 1.0) < 0.15 or p[width] > 0.15 * true:
             raise FitFailedError(f"no line stands near {true:.0f} keV: one at {p[mu]:.0f} keV was fitted")
     if fit.p_value_shape < MIN_P_VALUE:
         raise FitFailedError(f"the model does not describe the lines: p = {fit.p_value_shape:.1e}")

@@ -76,6 +76,12 @@ class ChannelScales:
     n: NDArray[np.int64]
     reason: NDArray[np.object_]
 
+    @classmethod
+    def unknown(cls, n: int) -> ChannelScales:
+        """No number of any of n channels."""
+        a, b, c, d = (np.full(n, np.nan) for _ in range(4))
+        return cls(a, b, c, d, np.zeros(n, np.int64), np.full(n, "", dtype=object))
+
 
 @cache
 def _cumulative() -> NDArray[np.float64]:
@@ -110,9 +116,7 @@ def _in_bins(cumulative: NDArray[np.float64], edges: NDArray[np.float64], scale:
 
 
 def _range(edges: NDArray[np.float64]) -> slice:
-    return slice(
-        int(np.searchsorted(edges, RANGE_KEV[0] - 1e-6)), int(np.searchsorted(edges, RANGE_KEV[1] + 1e-6)) - 1
-    )
+    return slice(int(np.searchsorted(edges, RANGE_KEV[0] - 1e-6)), int(np.searchsorted(edges, RANGE_KEV[1] + 1e-6)) - 1)
 
 
 def fit_continuum(edges: NDArray[np.float64], counts: NDArray[np.float64]) -> Continuum:
@@ -139,21 +143,23 @@ def fit_continuum(edges: NDArray[np.float64], counts: NDArray[np.float64]) -> Co
     def residual(p: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray((_in_bins(_at(p[1]), x, p[0]) @ (p[2:] * n) - y) * weight)
 
-    start = np.concatenate([[1.0, 12.0], [0.05, 0.2, 0.06, 0.65, 0.04, 0.03, 0.01, 0.02]])
+    start: NDArray[np.float64] = np.concatenate([[1.0, 12.0], [0.05, 0.2, 0.06, 0.65, 0.04, 0.03, 0.01, 0.02]])
     low = np.concatenate([[0.8, _RESOLUTIONS[0]], np.zeros(8)])
     high = np.concatenate([[1.2, _RESOLUTIONS[-1] - 0.01], np.full(8, 5.0)])
+    model, jacobian = y, np.zeros((y.size, 10))
     for _ in range(2):  # the second time with the variances that the model has, as Poisson likelihood has them
         found = least_squares(residual, start, bounds=(low, high), x_scale=np.maximum(start, 0.01), max_nfev=60)
-        start = np.clip(found.x, low + 1e-9, high - 1e-9)
-        model = _in_bins(_at(start[1]), x, start[0]) @ (start[2:] * n)
+        if not found.success:
+            raise FitFailedError("the fit of the continuum does not converge")
+        start = np.clip(np.asarray(found.x, np.float64), low + 1e-9, high - 1e-9)
+        jacobian = np.asarray(found.jac, np.float64)
+        model = _in_bins(_at(float(start[1])), x, float(start[0])) @ (start[2:] * n)
         weight = 1.0 / np.sqrt(np.maximum(model, 0.5))
-    if not found.success:
-        raise FitFailedError("the fit of the continuum does not converge")
     if abs(start[0] - 1.0) > 0.15:
         raise FitFailedError(f"the edges of the continuum stand at {100.0 * start[0]:.0f} % of their energies")
     free = np.concatenate([[True, True], start[2:] > 1e-4])  # a part at its bound is not free
     covariance = np.zeros((10, 10))
-    covariance[np.ix_(free, free)] = np.linalg.pinv(found.jac[:, free].T @ found.jac[:, free])
+    covariance[np.ix_(free, free)] = np.linalg.pinv(jacobian[:, free].T @ jacobian[:, free])
     _, p_value = pearson_p_value(y, model, int(free.sum()))
     _, p_shape = pearson_p_value(y, model, int(free.sum()), SHAPE_TOLERANCE)
     if p_shape < MIN_P_VALUE:
@@ -166,7 +172,7 @@ def fit_continuum(edges: NDArray[np.float64], counts: NDArray[np.float64]) -> Co
         resolution=float(start[1]),
         parts=start[2:] * n,
         decays=float(start[2:][BETA_PARTS].sum() * n),
-        decays_error=float(n * np.sqrt(max(sum_of @ covariance @ sum_of, 0.0))),
+        decays_error=float(n * np.sqrt(max(float(sum_of @ covariance @ sum_of), 0.0))),
         n=n,
         p_value=p_value,
         p_value_shape=p_shape,
@@ -197,7 +203,8 @@ def fit_channels(edges: NDArray[np.float64], counts: NDArray[np.uint32], module:
     density = np.gradient(shape, _STEP_KEV, axis=1)
     areas = np.array([module.parts[list(group)].sum() for group in _GROUPS])
     p = np.concatenate([np.full((m, 1), module.scale), np.outer(n / max(module.n, 1.0), areas)], axis=1)
-    covariance = np.zeros((m, 4, 4))
+    covariance, step = np.zeros((m, 4, 4)), np.zeros((m, 4))
+    model = np.ones_like(y)
     for _ in range(_STEPS):
         true = x[None, :] / p[:, :1]
         integral = np.stack([np.interp(true.ravel(), _ENDS_KEV, part).reshape(true.shape) for part in shape], axis=2)

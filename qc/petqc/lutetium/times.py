@@ -9,7 +9,7 @@ time with energy (`walk * (511 keV / E - 1)`), the depth of interactions, and th
 from the attenuation of the crystal within a prior width, so that what is not known of it is part of the scale's
 uncertainty; distances that differ, as in a ring, improve on it.
 
-Source: daily-qc.md §2g (timing), §2d (robust weights; offsets on two levels), §2h (walk).
+Source: daily-qc.md §2g (timing), §2d (robust weights; offsets on two levels).
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ class FlightFit:
     """What the times of beta-gamma pairs say.
 
     scale: measured over true flight time; scale_error: one standard deviation, with depth and walk; scale_noise: its
-    part by counting alone. flight_ps: mean flight time. walk_ps, walk_error: coefficient. depth_mm, depth_error: further
-    than attenuation says. module_ps: (n_modules,) offsets, positive is late, mean zero over the largest connected
-    group, NaN elsewhere; module_error. component: (n_modules,) 0 for that group, -1 or more for the others. by_module:
-    scale by module. left_ps: (n,) dt without flight and walk, of every pair. sigma_ps: (2,) of one pair, by line.
-    share: of pairs that are no randoms. pairs: their number. p_value: goodness of the residuals' shape.
+    part by counting alone. flight_ps: mean flight time. walk_ps, walk_error: coefficient. depth_mm, depth_error:
+    further than attenuation says. module_ps: (n_modules,) offsets, positive is late, mean zero over the largest
+    connected group, NaN elsewhere; module_error. component: (n_modules,) 0 for that group, -1 or more for the others.
+    by_module: scale by module. left_ps: (n,) dt without flight and walk, of every pair. sigma_ps: (2,) of one pair, by
+    line. share: of pairs that are no randoms. pairs: their number. p_value: goodness of the residuals' shape.
     """
 
     scale: float
@@ -148,7 +148,7 @@ def fit_flight(
     problem = _Problem(columns[:, used], y[used], beta_module[used], gamma_module[used], line[used], n_modules)
     x, sigma, share, weight, inverse, noise = problem.solve(prior, 1.0 / window_ps)
     if share.min() < MIN_SHARE:
-        raise FitFailedError(f"only {100.0 * share.min():.0f} % of the pairs stand in the peaks, the others are randoms")
+        raise FitFailedError(f"only {100.0 * share.min():.0f} % of the pairs stand in the peaks, the rest are randoms")
     residual = problem.residual(x)
     p_value = _goodness(residual, sigma[problem.line], share[problem.line], window_ps)
     if p_value < MIN_P_VALUE:
@@ -156,7 +156,9 @@ def fit_flight(
     main = component == 0
     offset = np.where(main, x[3:], np.nan)
     offset -= np.nanmean(offset)
-    error = np.sqrt(np.maximum(np.diag(inverse)[3:], 0.0))
+    # Of differences from the mean of the group: the constant that no pair sees is taken out.
+    projector = np.diag(main.astype(np.float64)) - np.outer(main, main) / main.sum()
+    error = np.sqrt(np.maximum(np.diag(projector @ inverse[3:, 3:] @ projector), 0.0))
     model = columns[0] * (1.0 + x[0]) + columns[1] * x[1] + columns[2] * x[2]
     return FlightFit(
         scale=1.0 + float(x[0]),
@@ -188,7 +190,7 @@ def _connected(
 
     count = np.bincount(beta * n + gamma, minlength=n * n).reshape(n, n)
     both = (count >= MIN_DIRECTION) & (count.T >= MIN_DIRECTION)
-    _, label = connected_components(csr_array(both), directed=False)
+    _, label = connected_components(csr_array(both.astype(np.int8)), directed=False)
     found = np.full(n, -1, np.int64)
     size = np.bincount(label)
     groups = [g for g in np.argsort(-size, kind="stable") if size[g] > 1]
@@ -245,7 +247,8 @@ class _Problem:
         x = np.zeros(3 + self.n_modules)
         x[3:] = self._start()
         sigma, share = np.full(2, _WIDE_PS[0]), np.full(2, 0.8)
-        inverse, noise = np.eye(x.size), 0.0
+        inverse: NDArray[np.float64] = np.eye(x.size)
+        noise = 0.0
         weight = np.ones(self.y.size)
         for round_ in range(_ROUNDS):
             residual = self.residual(x)
@@ -269,7 +272,7 @@ class _Problem:
             silent = np.diag(normal) <= 0.0
             normal += strength * np.outer(pin, pin)
             normal[silent, silent] += strength
-            inverse = np.linalg.inv(normal)
+            inverse = np.asarray(np.linalg.inv(normal), np.float64)
             step = inverse @ right
             x = x + step
             if round_ >= len(_WIDE_PS) and float(np.abs(step[3:]).max()) < _SETTLED_PS and abs(step[0]) < 1e-6:
@@ -281,7 +284,7 @@ class _Problem:
         return x, sigma, share, weight, inverse, noise
 
     def residual(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """dt without all that is fitted."""
+        """Dt without all that is fitted."""
         return np.asarray(self.y - x[:3] @ self.columns - x[3 + self.gamma] + x[3 + self.beta])
 
     def by_module(
@@ -303,9 +306,7 @@ class _Problem:
                 continue
             more = float(np.sum(w[mine] * r[mine] * residual[mine])) / information
             found.append(
-                ModuleScale(
-                    1.0 + float(x[0]) + more, math.sqrt(1.0 / information + common), float(weight[mine].sum())
-                )
+                ModuleScale(1.0 + float(x[0]) + more, math.sqrt(1.0 / information + common), float(weight[mine].sum()))
             )
         return tuple(found)
 

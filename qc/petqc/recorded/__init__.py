@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from petqc.histograms import QcHistograms
-    from petqc.processing import ProcessingAccount
+    from petqc.lutetium import LutetiumCounts
+    from petqc.processing import Processed, ProcessingAccount
     from petqc.recorded.channel_roles import ChannelRoles
     from petqc.results import Run, Spectrum
 
@@ -32,12 +33,14 @@ class Filled:
     """What reading files gave: histograms, and what there is to know about the run that made them.
 
     context: fields of RunContext. spectra: further histograms worth showing. names: what people call the nodes.
+    lutetium: beta-gamma pairs of a recording without a source.
     """
 
     histograms: QcHistograms
     context: dict[str, Any] = field(default_factory=dict)
     spectra: list[Spectrum] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    lutetium: LutetiumCounts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class Asked:
     roles: ChannelRoles | None = None
     min_hits: int = 1
     progress: Progress | None = None
+    lutetium: bool = False
 
 
 def analyse_file(
@@ -59,6 +63,7 @@ def analyse_file(
     channel_roles: PathLike | None = None,
     min_hits: int = 1,
     progress: Progress | None = None,
+    lutetium: bool = False,
     **context: Any,
 ) -> Run:
     """QC of one recording, in one file or several of one kind.
@@ -76,6 +81,7 @@ def analyse_file(
             channels and its time that of its earliest hit.
         min_hits: photons of fewer hits are left out of energy spectra (processed events only).
         progress: called with bytes read so far and in all.
+        lutetium: there was no source in the scanner; also if the configuration says so (raw recordings only).
         context: fields of RunContext that are known better than the file knows them.
 
     Raises:
@@ -99,7 +105,14 @@ def analyse_file(
         roles=None if channel_roles is None else read_channel_roles(Path(channel_roles)),
         min_hits=min_hits,
         progress=progress,
+        lutetium=lutetium,
     )
+    if lutetium and files[0].suffix.lower() != ".rawf":
+        raise BadInputError(
+            "beta-gamma pairs need a window of their own, which processed events do not have",
+            where=str(files[0]),
+            do="give the raw recording, .rawf",
+        )
     filled = _reader(files[0], asked)(files, asked)
     hashes = tuple(RawFile(path.name, _sha256(path)) for path in files)
     known: dict[str, Any] = {
@@ -110,7 +123,7 @@ def analyse_file(
         **filled.context,
     }
     notes = (*filled.notes, *context.get("notes", ()))
-    run = analyse(filled.histograms, RunContext(**{**known, **context, "notes": notes}))
+    run = analyse(filled.histograms, RunContext(**{**known, **context, "notes": notes}), filled.lutetium)
     run.spectra += filled.spectra
     return run
 
@@ -156,6 +169,7 @@ def _raw(files: list[Path], asked: Asked) -> Filled:
     from petqc.formats.petsys_frames import CLOCKS_PER_FRAME
     from petqc.formats.petsys_raw import RawReader
     from petqc.histograms import HistogramSettings, QcHistograms
+    from petqc.lutetium import PROCESSING, LutetiumCounts
     from petqc.processing import ProcessingSettings, Processor
 
     if asked.config is None:
@@ -164,30 +178,36 @@ def _raw(files: list[Path], asked: Asked) -> Filled:
         )
     loaded = load_config(asked.config)
     total, before = sum(p.stat().st_size for p in files), 0
+    is_lutetium = asked.lutetium or loaded.petqc.source == "none"
+    own = PROCESSING if is_lutetium else {}
     histograms: QcHistograms | None = None
+    lutetium: LutetiumCounts | None = None
     accounts: list[ProcessingAccount] = []
     notes: list[str] = [str(w) for w in loaded.warnings]
     elapsed_s = 0.0
     for path in files:
         with RawReader(path) as reader:
-            settings = replace(ProcessingSettings.from_config(loaded), clock_hz=float(reader.header.frequency_hz))
+            settings = replace(
+                ProcessingSettings.from_config(loaded), clock_hz=float(reader.header.frequency_hz), **own
+            )
             calibration = CalibrationSet.from_config(loaded, acquisition=acquisition_of(reader.header, reader.modes))
             if histograms is None:
                 axes = HistogramSettings.from_processing(settings, calibration.energy_unit)
                 histograms = QcHistograms(
                     calibration.topology, calibration.energy_unit, axes, searched=calibration.searched_pairs()
                 )
+                lutetium = LutetiumCounts(calibration.topology) if is_lutetium else None
             processor = Processor(calibration, settings, trigger_id=reader.header.trigger_id)
             for number, step in enumerate(reader.steps):
                 known_damages = 0
                 for words in reader.blocks(_BLOCK_WORDS, step=number):
                     if len(reader.damages) > known_damages:  # frames missing here were not lost by the detector
                         known_damages = len(reader.damages)
-                        histograms.add(processor.end_step())
-                    histograms.add(processor.feed(words))
+                        _count(processor.end_step(), histograms, lutetium)
+                    _count(processor.feed(words), histograms, lutetium)
                     if asked.progress is not None:
                         asked.progress(before + reader.bytes_read, total)
-                histograms.add(processor.end_step(None if reader.damages else step.last_frame))
+                _count(processor.end_step(None if reader.damages else step.last_frame), histograms, lutetium)
                 notes += [f"{path.name}: {damage}" for damage in reader.damages]
             notes += [f"{path.name}: {warning}" for warning in reader.warnings]
             accounts.append(processor.account)
@@ -203,6 +223,7 @@ def _raw(files: list[Path], asked: Asked) -> Filled:
         histograms,
         {
             **context,
+            **({"source": "none"} if is_lutetium else {}),
             "config_hash": loaded.config_hash,
             "calibration_ids": dict(loaded.file_hashes),
             "account": account,
@@ -210,7 +231,14 @@ def _raw(files: list[Path], asked: Asked) -> Filled:
             "live_time_s": float(account.get("live_time_s", 0.0)),
         },
         notes=notes,
+        lutetium=lutetium,
     )
+
+
+def _count(processed: Processed, histograms: QcHistograms, lutetium: LutetiumCounts | None) -> None:
+    histograms.add(processed)
+    if lutetium is not None:
+        lutetium.add(processed)
 
 
 def flat_account(accounts: Iterable[ProcessingAccount]) -> dict[str, int | float]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from petqc.errors import BadInputError
+from petqc.lutetium.crystals import MATERIALS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,6 +65,22 @@ class Scanner:
         """A published value that is a single number, or None."""
         quoted = self.values.get(name)
         return float(quoted.value) if quoted is not None and isinstance(quoted.value, int | float) else None
+
+    @property
+    def crystal_material(self) -> str:
+        """The material's name in petqc.lutetium.crystals, or empty."""
+        quoted = self.values.get("crystal_material")
+        first = str(quoted.value).split()[0].lower() if quoted is not None else ""
+        return first if first in MATERIALS else ""
+
+    @property
+    def crystal_mm(self) -> tuple[float, float, float] | None:
+        """Two sides of a crystal and its length, if they are published."""
+        quoted = self.values.get("crystal_mm")
+        if quoted is None or not isinstance(quoted.value, list) or len(quoted.value) != 3:
+            return None
+        width, height, length = (float(v) for v in quoted.value)
+        return width, height, length
 
     def published(self, check_id: str, level: str) -> float | None:
         """What is published of a check's quantity at a level, or None."""

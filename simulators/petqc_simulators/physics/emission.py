@@ -59,6 +59,12 @@ def geometry_numbers(profile: Profile) -> NDArray[np.float64]:
     )
 
 
+def crystal_volume_mm3(profile: Profile) -> float:
+    """Volume of one crystal, without what is between them."""
+    geometry = profile.geometry
+    return math.prod(geometry.pitches_mm) * geometry.crystal_length_mm * profile.crystal.fill_factor
+
+
 class Emission:
     """All decays of a profile as one Poisson process; `generate` fills the deposits of a stretch of time.
 
@@ -72,8 +78,7 @@ class Emission:
         pair = model.pair_yield * model.aimed_fraction
         gamma = model.gamma_yield * model.aimed_fraction
         reach = 1.0 - (1.0 - pair) * (1.0 - gamma)
-        crystal_mm3 = math.prod(geometry.pitches_mm) * geometry.crystal_length_mm * profile.crystal.fill_factor
-        volume_cm3 = geometry.channels * crystal_mm3 / 1000.0
+        volume_cm3 = geometry.channels * crystal_volume_mm3(profile) / 1000.0
         self.source_hz = model.activity_bq * reach
         self.lutetium_hz = volume_cm3 * profile.crystal.lu176_bq_per_cm3
         self.numbers = np.array(

@@ -1,0 +1,42 @@
+"""The run without a source: what the crystals' own Lu-176 shows. Nobody has to be there, so it can run every night."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from petqcd.config import LutetiumConfig
+from petqcd.kinds import run_kind
+from petqcd.source_run import SourceRun
+
+if TYPE_CHECKING:
+    from petqc.analysis import RunContext
+    from petqc.results import Run
+    from petqcd.measurement import Measurement
+    from petqcd.procedure import Bench, Job
+
+
+@run_kind("lutetium", title="source-free QC with Lu-176", settings=LutetiumConfig)
+class LutetiumRun(SourceRun):
+    """Bias on, acquire, bias off, the checks of lutetium. Settings: [qc.lutetium]."""
+
+    def __init__(self, job: Job, bench: Bench) -> None:
+        from petqc.calibration import CalibrationSet
+        from petqc.lutetium import LutetiumCounts
+
+        self._counts = LutetiumCounts(CalibrationSet.from_config(job.board_config).topology)
+        super().__init__(job, bench)
+
+    def measurement(self) -> Measurement:
+        """With a coincidence window and an energy threshold of its own."""
+        from petqc.lutetium import PROCESSING
+        from petqcd.measurement import Measurement
+
+        return Measurement(
+            self.job.folder, self.job.board_config, calibration_ids=self.job.calibration_ids, look=self._counts.add,
+            processing=PROCESSING,
+        )  # fmt: skip
+
+    def conclude(self, context: RunContext) -> Run:
+        """The checks of a run without a source."""
+        return self._measurement.analyse(replace(context, source="none"), self._counts)
