@@ -4,7 +4,8 @@ What is on is what was commanded: these mezzanines do not tell the voltage at th
 mezzanines of all slots, so it is switched on only when every output of every slot is at its lowest; where outputs can
 be told nothing before (BIAS_16P), only when what they start with is stated in the settings and inside every limit.
 
-On and off share every piece of state and must be read together, so they stand in one long file.
+On and off share every piece of state and must be read together, so they stand in one long file; what outputs may be
+told, and the steps of a ramp, are in `bias_outputs`.
 
 Source: TOFPET2 interface reference (vendor software revision 194662e, protocol 0x0104), section 4.9.
 """
@@ -21,21 +22,18 @@ from petqc_drivers.device import OutputState, Quality, Reading
 from petqc_drivers.errors import (
     DeviceFaultError,
     DriverError,
-    LimitError,
     OffUnconfirmedError,
     OvertakenError,
     StateError,
     WrongIdentityError,
 )
-from petqc_drivers.limits import SetOutput, UntoldOutputs, Volts
 from petqc_drivers.petsys.bias import (
     BiasChannel,
     converter_name,
     converter_target,
-    encode_bias,
-    encode_converter,
     encode_supply_on,
 )
+from petqc_drivers.petsys.bias_outputs import BoardOutputs, Ramp, Round
 from petqc_drivers.petsys.bias_prom import TOLERANCE_V, check_mezzanine, identify_mezzanines
 from petqc_drivers.petsys.board import Board
 from petqc_drivers.petsys.mezzanines import KINDS, interface_nibble, mezzanine_name
@@ -43,8 +41,9 @@ from petqc_drivers.petsys.registers import POWER_BIAS, POWER_FEM, board_kind
 from petqc_drivers.uninterrupted import uninterrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from petqc_drivers.limits import SetOutput, UntoldOutputs, Volts
     from petqc_drivers.petsys.link import ReadoutLink
     from petqc_drivers.petsys.mezzanines import BiasKind
     from petqc_drivers.petsys.settings import BiasSettings
@@ -63,7 +62,6 @@ LOWER_FIRST_DEADLINE_S: Final = 0.25
 """For bringing outputs down before the voltage is removed, where they cannot be told afterwards."""
 FIRST_SETTING_DEADLINE_S: Final = 0.5
 """For bringing outputs down right after switching on, where they could not be told before."""
-_ROUNDING_CODES: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,22 +87,6 @@ class _Off:
     attempts: int = 0
     lowered: int = 0
     failures: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Round:
-    """One step of each output on its way, and how long the step must last."""
-
-    steps: list[tuple[BiasChannel, SetOutput]]
-    seconds: float
-
-
-@dataclass(slots=True)
-class _Converters:
-    """What the DC-DC converters are set to before a ramp and after it, by slot."""
-
-    before: dict[int, SetOutput] = field(default_factory=dict)
-    after: dict[int, SetOutput] = field(default_factory=dict)
 
 
 class BiasSupply:
@@ -135,13 +117,11 @@ class BiasSupply:
     ) -> None:
         self._link = link
         self._fresh_link = fresh_link
-        self._settings = dict(settings)
-        self._address = address
+        self._outputs = BoardOutputs(address, settings)
         self._settle_s = settle_s
         self._starts_with = dict(starts_with or {})
         self._expected = dict(expected or {})
         self._prom_tolerance_v = prom_tolerance_v
-        self._kinds: dict[int, BiasKind] = {}
         self._unknown: dict[int, str] = {}
         self._is_identified = False
         self._is_calibration_checked = False
@@ -157,7 +137,7 @@ class BiasSupply:
     @property
     def kinds(self) -> Mapping[int, BiasKind]:
         """The mezzanines by slot, once they are known."""
-        return self._kinds
+        return self._outputs.kinds
 
     def identified(self, names: Sequence[str]) -> None:
         """Take note of what is in each slot.
@@ -167,7 +147,7 @@ class BiasSupply:
             LimitError: If a configured calibration cannot be one of its mezzanine.
         """
         self._is_identified = True
-        self._kinds = {slot: KINDS[name] for slot, name in enumerate(names) if name in KINDS}
+        self._outputs.kinds = {slot: KINDS[name] for slot, name in enumerate(names) if name in KINDS}
         self._unknown = {slot: name for slot, name in enumerate(names) if name not in KINDS}
         self._is_calibration_checked = False
         for slot, name in sorted(self._expected.items()):
@@ -178,16 +158,16 @@ class BiasSupply:
                     device=self._link.name,
                     do="correct the limits and the tables of bias, or the mezzanine",
                 )
-        for channel in sorted(self._settings):
-            kind = self._kinds.get(channel.slot)
+        for channel in sorted(self._outputs.settings):
+            kind = self._outputs.kinds.get(channel.slot)
             if kind is None or channel.channel >= kind.n_channels:
                 raise WrongIdentityError(
                     f"there is no output {channel}: bias mezzanines {', '.join(names) or 'none'}",
                     device=self._link.name,
                     do="leave bias out of the settings to use the board without",
                 )
-        for channel, one in self._settings.items():
-            one.curve.check(self._kinds[channel.slot], str(channel))
+        for channel, one in self._outputs.settings.items():
+            one.curve.check(self._outputs.kinds[channel.slot], str(channel))
 
     async def observe(self, board: Board) -> None:
         """See whether the supply is on; changes nothing."""
@@ -204,11 +184,11 @@ class BiasSupply:
     def readings(self) -> list[Reading]:
         """Commanded voltages of the outputs, and of DC-DC converters, none of them measured."""
         set_points = [
-            ("bias_commanded", str(channel), volts, self._kinds[channel.slot].shows_code)
+            ("bias_commanded", str(channel), volts, self._outputs.kinds[channel.slot].shows_code)
             for channel, volts in sorted(self._at.items())
         ]
         set_points += [
-            ("bias_converter_commanded", converter_name(*self._address, slot), volts, False)
+            ("bias_converter_commanded", converter_name(*self._outputs.address, slot), volts, False)
             for slot, volts in sorted(self._converter_at.items())
         ]
         return [self._reading(*one) for one in set_points]
@@ -233,33 +213,6 @@ class BiasSupply:
             reason=reason,
         )
 
-    def _outputs(self, slots: Iterable[int]) -> list[BiasChannel]:
-        return [
-            BiasChannel(*self._address, slot, number)
-            for slot in slots
-            for number in range(self._kinds[slot].n_channels)
-        ]
-
-    def _lowest(self, channel: BiasChannel) -> SetOutput:
-        return encode_bias(self._kinds[channel.slot], channel, None, None, None)
-
-    def _converter(self, slot: int, volts: Volts | None) -> SetOutput:
-        limits = [one.limit for channel, one in self._settings.items() if channel.slot == slot]
-        return encode_converter(converter_name(*self._address, slot), slot, volts, limits)
-
-    def _encode(self, channel: BiasChannel, volts: Volts) -> SetOutput:
-        settings = self._settings.get(channel)
-        if settings is None:
-            raise LimitError(f"{volts} refused: this output is not configured", device=str(channel))
-        return encode_bias(self._kinds[channel.slot], channel, volts, settings.limit, settings.curve)
-
-    def _slots(self, *, hear: bool) -> list[int]:
-        """Slots whose outputs can be told something while the supply is off, or those whose cannot."""
-        return [slot for slot, kind in sorted(self._kinds.items()) if kind.hears_without_supply is hear]
-
-    def _converters(self) -> list[int]:
-        return [slot for slot, kind in sorted(self._kinds.items()) if kind.has_converter]
-
     def check(self, targets: Mapping[BiasChannel, Volts]) -> None:
         """See whether a request would be refused; sends nothing.
 
@@ -269,10 +222,10 @@ class BiasSupply:
         """
         self._prepare(targets)
 
-    def _prepare(self, targets: Mapping[BiasChannel, Volts]) -> tuple[list[_Round], _Converters, list[UntoldOutputs]]:
-        if not self._kinds:
+    def _prepare(self, targets: Mapping[BiasChannel, Volts]) -> tuple[Ramp, list[UntoldOutputs]]:
+        if not self._outputs.kinds:
             raise StateError("no bias mezzanine that can be set was found", device=self._link.name)
-        plan, converters = self._plan(targets)
+        ramp = self._outputs.plan(targets, self._at if self.state is OutputState.ON else {})
         if self._is_changing or self.state not in {OutputState.OFF, OutputState.OFF_COMMANDED, OutputState.ON}:
             raise StateError(
                 f"setting the bias refused: the supply is {self.state.value}",
@@ -289,10 +242,10 @@ class BiasSupply:
                 device=self._link.name,
                 do="take it out or check its seat",
             )
-        untold = self._untold()
+        untold = self._outputs.untold(self._link.name, self._starts_with)
         for outputs in untold:
             outputs.check()
-        return plan, converters, untold
+        return ramp, untold
 
     async def turn_on(self, targets: Mapping[BiasChannel, Volts]) -> None:
         """Bring outputs to voltages, by a ramp of guarded steps; the others stay where they are.
@@ -305,17 +258,17 @@ class BiasSupply:
             StateError: If the mezzanine is not known, or outputs are on that this driver did not set.
             DriverError: Whatever failed on the way; the supply has been switched off then.
         """
-        plan, converters, untold = self._prepare(targets)
+        ramp, untold = self._prepare(targets)
         self._is_changing = True
         board = Board(self._link, since=self._link.epoch)
         try:
             if self.state is not OutputState.ON:
                 await self._check_calibration(board)
                 await self._energise(board, untold)
-            for slot, output in converters.before.items():
+            for slot, output in ramp.converters.before.items():
                 await self._set_converter(board, slot, output)
-            await self._ramp(board, plan)
-            for slot, output in converters.after.items():
+            await self._ramp(board, ramp.rounds)
+            for slot, output in ramp.converters.after.items():
                 await self._set_converter(board, slot, output)
         except OvertakenError:
             raise
@@ -325,22 +278,12 @@ class BiasSupply:
         finally:
             self._is_changing = False
 
-    def _untold(self) -> list[UntoldOutputs]:
-        return [
-            UntoldOutputs(
-                name=f"bias slot {slot} of {self._link.name} ({self._kinds[slot].name})",
-                highest=self._starts_with.get(slot),
-                limits=[one.limit for channel, one in self._settings.items() if channel.slot == slot],
-            )
-            for slot in self._slots(hear=False)
-        ]
-
     async def _check_calibration(self, board: Board) -> None:
         """See, once for each connection, that the calibrations are those of the mezzanines."""
         if self._is_calibration_checked:
             return
-        curves = {channel: one.curve for channel, one in self._settings.items()}
-        for slot, kind in sorted(self._kinds.items()):
+        curves = {channel: one.curve for channel, one in self._outputs.settings.items()}
+        for slot, kind in sorted(self._outputs.kinds.items()):
             if any(channel.slot == slot for channel in curves) and not await check_mezzanine(
                 board, slot, kind, curves, self._prom_tolerance_v
             ):
@@ -349,27 +292,27 @@ class BiasSupply:
 
     async def _energise(self, board: Board, untold: Sequence[UntoldOutputs]) -> None:
         """All outputs lowest, then the supply on; those that hear nothing before then get their lowest at once."""
-        hear = self._slots(hear=True)
+        hear = self._outputs.slots(hear=True)
         lowest: list[SetOutput] = []
-        for slot in self._converters():
-            lowest.append(self._converter(slot, None))
+        for slot in self._outputs.converters():
+            lowest.append(self._outputs.converter(slot, None))
             await self._set_converter(board, slot, lowest[-1])
-        for channel in self._outputs(hear):
-            lowest.append(self._lowest(channel))
+        for channel in self._outputs.of(hear):
+            lowest.append(self._outputs.lowest(channel))
             await board.set_bias(lowest[-1])
             self._at[channel] = None
-        n_outputs = sum(self._kinds[slot].n_set_before_supply for slot in hear)
+        n_outputs = sum(self._outputs.kinds[slot].n_set_before_supply for slot in hear)
         switch = encode_supply_on(n_outputs, lowest, untold)
         self.state, self.is_ours = OutputState.RAMPING, True
         await board.supply_on(switch)
         # Whether a converter's DAC heard it without the supply is not known: it shows nothing.
-        for slot in self._converters():
-            await self._set_converter(board, slot, self._converter(slot, None))
+        for slot in self._outputs.converters():
+            await self._set_converter(board, slot, self._outputs.converter(slot, None))
         if untold:
             try:
                 async with asyncio.timeout(FIRST_SETTING_DEADLINE_S):
-                    for channel in self._outputs(self._slots(hear=False)):
-                        await board.set_bias(self._lowest(channel))
+                    for channel in self._outputs.of(self._outputs.slots(hear=False)):
+                        await board.set_bias(self._outputs.lowest(channel))
                         self._at[channel] = None
             except DriverError:
                 raise
@@ -383,67 +326,9 @@ class BiasSupply:
         await board.set_bias(output)
         self._converter_at[slot] = output.commanded or converter_target(None)
 
-    def _plan(self, targets: Mapping[BiasChannel, Volts]) -> tuple[list[_Round], _Converters]:
-        """Every step of the way, encoded and guarded before the first is sent."""
-        is_on = self.state is OutputState.ON
-        at_v: dict[BiasChannel, float] = {}
-        for channel, volts in targets.items():
-            if (channel.port, channel.slave) != self._address or channel.slot not in self._kinds:
-                raise LimitError(f"{volts} refused: there is no such output on this board", device=str(channel))
-            self._encode(channel, volts)
-            known = self._at.get(channel) if is_on else None
-            at_v[channel] = self._lowest_v(channel) if known is None else known.value
-        converters = self._plan_converters(targets)
-        plan: list[_Round] = []
-        left = dict(targets)
-        while left:
-            this = _Round([], 0.0)
-            for channel, target in list(left.items()):
-                limit, here_v = self._settings[channel].limit, at_v[channel]
-                wanted_v = target.value
-                if wanted_v > here_v + limit.max_step_v:
-                    wanted_v = here_v + limit.max_step_v
-                elif wanted_v < here_v - limit.max_step_v:
-                    # Encoding rounds down, so a step down is asked for a little shorter than allowed.
-                    wanted_v = here_v - limit.max_step_v + self._kinds[channel.slot].nominal_volts(_ROUNDING_CODES)
-                output = self._encode(channel, Volts(wanted_v))
-                meant_v = output.commanded.value if output.commanded else here_v
-                this.steps.append((channel, output))
-                this.seconds = max(this.seconds, abs(meant_v - here_v) / limit.slew_v_per_s)
-                if wanted_v == target.value:
-                    del left[channel]
-                elif abs(target.value - meant_v) >= abs(target.value - here_v):
-                    raise LimitError(
-                        f"a ramp in steps of {limit.max_step_v} V does not move: a step is less than the DAC can do",
-                        device=str(channel),
-                    )
-                at_v[channel] = meant_v
-            plan.append(this)
-        return plan, converters
-
-    def _lowest_v(self, channel: BiasChannel) -> float:
-        """What an output has at its lowest: as it was calibrated, or nominally where that was not."""
-        kind, curve = self._kinds[channel.slot], self._settings[channel].curve
-        is_calibrated = curve.points[0][0] <= kind.lowest_code <= curve.points[-1][0]
-        return (curve.volts_for if is_calibrated else kind.nominal_volts)(kind.lowest_code)
-
-    def _plan_converters(self, targets: Mapping[BiasChannel, Volts]) -> _Converters:
-        """Converters rise before their outputs do, and fall after them."""
-        found = _Converters()
-        is_on = self.state is OutputState.ON
-        for slot in self._converters():
-            now = {channel: volts for channel, volts in self._at.items() if channel.slot == slot and is_on}
-            then = {**now, **{channel: volts for channel, volts in targets.items() if channel.slot == slot}}
-            highest_now = max((volts for volts in now.values() if volts), default=None)
-            highest_then = max((volts for volts in then.values() if volts), default=None)
-            needed_now, needed_then = converter_target(highest_now), converter_target(highest_then)
-            output = self._converter(slot, needed_then)
-            (found.before if needed_then > needed_now else found.after)[slot] = output
-        return found
-
-    async def _ramp(self, board: Board, plan: list[_Round]) -> None:
+    async def _ramp(self, board: Board, rounds: list[Round]) -> None:
         self.state = OutputState.RAMPING
-        for this in plan:
+        for this in rounds:
             started_s = time.monotonic()
             for channel, output in this.steps:
                 await board.set_bias(output)
@@ -520,7 +405,7 @@ class BiasSupply:
         interface = await board.read("bias_interface")
         names = [mezzanine_name(interface_nibble(interface, slot), None) for slot in range(n_slots)]
         kinds = {slot: KINDS[name] for slot, name in enumerate(names) if name in KINDS}
-        self._kinds = {slot: kind for slot, kind in kinds.items() if not kind.hears_without_supply}
+        self._outputs.kinds = {slot: kind for slot, kind in kinds.items() if not kind.hears_without_supply}
 
     async def _remove_voltage(self, board: Board, off: _Off) -> None:
         wanted = POWER_FEM if self._is_fem_on else 0
@@ -549,8 +434,8 @@ class BiasSupply:
             async with asyncio.timeout(LOWER_FIRST_DEADLINE_S):
                 if not self._is_identified:
                     await self._look_for_what_hears_nothing_later(board)
-                for channel in self._outputs(self._slots(hear=False)):
-                    await board.set_bias(self._lowest(channel))
+                for channel in self._outputs.of(self._outputs.slots(hear=False)):
+                    await board.set_bias(self._outputs.lowest(channel))
                     self._at[channel] = None
                     off.lowered += 1
         except DriverError as error:
@@ -564,17 +449,17 @@ class BiasSupply:
             async with asyncio.timeout(deadline_s):
                 if not self._is_identified and off.state is not OutputState.UNKNOWN:
                     names = await identify_mezzanines(board, board_kind(await board.read("base_pcb"), 0).bias_slots)
-                    self._kinds = {slot: KINDS[name] for slot, name in enumerate(names) if name in KINDS}
-                for channel in self._outputs(self._slots(hear=True)):
+                    self._outputs.kinds = {slot: KINDS[name] for slot, name in enumerate(names) if name in KINDS}
+                for channel in self._outputs.of(self._outputs.slots(hear=True)):
                     self._at[channel] = None
                     try:
-                        await board.set_bias(self._lowest(channel))
+                        await board.set_bias(self._outputs.lowest(channel))
                     except DriverError as error:
                         off.failures.append(str(error))
                     else:
                         off.lowered += 1
-                for slot in self._converters():
-                    await self._set_converter(board, slot, self._converter(slot, None))
+                for slot in self._outputs.converters():
+                    await self._set_converter(board, slot, self._outputs.converter(slot, None))
         except DriverError as error:
             off.failures.append(str(error))
         except TimeoutError:
