@@ -28,9 +28,10 @@ from petqc_drivers.petsys.wire import (
     memory_read_reply,
     parse_memory_access,
 )
-from petqc_simulators.boards.asics import CHANNELS, TX_DATA, Asics
-from petqc_simulators.boards.bias_mezzanine import EMPTY_SLOT, Mezzanine
-from petqc_simulators.boards.channel_counters import SHARING, WINDOW_CLK, WINDOW_S, CounterWindows
+from petqc_simulators.boards.asic_links import AsicLinks
+from petqc_simulators.boards.asics import CHANNELS, Asics
+from petqc_simulators.boards.bias_slots import BiasSlots
+from petqc_simulators.boards.channel_counters import ChannelCounters
 from petqc_simulators.boards.command_account import CommandAccount
 from petqc_simulators.boards.flash import UPDATE_IMAGE_AT, ConfigurationFlash, Si534x, image
 from petqc_simulators.boards.frame_clock import FrameClock
@@ -44,18 +45,17 @@ from petqc_simulators.boards.supplies_8k import Supplies8k
 from petqc_simulators.boards.tmp104_chain import Tmp104Chain
 from petqc_simulators.boards.witness import BiasWitness
 from petqc_simulators.physics.detector import BLOCK_S, Controls, Detector, PulseTrain
-from petqc_simulators.physics.draw import bias_points
 from petqc_simulators.physics.electronics import FRAME_CLK
 from petqc_simulators.physics.emission import CLOCK_S
 from petqc_simulators.profile import MODULE_PLACES, ProfileError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from petqc_drivers.petsys.mezzanines import BiasKind
+    from petqc_simulators.boards.bias_mezzanine import Mezzanine
     from petqc_simulators.boards.temperature_sensors import Sensor
     from petqc_simulators.faults import Fault
     from petqc_simulators.physics.detector import Block
@@ -65,8 +65,6 @@ WITH_TRIGGER, WITHOUT_TRIGGER = 0x0001, 0x0000
 """Kinds of FEB/D in the firmware variant. Source: section 1.4."""
 FIRMWARE_REVISION = 0x0000_0000_2022_0104
 ASIC_TYPE = 0x0002
-_TX_LINKS = {1: 0, 2: 1, 4: 2}
-"""What an ASIC is told that has so many data links."""
 DATAGRAM_WORDS = 950
 """About 8 kB: larger and smaller datagrams both lose more on a loopback (section 3.5). With headers it stays below
 8 KiB, so that Linux charges it as 8 and not as 16 KiB: a socket with the default buffer, such as the vendor's, then
@@ -138,8 +136,9 @@ class PetsysFebd(CommandAccount):
         self._fem_on_s = math.inf
         self._stale = True
         self._rng = np.random.default_rng([seed, 0xB0A2D, *([number] if number else [])])
-        self._counters = CounterWindows(SHARING[profile.hardware.asic_version])
-        self.link_errors = LinkErrors(self._now_s, self._is_deaf, lambda: self.detector.slices_lost)
+        self._counters = ChannelCounters(self, self._rng)
+        self._links = AsicLinks(self.asics, self.registers, profile.hardware.asic_links, self.asics_are_alive)
+        self.link_errors = LinkErrors(self._now_s, self._links.is_deaf, lambda: self.detector.slices_lost)
         self.tmp104 = Tmp104Chain(profile.hardware.tmp104_sensors, lambda _: profile.environment.calibration_degc)
         self._memories: dict[int, WordMemory] = {
             Function.TRIGGER_REGIONS: WordMemory(1),
@@ -155,8 +154,16 @@ class PetsysFebd(CommandAccount):
         self.modules = [self._module(m, place) for m, place in enumerate(profile.hardware.module_places)]
         for module, place in zip(self.modules, profile.hardware.module_places, strict=True):
             module.is_legacy = place in profile.hardware.legacy_places
-        self._bias_places = profile.hardware.bias_places(profile.outputs_per_board)
-        self.mezzanines = [self._mezzanine(slot, kind) for slot, kind in enumerate(profile.hardware.mezzanines)]
+        self._bias = BiasSlots(
+            profile,
+            self.detector.draw,
+            self.share.outputs,
+            self.witness,
+            now_s=self._now_s,
+            is_supplied=self._bias_is_on,
+            on_change=self._changed,
+        )
+        self.mezzanines = self._bias.mezzanines
         self.flash = ConfigurationFlash(
             {0: image(seed), UPDATE_IMAGE_AT: image(seed + 1)}, lambda command: self._note("flash", command=command)
         )
@@ -170,8 +177,6 @@ class PetsysFebd(CommandAccount):
         for part in parts:
             self._spi |= part.spi
         self._nobody, self._free_bus = SpiDevice(), I2cBus()
-        self._place_of_chip = np.full(65, -1)  # the last one stands for all numbers that no chip can have
-        self._place_of_chip[self.asics.chips] = np.arange(self.asics.n_chips)
         self._set_up_registers()
 
     def _now_s(self) -> float:
@@ -197,25 +202,6 @@ class PetsysFebd(CommandAccount):
         has_modes = hardware.base_pcb == _FEBD_1K and hardware.module_kind in _LEGACY_KINDS
         return has_modes and bool(self.registers.value("legacy_modules") >> place & 1)
 
-    def _mezzanine(self, slot: int, kind: BiasKind) -> Mezzanine:
-        """Outputs that serve crystals are those of the detector, the others are as they should be."""
-        draw = self.detector.draw
-        gain, offset_v = np.ones(kind.n_channels), np.zeros(kind.n_channels)
-        for number, (at, output) in enumerate(self._bias_places):
-            if at == slot:
-                gain[output] = draw.dac_gain[self.share.outputs.start + number]
-                offset_v[output] = draw.dac_offset_v[self.share.outputs.start + number]
-        return Mezzanine(
-            kind,
-            slot,
-            gain=gain,
-            offset_v=offset_v,
-            calibration=bias_points(gain, offset_v, kind),
-            told=self,
-            is_supplied=self._bias_is_on,
-            now_s=self._now_s,
-        )
-
     @property
     def is_streaming(self) -> bool:
         """It sends frames of its own."""
@@ -233,31 +219,28 @@ class PetsysFebd(CommandAccount):
             r.live(f"downstream_{name}", partial(self._of_downstream, theirs))
         has_power_good = self.supplies is None
         r.live("power_good", lambda: POWER_GOOD_MASK if has_power_good and self._fem_is_on() else 0)
-        r.live("deserialiser_locked", lambda: self._mask(self._is_locked))
-        r.live("decoder_good", lambda: self._mask(self._is_sending))
+        r.live("deserialiser_locked", self._links.locked_mask)
+        r.live("decoder_good", self._links.decoded_mask)
         r.live("word_errors", lambda: self.link_errors.words(r.value("word_error_select")))
-        r.live("code_errors", self._code_errors)
+        r.live("code_errors", lambda: self.link_errors.codes(*self._links.selected_lane()))
         r.listen("sync", self._on_sync)
         r.listen("power", self._on_power)
         r.listen("asic_reset", self._on_asic_reset)
-        r.listen("counter_tag", lambda tag: self._counters.tag(tag, self.elapsed_s))
+        r.listen("counter_tag", self._counters.tag)
         r.listen("reboot", self._on_reboot)
         for name in ("receiver_enable", "test_pulse"):
-            r.listen(name, self._on_change)
+            r.listen(name, lambda _value: self._changed())
 
     def _preset_registers(self, boot_status: int) -> None:
         hardware = self.profile.hardware
         kind = WITHOUT_TRIGGER if hardware.clock_trigger else WITH_TRIGGER
-        interface = 0xFFFF
-        for mezzanine in self.mezzanines:
-            interface ^= (EMPTY_SLOT ^ mezzanine.interface) << 4 * mezzanine.slot
         for name, value in (
             ("base_pcb", hardware.base_pcb),
             ("fem_type", hardware.module_kind),
             ("firmware_variant", kind << 48 | hardware.module_kind << 32),
             ("firmware_revision", FIRMWARE_REVISION),
             ("protocol", PROTOCOL_VERSION),
-            ("bias_interface", interface),
+            ("bias_interface", self._bias.interface),
             ("asic_type", ASIC_TYPE),
             ("asic_links", hardware.asic_links - 1),
             ("asic_link_speed", hardware.link_speed),
@@ -275,7 +258,7 @@ class PetsysFebd(CommandAccount):
 
     # -- registers with consequences --------------------------------------------------------------------------------
 
-    def _on_change(self, _value: int) -> None:
+    def _changed(self) -> None:
         self._stale = True
 
     def _on_sync(self, value: int) -> None:
@@ -333,38 +316,9 @@ class PetsysFebd(CommandAccount):
         self.fall_out_of_step()
         self._started_s = self._synchronised_s = self._answers_from_s = self.elapsed_s + REBOOT_S
         self.link_errors.restart()
-        self._counters = CounterWindows(SHARING[self.profile.hardware.asic_version])
+        self._counters.restart()
         if self.frames is not None:
             self.frames.stop()
-
-    def output_set(self, slot: int, output: int, code: int) -> None:
-        """A bias output was given a code."""
-        mezzanine, place = self.mezzanines[slot], (slot, output)
-        converters_v = mezzanine.converters_v()
-        self.witness.set_point(
-            self.elapsed_s,
-            self._bias_places.index(place) if place in self._bias_places else None,
-            code,
-            float(mezzanine.volts()[output]),
-            place=(slot, *divmod(output, mezzanine.kind.channels_per_dac)),
-            is_supplied=self._bias_is_on(),
-            converter_v=converters_v[mezzanine.converter_of(output)] if converters_v else None,
-        )
-        self._stale = True
-
-    def converter_set(self, slot: int, converter: int, code: int) -> None:
-        """The DC-DC converter of a mezzanine was given a code."""
-        volts = self.mezzanines[slot].converters_v()[converter]
-        self._note("converter", slot=slot, converter=converter, code=code, volts=round(volts, 4))
-        self._stale = True
-
-    def _volts_of_codes(self) -> NDArray[np.float64]:
-        """(outputs of this board in use,) what they have with the supply on."""
-        if not self.mezzanines:
-            draw = self.detector.draw
-            return draw.output_v(draw.bias_code[self.share.outputs], self.share.outputs)
-        volts = [mezzanine.volts() for mezzanine in self.mezzanines]
-        return np.array([volts[slot][output] for slot, output in self._bias_places], np.float64)
 
     # -- what is alive ----------------------------------------------------------------------------------------------
 
@@ -388,7 +342,8 @@ class PetsysFebd(CommandAccount):
     def _bias_is_on(self) -> bool:
         return bool(self.registers.value("power") & POWER_BIAS)
 
-    def _asics_are_alive(self) -> bool:
+    def asics_are_alive(self) -> bool:
+        """Whether they have power and are out of reset."""
         return self._fem_is_on() and not self.registers.value("asic_reset") & 1
 
     def _load(self, place: int) -> float | None:
@@ -399,38 +354,12 @@ class PetsysFebd(CommandAccount):
         first = places.index(place) * self.asics.per_module
         loads = [
             (_LOAD_STARTED if self.asics.is_as_switched_on(chip) else _LOAD_CONFIGURED)
-            if self._asics_are_alive()
+            if self.asics_are_alive()
             else _LOAD_RESET
             for chip in range(first, first + self.asics.per_module)
             if self.asics.is_there(chip)
         ]
         return sum(loads) / self.asics.per_module
-
-    def _mask(self, holds: Callable[[int], bool]) -> int:
-        return sum(1 << chip for place, chip in enumerate(self.asics.chips) if holds(place))
-
-    def _code_errors(self) -> int:
-        chip, lane = divmod(self.registers.value("code_error_select"), self.profile.hardware.asic_links)
-        return self.link_errors.codes(chip, lane)
-
-    def _is_deaf(self, chip: int) -> bool:
-        """A receiver that is enabled without a chip that sends what it expects."""
-        place = self._place_of_chip[min(chip, len(self._place_of_chip) - 1)]
-        is_enabled = bool(self.registers.value("receiver_enable") >> chip & 1)
-        return is_enabled and (place < 0 or not self._is_locked(int(place)))
-
-    def _is_locked(self, chip: int) -> bool:
-        """A receiver locks to a chip that sends on as many links, and at the rate, that the board expects."""
-        return (
-            self._asics_are_alive()
-            and self.asics.is_there(chip)
-            and bool(self.registers.value("receiver_enable") >> self.asics.chips[chip] & 1)
-            and self.asics.global_field(chip, "tx_nlinks") == _TX_LINKS[self.profile.hardware.asic_links]
-            and self.asics.global_field(chip, "tx_ddr") == self.registers.value("asic_link_speed") & 1
-        )
-
-    def _is_sending(self, chip: int) -> bool:
-        return self._is_locked(chip) and self.asics.global_field(chip, "tx_mode") == TX_DATA
 
     def _sensor_degc(self, module: int, sensor: Sensor) -> float:
         """The seed gives the SiPMs' temperature; the sensors of a module sit around it."""
@@ -466,7 +395,7 @@ class PetsysFebd(CommandAccount):
                 self.registers.write(access.address, access.data)
                 return MEMORY_WRITE_OK
             case Function.ASIC:
-                reply = self.asics.answer(AsicCommand.from_bytes(command.payload), is_alive=self._asics_are_alive())
+                reply = self.asics.answer(AsicCommand.from_bytes(command.payload), is_alive=self.asics_are_alive())
                 self._stale |= self.asics.changed
                 return reply
             case Function.SPI:
@@ -478,7 +407,7 @@ class PetsysFebd(CommandAccount):
             case Function.TMP104:
                 return self.tmp104.answer(command.payload)
             case Function.CHANNEL_COUNTERS:
-                return self._read_counters(command.payload)
+                return self._counters.answer(command.payload)
             case Function.TRIGGER_REGIONS | Function.TRIGGER_CALIBRATION:
                 return self._memories[command.function].answer(command.payload)
             case _:
@@ -492,43 +421,10 @@ class PetsysFebd(CommandAccount):
             found = self.supplies.buses[bus].i2c
         return found.run(payload[2:])
 
-    def _read_counters(self, payload: bytes) -> bytes:
-        access = parse_memory_access(payload, word_bytes=4)
-        if not isinstance(access, MemoryRead):
-            raise WireError("channel counters cannot be written")
-        asked = np.arange(access.address, access.address + access.count)
-        counts = np.zeros(access.count, np.int64)
-        place = self._place_of_chip[np.minimum(asked // CHANNELS, self._place_of_chip.size - 1)]
-        is_there = place >= 0
-        if is_there.any() and self._asics_are_alive():
-            counts[is_there] = self._counted(CHANNELS * place[is_there] + asked[is_there] % CHANNELS)
-        tags = self._counters.tags(asked % CHANNELS, self.elapsed_s)
-        return memory_read_reply((counts | tags << 24).astype("<u4").tobytes())
-
-    def _counted(self, channels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Clocks in a window during which the selected comparators are over their thresholds, or their transitions."""
-        mode, which = self.asics.counter[channels].T
-        is_counting = np.array([self.asics.global_field(chip, "counter_en") for chip in range(self.asics.n_chips)])
-        is_on = (which <= 2) & (is_counting[channels // CHANNELS] != 0)
-        counts = np.zeros(channels.size, np.int64)
-        self.hand_over()
-        controls = self.detector.controls
-        of_detector = self.share.channels.start + channels
-        clocks, events = is_on & (mode == 0xF), is_on & (mode == 0xC)
-        if clocks.any():
-            duty = self.detector.comparator_duty(controls, of_detector[clocks])
-            counts[clocks] = self._rng.binomial(WINDOW_CLK, duty[np.arange(len(duty)), which[clocks]])
-        if events.any():
-            rate_hz = self.detector.comparator_dark_hz(controls, of_detector[events])
-            counts[events] = self._rng.poisson(rate_hz[np.arange(len(rate_hz)), which[events]] * WINDOW_S)
-        return np.minimum(counts, 0xFFFFFF)
-
     # -- time -------------------------------------------------------------------------------------------------------
 
     def _controls(self) -> Controls:
-        is_bias = self._bias_is_on() or not self.mezzanines
         is_followed = self.is_in_step or self.frames is not None
-        sending = np.array([is_followed and self._is_sending(chip) for chip in range(self.asics.n_chips)])
         word = self.registers.value("test_pulse")
         pulse = None
         if word >> 63 & 1:
@@ -538,10 +434,9 @@ class PetsysFebd(CommandAccount):
                 interval_clk=(word >> 10 & 0x1FFFFF) + length + 1,
                 phase_clk=(word >> 31 & 0xFFFFFF) / _PULSE_PHASES,
             )
-        volts = self._volts_of_codes()
         return Controls(
-            bias_v=volts if is_bias else np.zeros_like(volts),
-            is_read=np.repeat(sending, CHANNELS),
+            bias_v=self._bias.volts(),
+            is_read=np.repeat(self._links.sending() & is_followed, CHANNELS),
             trigger_mode=self.asics.mode.copy(),
             vth=self.asics.vth.copy(),
             baseline=self.asics.baseline.copy(),
