@@ -7,7 +7,6 @@ Source: TOFPET2 interface reference (vendor software revision 194662e, protocol 
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -35,10 +34,10 @@ from petqc_simulators.boards.channel_counters import ChannelCounters
 from petqc_simulators.boards.command_account import CommandAccount
 from petqc_simulators.boards.flash import UPDATE_IMAGE_AT, ConfigurationFlash, Si534x, image
 from petqc_simulators.boards.frame_clock import FrameClock
-from petqc_simulators.boards.front_end_module import FrontEndModule
 from petqc_simulators.boards.hardware_trigger import REGIONS_OF_BOARD, BoardTrigger, HardwareTrigger
 from petqc_simulators.boards.i2c_bus import I2cBus
 from petqc_simulators.boards.link_errors import LinkErrors
+from petqc_simulators.boards.module_places import ModulePlaces
 from petqc_simulators.boards.registers import RegisterFile, WordMemory
 from petqc_simulators.boards.spi_devices import SpiDevice, transfer
 from petqc_simulators.boards.supplies_8k import Supplies8k
@@ -56,7 +55,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from petqc_simulators.boards.bias_mezzanine import Mezzanine
-    from petqc_simulators.boards.temperature_sensors import Sensor
+    from petqc_simulators.boards.front_end_module import FrontEndModule
     from petqc_simulators.faults import Fault
     from petqc_simulators.physics.detector import Block
     from petqc_simulators.profile import Profile
@@ -73,13 +72,8 @@ REBOOT_S = 2.0
 """How long a board does not answer after it was told to start again."""
 _STARTED, _STARTED_IMAGE, _FELL_BACK = 0x0001, 0x0105, 0x0503
 """Boot status: switched on; started again from an image; told to, but there was none."""
-_FEBD_8K, _FEBD_1K = 0x0005, 0x0002
-_LEGACY_KINDS = {0x0001, 0x0011}
+_FEBD_8K = 0x0005
 _PULSE_PHASES = 336.0
-_BETWEEN_SENSORS_K = 0.15
-"""SiPM sensors of one module differ a little with their place."""
-_LOAD_RESET, _LOAD_STARTED, _LOAD_CONFIGURED = 0.3, 0.6, 1.0
-"""Current of an ASIC, as a share of the most: held in reset, as it is switched on, configured."""
 
 
 class PetsysFebd(CommandAccount):
@@ -133,7 +127,6 @@ class PetsysFebd(CommandAccount):
         self._synchronised_s = 0.0
         self._frames_before = 0
         self._started_s = self._answers_from_s = 0.0
-        self._fem_on_s = math.inf
         self._stale = True
         self._rng = np.random.default_rng([seed, 0xB0A2D, *([number] if number else [])])
         self._counters = ChannelCounters(self, self._rng)
@@ -151,9 +144,8 @@ class PetsysFebd(CommandAccount):
         self._own_trigger = HardwareTrigger(
             self.registers, self._memories[Function.TRIGGER_REGIONS], [((0, 0), self.trigger)]
         )
-        self.modules = [self._module(m, place) for m, place in enumerate(profile.hardware.module_places)]
-        for module, place in zip(self.modules, profile.hardware.module_places, strict=True):
-            module.is_legacy = place in profile.hardware.legacy_places
+        self._module_places = ModulePlaces(self, self._rng)
+        self.modules = self._module_places.modules
         self._bias = BiasSlots(
             profile,
             self.detector.draw,
@@ -169,7 +161,7 @@ class PetsysFebd(CommandAccount):
         )
         self.supplies: Supplies8k | None = None
         if profile.hardware.base_pcb == _FEBD_8K:
-            self.supplies = Supplies8k(profile.hardware.supplies, self._load, self._fem_is_on, self._note)
+            self.supplies = Supplies8k(profile.hardware.supplies, self._module_places.load, self.fem_is_on, self._note)
         parts: list[FrontEndModule | Mezzanine | Supplies8k] = [*self.modules, *self.mezzanines]
         if self.supplies is not None:
             parts.append(self.supplies)
@@ -184,23 +176,6 @@ class PetsysFebd(CommandAccount):
 
     def _note(self, event: str, **values: Any) -> None:
         self.witness.note(self.elapsed_s, event, **values)
-
-    def _module(self, module: int, place: int) -> FrontEndModule:
-        return FrontEndModule(
-            self.profile.hardware.module_kind,
-            place,
-            has_eeprom=self.profile.hardware.module_eeprom,
-            serial=1000 + self.share.modules.start + module,
-            degc=lambda sensor: self._sensor_degc(module, sensor),
-            is_powered=self._fem_is_on,
-            is_legacy_mode=lambda: self._is_legacy_mode(place),
-            now_s=self._now_s,
-        )
-
-    def _is_legacy_mode(self, place: int) -> bool:
-        hardware = self.profile.hardware
-        has_modes = hardware.base_pcb == _FEBD_1K and hardware.module_kind in _LEGACY_KINDS
-        return has_modes and bool(self.registers.value("legacy_modules") >> place & 1)
 
     @property
     def is_streaming(self) -> bool:
@@ -218,7 +193,7 @@ class PetsysFebd(CommandAccount):
         for name, theirs in (("tx", "upstream_rx"), ("rx", "upstream_tx"), ("uptime", "upstream_uptime")):
             r.live(f"downstream_{name}", partial(self._of_downstream, theirs))
         has_power_good = self.supplies is None
-        r.live("power_good", lambda: POWER_GOOD_MASK if has_power_good and self._fem_is_on() else 0)
+        r.live("power_good", lambda: POWER_GOOD_MASK if has_power_good and self.fem_is_on() else 0)
         r.live("deserialiser_locked", self._links.locked_mask)
         r.live("decoder_good", self._links.decoded_mask)
         r.live("word_errors", lambda: self.link_errors.words(r.value("word_error_select")))
@@ -284,11 +259,8 @@ class PetsysFebd(CommandAccount):
 
     def _on_power(self, value: int) -> None:
         is_fem, is_bias = bool(value & POWER_FEM), bool(value & POWER_BIAS)
-        if is_fem and math.isinf(self._fem_on_s):
-            self._fem_on_s = self.elapsed_s
+        if self._module_places.switched(is_on=is_fem):
             self.asics.reset()
-        elif not is_fem:
-            self._fem_on_s = math.inf
         for mezzanine in self.mezzanines:
             mezzanine.supply_switched(is_on=is_bias)
         self._note("supply", on=is_bias, fem=is_fem)
@@ -336,7 +308,8 @@ class PetsysFebd(CommandAccount):
         is_sending = self.is_in_step if self.frames is None else self.frames.is_running
         return int((self.elapsed_s - self._synchronised_s) / (FRAME_CLK * CLOCK_S)) if is_sending else 0
 
-    def _fem_is_on(self) -> bool:
+    def fem_is_on(self) -> bool:
+        """Whether the modules have power."""
         return bool(self.registers.value("power") & POWER_FEM)
 
     def _bias_is_on(self) -> bool:
@@ -344,36 +317,7 @@ class PetsysFebd(CommandAccount):
 
     def asics_are_alive(self) -> bool:
         """Whether they have power and are out of reset."""
-        return self._fem_is_on() and not self.registers.value("asic_reset") & 1
-
-    def _load(self, place: int) -> float | None:
-        """Current of the module at a place, as a share of the most; None without a module."""
-        places = self.profile.hardware.module_places
-        if place not in places:
-            return None
-        first = places.index(place) * self.asics.per_module
-        loads = [
-            (_LOAD_STARTED if self.asics.is_as_switched_on(chip) else _LOAD_CONFIGURED)
-            if self.asics_are_alive()
-            else _LOAD_RESET
-            for chip in range(first, first + self.asics.per_module)
-            if self.asics.is_there(chip)
-        ]
-        return sum(loads) / self.asics.per_module
-
-    def _sensor_degc(self, module: int, sensor: Sensor) -> float:
-        """The seed gives the SiPMs' temperature; the sensors of a module sit around it."""
-        environment = self.profile.environment
-        sipm_degc = environment.calibration_degc + float(self.detector.warmer_k[self.share.modules][module])
-        if sensor.place == "sipm":
-            middle = (sum(other.place == "sipm" for other in self.modules[module].sensors) - 1) / 2.0
-            room_k = _BETWEEN_SENSORS_K * (sensor.number - middle)
-            asic = (self.share.modules.start + module) * self.profile.geometry.asics_per_module + sensor.number
-            wrong_k = float(self.detector.effects.sensor_k[asic])
-            return sipm_degc + room_k + wrong_k + float(self._rng.normal(0.0, 0.02))
-        powered_s = max(self.elapsed_s - self._fem_on_s, 0.0) if self._fem_is_on() else 0.0
-        rise = environment.asic_rise_k * -math.expm1(-powered_s / environment.asic_settle_s)
-        return sipm_degc + 2.0 + rise + float(self._rng.normal(0.0, 0.05))
+        return self.fem_is_on() and not self.registers.value("asic_reset") & 1
 
     # -- commands ---------------------------------------------------------------------------------------------------
 
