@@ -7,7 +7,7 @@ import importlib.metadata
 import logging
 import os
 import shutil
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
@@ -141,12 +141,12 @@ class Daemon:
         """Metrics continue where the last daemon left them, with the times they had."""
         from petqc.results import Run
 
+        found = []
         for kind in all_kinds():
-            try:
-                document = await asyncio.to_thread(self.store.last_document, kind)
-            except NotFoundError:
-                continue
-            run = Run.from_document(document)
+            with suppress(NotFoundError):
+                found.append(Run.from_document(await asyncio.to_thread(self.store.last_document, kind)))
+        # Some checks belong to several kinds: the newest run says what holds.
+        for run in sorted(found, key=lambda run: run.finished_at):
             self.metrics.restore(run, finished_unix_s=datetime.fromisoformat(run.finished_at).timestamp())
 
     def _own(self, task: asyncio.Task[Any], *, ends: bool = False) -> None:

@@ -172,23 +172,19 @@ class ThresholdScanConfig(PointScanConfig):
     """Counter windows to wait after a setting."""
 
 
-class BiasScanConfig(PointScanConfig):
-    """[qc.calibrate-bias]: staircases of dark counts at several voltages; no source, no light."""
+class DarkScanConfig(PointScanConfig):
+    """[qc.dark]: counts over many thresholds at the working voltage; no source, no light."""
 
     plan: Literal["short"] = "short"
     """The readout maker has no such acquisition."""
-    overvoltage_shares: Annotated[tuple[Share, ...], Field(min_length=3, max_length=20)] = (0.6, 0.7, 0.8, 0.9, 1.0)
-    """Voltages to measure at, as shares of each output's overvoltage; above 1 only up to the hard limit."""
     codes: tuple[int, int] = (2, 21)
     """Thresholds: the fewest and the most codes below the baseline of T1."""
-    reads: Annotated[int, Field(ge=1, le=64)] = 4
+    reads: Annotated[int, Field(ge=1, le=64)] = 8
     """Counter windows of 21 ms at each threshold."""
     settle_s: Annotated[Finite, Field(ge=0, le=600)] = 0.5
     """Wait after each change of voltage."""
     settle_windows: Annotated[int, Field(ge=0, le=100)] = 1
     """Counter windows to wait after each threshold."""
-    largest_change_v: Annotated[Finite, Field(gt=0, le=5)] = 0.5
-    """A breakdown voltage further from the one in use is a finding, and not put in the table."""
 
     @field_validator("codes")
     @classmethod
@@ -196,6 +192,17 @@ class BiasScanConfig(PointScanConfig):
         if codes[0] < 1 or not codes[0] + 9 <= codes[1] <= 62:
             raise ValueError("fewest and most codes below the baseline: 1 or more, ten of them or more, at most 62")
         return codes
+
+
+class BiasScanConfig(DarkScanConfig):
+    """[qc.calibrate-bias]: the same at several voltages."""
+
+    overvoltage_shares: Annotated[tuple[Share, ...], Field(min_length=3, max_length=20)] = (0.6, 0.7, 0.8, 0.9, 1.0)
+    """Voltages to measure at, as shares of each output's overvoltage; above 1 only up to the hard limit."""
+    reads: Annotated[int, Field(ge=1, le=64)] = 4
+    """Counter windows of 21 ms at each threshold."""
+    largest_change_v: Annotated[Finite, Field(gt=0, le=5)] = 0.5
+    """A breakdown voltage further from the one in use is a finding, and not put in the table."""
 
     @field_validator("overvoltage_shares")
     @classmethod
@@ -223,6 +230,7 @@ class QcConfig(_Model):
 
     daily: DailyConfig = DailyConfig()
     lutetium: LutetiumConfig = LutetiumConfig()
+    dark: DarkScanConfig = DarkScanConfig()
     calibrate_threshold: ThresholdScanConfig = Field(default=ThresholdScanConfig(), alias="calibrate-threshold")
     calibrate_tdc: PulseScanConfig = Field(default=PulseScanConfig(), alias="calibrate-tdc")
     calibrate_charge: PulseScanConfig = Field(default=PulseScanConfig(), alias="calibrate-charge")

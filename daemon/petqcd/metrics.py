@@ -35,6 +35,7 @@ class Metric:
 _DEVICE = ("scanner", "device")
 _MODULE = ("scanner", "module")
 _KIND = ("scanner", "device", "kind")
+_RUN_KIND = ("scanner", "kind")
 _CHECK = ("scanner", "module", "check")
 
 METRICS: tuple[Metric, ...] = (
@@ -49,22 +50,43 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "petqc_run_verdict",
         "gauge",
-        "Verdict of the last QC run: 0 pass, 1 warn, 2 fail, 3 invalid; -1 before the first one. Calibrations have "
-        "their own.",
+        "Verdict of the last daily run: 0 pass, 1 warn, 2 fail, 3 invalid; -1 before the first one. No other kind of "
+        "run changes it.",
     ),
     Metric(
-        "petqc_run_last_finished_timestamp_seconds", "gauge", "Unix time when the last run ended, whatever its verdict."
+        "petqc_run_last_finished_timestamp_seconds",
+        "gauge",
+        "Unix time when the last daily run ended, whatever its verdict.",
     ),
     Metric(
         "petqc_run_last_success_timestamp_seconds",
         "gauge",
-        "Unix time of the last run that measured (pass, warn or fail); 0 before the first one.",
+        "Unix time of the last daily run that measured (pass, warn or fail); 0 before the first one.",
     ),
-    Metric("petqc_run_duration_seconds", "gauge", "How long the last run took, from its command to its verdict."),
+    Metric("petqc_run_duration_seconds", "gauge", "How long the last daily run took, from its command to its verdict."),
+    Metric(
+        "petqc_qc_run_verdict",
+        "gauge",
+        "Verdict of the last QC run of a kind: 0 pass, 1 warn, 2 fail, 3 invalid; -1 before the first one.",
+        _RUN_KIND,
+    ),
+    Metric(
+        "petqc_qc_run_last_finished_timestamp_seconds",
+        "gauge",
+        "Unix time when the last QC run of a kind ended, whatever its verdict; 0 before the first one.",
+        _RUN_KIND,
+    ),
+    Metric(
+        "petqc_qc_run_last_success_timestamp_seconds",
+        "gauge",
+        "Unix time of the last QC run of a kind that measured (pass, warn or fail); 0 before the first one.",
+        _RUN_KIND,
+    ),
     Metric(
         "petqc_check_status",
         "gauge",
-        "Status of a check in the last run: 0 pass, 1 warn, 2 fail, 3 invalid. module is `scanner` for the whole.",
+        "Status of a check in the last run that had it: 0 pass, 1 warn, 2 fail, 3 invalid. module is `scanner` for "
+        "the whole.",
         _CHECK,
     ),
     Metric(
@@ -93,6 +115,10 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("petqc_lost_frames_ratio", "gauge", "Share of the last run's frames that were lost.", _MODULE),
     Metric("petqc_live_time_ratio", "gauge", "Share of the last run's time that was live.", _MODULE),
+    Metric("petqc_dark_count_rate_hertz", "gauge", "Dark count rate of a channel, median, at 20 degC.", _MODULE),
+    Metric("petqc_dark_crosstalk_ratio", "gauge", "Share of dark counts that fire a second cell, median.", _MODULE),
+    Metric("petqc_dark_hot_channels", "gauge", "Channels that count far too much in the dark.", _MODULE),
+    Metric("petqc_dark_silent_channels", "gauge", "Channels without dark counts.", _MODULE),
     Metric("petqc_device_up", "gauge", "1 if the device's last exchange worked, else 0.", _DEVICE),
     Metric(
         "petqc_device_last_success_timestamp_seconds",
@@ -166,6 +192,10 @@ CHECK_METRICS: Mapping[str, str] = {
     "randoms_delayed": "petqc_randoms_ratio",
     "lost_frames": "petqc_lost_frames_ratio",
     "live_time": "petqc_live_time_ratio",
+    "dark_count_rate": "petqc_dark_count_rate_hertz",
+    "dark_crosstalk": "petqc_dark_crosstalk_ratio",
+    "dark_hot_channels": "petqc_dark_hot_channels",
+    "dark_silent_channels": "petqc_dark_silent_channels",
 }
 """The metric that carries a check's value."""
 
@@ -180,12 +210,16 @@ TO_BASE: Mapping[str, float] = {
     "1/s": 1.0,
     "cps": 1.0,
     "Hz": 1.0,
+    "kHz": 1e3,
     "s": 1.0,
 }
 """From a check's unit to the base unit that metrics use."""
 
 CALIBRATIONS = ("threshold", "tdc", "charge", "energy", "time-offsets", "bias")
 """Values of the label kind."""
+DAILY = "daily"
+QC_RUNS = (DAILY, "dark", "lutetium")
+"""Values of the label kind of QC runs."""
 STATUS_CODE: Mapping[str, int] = {"pass": 0, "warn": 1, "fail": 2, "invalid": 3}
 _BIAS_UNKNOWN = 3
 _VERDICT_COUNTER: Mapping[str, str] = {
@@ -217,6 +251,10 @@ class Metrics:
         self.set("petqc_simulated", float(simulated))
         self.set("petqc_run_verdict", -1)
         self.set("petqc_bias_state", _BIAS_UNKNOWN)
+        for name in QC_RUNS:
+            self.set("petqc_qc_run_verdict", -1, kind=name)
+            self.set("petqc_qc_run_last_finished_timestamp_seconds", 0, kind=name)
+            self.set("petqc_qc_run_last_success_timestamp_seconds", 0, kind=name)
         for name in CALIBRATIONS:
             self.set("petqc_calibration_run_verdict", -1, kind=name)
             self.set("petqc_calibration_run_last_finished_timestamp_seconds", 0, kind=name)
@@ -245,41 +283,41 @@ class Metrics:
         """Publish a run that is stored. A check without a number keeps its last value and that value's old time."""
         verdict = str(run.verdict)
         self.add(_VERDICT_COUNTER[verdict])
-        if self._calibrated(run, finished_unix_s):
-            return
-        self.set("petqc_run_verdict", STATUS_CODE[verdict])
-        self.set("petqc_run_last_finished_timestamp_seconds", finished_unix_s)
-        self.set("petqc_run_duration_seconds", duration_s)
-        if verdict != "invalid":
-            self.set("petqc_run_last_success_timestamp_seconds", finished_unix_s)
-        for result in run.checks:
-            self._result(result, finished_unix_s)
+        if run.kind == DAILY:
+            self.set("petqc_run_duration_seconds", duration_s)
+        self.restore(run, finished_unix_s=finished_unix_s)
 
     def restore(self, run: Run, *, finished_unix_s: float) -> None:
         """Publish the newest stored run of a kind at start, with the times it had, without counting it again."""
         if self._calibrated(run, finished_unix_s):
             return
-        self.set("petqc_run_verdict", STATUS_CODE[str(run.verdict)])
-        self.set("petqc_run_last_finished_timestamp_seconds", finished_unix_s)
-        if str(run.verdict) != "invalid":
-            self.set("petqc_run_last_success_timestamp_seconds", finished_unix_s)
+        # What judges dark counts alone must not hide what the daily run said.
+        stems: list[tuple[str, dict[str, str]]] = [("petqc_qc_run", {"kind": run.kind})]
+        if run.kind == DAILY:
+            stems.append(("petqc_run", {}))
+        for stem, labels in stems:
+            self.set(f"{stem}_verdict", STATUS_CODE[str(run.verdict)], **labels)
+            self.set(f"{stem}_last_finished_timestamp_seconds", finished_unix_s, **labels)
+            if str(run.verdict) != "invalid":
+                self.set(f"{stem}_last_success_timestamp_seconds", finished_unix_s, **labels)
         for result in run.checks:
             self._result(result, finished_unix_s)
 
     def _calibrated(self, run: Run, finished_unix_s: float) -> bool:
         """Publish a calibration run; False: it is none. What the last QC run found stands beside it."""
-        kind = run.kind.removeprefix("calibrate-")
-        if kind == run.kind or kind not in CALIBRATIONS:
+        if not run.is_calibration:
             return False
+        kind = run.kind.removeprefix("calibrate-").removesuffix("-iv")  # from curves or from counts: the same table
         self.set("petqc_calibration_run_verdict", STATUS_CODE[str(run.verdict)], kind=kind)
         self.set("petqc_calibration_run_last_finished_timestamp_seconds", finished_unix_s, kind=kind)
         return True
 
     def _result(self, result: CheckResult, at_unix_s: float) -> None:
         module = _module_of(result.node)
-        if module is None or str(result.status) not in STATUS_CODE:
+        if module is None:
             return
-        self.set("petqc_check_status", STATUS_CODE[str(result.status)], module=module, check=result.id)
+        if str(result.status) in STATUS_CODE:  # a value without limits has none
+            self.set("petqc_check_status", STATUS_CODE[str(result.status)], module=module, check=result.id)
         if result.value is None:
             return
         self.set("petqc_check_last_success_timestamp_seconds", at_unix_s, module=module, check=result.id)

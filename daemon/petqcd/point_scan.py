@@ -1,6 +1,7 @@
-"""A calibration that takes points, one after the other, each on the disk once it is taken.
+"""A run that takes points, one after the other, each on the disk once it is taken; most of them calibrate.
 
-What was taken survives an interruption, see `resume.py`. Scans of test pulses share more, see `pulse_scan.py`.
+What was taken survives an interruption, see `resume.py`. Scans of test pulses share more, see `pulse_scan.py`, and so
+do scans of dark counts, see `dark_scan.py`.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class PointScan(Procedure):
         self._chosen = channels
         self._recording: CalibrationRecording | CounterRecording | None = None
         self._kept = resume.continued(job, plan)
+        self._every: NDArray[np.int32] | None = None
         self._points_continued = 0
         self._committed_s = 0.0
         self._told_s = self._begun_s = 0.0
@@ -68,14 +70,6 @@ class PointScan(Procedure):
     @abstractmethod
     def n_recorded(self) -> int:
         """Points that are on the disk."""
-
-    @abstractmethod
-    def calibration(self) -> Calibration:
-        """What the points on the disk say.
-
-        Raises:
-            DaemonError: points are missing.
-        """
 
     def begin_points(self) -> int:
         """Begin to take points, behind those that are there already; how many those are."""
@@ -117,21 +111,17 @@ class PointScan(Procedure):
     def notes(self, reason: str | None) -> list[str]:
         """How to go on, if it was interrupted."""
         found = [f"Continues run {self._kept.run_id}, which took {self._kept.points:,} points."] if self._kept else []
-        if reason is not None and self.n_recorded:
+        if reason is not None and self.n_recorded and resume.can_be_continued(self.job.kind):
             found.append(resume.how_to_continue(self.job.kind, self.job.run_id, self.n_recorded, self.n_points))
         return found
 
-    def conclude(self, context: RunContext) -> Run:
-        """Fit, judge, and write the calibration set."""
-        from petqcd.calibration_run import conclude
-
-        return conclude(self.job, context, self.calibration(), self.all_channels())
-
     def all_channels(self) -> NDArray[np.int32]:
-        """Absolute numbers of all channels of the board, rising."""
+        """Absolute numbers of all channels of the board, rising; also once it is closed and does not know them."""
         import numpy as np
 
-        return np.array(sorted(self.board.channels), np.int32)
+        if self._every is None or not self._every.size:
+            self._every = np.array(sorted(self.board.channels), np.int32)
+        return self._every
 
     def channels(self) -> NDArray[np.int32]:
         """Those that are calibrated."""
@@ -139,3 +129,21 @@ class PointScan(Procedure):
         found = self.all_channels()
         place = found % CHANNELS_PER_ASIC
         return found[(place >= low) & (place <= high)]
+
+
+class CalibrationScan(PointScan):
+    """A scan that ends with a calibration set."""
+
+    @abstractmethod
+    def calibration(self) -> Calibration:
+        """What the points on the disk say.
+
+        Raises:
+            DaemonError: points are missing.
+        """
+
+    def conclude(self, context: RunContext) -> Run:
+        """Fit, judge, and write the calibration set."""
+        from petqcd.calibration_run import conclude
+
+        return conclude(self.job, context, self.calibration(), self.all_channels())

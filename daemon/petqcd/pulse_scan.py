@@ -17,7 +17,7 @@ from pydantic import Field
 from petqcd import clock, resume
 from petqcd.config import PulseScanConfig
 from petqcd.errors import DaemonError
-from petqcd.point_scan import CHANNELS_PER_ASIC, PointScan
+from petqcd.point_scan import CHANNELS_PER_ASIC, CalibrationScan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,7 +72,7 @@ class PulseScanSettings(PulseScanConfig):
     """Run that was interrupted and is to be continued, or `last`."""
 
 
-class PulseScan(PointScan):
+class PulseScan(CalibrationScan):
     """A scan of test pulses; what a kind adds: `scan` and `fit`."""
 
     def __init__(self, job: Job, bench: Bench) -> None:

@@ -101,6 +101,11 @@ def begin(job: Job, plan: Mapping[str, Any], identity: str, kept: Kept | None) -
     partial.replace(job.folder / PLAN)
 
 
+def can_be_continued(kind: str) -> bool:
+    """Whether runs of a kind are continued; those that judge a scanner are not: they are about one moment."""
+    return kind.startswith("calibrate-")
+
+
 def how_to_continue(kind: str, run_id: str, points: int, planned: int) -> str:
     """What people are told who look at an interrupted run."""
     what = kind.removeprefix("calibrate-")
@@ -115,7 +120,9 @@ def left_behind(folder: Path) -> list[str]:
         planned = int(document["planned"])
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    return [] if kept is None else [how_to_continue(str(document["kind"]), kept.run_id, kept.points, planned)]
+    if kept is None or not can_be_continued(kept.document["kind"]):
+        return []
+    return [how_to_continue(str(document["kind"]), kept.run_id, kept.points, planned)]
 
 
 def hashed(folder: Path, name: str) -> tuple[RawFile, ...]:

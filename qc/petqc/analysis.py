@@ -23,8 +23,8 @@ def analyse(histograms: QcHistograms, context: RunContext, lutetium: LutetiumCou
         context: everything else that is known about the run.
         lutetium: beta-gamma pairs of a run without a source; with them, its checks are those of such a run.
     """
-    from petqc.checks import all_checks
-    from petqc.verdict import conclude
+    from petqc.checks import checks_of
+    from petqc.verdict import SCAN, SCAN_BY_LUTETIUM, conclude
 
     fits = None
     if lutetium is not None:
@@ -32,9 +32,9 @@ def analyse(histograms: QcHistograms, context: RunContext, lutetium: LutetiumCou
 
         fits = LutetiumFits(lutetium)
     shared = QcInput(histograms, context, lutetium=fits)
-    data = "source" if fits is None else "lutetium"
-    outputs = [(c, c.function(shared)) for c in all_checks() if data in c.data]
-    return conclude(histograms.topology, context, outputs)
+    outputs = [(c, c.function(shared)) for c in checks_of("source" if fits is None else "lutetium")]
+    words = SCAN if fits is None else SCAN_BY_LUTETIUM
+    return conclude(histograms.topology, context, outputs, words)
 
 
 def invalid_run(context: RunContext, reason: str) -> Run:

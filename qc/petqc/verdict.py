@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -25,12 +26,46 @@ _NAMED = 3
 """A sentence names this many findings; the table has the others."""
 _EXPLAINED = 0.8
 """The smallest node that holds this share of the flags is the one to name. Source: daily-qc.md §3, root-cause logic."""
-_ESSENTIAL = ("photopeak", "lu_energy_scale")
-"""Without one of these judged, nothing says whether to scan: counts do not see energy drift. Source: daily-qc.md §0."""
 _SPOILING = "source_position"
 """A source far from its place spoils the run: whatever else is out of limits is no finding about the scanner."""
 _KINDS = {"asic": "ASIC", "bias": "bias output", "unit": "board"}
 _GRAVITY = {Status.FAIL: 3, Status.INVALID: 2, Status.WARN: 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """How a verdict is said.
+
+    opening: of the sentence, by verdict. passing: the same of a pass; headlines: the checks whose values it gives.
+    essential: check without which nothing is judged, and the sentence for that; empty: none.
+    """
+
+    opening: Mapping[Status, str]
+    passing: str
+    headlines: tuple[str, ...]
+    essential: str = ""
+    without_essential: str = ""
+
+
+SCAN: Final = Words(
+    opening={
+        Status.FAIL: "Do not scan: ",
+        Status.WARN: "Scan, but look at ",
+        Status.INVALID: "Not measured: ",
+    },
+    passing="Scan: ",
+    headlines=("photopeak", "energy_resolution", "ctr_fit"),
+    essential="photopeak",
+    without_essential="no photopeak was held against limits in keV, so nothing here says whether to scan",
+)
+"""Of runs with a source. Counts do not see energy drift: without a photopeak nothing says whether to scan. Source:
+daily-qc.md §0."""
+SCAN_BY_LUTETIUM: Final = replace(
+    SCAN,
+    headlines=("lu_energy_scale", "lu_efficiency"),
+    essential="lu_energy_scale",
+    without_essential="no line of lutetium was held against limits in keV, so nothing here says whether to scan",
+)
 
 
 def say(value: float, uncertainty: float | None, unit: str) -> str:
@@ -54,7 +89,9 @@ def place(node: str) -> str:
     return f"{_KINDS.get(kind, kind)} {address}"
 
 
-def conclude(topology: Topology, context: RunContext, outputs: Sequence[tuple[Check, CheckOutput]]) -> Run:
+def conclude(
+    topology: Topology, context: RunContext, outputs: Sequence[tuple[Check, CheckOutput]], words: Words = SCAN
+) -> Run:
     """Collect what the checks found into a run with a verdict and its sentence."""
     run = _empty_run(context)
     run.channels = channel_table(topology)
@@ -71,16 +108,15 @@ def conclude(topology: Topology, context: RunContext, outputs: Sequence[tuple[Ch
     run.notes += [remark] if remark else []
     if any(c.id == _SPOILING and c.status is Status.INVALID and c.value is not None for c in run.checks):
         run.verdict = Status.INVALID
-    if run.verdict in {Status.PASS, Status.WARN} and not _is_essential_judged(run):
+    if run.verdict in {Status.PASS, Status.WARN} and words.essential and not _is_judged(run, words.essential):
         inside = sum(1 for c in run.checks if c.status is Status.PASS)
         run.verdict = Status.INVALID
         run.sentence = (
-            f"Not judged: no {_missing_essential(run)} was held against limits in keV, so nothing here says whether to "
-            "scan; "
+            f"Not judged: {words.without_essential}; "
             f"{inside} other value{'s' if inside != 1 else ''} inside {'their' if inside != 1 else 'its'} limits."
         )
         return run
-    run.sentence = sentence(run, topology, titles) + likely(run)
+    run.sentence = sentence(run, topology, titles, words) + likely(run)
     return run
 
 
@@ -92,14 +128,9 @@ def likely(run: Run) -> str:
     return f" Most likely: {first.cause}, at {place(first.node)}."
 
 
-def _is_essential_judged(run: Run) -> bool:
+def _is_judged(run: Run, check_id: str) -> bool:
     judged = {Status.PASS, Status.WARN, Status.FAIL}
-    return any(c.id in _ESSENTIAL and c.status in judged for c in run.checks)
-
-
-def _missing_essential(run: Run) -> str:
-    is_lutetium = any(c.id == "lu_energy_scale" for c in run.checks)
-    return "line of lutetium" if is_lutetium else "photopeak"
+    return any(c.id == check_id and c.status in judged for c in run.checks)
 
 
 def not_measured(context: RunContext, reason: str) -> Run:
@@ -121,21 +152,14 @@ def channel_table(topology: Topology) -> dict[str, NDArray[Any]]:
     }
 
 
-_OPENING: Mapping[Status, str] = {
-    Status.FAIL: "Do not scan: ",
-    Status.WARN: "Scan, but look at ",
-    Status.INVALID: "Not measured: ",
-}
-
-
-def sentence(run: Run, topology: Topology, titles: dict[str, str], opening: Mapping[Status, str] = _OPENING) -> str:
+def sentence(run: Run, topology: Topology, titles: dict[str, str], words: Words = SCAN) -> str:
     """What to do, and why.
 
     Args:
         run: with its checks and its verdict.
         topology: the channels.
         titles: of the checks, by id.
-        opening: how the sentence begins, by verdict.
+        words: how it is said.
     """
     by_check: dict[str, list[CheckResult]] = {}
     for result in run.checks:
@@ -146,11 +170,11 @@ def sentence(run: Run, topology: Topology, titles: dict[str, str], opening: Mapp
     found = [r for r in found if not _is_said(r, larger)]
     found.sort(key=lambda r: (-_GRAVITY[r.status], -_excess(r)))
     if run.verdict is Status.PASS:
-        return _passing(run, titles)
+        return _passing(run, titles, words)
     grave = [r for r in found if r.status is run.verdict]
     if not grave:
         return "Not measured: no check of this run has a number with limits."
-    start = opening[run.verdict]
+    start = words.opening[run.verdict]
     phrases = _joined(grave, titles)
     named = "; ".join(phrases[:_NAMED])
     more = len(phrases) + (len(found) - len(grave)) - min(len(phrases), _NAMED)
@@ -187,15 +211,15 @@ def _empty_run(context: RunContext) -> Run:
     )
 
 
-def _passing(run: Run, titles: dict[str, str]) -> str:
+def _passing(run: Run, titles: dict[str, str], words: Words) -> str:
     told = []
-    for id_ in ("photopeak", "energy_resolution", "ctr_fit", "lu_energy_scale", "lu_efficiency"):
+    for id_ in words.headlines:
         result = run.find(id_)
         if result is not None and result.value is not None:
             told.append(f"{_title(titles.get(id_, id_))} {say(result.value, result.uncertainty, result.unit)}")
     checked = sum(1 for c in run.checks if c.status is Status.PASS)
     told.append(f"{checked} values inside their limits")
-    return f"Scan: {', '.join(told)}."
+    return f"{words.passing}{', '.join(told)}."
 
 
 def _findings(results: list[CheckResult], topology: Topology) -> list[CheckResult]:

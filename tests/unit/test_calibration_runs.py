@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from petqcd.bias_limits import BiasLimits
     from petqcd.board import Pulses
 
 DEADLINE_S = 60
@@ -207,10 +208,11 @@ class World:
 
 
 @asynccontextmanager
-async def world(state_dir: Path, bench: Path, *boards: PulsedBoard) -> AsyncIterator[World]:
-    device = DeviceConfig(
-        address="udp://127.0.0.1:9", configuration=bench, simulated=True
-    )  # no bias limits: none needed
+async def world(
+    state_dir: Path, bench: Path, *boards: PulsedBoard, limits: BiasLimits | None = None
+) -> AsyncIterator[World]:
+    """limits: most calibrations need none."""
+    device = DeviceConfig(address="udp://127.0.0.1:9", configuration=bench, simulated=True, bias=limits)
     config = PetqcConfig(device=(device,), api=ApiConfig(listen="127.0.0.1:0"))
     store, bus, metrics = Store(state_dir), Bus(), Metrics("bench", "board", simulated=True)
     supervisor = DeviceSupervisor(device, state_dir, bus, metrics)
@@ -286,9 +288,10 @@ def test_a_calibration_is_a_run_that_makes_a_set(tmp_path: Path, bench: Path) ->
     asyncio.run(work())
 
 
-async def interrupted(w: World, board: PulsedBoard, kind: str = "calibrate-tdc") -> Run:
+async def interrupted(w: World, board: PulsedBoard, kind: str = "calibrate-tdc", **settings: object) -> Run:
     """Abort a run once the board has been told to pulse, or was read, so often."""
-    run_id = await w.runs.start(kind, source="test", parameters=SETTINGS if kind == "calibrate-tdc" else THRESHOLDS)
+    usual = SETTINGS if kind == "calibrate-tdc" else THRESHOLDS
+    run_id = await w.runs.start(kind, source="test", parameters=settings or usual)
     async with asyncio.timeout(DEADLINE_S):
         await board.reached.wait()
         w.runs.abort()

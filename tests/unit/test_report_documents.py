@@ -105,7 +105,7 @@ def test_a_check_without_limits_says_where_they_come_from() -> None:
         """What it does."""
         return CheckOutput()
 
-    check = Check("some", "Some check", "", ("scanner",), {}, {}, "Somebody 2020.", 1, function)
+    check = Check("some", "Some check", "", ("scanner",), {}, {}, "Somebody 2020.", 1, ("source",), function)
     text = explain.page([check])
     assert "What it does." in text
     assert "Limits are not fixed" in text

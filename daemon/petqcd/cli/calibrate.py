@@ -5,13 +5,12 @@ from __future__ import annotations
 import getpass
 import pkgutil
 import sys
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from petqcd.cli.common import ConfigFile, Json, StateDir, configuration, give_json, sets_folder
+from petqcd.cli.common import ConfigFile, Json, Setting, StateDir, configuration, give_json, sets_folder, settings
 from petqcd.errors import EXIT_FAIL, ConfigError
 
 if TYPE_CHECKING:
@@ -32,10 +31,11 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this file: one for each kind of run that calibrates."""
     group = typer.Typer(help="Calibrate: acquisition, fit, report, and a new calibration set.", no_args_is_help=True)
     for module in pkgutil.iter_modules([str(KINDS)]):
-        if module.name.startswith(PREFIX):
-            what = module.name.removeprefix(PREFIX).replace("_", "-")
+        what = module.name.removeprefix(PREFIX).replace("_", "-")
+        if what == "bias":
+            group.command(what)(bias)
+        elif module.name.startswith(PREFIX):
             group.command(what, help=f"Run the {what} calibration on the daemon and wait for it.")(_command(what))
-    group.command("bias-iv")(bias_iv)
     app.add_typer(group, name="calibrate")
     sets = typer.Typer(help="Calibration sets: what there is, and which one is used.", no_args_is_help=True)
     sets.command("list")(list_sets)
@@ -45,86 +45,80 @@ def register(app: typer.Typer) -> None:
     app.add_typer(sets, name="calibration")
 
 
+Plan = Annotated[str | None, typer.Option(help="Which points to take: short, or vendor.")]
+Channels = Annotated[str | None, typer.Option(metavar="FIRST-LAST", help="Only these channels of each ASIC.")]
+Resume = Annotated[str | None, typer.Option(metavar="RUN", help="Continue this interrupted run, or the `last` one.")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait; end with the verdict's exit code.")]
+
+
 def _command(what: str) -> Callable[..., None]:
     def calibrate(
         *,
-        plan: Annotated[str | None, typer.Option(help="Which points to take: short, or vendor.")] = None,
-        channels: Annotated[
-            str | None, typer.Option(metavar="FIRST-LAST", help="Only these channels of each ASIC.")
-        ] = None,
-        resume: Annotated[
-            str | None, typer.Option(metavar="RUN", help="Continue this interrupted run, or the `last` one.")
-        ] = None,
-        setting: Annotated[
-            list[str] | None,
-            typer.Option(
-                "--set", metavar="KEY=VALUE", help="Any setting of the kind, as in petqc.toml; may be repeated."
-            ),
-        ] = None,
-        wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait; end with the verdict's exit code.")] = True,
+        plan: Plan = None,
+        channels: Channels = None,
+        resume: Resume = None,
+        setting: Setting = None,
+        wait: Wait = True,
         config: ConfigFile = None,
         state_dir: StateDir = None,
         as_json: Json = False,
     ) -> None:
-        from petqcd.cli.service import START_DEADLINE_S, follow
+        from petqcd.cli.service import start
         from petqcd.client import Client
 
-        given: dict[str, Any] = _settings(setting or [])
+        given: dict[str, Any] = settings(setting)
         given |= {key: value for key, value in (("plan", plan), ("resume", resume)) if value is not None}
         if channels is not None:
             given["channels"] = _channels(channels)
         _, folder = configuration(config, state_dir)
-        client = Client(folder)
         body = {"kind": f"calibrate-{what}", "parameters": given}
-        if wait:
-            follow(client, folder, body, f"{what} calibration", as_json=as_json)
-            return
-        run_id = client.post("/api/v1/runs", body, START_DEADLINE_S)["run_id"]
-        if as_json:
-            give_json({"run_id": run_id})
-        else:
-            sys.stdout.write(f"{run_id}\n")
+        start(Client(folder), folder, body, f"{what} calibration", wait=wait, as_json=as_json)
 
     return calibrate
 
 
-def bias_iv(
-    file: Annotated[Path, typer.Argument(help="CSV: output,volts,amperes in a line, or volts,amperes alone.")],
+def bias(
     *,
+    iv: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Current-voltage curves instead of dark counts, nothing is done at the board. CSV: "
+            "output,volts,amperes in a line, or volts,amperes alone.",
+        ),
+    ] = None,
     output: Annotated[
         str | None, typer.Option(metavar="PORT.SLAVE.SLOT.CHANNEL", help="Whose curve it is, where lines do not say.")
     ] = None,
+    channels: Channels = None,
+    resume: Resume = None,
+    setting: Setting = None,
+    wait: Wait = True,
     config: ConfigFile = None,
     state_dir: StateDir = None,
     as_json: Json = False,
 ) -> None:
-    """Breakdown voltages from current-voltage curves that a source meter measured; nothing is done at the board."""
+    """Run the bias calibration on the daemon and wait for it: breakdown voltages from dark counts, or from curves."""
+    common = {"wait": wait, "config": config, "state_dir": state_dir, "as_json": as_json}
+    if iv is None:
+        if output is not None:
+            raise ConfigError("--output says whose curve it is: it needs --iv")
+        _command("bias")(channels=channels, resume=resume, setting=setting, **common)
+        return
+    if channels is not None or resume is not None or setting:
+        raise ConfigError("--iv takes curves, no points: --channels, --resume and --set have no meaning with it")
     from petqc.calibrate.bias import parse_output, read_iv_file
-    from petqcd.cli.service import follow
+    from petqcd.cli.service import start
     from petqcd.client import Client
 
-    curves = read_iv_file(file, None if output is None else parse_output(output))
+    curves = read_iv_file(iv, None if output is None else parse_output(output))
     given = [
         {"output": ".".join(map(str, of)), "volts": volts.tolist(), "amperes": amperes.tolist()}
         for of, (volts, amperes) in curves.items()
     ]
     _, folder = configuration(config, state_dir)
     body = {"kind": "calibrate-bias-iv", "parameters": {"curves": given}}
-    follow(Client(folder), folder, body, "bias calibration", as_json=as_json)
-
-
-def _settings(given: list[str]) -> dict[str, Any]:
-    """KEY=VALUE as in petqc.toml; a value that is no TOML is text."""
-    found: dict[str, Any] = {}
-    for text in given:
-        key, sign, value = text.partition("=")
-        if not sign or not key.strip():
-            raise ConfigError(f"--set {text!r} is not KEY=VALUE")
-        try:
-            found[key.strip()] = tomllib.loads(f"v = {value}")["v"]
-        except tomllib.TOMLDecodeError:
-            found[key.strip()] = value
-    return found
+    start(Client(folder), folder, body, "bias calibration", wait=wait, as_json=as_json)
 
 
 def _channels(text: str) -> list[int]:

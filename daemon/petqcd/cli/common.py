@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from petqcd.errors import EXIT_FAIL, EXIT_INVALID, EXIT_OK
+from petqcd.errors import EXIT_FAIL, EXIT_INVALID, EXIT_OK, ConfigError
 
 if TYPE_CHECKING:
     from petqcd.config import PetqcConfig
@@ -26,6 +27,10 @@ ConfigFile = Annotated[
 StateDir = Annotated[
     Path | None, typer.Option("--state-dir", help="State directory. Default: $PETQC_STATE_DIR, [store] directory, …")
 ]
+Setting = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting of the kind, as in petqc.toml; may be repeated."),
+]
 
 VERDICT_EXIT = {"pass": EXIT_OK, "warn": EXIT_OK, "fail": EXIT_FAIL, "invalid": EXIT_INVALID}
 
@@ -36,6 +41,20 @@ def configuration(config: Path | None, state_dir: Path | None) -> tuple[PetqcCon
 
     loaded = load_config(find_config(config))
     return loaded, state_dir.absolute() if state_dir else state_directory(loaded)
+
+
+def settings(given: list[str] | None) -> dict[str, Any]:
+    """KEY=VALUE as in petqc.toml; a value that is no TOML is text."""
+    found: dict[str, Any] = {}
+    for text in given or ():
+        key, sign, value = text.partition("=")
+        if not sign or not key.strip():
+            raise ConfigError(f"--set {text!r} is not KEY=VALUE")
+        try:
+            found[key.strip()] = tomllib.loads(f"v = {value}")["v"]
+        except tomllib.TOMLDecodeError:
+            found[key.strip()] = value
+    return found
 
 
 def sets_folder(state_dir: Path | None, config: Path | None = None) -> Path:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from petqcd.cli.common import VERDICT_EXIT, ConfigFile, Json, StateDir, configuration, give_json, say
+from petqcd.cli.common import VERDICT_EXIT, ConfigFile, Json, Setting, StateDir, configuration, give_json, say, settings
 from petqcd.cli.progress import Bar
 from petqcd.errors import EXIT_UNREACHABLE, DaemonError, StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from petqc.results import Run
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log everything to stderr.")]
 
 
+RUNS: Mapping[str, str] = {
+    "daily": "daily QC",
+    "dark": "dark counts",
+    "lutetium": "source-free QC, by the crystals' own Lu-176",
+}
+"""Kinds that judge the scanner, and their titles."""
 START_DEADLINE_S = 20.0
 """For the claim of a run; whether another one can be continued is asked of the files first."""
 SIMULATOR_DEADLINE_S = 130.0
@@ -37,8 +44,8 @@ def register(app: typer.Typer) -> None:
     app.command("demo")(demo)
     app.command("serve")(serve)
     group = typer.Typer(help="Start a run.", no_args_is_help=True)
-    group.command("daily")(run_daily)
-    group.command("lutetium")(run_lutetium)
+    for kind, title in RUNS.items():
+        group.command(kind, help=f"Start a run on the daemon: {title}.")(_run_command(kind, title))
     app.add_typer(group, name="run")
     app.command("abort")(abort)
 
@@ -170,45 +177,34 @@ async def _serve(config: PetqcConfig, state_dir: Path, *, as_json: bool) -> None
         say("stopping")
 
 
-def run_daily(
-    *,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait; end with the verdict's exit code.")] = False,
-    config: ConfigFile = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
-    """Start the daily run on the daemon."""
-    _start({"kind": "daily"}, "daily QC", config, state_dir, wait=wait, as_json=as_json)
+def _run_command(kind: str, title: str) -> Callable[..., None]:
+    def run(
+        *,
+        seconds: Annotated[
+            float | None, typer.Option(min=0.5, max=86_400, help="Acquisition time, where the kind has one.")
+        ] = None,
+        setting: Setting = None,
+        wait: Annotated[bool, typer.Option("--wait", help="Wait; end with the verdict's exit code.")] = False,
+        config: ConfigFile = None,
+        state_dir: StateDir = None,
+        as_json: Json = False,
+    ) -> None:
+        from petqcd.client import Client
+
+        given = settings(setting) | ({} if seconds is None else {"seconds": seconds})
+        _, folder = configuration(config, state_dir)
+        body = {"kind": kind, "parameters": given}
+        start(Client(folder), folder, body, title, wait=wait, as_json=as_json)
+
+    return run
 
 
-def run_lutetium(
-    *,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait; end with the verdict's exit code.")] = False,
-    seconds: Annotated[
-        float | None, typer.Option(min=1.0, max=86_400, help="Acquisition time instead of that of [qc.lutetium].")
-    ] = None,
-    config: ConfigFile = None,
-    state_dir: StateDir = None,
-    as_json: Json = False,
-) -> None:
-    """Start the run without a source: the crystals' own Lu-176."""
-    body: dict[str, Any] = {"kind": "lutetium"}
-    if seconds is not None:
-        body["parameters"] = {"seconds": seconds}
-    _start(body, "source-free QC", config, state_dir, wait=wait, as_json=as_json)
-
-
-def _start(
-    body: dict[str, Any], title: str, config: Path | None, state_dir: Path | None, *, wait: bool, as_json: bool
-) -> None:
-    from petqcd.client import Client
-
-    _, folder = configuration(config, state_dir)
-    client = Client(folder)
+def start(client: Any, state_dir: Path, body: dict[str, Any], title: str, *, wait: bool, as_json: bool) -> None:
+    """Start a run; watch it to its end, or say its id."""
     if wait:
-        follow(client, folder, body, title, as_json=as_json)
+        follow(client, state_dir, body, title, as_json=as_json)
         return
-    run_id = client.post("/api/v1/runs", body)["run_id"]
+    run_id = client.post("/api/v1/runs", body, START_DEADLINE_S)["run_id"]
     if as_json:
         give_json({"run_id": run_id})
     else:

@@ -13,7 +13,7 @@ from petqcd.board import AsicPlan
 from petqcd.config import ThresholdScanConfig
 from petqcd.errors import DaemonError
 from petqcd.kinds import run_kind
-from petqcd.point_scan import CHANNELS_PER_ASIC, PointScan
+from petqcd.point_scan import CHANNELS_PER_ASIC, CalibrationScan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ class ThresholdScanSettings(ThresholdScanConfig):
 
 
 @run_kind("calibrate-threshold", title="threshold calibration", settings=ThresholdScanSettings, needs_bias=False)
-class ThresholdCalibration(PointScan):
+class ThresholdCalibration(CalibrationScan):
     """The search for baselines, the scan, and the fit of `petqc.calibrate.threshold`."""
 
     def __init__(self, job: Job, bench: Bench) -> None:

@@ -11,7 +11,7 @@ from petqc.channel_map import SCANNER, Topology
 from petqc.formats.petsys_tables import absolute_of
 from petqc.limits import Limits, Status, worst
 from petqc.results import ChannelColumn, CheckResult, Spectrum
-from petqc.verdict import channel_table, not_measured, say, sentence
+from petqc.verdict import Words, channel_table, not_measured, say, sentence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,11 +24,15 @@ if TYPE_CHECKING:
     from petqc.qc_input import RunContext
     from petqc.results import Run
 
-OPENING: Final[Mapping[Status, str]] = {
-    Status.FAIL: "Do not use this calibration: ",
-    Status.WARN: "Usable, but look at ",
-    Status.INVALID: "Not calibrated: ",
-}
+WORDS: Final = Words(
+    opening={
+        Status.FAIL: "Do not use this calibration: ",
+        Status.WARN: "Usable, but look at ",
+        Status.INVALID: "Not calibrated: ",
+    },
+    passing="Calibrated: ",
+    headlines=(),
+)
 _LEFT_OUT = "channels_left_out"
 _FAIL_LEFT_OUT = 0.1
 _BINS = 40
@@ -55,7 +59,7 @@ def conclude(calibration: Calibration, context: RunContext, config: PetsysConfig
     run.notes += [note for note in calibration.notes if note not in run.notes]
     run.verdict = worst([c.status for c in run.checks]) if calibration.tables else Status.INVALID
     titles = {c.id: title_of(c.id) for c in run.checks}
-    run.sentence = _good(run, titles) if run.verdict is Status.PASS else sentence(run, topology, titles, OPENING)
+    run.sentence = _good(run, titles) if run.verdict is Status.PASS else sentence(run, topology, titles, WORDS)
     return run
 
 
@@ -136,4 +140,4 @@ def _good(run: Run, titles: Mapping[str, str]) -> str:
     ]
     refused = sum(int(c.value or 0) for c in of_scanner if c.unit == "channels")
     n = len(next(iter(run.channels.values())))
-    return f"Calibrated: {n - refused} of {n} channels" + "".join(f", {t}" for t in told[:_TOLD]) + "."
+    return f"{WORDS.passing}{n - refused} of {n} channels" + "".join(f", {t}" for t in told[:_TOLD]) + "."

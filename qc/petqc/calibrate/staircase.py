@@ -10,7 +10,7 @@ Source: daily-qc.md §2h (crosstalk as a chain, gain linear in overvoltage).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -46,18 +46,36 @@ _OF_VOLTAGE: Final = 4
 class Staircases:
     """Fits of n channels at v voltages.
 
-    amplitude: (n, v) codes of one photoelectron; covariance: (n, v, v) of it. zero: (n,) where no photoelectron at all
-    would stand. chi2: (n,) a degree of freedom; covariance is widened by what it has above 1. reason: (n,) why there is
-    no number, "" where there is one. steps, expected: (n, v, m) thresholds and what the fit expects, NaN: not used.
+    amplitude: (n, v) codes of one photoelectron; covariance: (n, v, v) of it. rate: (n, v) of one photoelectron and
+    more, in the unit of `windows`; second: (n, v) share of two and more in it. zero: (n,) where no photoelectron at all
+    would stand; noise: (n,) width of it. Each with its error; NaN where there is no number. chi2: (n,) a degree of
+    freedom; errors and covariance are widened by what it has above 1. reason: (n,) why there is no number, "" where
+    there is one. steps, expected: (n, v, m) thresholds and what the fit expects, NaN: not used.
     """
 
     amplitude: NDArray[np.float64]
     covariance: NDArray[np.float64]
+    rate: NDArray[np.float64]
+    rate_error: NDArray[np.float64]
+    second: NDArray[np.float64]
+    second_error: NDArray[np.float64]
     zero: NDArray[np.float64]
+    zero_error: NDArray[np.float64]
+    noise: NDArray[np.float64]
+    noise_error: NDArray[np.float64]
     chi2: NDArray[np.float64]
     reason: NDArray[np.object_]
     steps: NDArray[np.float64]
     expected: NDArray[np.float64]
+
+    def without(self, refused: NDArray[np.bool_], why: str) -> Staircases:
+        """The same without the numbers of some channels; why: their reason."""
+
+        def hidden(values: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.where(refused.reshape(-1, *[1] * (values.ndim - 1)), np.nan, values)
+
+        numbers = {f.name: hidden(getattr(self, f.name)) for f in fields(self) if f.name not in {"reason", "steps"}}
+        return replace(self, reason=np.where(refused, why, self.reason), **numbers)
 
     def picture(self, counts: NDArray[np.int64]) -> Spectrum | None:
         """The staircase of the first channel with a number, at the highest voltage."""
@@ -69,7 +87,7 @@ class Staircases:
         at = self.steps[i, -1][order]
         edges = np.concatenate([[at[0] - 0.5], 0.5 * (at[1:] + at[:-1]), [at[-1] + 0.5]])
         return Spectrum(
-            "bias_staircase", SCANNER, "threshold", "codes", edges, counts[i, -1][order].astype(np.float64),
+            "dark_staircase", SCANNER, "threshold", "codes", edges, counts[i, -1][order].astype(np.float64),
             self.expected[i, -1][order],
         )  # fmt: skip
 
@@ -109,6 +127,9 @@ def fit_staircases(
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         chi2 = np.where(use, (y - model) ** 2 / np.maximum(model, 1.0), 0.0).sum(axis=(1, 2)) / free
         amplitude = np.exp(p[:, place])
+        value = np.where(np.arange(p.shape[1]) == 0, p, np.exp(np.minimum(p, 50.0)))
+        spread = np.sqrt(np.einsum("npp->np", covariance) * np.maximum(chi2, 1.0)[:, None])
+        error = np.where(np.arange(p.shape[1]) == 0, spread, value * spread)
         of_log = covariance[:, place[:, None], place[None, :]] * np.maximum(chi2, 1.0)[:, None, None]
         relative_error = np.sqrt(np.einsum("nvv->nv", of_log))
         top_use = use[:, -1]
@@ -133,10 +154,18 @@ def fit_staircases(
     ):
         reason[refused] = why
     good = reason == ""
+    value, error = np.where(good[:, None], value, np.nan), np.where(good[:, None], error, np.nan)
     return Staircases(
-        np.where(good[:, None], amplitude, np.nan),
+        value[:, place],
         of_log * amplitude[:, :, None] * amplitude[:, None, :],
-        np.where(good, p[:, 0], np.nan),
+        value[:, place - 3],
+        error[:, place - 3],
+        value[:, place - 2],
+        error[:, place - 2],
+        value[:, 0],
+        error[:, 0],
+        value[:, 1],
+        error[:, 1],
         np.where(good, chi2, np.nan),
         reason,
         steps,

@@ -1,7 +1,8 @@
 """The checks: ONE file here = ONE check, found by itself.
 
-A check is a pure function from what was counted (`QcInput`) to numbers with limits (`CheckOutput`), registered with
-its identity, default limits and the source of its formula. `petqc.analysis` runs them all.
+A check is a pure function from what was counted to numbers with limits (`CheckOutput`), registered with its identity,
+what it looks at, default limits and the source of its formula. `petqc.analysis` runs those of events (`QcInput`),
+`petqc.dark_counts` those of dark counts (`DarkInput`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from petqc.errors import BadInputError
 from petqc.limits import Limits
@@ -17,11 +18,11 @@ from petqc.limits import Limits
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from petqc.qc_input import QcInput
     from petqc.results import ChannelColumn, CheckResult, Spectrum
 
-Data: TypeAlias = Literal["source", "lutetium"]
-"""What was in the scanner: a source, or nothing but the crystals' own lutetium."""
+Data: TypeAlias = Literal["source", "lutetium", "dark"]
+"""What there was to look at: events of a source, events of the crystals' own lutetium (both `QcInput`), or dark counts
+(`DarkInput`). A check of events and dark counts uses only what `CheckInput` has."""
 Level: TypeAlias = Literal["scanner", "pair", "module", "asic", "bias", "channel"]
 
 
@@ -35,7 +36,8 @@ class CheckOutput:
     notes: list[str] = field(default_factory=list)
 
 
-CheckFunction: TypeAlias = "Callable[[QcInput], CheckOutput]"
+CheckFunction: TypeAlias = "Callable[[Any], CheckOutput]"
+F = TypeVar("F", bound=CheckFunction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +97,10 @@ def check(
     data: tuple[Data, ...] = ("source",),
     limits: Mapping[Level, Limits] | None = None,
     relative: Mapping[Level, Limits] | None = None,
-) -> Callable[[CheckFunction], CheckFunction]:
+) -> Callable[[F], F]:
     """Register a function as the check `id`."""
 
-    def register(function: CheckFunction) -> CheckFunction:
+    def register(function: F) -> F:
         if id in _REGISTRY:
             raise ValueError(f"check {id!r} is registered twice")
         _REGISTRY[id] = Check(id, title, unit, levels, limits or {}, relative or {}, source, order, data, function)
@@ -112,6 +114,11 @@ def all_checks() -> tuple[Check, ...]:
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     return tuple(sorted(_REGISTRY.values(), key=lambda c: (c.order, c.id)))
+
+
+def checks_of(data: Data) -> tuple[Check, ...]:
+    """The checks of a kind of data, in the order in which a person reads them."""
+    return tuple(c for c in all_checks() if data in c.data)
 
 
 def get_check(id: str) -> Check:  # noqa: A002 - the document's own word

@@ -10,9 +10,8 @@ from petqc.checks import CheckOutput, check
 from petqc.limits import Limits
 
 if TYPE_CHECKING:
-    from petqc.qc_input import QcInput
+    from petqc.check_input import CheckInput
 
-READING = "temperature_sipm"
 _WARN_K, _FAIL_K = 2.0, 5.0
 MIN_SENSORS = 3
 
@@ -23,24 +22,13 @@ MIN_SENSORS = 3
     unit="degC",
     levels=("module", "asic"),
     order=130,
-    data=("source", "lutetium"),
+    data=("source", "lutetium", "dark"),
     source="formula: mean of a module's sensors; limits: daily-qc.md §5.2, row temperature (±2 K, ±5 K), around the "
     "baseline or else the median module; a single sensor: the same around its module's median (faults F05, F06, §3)",
 )
-def temperature(q: QcInput) -> CheckOutput:
+def temperature(q: CheckInput) -> CheckOutput:
     """Mean temperature of each module's SiPM sensors, and each sensor beside its neighbours. Measured ones only."""
-    read = {
-        r.node: r.value
-        for r in q.context.environment
-        if r.name == READING and r.measured and r.quality == "good" and r.value is not None
-    }
-    topology = q.histograms.topology
-    sensors: dict[str, list[tuple[str, float]]] = {}
-    parents = zip(topology.asic, topology.module, strict=True)
-    for asic, of in sorted({(int(a), int(m)) for a, m in parents}):
-        name = topology.asic_nodes[asic]
-        if name in read:
-            sensors.setdefault(topology.module_nodes[of], []).append((name, read[name]))
+    sensors = q.sipm_temperatures()
     if not sensors:
         return CheckOutput()
     medians = {module: float(np.median([v for _, v in found])) for module, found in sensors.items()}

@@ -64,6 +64,8 @@ def _section(check: Check) -> str:
             )
     if not _limit_rows(check.limits) and not _limit_rows(check.relative):
         parts.append("\nLimits are not fixed: they follow from the run as the source says, or from a configuration.\n")
+    if check.data != ("source",):
+        parts.append(f"\nBelongs to runs of: {', '.join(check.data)}.\n")
     parts.append(f"\nSource: {check.source.replace('daily-qc.md ', '').rstrip('.')}.\n")
     return "".join(parts)
 

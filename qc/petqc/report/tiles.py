@@ -36,6 +36,8 @@ WANTED = (
     ("dead_channels", "Dead channels", (("hot_channels", "hot"),)),
 )
 """Check of each tile, its heading, and the checks that stand beside it."""
+WITHOUT_EVENTS = ("dark",)
+"""Kinds of runs that take no events: what the tiles want, they cannot have."""
 _WIDTH, _LEFT, _RIGHT = 300, 10, 290
 
 
@@ -68,9 +70,9 @@ class Tile:
 
 
 def tiles(run: Run) -> list[Tile]:
-    """The six tiles; a check that did not run gives a tile that says so. A calibration has its own first numbers."""
-    if run.is_calibration:
-        ids = list(dict.fromkeys(c.id for c in run.checks))[: len(WANTED)]
+    """The six tiles; a check that did not run gives one that says so. Runs without events have their own numbers."""
+    if run.is_calibration or run.kind in WITHOUT_EVENTS:
+        ids = [i for i in dict.fromkeys(c.id for c in run.checks) if "." not in i][: len(WANTED)]
         return [_tile(run, check_id, title_of(check_id), ()) for check_id in ids]
     return [_tile(run, *wanted) for wanted in WANTED]
 

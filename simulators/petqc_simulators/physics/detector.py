@@ -274,13 +274,15 @@ class Detector:
         """Rate at which comparators of some channels go over their thresholds, by dark counts and by noise; (n, 3).
 
         One that noise holds over its threshold cannot go over it. Noise alone crosses a level as a Gaussian process
-        does (Rice's formula).
+        does (Rice's formula). The pulses of a hot channel are large: they pass every threshold.
         """
         z = self.threshold_steps(controls, channels) / THRESHOLD_NOISE_STEPS
         state = self.sipm()
-        dark_hz = np.where(state.overvoltage_v > 0.01, state.dark_hz, 0.0)[channels, None]
+        detects = ((state.overvoltage_v > 0.01) & ~self.effects.dead)[channels, None]
+        dark_hz = np.where(detects, state.dark_hz[channels, None], 0.0)
         noise_cells = THRESHOLD_NOISE_STEPS * self._kev_per_step() / self._kev_per_cell(state)[channels, None]
         dark_hz = dark_staircase_hz(dark_hz, state.crosstalk[channels, None], z * noise_cells, noise_cells)
+        dark_hz += np.where(detects, self.effects.extra_hz[channels, None], 0.0)
         return np.asarray(dark_hz * ndtr(z) + NOISE_CROSSINGS_HZ * np.exp(-0.5 * np.minimum(z * z, 1400.0)))
 
     def _kev_per_step(self) -> NDArray[np.float64]:

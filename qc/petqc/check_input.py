@@ -1,0 +1,266 @@
+"""What every check can rely on, whatever it looks at: places, limits, and how a number is held against them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from petqc.channel_map import SCANNER, channel_node
+from petqc.limits import Limits, Status
+from petqc.results import CheckResult
+from petqc.statistics import channel_sigmas
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from petqc.channel_map import Topology
+    from petqc.checks import CheckOutput, Level
+    from petqc.qc_input import RunContext
+
+SCANNER_SIGMAS = 3.0
+"""Warn limits of nodes that stand alone (scanner, modules, ASICs) are never tighter than this many standard deviations,
+so that a short run does not raise an alarm of noise."""
+FAIL_SIGMAS = 5.0
+"""The same for fail limits: what keeps patients waiting must not be chance."""
+
+SIPM_TEMPERATURE = "temperature_sipm"
+"""Name of the readings of sensors at the SiPMs; their nodes are ASICs."""
+_OF_LYSO = frozenset({"photopeak", "energy_resolution", "ctr_fit", "ctr_nema", "module_time_offset"})
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One place of the hardware tree: its level, its name, and the positions of its channels in the topology."""
+
+    level: Level
+    name: str
+    members: NDArray[np.int64]
+
+
+class CheckInput(ABC):
+    """Base of what checks are handed; says what there is to look at."""
+
+    __slots__ = ()
+    context: RunContext
+
+    @property
+    @abstractmethod
+    def topology(self) -> Topology:
+        """The channels and the places they belong to."""
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether values have the units that default limits and published values are for."""
+        return True
+
+    def nodes(self, *levels: Level) -> Iterator[Node]:
+        """The nodes of the given levels, scanner first."""
+        topology = self.topology
+        if "scanner" in levels:
+            yield Node("scanner", SCANNER, np.arange(len(topology)))
+        if "module" in levels:
+            for i, name in enumerate(topology.module_nodes):
+                yield Node("module", name, np.flatnonzero(topology.module == i))
+        if "asic" in levels:
+            for i, name in enumerate(topology.asic_nodes):
+                yield Node("asic", name, np.flatnonzero(topology.asic == i))
+        if "bias" in levels:
+            for i, name in enumerate(topology.bias_nodes):
+                yield Node("bias", name, np.flatnonzero(topology.bias == i))
+
+    def sipm_temperatures(self) -> dict[str, list[tuple[str, float]]]:
+        """Good readings of sensors at the SiPMs, by module: names of the ASICs they sit at, and degrees Celsius."""
+        read = {
+            r.node: r.value
+            for r in self.context.environment
+            if r.name == SIPM_TEMPERATURE and r.measured and r.quality == "good" and r.value is not None
+        }
+        topology = self.topology
+        sensors: dict[str, list[tuple[str, float]]] = {}
+        parents = zip(topology.asic, topology.module, strict=True)
+        for asic, of in sorted({(int(a), int(m)) for a, m in parents}):
+            name = topology.asic_nodes[asic]
+            if name in read:
+                sensors.setdefault(topology.module_nodes[of], []).append((name, read[name]))
+        return sensors
+
+    def limits(self, check_id: str, level: Level, node: str) -> tuple[Limits, float | None]:
+        """Limits of a check at a node as configured, and the node's baseline."""
+        from petqc.checks import get_check
+
+        baseline = self.context.baselines.get(check_id, {}).get(node)
+        of_scanner = self.context.reference.limits if self.context.reference is not None else {}
+        override = {
+            side: value
+            for limits in (of_scanner, self.context.limits)
+            for key in (check_id, f"{check_id}.{level}")
+            for side, value in limits.get(key, {}).items()
+        }
+        check = get_check(check_id)
+        if not self.is_calibrated and check_id in _OF_LYSO:
+            # Times and energies as recorded: the limits are those of calibrated LYSO scanners.
+            check = replace(check, limits={})
+        anchor = self.published(check_id, level) if baseline is None else baseline
+        return check.limits_at(level, anchor, override), baseline
+
+    def published(self, check_id: str, level: Level) -> float | None:
+        """What this kind of scanner is published to have, which stands in for a baseline until there is one."""
+        reference = self.context.reference
+        return reference.published(check_id, level) if reference is not None and self.is_calibrated else None
+
+    def judge(
+        self,
+        check_id: str,
+        node: Node | tuple[Level, str],
+        value: float,
+        unit: str,
+        uncertainty: float,
+        n: float,
+        *,
+        limits: Limits | None = None,
+        centre: float | None = None,
+        sigmas: float = SCANNER_SIGMAS,
+        method: str | None = None,
+        reason: str | None = None,
+        part: str = "",
+    ) -> CheckResult:
+        """A measured value against its limits.
+
+        Limits are never tighter than the value's noise around `centre` (see `widened`): what was used stands in the
+        result.
+
+        Args:
+            check_id: the check.
+            node: where; or level and name.
+            value: the number.
+            unit: its unit.
+            uncertainty: one standard deviation.
+            n: counts behind it.
+            limits: instead of the check's own.
+            centre: what a good node has; default: the baseline, or the middle between the warn limits.
+            sigmas: least distance of warn limits from the centre.
+            method: how it was measured.
+            reason: a remark.
+            part: name of a secondary number of the check, becomes `id.part`.
+        """
+        level, name = (node.level, node.name) if isinstance(node, Node) else node
+        found, baseline = self.limits(check_id, level, name)
+        if part:
+            baseline = None
+        if limits is not None:
+            override = self.context.limits.get(f"{check_id}.{part}" if part else f"{check_id}.{level}", {})
+            found = replace(limits, **override) if override else limits
+        if centre is None:
+            centre = baseline if baseline is not None or part else self.published(check_id, level)
+        used = widened(found, uncertainty, centre, sigmas)
+        full_id = f"{check_id}.{part}" if part else check_id
+        result = CheckResult.measured(
+            full_id, name, value, unit, uncertainty, int(n), used, method=method, reason=reason
+        )
+        return replace(result, baseline=baseline) if baseline is not None else result
+
+    def missing(
+        self,
+        check_id: str,
+        node: Node | tuple[Level, str],
+        unit: str,
+        n: float,
+        reason: str,
+        *,
+        method: str | None = None,
+        needed: bool = True,
+    ) -> CheckResult:
+        """No number and why; needed False: the run is not invalid for it."""
+        level, name = (node.level, node.name) if isinstance(node, Node) else node
+        found, baseline = self.limits(check_id, level, name)
+        result = CheckResult.missing(check_id, name, unit, int(n), found, reason, method=method)
+        return replace(result, baseline=baseline, status=Status.INVALID if needed else Status.NO_LIMITS)
+
+    def not_applicable(self, check_id: str, unit: str, reason: str) -> CheckOutput:
+        """The output of a check that this kind of scanner has nothing for: no number, no limits, the reason."""
+        from petqc.checks import CheckOutput
+
+        told = f"not applicable: {reason}"
+        return CheckOutput([self.missing(check_id, ("scanner", SCANNER), unit, 0, told, needed=False)])
+
+    def channel_status(
+        self,
+        check_id: str,
+        value: NDArray[np.float64],
+        uncertainty: NDArray[np.float64],
+        centre: float | NDArray[np.float64],
+    ) -> NDArray[np.object_]:
+        """Status of every channel: outside its limits, and further from the centre than noise can bring it.
+
+        Args:
+            check_id: the check whose channel limits (deviations from the centre) hold.
+            value: (n,) values.
+            uncertainty: (n,) standard deviations.
+            centre: what a good channel has.
+
+        Source: daily-qc.md §0.5 and §5.2 (5 sigma for crystals).
+        """
+        limits, _ = self.limits(check_id, "channel", "")
+        status = np.full(value.size, str(Status.INVALID), dtype=object)
+        known = np.isfinite(value)
+        off = np.where(known, value - centre, 0.0)
+        noise = channel_sigmas(int(known.sum())) * np.where(known, uncertainty, 0.0)
+        status[known] = str(Status.PASS)
+        for kind, low, high in (
+            (Status.WARN, limits.warn_low, limits.warn_high),
+            (Status.FAIL, limits.fail_low, limits.fail_high),
+        ):
+            if low is not None:
+                status[known & (off < np.minimum(low, -noise))] = str(kind)
+            if high is not None:
+                status[known & (off > np.maximum(high, noise))] = str(kind)
+        return status
+
+    def channels_outside(self, check_id: str, status: NDArray[np.object_]) -> CheckResult:
+        """How many channels are outside their limits, judged like dead ones. Source: daily-qc.md §5.2."""
+        topology = self.topology
+        flagged = np.flatnonzero((status == str(Status.WARN)) | (status == str(Status.FAIL)))
+        measured = int((status != str(Status.INVALID)).sum())
+        limits = Limits(warn_high=0.002 * len(topology), fail_high=0.01 * len(topology))
+        reason = None
+        if flagged.size:
+            names = ", ".join(channel_name(int(topology.channels[i])) for i in flagged[:5])
+            reason = names + (f" and {flagged.size - 5} more" if flagged.size > 5 else "")
+        return self.judge(
+            check_id, ("scanner", SCANNER), float(flagged.size), "channels", 0.0, measured,
+            limits=limits, reason=reason, part="channels_outside",
+        )  # fmt: skip
+
+
+def widened(limits: Limits, sigma: float, centre: float | None = None, sigmas: float = SCANNER_SIGMAS) -> Limits:
+    """Limits that the value's own noise does not cross.
+
+    Warn limits are at least `sigmas` standard deviations from the centre, fail limits FAIL_SIGMAS; one-sided limits
+    without a centre stay as they are.
+    """
+    if sigma <= 0.0:
+        return limits
+    if centre is None:
+        low, high = limits.warn_low, limits.warn_high
+        if low is None or high is None:
+            low, high = limits.fail_low, limits.fail_high
+        if low is None or high is None:
+            return limits
+        centre = 0.5 * (low + high)
+    warn, fail = sigmas * sigma, max(sigmas, FAIL_SIGMAS) * sigma
+    return Limits(
+        None if limits.fail_low is None else min(limits.fail_low, centre - fail),
+        None if limits.warn_low is None else min(limits.warn_low, centre - warn),
+        None if limits.warn_high is None else max(limits.warn_high, centre + warn),
+        None if limits.fail_high is None else max(limits.fail_high, centre + fail),
+    )
+
+
+def channel_name(absolute: int) -> str:
+    """A channel as people say it."""
+    return channel_node(absolute).replace(":", " ")
