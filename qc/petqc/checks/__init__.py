@@ -7,6 +7,7 @@ what it looks at, default limits and the source of its formula. `petqc.analysis`
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from dataclasses import dataclass, field, replace
@@ -109,10 +110,16 @@ def check(
     return register
 
 
-def all_checks() -> tuple[Check, ...]:
-    """Every check of this folder, in the order in which a person reads them."""
+@functools.cache
+def _import_all() -> None:
+    """Once: a run of a whole scanner asks thousands of times."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
+
+
+def all_checks() -> tuple[Check, ...]:
+    """Every check of this folder, in the order in which a person reads them."""
+    _import_all()
     return tuple(sorted(_REGISTRY.values(), key=lambda c: (c.order, c.id)))
 
 
@@ -127,7 +134,7 @@ def get_check(id: str) -> Check:  # noqa: A002 - the document's own word
     Raises:
         BadInputError: there is none.
     """
-    for found in all_checks():
-        if found.id == id:
-            return found
+    _import_all()
+    if id in _REGISTRY:
+        return _REGISTRY[id]
     raise BadInputError(f"there is no check {id!r}", do="one of " + ", ".join(c.id for c in all_checks()))

@@ -170,9 +170,14 @@ def fit_photopeak(
     covariance = np.empty((N_PARAMETERS, N_PARAMETERS))
     slots, constants = shape.slots(), shape.constants()
     status, first, last, nll = NO_CONVERGENCE, 0, 0, 0.0
-    # A start that is too wide may run away; and where step, edge and line all lie on their bounds in turn, the fit may go
-    # to and fro between them: then the step is let go below zero.
-    for narrower, signed in ((1.0, shape.signed_step), (0.6, shape.signed_step), (0.35, shape.signed_step), (1.0, True)):
+    # A start that is too wide may run away. Where step, edge and line lie on their bounds in turn, the fit may go to
+    # and fro between them: then the step is let go below zero.
+    for narrower, signed in (
+        (1.0, shape.signed_step),
+        (0.6, shape.signed_step),
+        (0.35, shape.signed_step),
+        (1.0, True),
+    ):
         status, first, last, nll = photopeak_fit(
             edges, counts, seed, narrower * relative_sigma * seed, 1.0 - relative_range[0], relative_range[1] - 1.0,
             reach, float(min_counts), slots, constants, _tail_start(shape),
