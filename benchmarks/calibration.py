@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.calibrate import Calibration, CounterPoint, EventPoint, bias, charge, tdc, threshold, time_offsets
+from petqc.calibrate.bias_outputs import outputs_of_channels
 from petqc.calibration.charge import charge_table, code_of_time, time_of_code
 from petqc.channel_map import Topology
 from petqc.events import Coincidences
@@ -229,7 +230,7 @@ def of_bias(seed: int) -> list[Figure]:
             settings = {"level": float(level), "below": float(below), **volts}
             points += [CounterPoint(settings, CHANNELS, rng.poisson(rate_hz * window_s), 1 << 22) for _ in range(4)]
     began_s = time.perf_counter()
-    outputs = bias.outputs_of_channels(of["bias_map"])
+    outputs = outputs_of_channels(of["bias_map"])
     found = bias.fit_gain(points, of["disc_calibration"], outputs, of["bias_settings"])
     took_s = time.perf_counter() - began_s
     of_channel = draw.breakdown_v + BENCH.sipm.breakdown_v_per_k * draw.warmer_k[draw.module_of]

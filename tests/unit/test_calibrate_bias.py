@@ -9,15 +9,9 @@ import numpy as np
 import pytest
 
 from petqc.calibrate import CounterPoint
-from petqc.calibrate.bias import (
-    fit_gain,
-    fit_iv,
-    iv_breakdown,
-    outputs_of_channels,
-    parse_output,
-    read_iv_file,
-    volts_name,
-)
+from petqc.calibrate.bias import fit_gain, fit_iv, volts_name
+from petqc.calibrate.bias_outputs import outputs_of_channels, parse_output
+from petqc.calibrate.iv_curve import iv_breakdown, read_iv_file
 from petqc.calibrate.staircase import fit_staircases
 from petqc.errors import BadInputError, FitFailedError, TooFewCountsError
 from petqc.formats.petsys_tables import TABLES

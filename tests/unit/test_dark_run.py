@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tests.unit.test_calibration_runs import DEADLINE_S, WINDOW_CLK, PulsedBoard, World, interrupted, number, world
 
-from petqc.calibrate.bias import outputs_of_channels
+from petqc.calibrate.bias_outputs import outputs_of_channels
 from petqc.calibrate.sets import list_sets
 from petqc.formats.petsys_config import load_config
 from petqc.limits import Status

@@ -107,7 +107,8 @@ def bias(
         return
     if channels is not None or resume is not None or setting:
         raise ConfigError("--iv takes curves, no points: --channels, --resume and --set have no meaning with it")
-    from petqc.calibrate.bias import parse_output, read_iv_file
+    from petqc.calibrate.bias_outputs import parse_output
+    from petqc.calibrate.iv_curve import read_iv_file
     from petqcd.cli.service import start
     from petqcd.client import Client
 

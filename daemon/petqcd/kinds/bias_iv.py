@@ -95,7 +95,8 @@ class BiasFromCurves(Procedure):
         """Fit, judge, and write the calibration set."""
         import numpy as np
 
-        from petqc.calibrate.bias import fit_iv, outputs_of_channels, parse_output
+        from petqc.calibrate.bias import fit_iv
+        from petqc.calibrate.bias_outputs import outputs_of_channels, parse_output
         from petqcd.calibration_run import conclude
 
         curves = {parse_output(c.output): (np.array(c.volts), np.array(c.amperes)) for c in self._curves}

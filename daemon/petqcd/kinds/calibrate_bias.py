@@ -49,7 +49,8 @@ class BiasCalibration(DarkScan, CalibrationScan):
 
     def calibration(self) -> Calibration:
         """Breakdown voltage of every output."""
-        from petqc.calibrate.bias import fit_gain, outputs_of_channels
+        from petqc.calibrate.bias import fit_gain
+        from petqc.calibrate.bias_outputs import outputs_of_channels
 
         points, thresholds = self.counted()
         config = self.job.board_config
