@@ -204,11 +204,15 @@ async def stream(found: Simulator, folder: Path, seconds: float, *, repeats: boo
     endpoint = Endpoint(ready["address"], Path(ready["config"]), ready.get("shared_memory"))
     board = PetsysBoard(endpoint, config, BiasLimits.model_validate(LIMITS))
     try:
-        say(await board.connect())
+        identity = await board.connect()
+        say(f"{len(identity.split(';'))} units, configuring …")
         await board.configure()
+        say("bias on …")
         await board.bias_on()
+        await asyncio.sleep(1)  # the state is written twice a second
+        before = found.state()["blocks_repeated"]
         async with asyncio.timeout(120):
-            while repeats and not found.state()["blocks_repeated"]:
+            while repeats and found.state()["blocks_repeated"] == before:
                 say("the frames that will be repeated are simulated …")
                 await asyncio.sleep(1)
         recorder = Recorder(folder / "stream", config, (await board.time_reference()).trigger_id, analyses=analyses)

@@ -25,6 +25,10 @@ LONGEST_STEP_S = 2 * BLOCK_S
 """Most simulated time that passes in one go. If the machine is busy the board's clock slips rather than send a burst
 that nobody can take; time tag and frame ids slip together. At 2 Mhit/s two blocks are 0.2 MB, as much as a host's
 socket holds if nobody asked for more."""
+MOST_LAG = 2
+"""Blocks that may be due before the clock stands still for them."""
+LATE_TICK_S = 0.0005
+"""How often to look for a block that is due."""
 SPREAD_S = 0.8 * BLOCK_S
 """A link has a rate, a loopback has none: the datagrams of a block are sent over this time ..."""
 PORTION = 3
@@ -101,7 +105,8 @@ class BoardServer:
         sources = [self._socket.fileno(), self._wake_read, *([] if watch is None else [watch])]
         while True:
             now = time.monotonic()
-            due = min(ticked + TICK_S, self._waiting[0][0]) if self._waiting else ticked + TICK_S
+            tick_s = TICK_S if not self._lag() else LATE_TICK_S
+            due = min(ticked + tick_s, self._waiting[0][0]) if self._waiting else ticked + tick_s
             readable, _, _ = select.select(sources, [], [], max(due - now, 0.0))
             if self._wake_read in readable:
                 return
@@ -111,7 +116,7 @@ class BoardServer:
                 self._answer()
             now = time.monotonic()
             self._send_data(now)
-            if now - ticked >= TICK_S:
+            if now - ticked >= tick_s:
                 self._let_pass(now)
                 ticked = now
                 self._plan(self.board.advance())
@@ -132,9 +137,12 @@ class BoardServer:
             if answer is not None:
                 self._send(answer)
 
+    def _lag(self) -> int:
+        return self.board.frames.lag(self.board.elapsed_s) if self.board.frames is not None else 0
+
     def _let_pass(self, now: float) -> None:
         seconds, self._until = (now - self._until) * self.speed, now
-        longest = LONGEST_STEP_S * max(self.speed, 1.0)
+        longest = LONGEST_STEP_S * max(self.speed, 1.0) if self._lag() < MOST_LAG else 0.0
         if seconds > longest:
             self.slipped_s += seconds - longest
             seconds = longest

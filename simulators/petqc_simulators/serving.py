@@ -116,7 +116,9 @@ def _open_daemon(scanner: Scanner, path: Path, shared_memory: str, speed: float)
     if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
         raise ProfileError(f"{path}: the path of a socket has at most {_SOCKET_PATH_MAX} bytes")
     try:
-        return DaqdServer(scanner.units, path, shared_memory, speed=speed, frames=scanner.advance_blocks)
+        return DaqdServer(
+            scanner.units, path, shared_memory, speed=speed, frames=scanner.advance_blocks, lag=scanner.lag
+        )
     except FileExistsError as error:
         raise ProfileError(
             f"the shared memory {shared_memory} exists: a daemon or simulator has it, or one was killed and left "

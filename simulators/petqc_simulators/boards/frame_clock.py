@@ -19,7 +19,8 @@ class FrameClock:
 
     Whoever serves them in real time lets it run ahead: the next block is made by a thread of its own while this one is
     on the wire. Settings then act from the block after that on, at most two blocks (10 ms) after they were sent;
-    otherwise they act on the whole block in which they come. `wait` before anything of the detector is used.
+    otherwise they act on the whole block in which they come. Nobody ever waits for a block: one that is not ready comes
+    with a later call, and whoever keeps the time lets it stand while `lag` says that two are due.
 
     Attributes:
         detector: what they are of.
@@ -49,15 +50,26 @@ class FrameClock:
             self._thread.shutdown()
             self._thread = None
 
-    def wait(self) -> None:
-        """Wait until nothing uses the detector any more; at most as long as a block takes."""
+    @property
+    def is_free(self) -> bool:
+        """No block is being made, so that new settings can be handed over without waiting."""
+        return self._next is None or self._next.done()
+
+    def lag(self, elapsed_s: float) -> int:
+        """How many blocks are due and were not given out, because they are still being made."""
+        return 0 if self._thread is None or not self.is_running else self._due(elapsed_s) - self._given
+
+    def _due(self, elapsed_s: float) -> int:
+        return int((elapsed_s - self._synchronised_s) / BLOCK_S)
+
+    def _wait(self) -> None:
         if self._next is not None:
             self._next.result()
+            self._next = None
 
     def synchronise(self, elapsed_s: float) -> None:
         """Frame ids begin at 0 now."""
-        self.wait()
-        self._next = None
+        self._wait()
         self.detector.restart()
         self.is_running = True
         self._synchronised_s = elapsed_s
@@ -65,28 +77,30 @@ class FrameClock:
 
     def stop(self) -> None:
         """No frames until the next synchronisation."""
-        self.wait()
-        self._next = None
+        self._wait()
         self.is_running = False
 
     def advance(self, elapsed_s: float) -> tuple[list[Block], float]:
-        """All frames that ended since the last call, and the seconds since then."""
+        """All frames that ended since the last call and are ready, and the seconds since then."""
         seconds, self._advanced_s = elapsed_s - self._advanced_s, elapsed_s
         if not self.is_running:
             self.detector.advance_bias(seconds)
             self.bias_v = self.detector.bias_v
             return [], seconds
-        due = int((elapsed_s - self._synchronised_s) / BLOCK_S)
-        blocks = [self._block() for _ in range(due - self._given)]
+        if self._thread is None:
+            blocks = [self.repetition.advance() for _ in range(self._due(elapsed_s) - self._given)]
+        else:
+            blocks = self._ready(elapsed_s)
+        if blocks:
+            self.bias_v = self.detector.bias_v
         self._given += len(blocks)
         if self._thread is not None and self._next is None:
             self._next = self._thread.submit(self.repetition.advance)
         return blocks, seconds
 
-    def _block(self) -> Block:
-        if self._next is None:
-            block = self.repetition.advance()
-        else:
-            block, self._next = self._next.result(), None
-        self.bias_v = self.detector.bias_v
-        return block
+    def _ready(self, elapsed_s: float) -> list[Block]:
+        """The next block if it is due and made."""
+        if self._next is None or not self._next.done() or self._due(elapsed_s) <= self._given:
+            return []
+        block, self._next = self._next.result(), None
+        return [block]

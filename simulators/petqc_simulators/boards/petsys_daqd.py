@@ -48,6 +48,10 @@ if TYPE_CHECKING:
 TICK_S = BLOCK_S / 2
 LONGEST_STEP_S = 2 * BLOCK_S
 """Most simulated time that passes in one go; if the machine is busy, time slips rather than fill the ring at once."""
+MOST_LAG = 2
+"""Blocks that may be due before the clock stands still for them."""
+LATE_TICK_S = 0.0005
+"""How often to look for a block that is due."""
 SWITCH_ON_S = 0.22
 SILENT_UNIT_S = 0.31
 PAYLOAD_WITHIN_S = 1.0
@@ -98,9 +102,11 @@ class DaqdServer:
         speed: float = 1.0,
         folder: Path | None = None,
         frames: Callable[[], list[Block]],
+        lag: Callable[[], int] = lambda: 0,
     ) -> None:
         self.units = dict(units)
         self._frames = frames
+        self._lag = lag
         self.speed = speed
         self.slipped_s = 0.0
         self.address = f"unix:{path}"
@@ -160,7 +166,8 @@ class DaqdServer:
         self._until = ticked = state_due = time.monotonic()
         while True:
             now = time.monotonic()
-            due = ticked + TICK_S if self._busy is None else min(ticked + TICK_S, self._busy[0])
+            tick_s = TICK_S if not self._lag() else LATE_TICK_S
+            due = ticked + tick_s if self._busy is None else min(ticked + tick_s, self._busy[0])
             sources = [self._wake_read, *([] if watch is None else [watch])]
             if self._busy is None:
                 sources += [self._socket.fileno(), *self._clients]
@@ -178,7 +185,7 @@ class DaqdServer:
             if self._busy is not None and now >= self._busy[0]:
                 (_, finish), self._busy = self._busy, None
                 finish()
-            if now - ticked >= TICK_S:
+            if now - ticked >= tick_s:
                 self._let_pass(now)
                 self._take_frames()
                 # From its end, so that commands are answered also where frames take all the time there is.
@@ -189,7 +196,7 @@ class DaqdServer:
 
     def _let_pass(self, now: float) -> None:
         seconds, self._until = (now - self._until) * self.speed, now
-        longest = LONGEST_STEP_S * max(self.speed, 1.0)
+        longest = LONGEST_STEP_S * max(self.speed, 1.0) if self._lag() < MOST_LAG else 0.0
         if seconds > longest:
             self.slipped_s += seconds - longest
             seconds = longest

@@ -415,7 +415,8 @@ class PetsysFebd(CommandAccount):
         self.elapsed_s += seconds
         if self.frames is None:
             return []
-        self.hand_over()
+        if self.frames.is_free:
+            self.hand_over()
         before_v = self.frames.bias_v
         blocks, passed_s = self.frames.advance(self.elapsed_s)
         self.watch_bias(before_v, self.frames.bias_v, passed_s)

@@ -90,8 +90,9 @@ class Scanner:
         """The frames that ended since the last call."""
         if self._frames is None or self._hardware_trigger is None:
             return self.boards[0].advance_blocks()
-        for board in self.boards:
-            board.hand_over()
+        if self._frames.is_free:
+            for board in self.boards:
+                board.hand_over()
         before_v = self._frames.bias_v
         blocks, passed_s = self._frames.advance(self.elapsed_s)
         for board in self.boards:
@@ -123,6 +124,10 @@ class Scanner:
     def blocks_repeated(self) -> int:
         """Blocks of frames that were no new ones; see `Repetition`."""
         return self._clock.repetition.blocks_repeated
+
+    def lag(self) -> int:
+        """How many blocks are due and not ready; see `FrameClock`."""
+        return self._clock.lag(self.elapsed_s)
 
     @property
     def _clock(self) -> FrameClock:
