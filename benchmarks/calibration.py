@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import ndtr
 
-from petqc.calibrate import Calibration, CounterPoint, EventPoint, bias, charge, tdc, threshold, time_offsets
+from petqc.calibrate import Calibration, CounterPoint, EventPoint, bias, charge, energy, tdc, threshold, time_offsets
 from petqc.calibrate.bias_outputs import outputs_of_channels
 from petqc.calibration.charge import charge_table, code_of_time, time_of_code
+from petqc.calibration.energy import charge_of_kev
 from petqc.channel_map import Topology
-from petqc.events import Coincidences
+from petqc.events import Coincidences, Singles
 from petqc.formats.petsys_tables import TABLES
 from petqc_simulators.config_files import tables as config_tables
 from petqc_simulators.physics.detector import BASELINE_STEPS, THRESHOLD_NOISE_STEPS, Detector, PulseTrain
@@ -247,6 +249,71 @@ def of_bias(seed: int) -> list[Figure]:
     ]
 
 
+LINE_COUNTS = (6000, 700)
+LINE_CHANNELS = 256
+LINE_WIDTH = 0.042
+"""Standard deviation of the line at 511 keV, relative."""
+FLAT_KEV, LOW_KEV = (340.0, 1062.0), (30.0, 340.0)
+FLAT_PER_SECOND_LINE = 4
+"""Counts of the Compton continuum between the lines, over those of the second line."""
+LINE_RANGES = ((0.79, 1.125), (0.90, 1.12))
+"""What the calibration fits, relative to the line."""
+
+
+def line_bound_kev(line: float, n: int, span_kev: np.ndarray) -> float:
+    """Cramér-Rao bound of a line's position where area, width, flat background and step are not known."""
+    sigma = LINE_WIDTH * np.sqrt(511.0 * line)
+    kev = np.linspace(*span_kev, 4001)
+    z = (kev - line) / sigma
+    peak = np.exp(-0.5 * z * z) / (sigma * np.sqrt(2.0 * np.pi))
+    flat = FLAT_PER_SECOND_LINE * LINE_COUNTS[1] / (FLAT_KEV[1] - FLAT_KEV[0])
+    expected = n * peak + np.where(kev < FLAT_KEV[1], flat, 0.0)
+    slopes = (n * peak * z / sigma, n * peak * (z * z - 1.0) / sigma, peak, np.ones_like(kev), ndtr(-z))
+    information = [[np.trapezoid(a * b / np.maximum(expected, 1e-6), kev) for b in slopes] for a in slopes]
+    return float(np.sqrt(np.linalg.inv(np.array(information))[0, 0]))
+
+
+def of_energy(seed: int) -> list[Figure]:
+    """Channels with both lines of Na-22 over a continuum, their gain and saturation drawn."""
+    rng = np.random.default_rng(seed)
+    k = 7.2 * (1.0 + rng.normal(0.0, 0.05, LINE_CHANNELS))
+    a = 2100.0 * (1.0 + rng.normal(0.0, 0.06, LINE_CHANNELS))
+    lines = energy.LINES["na22"]
+    spectra = energy.ChargeSpectra(np.arange(LINE_CHANNELS, dtype=np.int32))
+    flat = FLAT_PER_SECOND_LINE * LINE_COUNTS[1]
+    for i in range(LINE_CHANNELS):
+        peaks = [
+            line * (1.0 + LINE_WIDTH * np.sqrt(lines[0] / line) * rng.standard_normal(n))
+            for line, n in zip(lines, LINE_COUNTS, strict=True)
+        ]
+        parts = [rng.uniform(*LOW_KEV, 2 * LINE_COUNTS[0]), rng.uniform(*FLAT_KEV, flat), *peaks]
+        kev = np.concatenate(parts).astype(np.float32)
+        ones = np.ones(kev.size, np.float32)
+        charges = charge_of_kev(kev, np.float32(k[i]) * ones, np.float32(a[i] / k[i]) * ones)
+        channel, hits = np.full(kev.size, i, np.int32), np.ones(kev.size, np.uint8)
+        spectra.add(Singles(np.arange(kev.size), charges, channel, hits, "clock"))
+    began_s = time.perf_counter()
+    found = energy.fit(spectra, "na22").tables["energy_kev"]
+    took_s = time.perf_counter() - began_s
+    at = 64 * found["chip"].astype(int) + found["channel"]
+    figures = [Figure("channels without a calibration", LINE_CHANNELS - at.size, "", 0)]
+    for line, n, span, goal in zip(lines, LINE_COUNTS, LINE_RANGES, (1.05, None), strict=True):
+        # The charge of the line, by the truth; its energy, by what was found: -k s ln(1 - charge / s).
+        charge_of_line = a[at] / k[at] * -np.expm1(-line / a[at])
+        unit, saturation = found["kev_per_unit"], found["saturation_unit"]
+        error = -unit * saturation * np.log1p(-charge_of_line / saturation) - line
+        rms_kev = float(np.sqrt((error**2).mean()))
+        bound_kev = line_bound_kev(line, n, np.array(span) * line)
+        name = f"energy at {line:.0f} keV"
+        chance = 3.0 / np.sqrt(2 * at.size)
+        figures += [
+            Figure(f"{name}, mean error", float(error.mean()), "keV"),
+            Figure(f"{name}, rms error", rms_kev, "keV"),
+            Figure("  over the Cramér-Rao bound", rms_kev / bound_kev, "", None if goal is None else goal + chance),
+        ]
+    return [*figures, Figure("time of the fit", took_s, "s")]
+
+
 PAIR_SIGMA_PS = 95.0
 PAIRS = 40_000
 
@@ -286,9 +353,9 @@ def of_time_offsets(seed: int) -> list[Figure]:
 
 
 def coincidences(a: np.ndarray, b: np.ndarray, dt_ps: np.ndarray) -> Coincidences:
-    one, energy = np.ones(a.size, np.uint8), np.full(a.size, 511.0, np.float32)
+    one, kev = np.ones(a.size, np.uint8), np.full(a.size, 511.0, np.float32)
     dt = np.rint(dt_ps).astype(np.int64)
-    return Coincidences(dt, np.zeros_like(dt), energy, energy, a.astype(np.int32), b.astype(np.int32), one, one, "kev")
+    return Coincidences(dt, np.zeros_like(dt), kev, kev, a.astype(np.int32), b.astype(np.int32), one, one, "kev")
 
 
 KINDS: dict[str, Callable[[int], list[Figure]]] = {
@@ -296,6 +363,7 @@ KINDS: dict[str, Callable[[int], list[Figure]]] = {
     "tdc": of_tdc,
     "charge": of_charge,
     "bias": of_bias,
+    "energy": of_energy,
     "time-offsets": of_time_offsets,
 }
 
