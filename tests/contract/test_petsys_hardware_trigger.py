@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SECONDS = 0.4
+ENOUGH_FRAMES = 2000
 CLOSE_CLK, FAR_CLK = 2, 12
 """Clocks between hits of a coincidence; and those that windows and sums of the trigger reach at most."""
 
@@ -43,14 +44,14 @@ def thresholds(it: Served) -> AsicSettings:
     )
 
 
-async def hits(it: Served) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rising clocks of the hits of either module."""
+async def hits(it: Served) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Rising clocks of the hits of either module, and how many frames these are of: a busy machine slips."""
     parts: list[NDArray[np.uint64]] = []
     await it.device.start(parts.append)
     await it.device.wait_failed(SECONDS)
     account = await it.device.stop()
     assert account.failure is None
-    assert account.frames_received > 0.5 * SECONDS / 5.12e-6, "frames keep coming, with or without hits"
+    assert account.frames_received > ENOUGH_FRAMES, "frames keep coming, with or without hits"
     words = np.concatenate(parts)
     index = scan_frames(words)
     is_event = np.ones(words.size, np.bool_)
@@ -60,7 +61,7 @@ async def hits(it: Served) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     events = words[is_event]
     clocks = 1024 * np.repeat(frames, counts) + (events >> np.uint64(30) & np.uint64(0x3FF)).astype(np.int64)
     chip = events >> np.uint64(48) & np.uint64(0x3F)
-    return np.sort(clocks[chip < 4]), np.sort(clocks[chip >= 4])
+    return np.sort(clocks[chip < 4]), np.sort(clocks[chip >= 4]), index.starts.size
 
 
 def near(times: NDArray[np.int64], others: NDArray[np.int64], clocks: int) -> NDArray[np.bool_]:
@@ -74,24 +75,26 @@ def test_coincidences_of_allowed_regions_pass_and_nothing_else(tmp_path: Path) -
             await it.device.connect()
             await it.device.configure(thresholds(it))
             before = {r.name: r.value for r in await it.device.read_counters()}
-            everything = await hits(it)
+            all_one, all_other, n_frames = await hits(it)
             after = {r.name: r.value for r in await it.device.read_counters()}
-            assert after["upstream_tx"] - before["upstream_tx"] > SECONDS / 5.12e-6, "the link's frames are counted"
+            assert after["upstream_tx"] - before["upstream_tx"] > n_frames, "the link's frames are counted"
             assert after["upstream_rx"] > before["upstream_rx"]
             # Two places for modules of four chips: a quarter is two chips, and the modules' first ones are 0 and 2.
             await it.device.set_hardware_trigger(TriggerSettings(), [(0, 2)])
-            one, other = await hits(it)
+            one, other, n_frames_kept = await hits(it)
             assert near(one, other, FAR_CLK).all()
             assert near(other, one, FAR_CLK).all()
-            n_all, n_kept = (near(a, b, CLOSE_CLK).sum() for a, b in (everything, (one, other)))
-            assert n_kept == pytest.approx(n_all, abs=6 * np.sqrt(2 * n_all))
-            assert one.size + other.size < 0.8 * sum(part.size for part in everything)
+            expected = near(all_one, all_other, CLOSE_CLK).sum() * n_frames_kept / n_frames
+            noise = np.sqrt(expected * (1.0 + n_frames_kept / n_frames))
+            assert near(one, other, CLOSE_CLK).sum() == pytest.approx(expected, abs=6 * noise)
+            n_all = (all_one.size + all_other.size) * n_frames_kept / n_frames
+            assert one.size + other.size < 0.8 * n_all
             await it.device.set_hardware_trigger(TriggerSettings(), [(0, 1), (1, 2)])
-            nothing = await hits(it)
-            assert sum(part.size for part in nothing) == 0
+            one, other, _ = await hits(it)
+            assert one.size + other.size == 0
             await it.device.set_hardware_trigger(None)
-            again = await hits(it)
-            assert sum(map(len, again)) == pytest.approx(sum(map(len, everything)), rel=0.3)
+            one, other, n_frames_again = await hits(it)
+            assert (one.size + other.size) / n_frames_again == pytest.approx(n_all / n_frames_kept, rel=0.1)
         finally:
             await it.device.aclose()
 

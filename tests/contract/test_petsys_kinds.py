@@ -33,6 +33,7 @@ from petqc_drivers.petsys.mezzanines import KINDS as MEZZANINES
 from petqc_drivers.petsys.settings import AsicSettings
 from petqc_simulators.boards.witness import judge
 from petqc_simulators.config_files import write_config_folder
+from petqc_simulators.physics import draw
 from petqc_simulators.profile import MODULE_CHIPS
 from petqcd.bias_limits import BiasLimits
 from petqcd.petsys_board import PetsysBoard
@@ -60,6 +61,8 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here it is seen what is done, not that a busy machine does it in time."""
     for name in ("LOWER_FIRST_DEADLINE_S", "FIRST_SETTING_DEADLINE_S", "ZERO_DEADLINE_S"):
         monkeypatch.setattr(supply, name, ENOUGH_S)
+    # Calibrations of fewer points: reading all of a PROM, two bytes at a time, is the longest part of switching on.
+    monkeypatch.setattr(draw, "_POINT_EVERY_V", 15)
 
 
 async def identified(it: Served) -> None:
