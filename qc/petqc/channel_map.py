@@ -58,6 +58,19 @@ def pair_node(a: str, b: str) -> str:
     return f"{a} - {b}"
 
 
+def square_to(xyz_mm: NDArray[np.float64], away: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Unit vector square to the plane that a module's crystals lie in, to the side of a direction.
+
+    Args:
+        xyz_mm: (n, 3) middles of the crystals; where they are too few for a plane, or lie in none, it is `away`.
+        away: (3,) direction, in any length.
+    """
+    _, spread, axes = np.linalg.svd(xyz_mm - xyz_mm.mean(axis=0), full_matrices=False)
+    is_plane = spread.size == 3 and spread[1] > 1.0 and spread[2] < 1e-2 * spread[1]
+    normal = axes[2] if is_plane else away / max(float(np.linalg.norm(away)), 1e-9)
+    return np.asarray(normal if float(normal @ away) >= 0.0 else -normal)
+
+
 @dataclass(frozen=True, slots=True)
 class Topology:
     """The channels a detector has and the modules and ASICs they belong to.

@@ -17,7 +17,7 @@ import numpy as np
 
 from petqc.calibrate import Calibration
 from petqc.calibrate.outcome import column, refusal_notes, refused, summary
-from petqc.channel_map import SCANNER
+from petqc.channel_map import SCANNER, square_to
 from petqc.errors import BadInputError, FitFailedError, TooFewCountsError
 from petqc.fits import FWHM_OF_SIGMA, MIN_NET_COUNTS, fit_time_peak, rough_time_peak
 from petqc.fits.offsets import MIN_PAIRS, Offsets, Parallax, solve_offsets
@@ -165,11 +165,7 @@ def _depth_classes(
     pitch = math.inf
     for number in range(len(topology.module_nodes)):
         mine = np.flatnonzero(topology.module == number)
-        middle = from_source[mine].mean(axis=0)
-        axes = np.linalg.svd(from_source[mine] - middle, full_matrices=True)[2] if mine.size > 2 else np.eye(3)
-        normal = axes[2] if mine.size > 2 else middle / np.linalg.norm(middle)
-        deep = from_source[mine] @ normal
-        deep = np.abs(deep)
+        deep = np.abs(from_source[mine] @ square_to(from_source[mine], from_source[mine].mean(axis=0)))
         out[mine] = np.sqrt(np.maximum((from_source[mine] ** 2).sum(axis=1) - deep**2, 0.0))
         near[mine] = deep - crystal_mm / 2.0
         if mine.size > 1:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from petqc.channel_map import square_to
 from petqc.errors import TooFewCountsError
 from petqc.fits import FWHM_OF_SIGMA, MIN_NET_COUNTS, rough_time_peak
 from petqc.fits.energy_fits import Refusal
@@ -102,10 +103,7 @@ def _parallax(q: QcInput, a: NDArray[np.int32], b: NDArray[np.int32], source: ND
         middle = mine.mean(axis=0)
         if float(np.linalg.norm(middle)) < 1.0:
             return None
-        # The crystals of a module lie in a plane; where they are too few for one, it faces the source.
-        _, spread, axes = np.linalg.svd(mine - middle, full_matrices=False)
-        is_plane = spread.size == 3 and spread[1] > 1.0 and spread[2] < 1e-2 * spread[1]
-        square = axes[2] if is_plane else middle / np.linalg.norm(middle)
+        square = square_to(mine, middle)
         distance[node.members] = np.linalg.norm(mine - np.outer(mine @ square, square), axis=1)
     return Parallax.of(a, b, distance)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from petqc.channel_map import square_to
 from petqc.errors import FitFailedError, TooFewCountsError
 from petqc.lutetium import LINE_WINDOWS_KEV
 from petqc.lutetium.crystals import mean_depth_mm
@@ -104,12 +105,7 @@ def outward(topology: Topology) -> NDArray[np.float64]:
     found = np.zeros_like(xyz)
     for module in range(len(topology.module_nodes)):
         mine = np.flatnonzero(topology.module == module)
-        middle = xyz[mine].mean(axis=0)
-        _, spread, axes = np.linalg.svd(xyz[mine] - middle, full_matrices=False)
-        is_plane = spread.size == 3 and spread[1] > 1.0 and spread[2] < 1e-2 * spread[1]
-        away = middle - centre
-        normal = axes[2] if is_plane else away / max(float(np.linalg.norm(away)), 1e-9)
-        found[mine] = normal if float(normal @ away) >= 0.0 else -normal
+        found[mine] = square_to(xyz[mine], xyz[mine].mean(axis=0) - centre)
     return found
 
 
