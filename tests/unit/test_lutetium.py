@@ -131,7 +131,7 @@ EDGES = np.arange(401) * 4.0
 
 
 def continuum_counts(rng, n, scale=1.0, resolution=11.5):
-    expected = s._in_bins(s._at(resolution), EDGES, scale) @ (PARTS * n)
+    expected = s.in_bins(resolution, EDGES, scale) @ (PARTS * n)
     return rng.poisson(expected)
 
 

@@ -110,9 +110,15 @@ def _at(resolution: float) -> NDArray[np.float64]:
     return np.asarray(every[first] * (first + 1 - place) + every[first + 1] * (place - first))
 
 
-def _in_bins(cumulative: NDArray[np.float64], edges: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
-    """Shares of the parts in bins of measured energy, (bins, 8)."""
-    return np.stack([np.diff(np.interp(edges / scale, _ENDS_KEV, part)) for part in cumulative], axis=1)
+def in_bins(resolution: float, edges: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+    """Shares of the parts in bins of measured energy, (bins, 8).
+
+    Args:
+        resolution: FWHM at 511 keV in per cent.
+        edges: (bins + 1,) keV as measured.
+        scale: measured over true energy.
+    """
+    return np.stack([np.diff(np.interp(edges / scale, _ENDS_KEV, part)) for part in _at(resolution)], axis=1)
 
 
 def _range(edges: NDArray[np.float64]) -> slice:
@@ -141,7 +147,7 @@ def fit_continuum(edges: NDArray[np.float64], counts: NDArray[np.float64]) -> Co
     weight = 1.0 / np.sqrt(np.maximum(y, 1.0))
 
     def residual(p: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray((_in_bins(_at(p[1]), x, p[0]) @ (p[2:] * n) - y) * weight)
+        return np.asarray((in_bins(p[1], x, p[0]) @ (p[2:] * n) - y) * weight)
 
     start: NDArray[np.float64] = np.concatenate([[1.0, 12.0], [0.05, 0.2, 0.06, 0.65, 0.04, 0.03, 0.01, 0.02]])
     low = np.concatenate([[0.8, _RESOLUTIONS[0]], np.zeros(8)])
@@ -153,7 +159,7 @@ def fit_continuum(edges: NDArray[np.float64], counts: NDArray[np.float64]) -> Co
             raise FitFailedError("the fit of the continuum does not converge")
         start = np.clip(np.asarray(found.x, np.float64), low + 1e-9, high - 1e-9)
         jacobian = np.asarray(found.jac, np.float64)
-        model = _in_bins(_at(float(start[1])), x, float(start[0])) @ (start[2:] * n)
+        model = in_bins(float(start[1]), x, float(start[0])) @ (start[2:] * n)
         weight = 1.0 / np.sqrt(np.maximum(model, 0.5))
     if abs(start[0] - 1.0) > 0.15:
         raise FitFailedError(f"the edges of the continuum stand at {100.0 * start[0]:.0f} % of their energies")

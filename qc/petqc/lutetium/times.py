@@ -346,10 +346,10 @@ class _Problem:
 def _goodness(
     residual: NDArray[np.float64], sigma: NDArray[np.float64], share: NDArray[np.float64], window_ps: float
 ) -> float:
-    """Goodness of the residuals' shape in half standard deviations, out to four."""
+    """Goodness of the residuals' shape in half standard deviations, out to three."""
     from scipy.stats import norm
 
-    edges = np.linspace(-4.0, 4.0, 17)
+    edges = np.linspace(-3.0, 3.0, 13)
     counts = np.histogram(residual / sigma, edges)[0].astype(np.float64)
     peak = np.diff(norm.cdf(edges)) * float(share.sum())
     flat = np.diff(edges) * float(np.sum((1.0 - share) * sigma)) / window_ps
