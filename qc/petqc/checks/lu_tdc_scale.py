@@ -52,8 +52,8 @@ def lu_tdc_scale(q: QcInput) -> CheckOutput:
         method="delay = walk * (511 keV / E - 1), from the energies of both sides",
     )  # fmt: skip
     depth = q.judge(
-        "lu_tdc_scale", where, flight.depth_mm, "mm", flight.depth_error, flight.pairs, limits=Limits(), part="depth",
-        method="mean depth of interactions beyond what attenuation says",
+        "lu_tdc_scale", where, flight.depth_mm[1], "mm", flight.depth_error[1], flight.pairs, limits=Limits(),
+        part="depth", method="mean depth of 307 keV gammas beyond what attenuation says",
     )  # fmt: skip
     if flight.scale_error > LARGEST_ERROR:
         why = (

@@ -44,6 +44,7 @@ _TAIL_SHARE = 0.07
 goes on into a neighbour crystal."""
 _TAIL_KEV = 30.0
 _SLOTS = slots_of((A1,), (MU1,), (S1,), (A2,), (MU2,), (S2,), (STEP,), (LOW,), (HIGH,))
+_SLOTS_FLAT = slots_of((A1,), (MU1,), (S1,), (A2,), (MU2,), (S2,), (LOW,), (HIGH,))
 MODEL_ERROR = 0.002
 """Of the scale, from the share of missing light: a third of the shift that it makes."""
 
@@ -102,19 +103,24 @@ def fit_lines(counts: NDArray[np.float64]) -> Lines:
     lower = np.zeros(N_PARAMETERS)
     lower[[S1, S2]] = GAMMA_BIN_KEV
     model, covariance = np.empty(y.size), np.empty((N_PARAMETERS, N_PARAMETERS))
-    status, steps, nll = poisson_fit(y, x, p, shape, _SLOTS, lower, model, covariance)
-    if status != CONVERGED:
-        raise FitFailedError(f"the fit of the lines does not converge ({steps} steps)")
-    fit = peak_fit(x, y, model, p, covariance, nll, _SLOTS, shape)
-    return _judged(fit)
+    steps = 0
+    for slots in (_SLOTS, _SLOTS_FLAT):  # where little lies below the upper line, step and straight line are one
+        tried = p.copy()
+        tried[STEP] = p[STEP] if slots is _SLOTS else 0.0
+        status, steps, nll = poisson_fit(y, x, tried, shape, slots, lower, model, covariance)
+        if status == CONVERGED:
+            return _judged(peak_fit(x, y, model, tried, covariance, nll, slots, shape))
+    raise FitFailedError(f"the fit of the lines does not converge ({steps} steps)")
 
 
 def _judged(fit: PeakFit) -> Lines:
     p = fit.parameters
     error = np.sqrt(np.maximum(np.diag(fit.covariance), 0.0)) * fit.scale
     for true, area, mu, width in ((LINES_KEV[0], A2, MU2, S2), (LINES_KEV[1], A1, MU1, S1)):
-        if p[area] < MIN_NET_COUNTS or p[area] < 5.0 * error[area]:
+        if p[area] < MIN_NET_COUNTS:
             raise TooFewCountsError(f"{p[area]:.0f} counts in the line at {true:.0f} keV, {MIN_NET_COUNTS} wanted")
+        if p[area] < 5.0 * error[area]:
+            raise FitFailedError(f"no line stands out of the background at {true:.0f} keV")
         if not abs(p[mu] / true - 1.0) < 0.15 or p[width] > 0.15 * true:
             raise FitFailedError(f"no line stands near {true:.0f} keV: one at {p[mu]:.0f} keV was fitted")
     if fit.p_value_shape < MIN_P_VALUE:

@@ -45,6 +45,8 @@ MIN_SHARE = 0.5
 MIN_P_VALUE = 1e-4
 SHAPE_TOLERANCE = 0.1
 """Depths are not Gaussian: the shape of the residuals is trusted to this share of a bin's counts."""
+_COMMON = 4
+"""Unknowns that all pairs share: scale, walk, and the depth of either line."""
 _ROUNDS = 40
 _SETTLED_PS = 0.01
 _WIDE_PS = (800.0, 400.0, 200.0)
@@ -65,8 +67,8 @@ class FlightFit:
 
     scale: measured over true flight time; scale_error: one standard deviation, with depth and walk; scale_noise: its
     part by counting alone. flight_ps: mean flight time. walk_ps, walk_error: coefficient. depth_mm, depth_error:
-    further than attenuation says. module_ps: (n_modules,) offsets, positive is late, mean zero over the largest
-    connected group, NaN elsewhere; module_error. component: (n_modules,) 0 for that group, -1 or more for the others.
+    further than attenuation says, by line. module_ps: (n_modules,) offsets, positive is late, mean zero over the
+    largest connected group, NaN elsewhere; module_error. component: (n_modules,) 0 for that group, -1 or more for the others.
     by_module: scale by module. left_ps: (n,) dt without flight and walk, of every pair. sigma_ps: (2,) of one pair, by
     line. share: of pairs that are no randoms. pairs: their number. p_value: goodness of the residuals' shape.
     """
@@ -77,8 +79,8 @@ class FlightFit:
     flight_ps: float
     walk_ps: float
     walk_error: float
-    depth_mm: float
-    depth_error: float
+    depth_mm: tuple[float, float]
+    depth_error: tuple[float, float]
     module_ps: NDArray[np.float64]
     module_error: NDArray[np.float64]
     component: NDArray[np.int64]
@@ -138,9 +140,11 @@ def fit_flight(
     line = (pairs.gamma_kev > 0.5 * (LINE_WINDOWS_KEV[0][1] + LINE_WINDOWS_KEV[1][0])).astype(np.int64)
     paths = _paths(pairs, topology, line, material, length_mm)
     walk = 511.0 / pairs.gamma_kev.astype(np.float64) - 511.0 / pairs.beta_kev.astype(np.float64)
-    columns = np.stack([paths.mm / C_MM_PER_PS, walk, paths.by_depth / C_MM_PER_PS])
+    by_depth = paths.by_depth / C_MM_PER_PS
+    columns = np.stack([paths.mm / C_MM_PER_PS, walk, by_depth * (line == 0), by_depth * (line == 1)])
     y = pairs.dt_ps.astype(np.float64) - columns[0]
-    prior = np.array([0.0, WALK_PRIOR_PS**-2.0, (DEPTH_PRIOR_MM if length_mm else UNKNOWN_DEPTH_MM) ** -2.0])
+    of_depth = (DEPTH_PRIOR_MM if length_mm else UNKNOWN_DEPTH_MM) ** -2.0
+    prior = np.array([0.0, WALK_PRIOR_PS**-2.0, of_depth, of_depth])
     problem = _Problem(columns[:, used], y[used], beta_module[used], gamma_module[used], line[used], n_modules)
     x, sigma, share, weight, inverse, noise = problem.solve(prior, 1.0 / window_ps)
     if share.min() < MIN_SHARE:
@@ -150,12 +154,12 @@ def fit_flight(
     if p_value < MIN_P_VALUE:
         raise FitFailedError(f"the times of pairs are no peak around flight: p = {p_value:.1e}")
     main = component == 0
-    offset = np.where(main, x[3:], np.nan)
+    offset = np.where(main, x[_COMMON:], np.nan)
     offset -= np.nanmean(offset)
     # Of differences from the mean of the group: the constant that no pair sees is taken out.
     projector = np.diag(main.astype(np.float64)) - np.outer(main, main) / main.sum()
-    error = np.sqrt(np.maximum(np.diag(projector @ inverse[3:, 3:] @ projector), 0.0))
-    model = columns[0] * (1.0 + x[0]) + columns[1] * x[1] + columns[2] * x[2]
+    error = np.sqrt(np.maximum(np.diag(projector @ inverse[_COMMON:, _COMMON:] @ projector), 0.0))
+    model = columns[0] + x[:_COMMON] @ columns
     return FlightFit(
         scale=1.0 + float(x[0]),
         scale_error=math.sqrt(inverse[0, 0]),
@@ -163,8 +167,8 @@ def fit_flight(
         flight_ps=float(np.average(columns[0][used], weights=weight)),
         walk_ps=float(x[1]),
         walk_error=math.sqrt(inverse[1, 1]),
-        depth_mm=float(x[2]),
-        depth_error=math.sqrt(inverse[2, 2]),
+        depth_mm=(float(x[2]), float(x[3])),
+        depth_error=(math.sqrt(inverse[2, 2]), math.sqrt(inverse[3, 3])),
         module_ps=offset,
         module_error=np.where(main, error, np.nan),
         component=component,
@@ -225,7 +229,10 @@ def _paths(
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """Pairs of the connected modules: columns (3, n) of scale, walk and depth, dt minus flight, modules, line."""
+    """Pairs of the connected modules.
+
+    columns: (_COMMON, n) of what all share; y: dt minus expected flight; beta, gamma: modules; line: 0 or 1.
+    """
 
     columns: NDArray[np.float64]
     y: NDArray[np.float64]
@@ -239,9 +246,9 @@ class _Problem:
     ) -> tuple[
         NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], float
     ]:
-        """Unknowns (3 + n_modules), sigma and share by line, weights of pairs, covariance, counting noise of scale."""
-        x = np.zeros(3 + self.n_modules)
-        x[3:] = self._start()
+        """Unknowns (_COMMON + n_modules), sigma and share by line, weights, covariance, counting noise of scale."""
+        x = np.zeros(_COMMON + self.n_modules)
+        x[_COMMON:] = self._start()
         sigma, share = np.full(2, _WIDE_PS[0]), np.full(2, 0.8)
         inverse: NDArray[np.float64] = np.eye(x.size)
         noise = 0.0
@@ -259,19 +266,19 @@ class _Problem:
             share = np.clip(total / count, 0.01, 0.9999)
             normal, right = self._normal(weight / sigma[self.line] ** 2, residual)
             data = normal.copy()
-            normal[[0, 1, 2], [0, 1, 2]] += prior
-            right[:3] -= prior * x[:3]
+            normal[range(_COMMON), range(_COMMON)] += prior
+            right[:_COMMON] -= prior * x[:_COMMON]
             # Only differences of offsets are seen: the constant, and modules without pairs, are pinned to zero.
             pin = np.zeros(x.size)
-            pin[3:] = 1.0 / math.sqrt(self.n_modules)
-            strength = float(np.trace(normal[3:, 3:])) / self.n_modules + 1e-12
+            pin[_COMMON:] = 1.0 / math.sqrt(self.n_modules)
+            strength = float(np.trace(normal[_COMMON:, _COMMON:])) / self.n_modules + 1e-12
             silent = np.diag(normal) <= 0.0
             normal += strength * np.outer(pin, pin)
             normal[silent, silent] += strength
             inverse = np.asarray(np.linalg.inv(normal), np.float64)
             step = inverse @ right
             x = x + step
-            if round_ >= len(_WIDE_PS) and float(np.abs(step[3:]).max()) < _SETTLED_PS and abs(step[0]) < 1e-6:
+            if round_ >= len(_WIDE_PS) and float(np.abs(step[_COMMON:]).max()) < _SETTLED_PS and abs(step[0]) < 1e-6:
                 # What a known walk and depth would leave: the noise of the counts alone.
                 noise = 1.0 / math.sqrt(max(data[0, 0], 1e-12))
                 break
@@ -281,7 +288,7 @@ class _Problem:
 
     def residual(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Dt without all that is fitted."""
-        return np.asarray(self.y - x[:3] @ self.columns - x[3 + self.gamma] + x[3 + self.beta])
+        return np.asarray(self.y - x[:_COMMON] @ self.columns - x[_COMMON + self.gamma] + x[_COMMON + self.beta])
 
     def by_module(
         self,
@@ -310,19 +317,19 @@ class _Problem:
         self, w: NDArray[np.float64], residual: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         n = self.n_modules
-        normal, right = np.zeros((3 + n, 3 + n)), np.zeros(3 + n)
-        for i in range(3):
+        normal, right = np.zeros((_COMMON + n, _COMMON + n)), np.zeros(_COMMON + n)
+        for i in range(_COMMON):
             wi = w * self.columns[i]
             right[i] = wi @ residual
             for j in range(i + 1):
                 normal[i, j] = normal[j, i] = float(wi @ self.columns[j])
             border = np.bincount(self.gamma, wi, n) - np.bincount(self.beta, wi, n)
-            normal[i, 3:] = normal[3:, i] = border
+            normal[i, _COMMON:] = normal[_COMMON:, i] = border
         joint = np.bincount(self.beta * n + self.gamma, w, n * n).reshape(n, n)
         joint += joint.T
-        normal[3:, 3:] = np.diag(joint.sum(axis=1)) - joint
+        normal[_COMMON:, _COMMON:] = np.diag(joint.sum(axis=1)) - joint
         wr = w * residual
-        right[3:] = np.bincount(self.gamma, wr, n) - np.bincount(self.beta, wr, n)
+        right[_COMMON:] = np.bincount(self.gamma, wr, n) - np.bincount(self.beta, wr, n)
         return normal, right
 
     def _start(self) -> NDArray[np.float64]:
