@@ -259,6 +259,25 @@ def test_whatever_fails_bias_goes_off_first_and_the_run_says_why(tmp_path: Path,
     asyncio.run(work())
 
 
+def test_a_run_without_a_source_has_checks_of_its_own(
+    tmp_path: Path, bench: Path
+) -> None:
+    async def work() -> None:
+        async with world(tmp_path, bench) as w:
+            given = {"seconds": SECONDS, "settle_s": 0.0}
+            run_id = await w.runs.start("lutetium", source="test", parameters=given)
+            async with asyncio.timeout(DEADLINE_S):
+                await w.runs.wait()
+            document = w.store.document(run_id)
+            assert (document["kind"], document["verdict"]) == ("lutetium", "fail")  # every channel is silent
+            checks = {check["id"] for check in document["checks"]}
+            assert {"lu_energy_scale", "lu_efficiency", "dead_channels", "live_time"} <= checks
+            assert not {"photopeak", "ctr_fit", "singles_rate"} & checks
+            assert "bias_off" in w.boards[0].calls
+
+    asyncio.run(work())
+
+
 def test_a_board_that_was_never_reached_is_not_told_anything(tmp_path: Path, bench: Path) -> None:
     async def work() -> None:
         async with world(tmp_path, bench, FakeBoard(fail={"connect": ConnectionError("nobody there")})) as w:

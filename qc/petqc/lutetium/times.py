@@ -68,9 +68,9 @@ class FlightFit:
     scale: measured over true flight time; scale_error: one standard deviation, with depth and walk; scale_noise: its
     part by counting alone. flight_ps: mean flight time. walk_ps, walk_error: coefficient. depth_mm, depth_error:
     further than attenuation says, by line. module_ps: (n_modules,) offsets, positive is late, mean zero over the
-    largest connected group, NaN elsewhere; module_error. component: (n_modules,) 0 for that group, -1 or more for the others.
-    by_module: scale by module. left_ps: (n,) dt without flight and walk, of every pair. sigma_ps: (2,) of one pair, by
-    line. share: of pairs that are no randoms. pairs: their number. p_value: goodness of the residuals' shape.
+    largest connected group, NaN elsewhere; module_error. component: (n_modules,) 0 for that group, -1 or more for the
+    others. by_module: scale by module. left_ps: (n,) dt without flight and walk, of every pair. sigma_ps: (2,) of one
+    pair, by line. share: of pairs that are no randoms. pairs: their number. p_value: goodness of the residuals' shape.
     """
 
     scale: float
