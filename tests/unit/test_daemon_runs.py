@@ -259,9 +259,7 @@ def test_whatever_fails_bias_goes_off_first_and_the_run_says_why(tmp_path: Path,
     asyncio.run(work())
 
 
-def test_a_run_without_a_source_has_checks_of_its_own(
-    tmp_path: Path, bench: Path
-) -> None:
+def test_a_run_without_a_source_has_checks_of_its_own(tmp_path: Path, bench: Path) -> None:
     async def work() -> None:
         async with world(tmp_path, bench) as w:
             given = {"seconds": SECONDS, "settle_s": 0.0}
