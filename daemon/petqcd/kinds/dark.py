@@ -1,4 +1,4 @@
-"""The dark run: dark counts against the T1 threshold at the working voltage; no source, no operator, half a minute."""
+"""The dark run: dark counts against the T1 threshold at the working voltage; no source, no operator."""
 
 from __future__ import annotations
 
