@@ -46,9 +46,10 @@ if TYPE_CHECKING:
     from petqc_simulators.physics.detector import Block
 
 TICK_S = BLOCK_S / 2
-LONGEST_STEP_S = 2 * BLOCK_S
-"""Most simulated time that passes in one go; if the machine is busy, time slips rather than fill the ring at once."""
-MOST_LAG = 2
+LONGEST_STEP_S = 4 * BLOCK_S
+"""Most simulated time that passes in one go, a quarter of what the ring holds; if the machine is busy, time slips
+rather than fill the ring at once."""
+MOST_LAG = 4
 """Blocks that may be due before the clock stands still for them."""
 LATE_TICK_S = 0.0005
 """How often to look for a block that is due."""
