@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import re
 import shlex
@@ -247,6 +248,7 @@ def serve(settings: ServeSettings) -> int:
             config=config,
             truth=truth,
             faults=planted,
+            highest_start_v=math.ceil(100.0 * max(scanner.detector.draw.dac_offset_v.max(initial=0.0), 0.0)) / 100.0,
         )
         _say(json.dumps(announcement.document()) if settings.as_json else announcement.text())
         _serve_until_told(settings, told, scanner, server, folder / "state.json", planted)

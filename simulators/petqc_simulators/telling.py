@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from petqc_drivers.petsys.mezzanines import BiasKind
     from petqc_simulators.boards.petsys_daqd import DaqdServer
     from petqc_simulators.boards.scanner import Scanner
     from petqc_simulators.profile import Profile
@@ -31,7 +32,6 @@ MAKERS_SOCKET, MAKERS_MEMORY = "/tmp/d.sock", "/daqd_shm"  # noqa: S108 - fixed 
 MAKERS_BOARD = "192.168.1.25"
 """Where the maker's software looks. Source: interface reference, sections 2.1 and 3.1."""
 _ABOVE_OPERATION_V = 10.0
-_MODEL_V_MAX = 60.0
 
 
 def _count(n: int, thing: str) -> str:
@@ -42,7 +42,8 @@ def _count(n: int, thing: str) -> str:
 class Announcement:
     """What is simulated, where it answers, and how others are pointed at it.
 
-    again: the command that gives the same detector once more. faults: as the truth describes them.
+    again: the command that gives the same detector once more. faults: as the truth describes them. highest_start_v: of
+    outputs that come up before they can be told anything.
     """
 
     profile: Profile
@@ -53,6 +54,7 @@ class Announcement:
     config: Path
     truth: Path | None
     faults: Sequence[dict[str, Any]]
+    highest_start_v: float
 
     def document(self) -> dict[str, Any]:
         """For programs: the first line of JSON."""
@@ -104,17 +106,20 @@ class Announcement:
         where = f"two panels {2 * geometry.face_distance_mm:g} mm apart"
         if geometry.arrangement == "ring":
             where = f"a ring of {2 * geometry.face_distance_mm:g} mm"
-        mezzanines = ", ".join(hardware.bias_slots) or "no mezzanine"
         source = SOURCES[p.source.kind]
         if p.source.kind != "none":
-            source += f", {p.source.activity_bq / 1000:g} kBq"
+            activity_bq = p.source.ge68_activity_bq if p.source.is_cylinder else p.source.activity_bq
+            source = f"{p.source.shape} of {source}, {activity_bq / 1000:g} kBq"
+            source += f" {p.source.age_days:g} days ago" if p.source.age_days else ""
         return {
             "profile": f"{p.name}, seed {self.seed}: the same seed is the same detector",
             "boards": f"{hardware.boards} x {pcb} (base PCB {hardware.base_pcb:#06x}), {trigger}",
             "modules": f"{geometry.modules} x {kind} ({hardware.module_kind:#06x}), each {geometry.columns} x "
             f"{geometry.rows} crystals, in {where}",
             "channels": f"{geometry.channels} on {_count(geometry.chips, 'ASIC')} TOFPET2 {hardware.asic_version}",
-            "bias": f"{_count(geometry.bias_channels, 'output')}; each board has {mezzanines}",
+            "bias": f"{_count(geometry.bias_channels, 'output')}; each board has {', '.join(hardware.bias_slots)}"
+            if hardware.bias_slots
+            else "always on, from outside: the boards have no mezzanine",
             "source": source,
             **({"repetition": _repetition_words(p.repetition.blocks)} if p.repetition.blocks else {}),
             "faults": "; ".join(_fault_words(fault) for fault in self.faults) or "none",
@@ -131,25 +136,49 @@ class Announcement:
 
     def device_table(self) -> str:
         """The part of petqc.toml that points petqc here."""
-        sipm = self.profile.sipm
-        v_max = min(math.ceil(sipm.breakdown_v + sipm.overvoltage_v + _ABOVE_OPERATION_V), _MODEL_V_MAX)
         is_daemon = self.shared_memory is not None
-        lines = [
-            "[[device]]",
-            'name = "simulated"',
-            f'kind = "{"petsys-daqd" if is_daemon else "petsys-udp"}"',
-            f"address = {json.dumps(self.address)}",
-            f"configuration = {json.dumps(str(self.config))}",
-            "simulated = true             # everything that is made from it says so",
-            "[device.bias]                # of this simulated detector; a real one has limits of its own",
+        return "\n".join(
+            (
+                "[[device]]",
+                'name = "simulated"',
+                f'kind = "{"petsys-daqd" if is_daemon else "petsys-udp"}"',
+                f"address = {json.dumps(self.address)}",
+                *((f"shared_memory = {json.dumps(self.shared_memory)}",) if is_daemon else ()),
+                f"configuration = {json.dumps(str(self.config))}",
+                "simulated = true             # everything that is made from it says so",
+                *self._bias_tables(),
+            )
+        )
+
+    def _bias_tables(self) -> list[str]:
+        """Limits of the simulated outputs: of the first mezzanine, then of each that is another one."""
+        slots, in_use = (
+            self.profile.hardware.mezzanines,
+            self.profile.hardware.bias_places(self.profile.outputs_per_board),
+        )
+        if not slots:
+            return []
+        lines = ["[device.bias]                # of this simulated detector; a real one has limits of its own"]
+        lines += self._limits(slots[0])
+        for port, slave in hardware.addresses:
+            for slot, kind in enumerate(slots):
+                if kind is not slots[0] and (slot, 0) in in_use:
+                    lines += ["[[device.bias.slot]]", f"port = {port}", f"slave = {slave}", f"slot = {slot}"]
+                    lines += self._limits(kind)
+        return lines
+
+    def _limits(self, kind: BiasKind) -> list[str]:
+        sipm = self.profile.sipm
+        v_max = min(math.ceil(sipm.breakdown_v + sipm.overvoltage_v + _ABOVE_OPERATION_V), kind.full_scale_v)
+        starts = [] if kind.hears_without_supply else [f"starts_with_v = {self.highest_start_v:.2f}"]
+        return [
+            f'mezzanine = "{kind.name}"',
+            *starts,
             "v_min = 0.0",
             f"v_max = {float(v_max)}",
             "max_step_v = 5.0",
             "slew_v_per_s = 50.0",
         ]
-        if is_daemon:
-            lines.insert(4, f"shared_memory = {json.dumps(self.shared_memory)}")
-        return "\n".join(lines)
 
     def _makers_software(self) -> list[str]:
         if self.shared_memory is not None:
