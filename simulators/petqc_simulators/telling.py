@@ -152,10 +152,8 @@ class Announcement:
 
     def _bias_tables(self) -> list[str]:
         """Limits of the simulated outputs: of the first mezzanine, then of each that is another one."""
-        slots, in_use = (
-            self.profile.hardware.mezzanines,
-            self.profile.hardware.bias_places(self.profile.outputs_per_board),
-        )
+        hardware = self.profile.hardware
+        slots, in_use = hardware.mezzanines, hardware.bias_places(self.profile.outputs_per_board)
         if not slots:
             return []
         lines = ["[device.bias]                # of this simulated detector; a real one has limits of its own"]
