@@ -26,11 +26,18 @@ def _shared_data() -> Path | None:
     return None
 
 
-@pytest.hookimpl(trylast=True)
+REAL_TIME = ("system", "contract")
+"""Folders whose tests run simulators against the clock: two of them at once would be late."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: handed out file by file, they are done while the many quick ones fill the gaps."""
+    """Handed out together: all tests that keep up with the clock, else each file; files with slow tests first."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    for item in items:
+        keeps_up = item.path.parent.name in REAL_TIME
+        item.add_marker(pytest.mark.xdist_group("real time" if keeps_up else item.path.stem))
+    items.sort(key=lambda item: (item.path.parent.name not in REAL_TIME, item.path not in slow))
 
 
 @pytest.fixture(scope="session")

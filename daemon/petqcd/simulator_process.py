@@ -227,6 +227,8 @@ class SimulatorProcess:
                 None if said.get("shared_memory") is None else str(said["shared_memory"]),
             )
         except (ValueError, KeyError, TypeError) as error:
+            if b'"simulator-refused"' in line:
+                raise SimulatorRefusedError(f"the simulator does not take its settings: {_refusal(line)}") from error
             raise SimulatorError(f"the simulator said {line[:200]!r} where its ready line belongs") from error
 
     async def _drain(self, stream: asyncio.StreamReader) -> None:
@@ -244,3 +246,11 @@ class SimulatorProcess:
 
     def _tail(self) -> str:
         return ": " + " | ".join(self._last_lines[-3:]) if self._last_lines else ""
+
+
+def _refusal(line: bytes) -> str:
+    """What a simulator says that it cannot do as asked."""
+    try:
+        return str(json.loads(line)["error"])
+    except (ValueError, KeyError, TypeError):
+        return line.decode(errors="replace").strip()

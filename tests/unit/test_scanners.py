@@ -76,7 +76,7 @@ def test_a_configuration_names_its_scanner_and_source(tmp_path):
     config = load_config(path)
     assert config.petqc == about
     assert config.file_hashes["scanner"] == load_scanner("ge-signa-petmr").sha256
-    assert set(config.petqc.context()) == {"reference", "source", "source_mm"}
+    assert set(config.petqc.context()) == {"reference", "source", "source_mm", "crystal_material", "crystal_mm"}
     for old, new, words in (
         ("source = point", "source = moon", "moon"),
         ("source_mm = 0.0 1.5 0.0", "source_mm = 0 0", "not a place"),
@@ -262,7 +262,7 @@ def test_a_slice_of_a_signa_has_the_published_resolutions(tmp_path):
 
 
 def test_a_scanner_without_time_of_flight_says_so_where_times_are_asked_for(tmp_path):
-    slim = replace(MMR, geometry=replace(MMR.geometry, rows=4, asics_per_module=1))
+    slim = replace(MMR, geometry=replace(MMR.geometry, rows=8, asics_per_module=1))
     written = write_recording(tmp_path / "run", slim, seed=5, seconds=0.15, truth_seconds=0)
     run = analyse_file(written["recording"], config=written["config"])
     assert run.find("energy_resolution").value == pytest.approx(14.5, abs=0.5)

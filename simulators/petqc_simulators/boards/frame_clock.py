@@ -19,8 +19,10 @@ class FrameClock:
 
     Whoever serves them in real time lets it run ahead: the next block is made by a thread of its own while this one is
     on the wire. Settings then act from the block after that on, at most two blocks (10 ms) after they were sent;
-    otherwise they act on the whole block in which they come. Nobody ever waits for a block: one that is not ready comes
-    with a later call, and whoever keeps the time lets it stand while `lag` says that two are due.
+    otherwise they act on the whole block in which they come. While no SiPM sees light, as where test pulses calibrate,
+    it does not run ahead: each point of a scan has its own settings from its first frame on. Nobody ever waits for a
+    block that is made ahead: one that is not ready comes with a later call, and whoever keeps the time lets it stand
+    while `lag` says that two are due.
 
     Attributes:
         detector: what they are of.
@@ -87,14 +89,14 @@ class FrameClock:
             self.detector.advance_bias(seconds)
             self.bias_v = self.detector.bias_v
             return [], seconds
-        if self._thread is None:
+        if self._thread is None or (self._next is None and not self.detector.sees_light):
             blocks = [self.repetition.advance() for _ in range(self._due(elapsed_s) - self._given)]
         else:
             blocks = self._ready(elapsed_s)
         if blocks:
             self.bias_v = self.detector.bias_v
         self._given += len(blocks)
-        if self._thread is not None and self._next is None:
+        if self._thread is not None and self._next is None and self.detector.sees_light:
             self._next = self._thread.submit(self.repetition.advance)
         return blocks, seconds
 

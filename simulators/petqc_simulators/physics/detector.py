@@ -206,6 +206,11 @@ class Detector:
         self._stale = True
 
     @property
+    def sees_light(self) -> bool:
+        """Some channel is on, with a SiPM that detects, and nothing is pulsed."""
+        return not (self._is_blind or self._pulses)
+
+    @property
     def is_steady(self) -> bool:
         """Each block is like the last: no new setting, no voltage on its way, no fault yet to come, no pulses."""
         return not (self._stale or self._onsets or self._pulses or (self.controls.bias_v != self.bias_v).any())
