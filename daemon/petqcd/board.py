@@ -45,6 +45,8 @@ class ReadingLike(Protocol):
     def quality(self) -> Any: ...  # noqa: D102
     @property
     def at_monotonic_s(self) -> float: ...  # noqa: D102
+    @property
+    def reason(self) -> str | None: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,9 @@ class Board(Protocol):
 
     async def read_environment(self) -> Sequence[ReadingLike]:
         """Temperatures and whatever else can be read."""
+
+    async def read_housekeeping(self) -> Sequence[ReadingLike]:
+        """Everything that can be read and is no event: the environment, supplies, locks, counters of all links."""
 
     async def time_reference(self) -> TimeReference:
         """The board's clock against wall time."""

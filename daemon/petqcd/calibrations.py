@@ -87,19 +87,16 @@ class Calibrations:
     def _made(self) -> tuple[str | None, dict[str, float]]:
         """The accepted set; when the newest set of each kind in its chain was made, 0: there is none."""
         from petqc.calibrate.accepted import accepted
-        from petqc.calibrate.sets import KINDS, find_set, read_set
+        from petqc.calibrate.sets import KINDS, chain_of
         from petqc.errors import BadInputError
 
         made = dict.fromkeys(KINDS, 0.0)
         in_use: str | None = None
         try:
             act = accepted(self._store.sets, self._config.board.name)
-            set_id = in_use = None if act is None else act.set_id
-            while set_id is not None:
-                info = read_set(find_set(self._store.sets, set_id))
+            in_use = None if act is None else act.set_id
+            for info in chain_of(self._store.sets, in_use):
                 made[info.kind] = made[info.kind] or datetime.fromisoformat(info.created_at).timestamp()
-                # A set is made from an older one; anything else is damage, and would never end.
-                set_id = info.parent_set if info.parent_set is None or info.parent_set < set_id else None
         except BadInputError:
             made = dict.fromkeys(KINDS, 0.0)  # a run will refuse it and say why
         return in_use, made

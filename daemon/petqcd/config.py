@@ -114,6 +114,13 @@ class DailyConfig(SourceRunConfig):
     """Of the source: control charts of rates take its decay out. Empty: rates are taken as they are."""
 
 
+class HousekeepingConfig(_Model):
+    """[qc.housekeeping]: readings of the hardware, without source and without bias."""
+
+    seconds: Annotated[Finite, Field(gt=0, le=3600)] = 30.0
+    """Time between the first and the last reading, in which errors are counted."""
+
+
 class LutetiumConfig(SourceRunConfig):
     """[qc.lutetium]: the nightly run without a source and without anybody."""
 
@@ -229,6 +236,7 @@ class QcConfig(_Model):
     """[qc.<run>]: one table for each kind of run."""
 
     daily: DailyConfig = DailyConfig()
+    housekeeping: HousekeepingConfig = HousekeepingConfig()
     lutetium: LutetiumConfig = LutetiumConfig()
     dark: DarkScanConfig = DarkScanConfig()
     calibrate_threshold: ThresholdScanConfig = Field(default=ThresholdScanConfig(), alias="calibrate-threshold")

@@ -119,6 +119,13 @@ METRICS: tuple[Metric, ...] = (
     Metric("petqc_dark_crosstalk_ratio", "gauge", "Share of dark counts that fire a second cell, median.", _MODULE),
     Metric("petqc_dark_hot_channels", "gauge", "Channels that count far too much in the dark.", _MODULE),
     Metric("petqc_dark_silent_channels", "gauge", "Channels without dark counts.", _MODULE),
+    Metric("petqc_sipm_temperature_celsius", "gauge", "Temperature at the SiPMs, median of the sensors.", _MODULE),
+    Metric("petqc_asic_temperature_celsius", "gauge", "Temperature at the ASICs, median of the sensors.", _MODULE),
+    Metric("petqc_silent_temperature_sensors", "gauge", "Fitted temperature sensors that give nothing.", _MODULE),
+    Metric("petqc_unlocked_links", "gauge", "Clocks and links out of lock in the last housekeeping.", _MODULE),
+    Metric("petqc_bad_supplies", "gauge", "Supplies of modules that did not call themselves good.", _MODULE),
+    Metric("petqc_link_errors", "gauge", "Errors that the links counted during the last housekeeping.", _MODULE),
+    Metric("petqc_calibration_age_seconds", "gauge", "Age of the oldest table of the calibration in use.", _MODULE),
     Metric("petqc_device_up", "gauge", "1 if the device's last exchange worked, else 0.", _DEVICE),
     Metric(
         "petqc_device_last_success_timestamp_seconds",
@@ -196,6 +203,13 @@ CHECK_METRICS: Mapping[str, str] = {
     "dark_crosstalk": "petqc_dark_crosstalk_ratio",
     "dark_hot_channels": "petqc_dark_hot_channels",
     "dark_silent_channels": "petqc_dark_silent_channels",
+    "temperature": "petqc_sipm_temperature_celsius",
+    "temperature_asic": "petqc_asic_temperature_celsius",
+    "temperature_sensors": "petqc_silent_temperature_sensors",
+    "clock_lock": "petqc_unlocked_links",
+    "supply": "petqc_bad_supplies",
+    "link_errors": "petqc_link_errors",
+    "calibration_age": "petqc_calibration_age_seconds",
 }
 """The metric that carries a check's value."""
 
@@ -212,13 +226,19 @@ TO_BASE: Mapping[str, float] = {
     "Hz": 1.0,
     "kHz": 1e3,
     "s": 1.0,
+    "d": 86_400.0,
+    "degC": 1.0,
+    "sensors": 1.0,
+    "links": 1.0,
+    "supplies": 1.0,
+    "errors": 1.0,
 }
 """From a check's unit to the base unit that metrics use."""
 
 CALIBRATIONS = ("threshold", "tdc", "charge", "energy", "time-offsets", "bias")
 """Values of the label kind."""
 DAILY = "daily"
-QC_RUNS = (DAILY, "dark", "lutetium")
+QC_RUNS = (DAILY, "dark", "housekeeping", "lutetium")
 """Values of the label kind of QC runs."""
 STATUS_CODE: Mapping[str, int] = {"pass": 0, "warn": 1, "fail": 2, "invalid": 3}
 _BIAS_UNKNOWN = 3

@@ -127,6 +127,11 @@ class PetsysBoard:
         """Temperatures, and the commanded bias voltages."""
         return [*await self._readout.read_temperatures(), *self._readout.bias_readings()]
 
+    async def read_housekeeping(self) -> Sequence[ReadingLike]:
+        """The environment, the modules' supplies, and the counters and locks of all links."""
+        readout = self._readout
+        return [*await self.read_environment(), *await readout.read_supplies(), *await readout.read_counters()]
+
     async def time_reference(self) -> TimeReference:
         """The readout's clock against wall time."""
         before_s = clock.unix_s()

@@ -55,7 +55,6 @@ class PointScan(Procedure):
         self._chosen = channels
         self._recording: CalibrationRecording | CounterRecording | None = None
         self._kept = resume.continued(job, plan)
-        self._every: NDArray[np.int32] | None = None
         self._points_continued = 0
         self._committed_s = 0.0
         self._told_s = self._begun_s = 0.0
@@ -114,14 +113,6 @@ class PointScan(Procedure):
         if reason is not None and self.n_recorded and resume.can_be_continued(self.job.kind):
             found.append(resume.how_to_continue(self.job.kind, self.job.run_id, self.n_recorded, self.n_points))
         return found
-
-    def all_channels(self) -> NDArray[np.int32]:
-        """Absolute numbers of all channels of the board, rising; also once it is closed and does not know them."""
-        import numpy as np
-
-        if self._every is None or not self._every.size:
-            self._every = np.array(sorted(self.board.channels), np.int32)
-        return self._every
 
     def channels(self) -> NDArray[np.int32]:
         """Those that are calibrated."""

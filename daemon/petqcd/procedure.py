@@ -172,6 +172,7 @@ class Procedure(ABC):
         self._connected = False
         self._flowing = False
         self._started_s = 0.0
+        self._every: NDArray[np.int32] | None = None
 
     # -- what a kind says ---------------------------------------------------------------------------------------------
 
@@ -305,6 +306,14 @@ class Procedure(ABC):
         self.acquired.readings += found
         self.device.temperatures(found)
 
+    def all_channels(self) -> NDArray[np.int32]:
+        """Absolute numbers of all channels of the board, rising; also once it is closed and does not know them."""
+        import numpy as np
+
+        if self._every is None or not self._every.size:
+            self._every = np.array(sorted(self.board.channels), np.int32)
+        return self._every
+
     @asynccontextmanager
     async def flow(
         self, writer: FrameWriter, process: Callable[[NDArray[np.uint64]], None], *, queue_mib: int
@@ -391,7 +400,7 @@ def environment(readings: Sequence[ReadingLike], now_s: float) -> list[Environme
     last: dict[tuple[str, str], Any] = {(r.name, r.node): r for r in readings}
     return [
         EnvironmentReading(
-            r.name, r.node, r.value, r.unit, r.measured, str(r.quality), round(now_s - r.at_monotonic_s, 3)
+            r.name, r.node, r.value, r.unit, r.measured, str(r.quality), round(now_s - r.at_monotonic_s, 3), r.reason
         )
         for r in last.values()
     ]

@@ -29,7 +29,8 @@ FAIL_SIGMAS = 5.0
 """The same for fail limits: what keeps patients waiting must not be chance."""
 
 SIPM_TEMPERATURE = "temperature_sipm"
-"""Name of the readings of sensors at the SiPMs; their nodes are ASICs."""
+ASIC_TEMPERATURE = "temperature_asic"
+"""Names of the readings of sensors at the SiPMs and at the ASICs; their nodes are ASICs."""
 _OF_LYSO = frozenset({"photopeak", "energy_resolution", "ctr_fit", "ctr_nema", "module_time_offset"})
 
 
@@ -75,10 +76,14 @@ class CheckInput(ABC):
 
     def sipm_temperatures(self) -> dict[str, list[tuple[str, float]]]:
         """Good readings of sensors at the SiPMs, by module: names of the ASICs they sit at, and degrees Celsius."""
+        return self.temperatures(SIPM_TEMPERATURE)
+
+    def temperatures(self, name: str) -> dict[str, list[tuple[str, float]]]:
+        """The same of the readings of a name."""
         read = {
             r.node: r.value
             for r in self.context.environment
-            if r.name == SIPM_TEMPERATURE and r.measured and r.quality == "good" and r.value is not None
+            if r.name == name and r.measured and r.quality == "good" and r.value is not None
         }
         topology = self.topology
         sensors: dict[str, list[tuple[str, float]]] = {}

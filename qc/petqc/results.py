@@ -126,7 +126,10 @@ class Spectrum:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentReading:
-    """A reading taken with the run. measured False: commanded, there is no read-back. age_s: at the run's end."""
+    """A reading taken with the run. measured False: commanded, there is no read-back. age_s: at the run's end.
+
+    reason: why the quality is not good, where the device says so.
+    """
 
     name: str
     node: str
@@ -135,6 +138,7 @@ class EnvironmentReading:
     measured: bool
     quality: str
     age_s: float
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ class Reading:
     measured: bool = True
     quality: str = "good"
     at_monotonic_s: float = field(default_factory=clock.monotonic_s)
+    reason: str | None = None
 
 
 class FakeBoard:

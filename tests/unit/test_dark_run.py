@@ -90,7 +90,7 @@ class DarkBoard(PulsedBoard):
 class _Reading:
     def __init__(self, name: str, node: str, value: float, unit: str, *, measured: bool = True) -> None:
         self.name, self.node, self.value, self.unit, self.measured = name, node, value, unit, measured
-        self.quality, self.at_monotonic_s = "good", 0.0
+        self.quality, self.at_monotonic_s, self.reason = "good", 0.0, None
 
 
 async def run(w: World, kind: str, **settings: object) -> Run:

@@ -252,6 +252,21 @@ def read_set(folder: Path) -> CalibrationSetInfo:
     return info
 
 
+def chain_of(root: Path, set_id: str | None) -> list[CalibrationSetInfo]:
+    """A set and those it was made from, the newest first; None: none.
+
+    Raises:
+        BadInputError: one of them is damaged or missing.
+    """
+    found = []
+    while set_id is not None:
+        info = read_set(find_set(root, set_id))
+        found.append(info)
+        # A set is made from an older one; anything else is damage, and would never end.
+        set_id = info.parent_set if info.parent_set is None or info.parent_set < set_id else None
+    return found
+
+
 def verify_set(folder: Path) -> list[str]:
     """What is wrong with a set's files; empty: all are as they were written.
 

@@ -2,7 +2,7 @@
 
 A check is a pure function from what was counted to numbers with limits (`CheckOutput`), registered with its identity,
 what it looks at, default limits and the source of its formula. `petqc.analysis` runs those of events (`QcInput`),
-`petqc.dark_counts` those of dark counts (`DarkInput`).
+`petqc.dark_counts` those of dark counts (`DarkInput`), `petqc.housekeeping` those of readings (`HousekeepingInput`).
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
     from petqc.results import ChannelColumn, CheckResult, Spectrum
 
-Data: TypeAlias = Literal["source", "lutetium", "dark"]
-"""What there was to look at: events of a source, events of the crystals' own lutetium (both `QcInput`), or dark counts
-(`DarkInput`). A check of events and dark counts uses only what `CheckInput` has."""
-Level: TypeAlias = Literal["scanner", "pair", "module", "asic", "bias", "channel"]
+Data: TypeAlias = Literal["source", "lutetium", "dark", "housekeeping"]
+"""What there was to look at: events of a source, events of the crystals' own lutetium (both `QcInput`), dark counts
+(`DarkInput`), or readings of the hardware (`HousekeepingInput`). A check of several of them uses only what `CheckInput`
+has."""
+Level: TypeAlias = Literal["scanner", "unit", "pair", "module", "asic", "bias", "channel"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from petqc.check_input import SIPM_TEMPERATURE
 from petqc.checks import CheckOutput, check
 from petqc.limits import Limits
 
@@ -22,35 +23,47 @@ MIN_SENSORS = 3
     unit="degC",
     levels=("module", "asic"),
     order=130,
-    data=("source", "lutetium", "dark"),
+    data=("source", "lutetium", "dark", "housekeeping"),
     source="formula: mean of a module's sensors; limits: daily-qc.md §5.2, row temperature (±2 K, ±5 K), around the "
     "baseline or else the median module; a single sensor: the same around its module's median (faults F05, F06, §3)",
 )
 def temperature(q: CheckInput) -> CheckOutput:
-    """Mean temperature of each module's SiPM sensors, and each sensor beside its neighbours. Measured ones only."""
-    sensors = q.sipm_temperatures()
+    """Median temperature of each module's SiPM sensors, and each sensor beside its neighbours. Measured ones only."""
+    return of_sensors(q, "temperature", SIPM_TEMPERATURE, "SiPM")
+
+
+def of_sensors(q: CheckInput, check_id: str, name: str, place: str) -> CheckOutput:
+    """Modules, and sensors in their module, for the readings of a name.
+
+    Args:
+        q: what the check is handed.
+        check_id: the check.
+        name: of the readings.
+        place: where the sensors sit, for people.
+    """
+    sensors = q.temperatures(name)
     if not sensors:
         return CheckOutput()
     medians = {module: float(np.median([v for _, v in found])) for module, found in sensors.items()}
     middle = float(np.median(list(medians.values())))
     results = []
     for module, found in sensors.items():
-        _, baseline = q.limits("temperature", "module", module)
+        _, baseline = q.limits(check_id, "module", module)
         around = middle if baseline is None else baseline
         # The median, so that one bad sensor of a module does not make its module warm.
         results.append(
             q.judge(
-                "temperature", ("module", module), medians[module], "degC", 0.0, len(found), limits=_near(around),
-                method="median of the module's SiPM sensors",
+                check_id, ("module", module), medians[module], "degC", 0.0, len(found), limits=_near(around),
+                method=f"median of the module's {place} sensors",
             )
         )  # fmt: skip
         if len(found) >= MIN_SENSORS:
             results += [
                 q.judge(
-                    "temperature", ("asic", name), value, "degC", 0.0, 1, limits=_near(medians[module]),
+                    check_id, ("asic", node), value, "degC", 0.0, 1, limits=_near(medians[module]),
                     method="one sensor, limits around its module's median",
                 )
-                for name, value in found
+                for node, value in found
             ]  # fmt: skip
     return CheckOutput(results)
 
