@@ -128,9 +128,10 @@ class Daemon:
             self.config, self.store, self.bus, self.metrics, self.device, self._make_board or _petsys_board
         )
         self.calibrations = Calibrations(self.config, self.store, self.metrics, self.device)
-        self.baselines = Baselines(self.config, self.store)
+        self.baselines = Baselines(self.config, self.store, self.metrics)
         await self._restore()
         await self.calibrations.publish()
+        await self.baselines.publish()
         await self.runs.recover()
         self._own(asyncio.create_task(self.device.run(), name="device supervisor"), ends=self.device.runs_nothing)
         self._own(asyncio.create_task(self._housekeeping(), name="housekeeping"))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from petqc.baseline import AcceptedBaseline, of_runs
+from petqc.baseline import DAY_S, AcceptedBaseline, middle_of, of_runs
 from petqcd import clock
 from petqcd.errors import RefusedError
+from petqcd.metrics import QC_RUNS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from petqc.results import Run
     from petqcd.config import PetqcConfig
+    from petqcd.metrics import Metrics
     from petqcd.store import Store
 
 MOST_RUNS = 200
@@ -25,9 +28,12 @@ class Baselines:
     Args:
         config: petqc.toml; names the scanner.
         store: where they are kept, each for ever.
+        metrics: where it is published which ones are in use.
     """
 
-    def __init__(self, config: PetqcConfig, store: Store) -> None:
+    def __init__(self, config: PetqcConfig, store: Store, metrics: Metrics) -> None:
+        self._config = config
+        self._metrics = metrics
         self._scanner = config.scanner.name
         self._simulated = config.board.is_simulated
         self._store = store
@@ -36,9 +42,10 @@ class Baselines:
         """Every one, oldest first; reads the history."""
         return self._store.baselines()
 
-    def current(self, kind: str) -> AcceptedBaseline | None:
-        """The last one of a kind, if it was not ended; reads the history."""
-        mine = [b for b in self._store.baselines(kind) if (b.scanner, b.simulated) == (self._scanner, self._simulated)]
+    def current(self, kind: str, *, is_acceptance: bool = False) -> AcceptedBaseline | None:
+        """The last one of a kind and role, if it was not ended; reads the history."""
+        wanted = (self._scanner, self._simulated, is_acceptance)
+        mine = [b for b in self._store.baselines(kind) if (b.scanner, b.simulated, b.is_acceptance) == wanted]
         return None if not mine or mine[-1].is_end else mine[-1]
 
     def holding(self, kind: str, calibration_ids: Mapping[str, str]) -> tuple[AcceptedBaseline | None, str]:
@@ -53,7 +60,9 @@ class Baselines:
             )
         return found, ""
 
-    async def accept(self, kind: str, *, run_ids: Sequence[str], last: int, who: str, reason: str) -> AcceptedBaseline:
+    async def accept(
+        self, kind: str, *, run_ids: Sequence[str], last: int, who: str, reason: str, is_acceptance: bool = False
+    ) -> AcceptedBaseline:
         """Make a baseline of runs that were looked at.
 
         Args:
@@ -63,6 +72,7 @@ class Baselines:
                 measure are passed over.
             who: signs it.
             reason: why now.
+            is_acceptance: the scanner as it was accepted, which stays through calibrations.
 
         Raises:
             BadInputError: the runs cannot be a baseline.
@@ -70,11 +80,11 @@ class Baselines:
             NotFoundError: one of them does not exist.
         """
         runs = await asyncio.to_thread(self._runs, kind, run_ids, last)
-        calibration_ids, values = of_runs(runs)
+        calibration_ids, values = of_runs(runs, self._half_life_d)
         mine = (kind, self._scanner, self._simulated)
         if (runs[0].kind, runs[0].scanner, runs[0].simulated) != mine:
             raise RefusedError(f"run {runs[0].run_id} is not a {kind} run of {self._scanner}")
-        return await self._store.add_baseline(
+        accepted = await self._store.add_baseline(
             AcceptedBaseline(
                 0,
                 *mine,
@@ -84,19 +94,70 @@ class Baselines:
                 tuple(run.run_id for run in runs),
                 calibration_ids,
                 values,
+                is_acceptance=is_acceptance,
+                measured_at=middle_of(runs),
             )
         )
+        await self.publish()
+        return accepted
 
-    async def end(self, kind: str, *, who: str, reason: str) -> AcceptedBaseline:
+    async def end(self, kind: str, *, who: str, reason: str, is_acceptance: bool = False) -> AcceptedBaseline:
         """End the baseline of a kind.
 
         Raises:
             RefusedError: there is none.
         """
-        if await asyncio.to_thread(self.current, kind) is None:
+        current = await asyncio.to_thread(self.current, kind, is_acceptance=is_acceptance)
+        if current is None:
             raise RefusedError(f"there is no accepted baseline of {kind} runs")
-        ending = AcceptedBaseline(0, kind, self._scanner, self._simulated, clock.utc_text(), who, reason)
-        return await self._store.add_baseline(ending)
+        mine = (kind, self._scanner, self._simulated)
+        ending = AcceptedBaseline(0, *mine, clock.utc_text(), who, reason, is_acceptance=is_acceptance)
+        ended = await self._store.add_baseline(ending)
+        await self.publish()
+        return ended
+
+    def values(
+        self,
+        reference: AcceptedBaseline | None,
+        kind: str,
+        started_unix_s: float,
+        calibration_ids: Mapping[str, str],
+    ) -> dict[str, dict[str, float]]:
+        """What limits of a run are relative to: the acceptance, else the reference, else [baseline]; reads the history.
+
+        Args:
+            reference: the one that holds.
+            kind: of the run.
+            started_unix_s: when it began; rates are brought to that day.
+            calibration_ids: that it was made with.
+        """
+        found = {check: dict(nodes) for check, nodes in self._config.baseline.items()}
+        for one in (reference, self.current(kind, is_acceptance=True)):
+            if one is not None:
+                at_d = started_unix_s / DAY_S
+                for check, nodes in one.references(calibration_ids, at_d, self._half_life_d).items():
+                    found.setdefault(check, {}).update(nodes)
+        return found
+
+    async def publish(self) -> None:
+        """Tell monitoring when the baselines in use were accepted; 0: there is none."""
+        await asyncio.to_thread(self._publish)
+
+    def _publish(self) -> None:
+        newest: dict[tuple[str, str], float] = {
+            (kind, role): 0.0 for kind in QC_RUNS for role in ("reference", "acceptance")
+        }
+        for b in self._store.baselines():
+            if (b.scanner, b.simulated) == (self._scanner, self._simulated):
+                newest[b.kind, b.role] = 0.0 if b.is_end else datetime.fromisoformat(b.at).timestamp()
+        for (kind, role), at_unix_s in newest.items():
+            self._metrics.set(f"petqc_{role}_accepted_timestamp_seconds", at_unix_s, kind=kind)
+
+    @property
+    def _half_life_d(self) -> float | None:
+        from petqc.charts.judge import HALF_LIFE_D
+
+        return HALF_LIFE_D.get(self._config.nuclide)
 
     def _runs(self, kind: str, run_ids: Sequence[str], last: int) -> list[Run]:
         from petqc.results import Run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -10,10 +9,14 @@ from typing import TYPE_CHECKING, Any
 from petqc.limits import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
+    from petqc.baseline import AcceptedBaseline
+    from petqc.charts.crystals import CrystalValues
     from petqc.charts.judge import PastRun
-    from petqc.results import Run
+    from petqc.results import CheckResult, Run
     from petqcd.store import Store
 
 log = logging.getLogger(__name__)
@@ -24,7 +27,14 @@ _PAGE = 50
 _DAY_S = 86_400.0
 
 
-def chart(run: Run, store: Store, *, nuclide: str, accepted: Sequence[str] = ()) -> None:
+def chart(
+    run: Run,
+    store: Store,
+    *,
+    nuclide: str,
+    reference: AcceptedBaseline | None = None,
+    acceptance: AcceptedBaseline | None = None,
+) -> None:
     """Judge a run by the charts of its kind, in the run itself; reads the history. A calibration has none.
 
     Charts that cannot be made are a remark in the run, never the end of it.
@@ -33,25 +43,93 @@ def chart(run: Run, store: Store, *, nuclide: str, accepted: Sequence[str] = ())
         run: measured and judged by its absolute limits.
         store: the history.
         nuclide: of the source, whose decay is taken out of rates; one that is not known does not decay.
-        accepted: ids of the runs of the baseline that holds.
+        reference: the baseline that holds for the calibration in use.
+        acceptance: the one that stays through calibrations.
     """
     if run.is_calibration or run.verdict is Status.INVALID:
         return
-    from petqc.charts.judge import HALF_LIFE_D, PastRun, judge, warn
-
     try:
-        calibration = json.dumps(run.calibration_ids, sort_keys=True)
-        now = PastRun.of(run, _day(run.started_at), calibration=calibration)
-        warn(run, judge(run, now, _past(run, store), half_life_d=HALF_LIFE_D.get(nuclide), accepted=accepted))
+        _chart(run, store, nuclide, reference, acceptance)
     except Exception as error:
         log.exception("the charts of run %s", run.run_id)
         run.notes.append(f"Control charts could not be made: {type(error).__name__}: {error}.")
 
 
+def _chart(
+    run: Run, store: Store, nuclide: str, reference: AcceptedBaseline | None, acceptance: AcceptedBaseline | None
+) -> None:
+    from petqc.charts.acceptance import since_acceptance
+    from petqc.charts.judge import HALF_LIFE_D, PastRun, judge, split, warn
+
+    half_life_d = HALF_LIFE_D.get(nuclide)
+    accepted = () if reference is None else reference.runs
+    now = PastRun.of(run, _day(run.started_at))
+    past = _past(run, store)
+    judged = judge(run, now, past, half_life_d=half_life_d, accepted=accepted)
+    if acceptance is not None:
+        units = {c.id: c.unit for c in run.checks}
+        judged.results.extend(since_acceptance([*past, now], acceptance, units, half_life_d=half_life_d))
+    learned, after = split(now, past, accepted)
+    judged.results.extend(_crystals(run, store, [p.run_id for p in learned], [p.run_id for p in after[:-1]]))
+    warn(run, judged)
+
+
+def _crystals(run: Run, store: Store, learned: Sequence[str], since: Sequence[str]) -> list[CheckResult]:
+    """Charts of single crystals; a run whose channel file is gone or damaged is passed over."""
+    from petqc.charts.crystals import CHARTED_CRYSTALS, LEAST_RUNS, crystals_outside
+
+    checks = [column.id for column in run.columns if column.id in CHARTED_CRYSTALS]
+    if len(learned) < LEAST_RUNS or not checks or not since:
+        return []
+    own = dict(run.channels) | {f"{c.id}.{part}": getattr(c, part) for c in run.columns for part in _PARTS}
+    of_learned = [_columns(store, run_id, checks) for run_id in learned]
+    before = _columns(store, since[-1], checks)
+    results = []
+    for check in checks:
+        now = _values(check, own)
+        if now is not None:
+            base = [one for columns in of_learned if (one := _values(check, columns)) is not None]
+            results.append(crystals_outside(check, base, _values(check, before), now))
+    return [result for result in results if result is not None]
+
+
+_PARTS = ("value", "uncertainty")
+
+
+def _columns(store: Store, run_id: str, checks: Sequence[str]) -> dict[str, NDArray[Any]]:
+    from petqc.errors import BadInputError
+    from petqc.run_files import load_columns
+
+    names = ["channel", "module", *(f"{check}.{part}" for check in checks for part in _PARTS)]
+    try:
+        return load_columns(store.folder_of(run_id), names)
+    except BadInputError as error:
+        log.warning("no crystals of run %s for the charts: %s", run_id, error)
+        return {}
+
+
+def _values(check: str, columns: Mapping[str, NDArray[Any]]) -> CrystalValues | None:
+    import numpy as np
+
+    from petqc.charts.crystals import CrystalValues
+
+    if not {"channel", "module", f"{check}.value"} <= set(columns):
+        return None
+    _, module = np.unique(columns["module"].astype(str), return_inverse=True)
+    value, error = (columns[f"{check}.{part}"] for part in _PARTS)
+    return CrystalValues(columns["channel"], module, value, error)
+
+
 def _past(run: Run, store: Store) -> list[PastRun]:
-    """Earlier runs of the same kind on the same scanner, oldest first, back to the last change of calibration."""
+    """Earlier runs of the same kind on the same scanner, oldest first.
+
+    They go back to the last change of calibration, and at least as far as is looked at whatever the calibration.
+    """
+    from petqc.charts.acceptance import MOST_RECENT
+
     found: list[PastRun] = []
     before: int | None = None
+    is_same = True
     while len(found) < MOST_RUNS:
         lines = store.history(_PAGE, run.kind, before)
         for line in lines:
@@ -61,7 +139,8 @@ def _past(run: Run, store: Store) -> list[PastRun]:
             if (line.scanner, line.simulated) != (run.scanner, run.simulated):
                 continue
             document = store.document(line.run_id)
-            if document["calibration_ids"] != run.calibration_ids:
+            is_same = is_same and document["calibration_ids"] == run.calibration_ids
+            if not is_same and len(found) >= MOST_RECENT:
                 return found[::-1]
             found.append(_of(document))
         if len(lines) < _PAGE:
@@ -73,8 +152,7 @@ def _of(document: dict[str, Any]) -> PastRun:
     from petqc.charts.judge import PastRun
     from petqc.results import Run
 
-    calibration = json.dumps(document["calibration_ids"], sort_keys=True)
-    return PastRun.of(Run.from_document(document), _day(document["started_at"]), calibration=calibration)
+    return PastRun.of(Run.from_document(document), _day(document["started_at"]))
 
 
 def _day(text: str) -> float:

@@ -386,6 +386,12 @@ class PetqcConfig(_Model):
         """The readout board."""
         return self.device[0]
 
+    @property
+    def nuclide(self) -> str:
+        """Of the source; empty where nobody said."""
+        simulator = self.board.simulator
+        return self.qc.daily.nuclide if simulator is None else simulator.source
+
     def limit_overrides(self) -> dict[str, dict[str, float]]:
         """Limits as the analysis takes them: by `check` or `check.level`, only the sides that were given."""
         return {

@@ -175,6 +175,24 @@ METRICS: tuple[Metric, ...] = (
         _KIND,
     ),
     Metric(
+        "petqc_reference_accepted_timestamp_seconds",
+        "gauge",
+        "Unix time when the reference baseline in use of a kind of run was accepted; 0: there is none.",
+        _KIND,
+    ),
+    Metric(
+        "petqc_acceptance_accepted_timestamp_seconds",
+        "gauge",
+        "Unix time when the acceptance baseline of a kind of run was accepted; 0: there is none.",
+        _KIND,
+    ),
+    Metric(
+        "petqc_chart_limit_ratio",
+        "gauge",
+        "What a control chart found (photopeak.ewma, photopeak.step …), over its limit; it warns beyond -1 and 1.",
+        ("scanner", "module", "check"),
+    ),
+    Metric(
         "petqc_store_last_commit_timestamp_seconds",
         "gauge",
         "Unix time of the last durable commit; 0: none since start.",
@@ -341,6 +359,15 @@ class Metrics:
         if result.value is None:
             return
         self.set("petqc_check_last_success_timestamp_seconds", at_unix_s, module=module, check=result.id)
+        if result.is_chart and result.limits.warn_high:
+            check, _, chart = result.id.partition(".")
+            self.set(
+                "petqc_chart_limit_ratio",
+                result.value / result.limits.warn_high,
+                module=module,
+                check=check,
+                chart=chart,
+            )
         name, factor = CHECK_METRICS.get(result.id), TO_BASE.get(result.unit)
         if name is not None and factor is not None:
             self.set(name, result.value * factor, module=module)

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from petqc.analysis import RunContext
-    from petqc.baseline import AcceptedBaseline
     from petqc.formats.petsys_config import PetsysConfig
     from petqc.results import Run
     from petqcd.bias_limits import BiasLimits
@@ -101,7 +100,7 @@ class RunManager:
         self._device = device
         self._make_board = make_board
         self._permits = interlocks.Interlocks()
-        self._baselines = Baselines(config, store)
+        self._baselines = Baselines(config, store, metrics)
         self._active: _Active | None = None
         self._closing = False
 
@@ -369,7 +368,9 @@ class RunManager:
             procedure=procedure,
             account=account,
             notes=(*notes, *([ended] if ended else [])),
-            accepted=accepted,
+            baselines=await asyncio.to_thread(
+                self._baselines.values, accepted, active.kind.name, active.started_unix_s, calibration_ids
+            ),
         )
         if reason is not None and off is not None and off.state.value == "unknown":
             reason = f"{reason}; {off.told}"
@@ -383,8 +384,11 @@ class RunManager:
             return await asyncio.to_thread(
                 records.invalid, context, f"the analysis failed: {records.first_line(error)}"
             )
-        baseline_runs = () if accepted is None else accepted.runs
-        await asyncio.to_thread(chart, run, self._store, nuclide=self._nuclide(), accepted=baseline_runs)
+        acceptance = await asyncio.to_thread(self._baselines.current, active.kind.name, is_acceptance=True)
+        run.baselines = {b.role: b.digest() for b in (accepted, acceptance) if b is not None}
+        await asyncio.to_thread(
+            chart, run, self._store, nuclide=self._config.nuclide, reference=accepted, acceptance=acceptance
+        )
         return run
 
     def _received(self, procedure: Procedure, notes: list[str]) -> dict[str, int | float]:
@@ -428,7 +432,7 @@ class RunManager:
         procedure: Procedure | None = None,
         account: dict[str, int | float] | None = None,
         notes: tuple[str, ...] = (),
-        accepted: AcceptedBaseline | None = None,
+        baselines: Mapping[str, Mapping[str, float]] | None = None,
     ) -> RunContext:
         from petqc.analysis import RunContext
 
@@ -448,7 +452,7 @@ class RunManager:
             raw_files=procedure.raw_files() if procedure is not None else (),
             environment=tuple(environment(acquired.readings, clock.monotonic_s())),
             limits=self._config.limit_overrides(),
-            baselines=self._config.baseline if accepted is None else self._config.baseline | accepted.references(),
+            baselines=baselines or {},
             account=account or {},
             elapsed_s=acquired.elapsed_s if procedure is not None else None,
             live_time_s=procedure.live_time_s if procedure is not None else None,
@@ -460,10 +464,6 @@ class RunManager:
         simulator = self._config.board.simulator
         name = f"simulated {simulator.source}" if simulator is not None else self._config.qc.daily.source_name
         return (f"Source: {name}.",) if name else ()
-
-    def _nuclide(self) -> str:
-        simulator = self._config.board.simulator
-        return self._config.qc.daily.nuclide if simulator is None else simulator.source
 
     def _limits(self) -> BiasLimits:
         if self._config.board.bias is None:

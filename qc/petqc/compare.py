@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
 SIGNIFICANT: Final = 3.0
 """Differences of more of their own standard errors are said to have moved."""
-_SECONDARY = (".ewma", ".step")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +82,7 @@ def compare(a: Run, b: Run) -> Comparison:
 
 
 def _by_place(run: Run) -> dict[tuple[str, str], CheckResult]:
-    return {
-        (c.id, c.node): c for c in run.checks if not c.node.startswith("channel:") and not c.id.endswith(_SECONDARY)
-    }
+    return {(c.id, c.node): c for c in run.checks if not c.node.startswith("channel:") and not c.is_chart}
 
 
 def _remarks(a: Run, b: Run) -> list[str]:

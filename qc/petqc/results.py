@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SCHEMA = "petqc-run/1"
+_OF_CHARTS = (".ewma", ".step", ".since_acceptance", ".crystals")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,11 @@ class CheckResult:
         for number in (self.value, self.uncertainty, self.baseline):
             if number is not None and not math.isfinite(number):
                 raise ValueError(f"{self.id} at {self.node}: {number} is not a number to give")
+
+    @property
+    def is_chart(self) -> bool:
+        """Whether it compares with the history, rather than being measured."""
+        return self.id.endswith(_OF_CHARTS)
 
     @classmethod
     def measured(
@@ -165,7 +171,8 @@ class Run:
     """A whole run. `channels` (absolute numbers, with module, asic, column, row) indexes every channel column.
 
     scanner: the name its people give the scanner; empty where nobody named one. calibration_set: what a calibration run
-    made (plain types for JSON; contract in docs/reference/calibration-sets.md).
+    made (plain types for JSON; contract in docs/reference/calibration-sets.md). baselines: SHA-256 of each accepted
+    baseline that it was held against, by what it is.
     """
 
     run_id: str
@@ -189,6 +196,7 @@ class Run:
     spectra: list[Spectrum] = field(default_factory=list)
     scanner: str = ""
     calibration_set: dict[str, Any] | None = None
+    baselines: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_calibration(self) -> bool:
@@ -214,6 +222,7 @@ class Run:
             "software": dict(self.software),
             "config_hash": self.config_hash,
             "calibration_ids": dict(self.calibration_ids),
+            "baselines": dict(self.baselines),
             "raw_files": [asdict(r) for r in self.raw_files],
             "environment": [asdict(e) for e in self.environment],
             "account": dict(self.account),
@@ -256,6 +265,7 @@ class Run:
             notes=list(document["notes"]),
             scanner=document.get("scanner", ""),
             calibration_set=document.get("calibration_set"),
+            baselines=dict(document.get("baselines", {})),
         )
 
     def save(self, folder: Path) -> None:

@@ -18,6 +18,8 @@ from petqc.output_files import partial_of, sync_path
 from petqc.results import ChannelColumn, Run, Spectrum
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 RUN_JSON = "run.json"
@@ -80,6 +82,16 @@ def load_run(folder: Path) -> Run:
     if (folder / SPECTRA_PARQUET).exists():
         run.spectra = _read_spectra(folder / SPECTRA_PARQUET)
     return run
+
+
+def load_columns(folder: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Some columns of a run's channels.parquet, by name as they stand there (`photopeak.value`); those that are there.
+
+    Raises:
+        BadInputError: the file is missing or damaged.
+    """
+    table = _read_parquet(Path(folder) / CHANNELS_PARQUET, names)
+    return {name: _column(table, name) for name in table.column_names}
 
 
 def _channels_table(run: Run) -> Any:
@@ -184,13 +196,14 @@ def _write_parquet(table: Any, path: Path) -> None:
     partial.replace(path)
 
 
-def _read_parquet(path: Path) -> Any:
+def _read_parquet(path: Path, names: Sequence[str] | None = None) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with path.open("rb") as file:
-            return pq.read_table(file)
+            there = pq.ParquetFile(file)
+            return there.read(None if names is None else [n for n in names if n in there.schema_arrow.names])
     except (pa.ArrowInvalid, OSError) as error:
         raise BadInputError(
             f"not a readable Parquet file: {error}", where=str(path), do="restore it from a backup, or remove it"

@@ -18,12 +18,17 @@ from petqc.results import CheckResult, Run
 from petqcd.baselines import Baselines
 from petqcd.config import load_config
 from petqcd.errors import RefusedError, StoreError
+from petqcd.metrics import Metrics
 from petqcd.store import Store
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SCANNER = load_config(None).scanner.name
+
+
+def metrics() -> Metrics:
+    return Metrics(SCANNER, "board", simulated=True)
 
 
 def a_run(
@@ -77,14 +82,14 @@ def test_runs_that_are_no_scanner_in_good_order_are_refused(other: dict[str, obj
 def test_accepted_used_ended_and_all_of_it_kept(tmp_path: Path) -> None:
     async def work() -> None:
         with closing(Store(tmp_path)) as store:
-            baselines = Baselines(load_config(None), store)
+            baselines = Baselines(load_config(None), store, metrics())
             runs = [a_run(k, 511.0 + 0.1 * k) for k in range(6)]
             runs[2].verdict = Status.FAIL
             await stored(store, a_run(20, 500.0, calibration="old"), *runs)
             assert baselines.current("daily") is None
             found = await baselines.accept("daily", run_ids=[], last=30, who="ana", reason="acceptance")
             assert found.runs == ("run-0", "run-1", "run-3", "run-4", "run-5"), "failed and older calibrations are not"
-            assert found.references()["photopeak"]["scanner"] == pytest.approx(511.26)
+            assert found.values["photopeak"]["scanner"][0] == pytest.approx(511.26)
             assert baselines.holding("daily", {"tdc": "a"}) == (found, "")
             none, why = baselines.holding("daily", {"tdc": "b"})
             assert none is None
@@ -101,11 +106,36 @@ def test_accepted_used_ended_and_all_of_it_kept(tmp_path: Path) -> None:
     asyncio.run(work())
 
 
+def test_the_acceptance_stays_through_calibrations_and_comes_before_the_reference(tmp_path: Path) -> None:
+    async def work() -> None:
+        with closing(Store(tmp_path)) as store:
+            published = metrics()
+            baselines = Baselines(load_config(None), store, published)
+            await stored(store, a_run(1, 512.0), a_run(2, 510.0, calibration="b"))
+            for run_id, is_acceptance in (("run-1", True), ("run-2", False)):
+                await baselines.accept(
+                    "daily", run_ids=[run_id], last=1, who="ana", reason="x", is_acceptance=is_acceptance
+                )
+            reference, why = baselines.holding("daily", {"tdc": "b"})
+            assert reference is not None
+            assert (reference.number, why) == (2, "")
+            now = baselines.values(reference, "daily", 1.77e9, {"tdc": "b"})
+            assert now["photopeak"]["scanner"] == 512.0
+            gauge = 'petqc_acceptance_accepted_timestamp_seconds{device="board",kind="daily"'
+            line = next(line for line in published.text().decode().splitlines() if line.startswith(gauge))
+            assert float(line.rpartition(" ")[2]) > 1e9
+            await baselines.end("daily", who="ben", reason="new detector", is_acceptance=True)
+            assert baselines.values(reference, "daily", 1.77e9, {"tdc": "b"})["photopeak"]["scanner"] == 510.0
+            assert baselines.current("daily") == reference
+
+    asyncio.run(work())
+
+
 def test_a_baseline_cannot_be_changed_taken_out_or_forged(tmp_path: Path) -> None:
     async def work() -> None:
         with closing(Store(tmp_path)) as store:
             await stored(store, *(a_run(k, 511.0) for k in range(3)))
-            baselines = Baselines(load_config(None), store)
+            baselines = Baselines(load_config(None), store, metrics())
             for reason in ("first", "second"):
                 await baselines.accept("daily", run_ids=[], last=3, who="ana", reason=reason)
 

@@ -10,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.run_documents import usual_run
 
+from petqc.baseline import AcceptedBaseline
+from petqc.charts.acceptance import since_acceptance
 from petqc.charts.baseline import LEAST_RUNS, MOST_RUNS, estimate
 from petqc.charts.chart import cusum, ewma, shewhart
-from petqc.charts.judge import PastRun, judge, run_lengths, warn
+from petqc.charts.crystals import CrystalValues, crystals_outside, family_wise_limit
+from petqc.charts.judge import Judged, PastRun, judge, learning, run_lengths, warn
 from petqc.charts.run_length import (
     cusum_limit,
     cusum_run_length,
@@ -122,10 +125,13 @@ def test_a_run_that_is_missing_changes_nothing(there: list[bool]) -> None:
         assert whole == pytest.approx(only)
 
 
-def a_run(peak: float, degc: float = 22.0, *, modules: int = 2, prompts: float = 25_000.0) -> Run:
+def a_run(
+    peak: float, degc: float = 22.0, *, modules: int = 2, prompts: float = 25_000.0, calibration: str = "a"
+) -> Run:
     nodes = [f"module:0.0.{k}" for k in range(modules)]
     return usual_run(
         run_id="r",
+        calibration_ids={"tdc": calibration},
         environment=[EnvironmentReading("temperature_sipm", n, degc, "°C", True, "good", 1.0) for n in nodes],
         checks=[
             CheckResult.measured("photopeak", "scanner", peak, "keV", 0.1, 1000, Limits(warn_low=500.0)),
@@ -141,13 +147,13 @@ def history(n: int, calibration: str = "a") -> list[PastRun]:
     rng = np.random.default_rng(9)
     found = []
     for day in range(n):
-        run = a_run(511.0 + 0.15 * rng.standard_normal(), 22.0 + 0.3 * rng.standard_normal())
-        found.append(PastRun.of(run, float(day), calibration=calibration))
+        peak, degc = 511.0 + 0.15 * rng.standard_normal(), 22.0 + 0.3 * rng.standard_normal()
+        found.append(PastRun.of(a_run(peak, degc, calibration=calibration), float(day)))
     return found
 
 
 def told(run: Run, past: list[PastRun], at_d: float, **more: float) -> dict[tuple[str, str], CheckResult]:
-    judged = judge(run, PastRun.of(run, at_d, calibration="a"), past, **more)
+    judged = judge(run, PastRun.of(run, at_d), past, **more)
     warn(run, judged)
     return {(c.id, c.node): c for c in judged.results}
 
@@ -201,11 +207,15 @@ def test_a_module_without_a_history_of_its_own_is_named_and_the_others_are_chart
 def test_the_runs_of_an_accepted_baseline_are_what_a_chart_compares_with() -> None:
     past = [replace(one, run_id=f"run-{k}") for k, one in enumerate(history(60))]
     run = a_run(511.0)
-    now = PastRun.of(run, 60.0, calibration="a")
+    now = PastRun.of(run, 60.0)
     chosen = judge(run, now, past, accepted=[f"run-{k}" for k in range(20, 45)]).results
     assert {c.n for c in chosen} == {25}
     few = judge(run, now, past, accepted=["run-3", "run-4"]).results
-    assert {c.n for c in few} == {MOST_RUNS}
+    assert {c.n for c in few} == {30}, "the first half of what there is"
+
+
+def test_a_slide_is_not_learned_along() -> None:
+    assert [learning(n) for n in (0, 19, 20, 39, 41, 60, 100, 120, 500)] == [0, 19, 20, 20, 20, 30, 50, 60, 60]
 
 
 def test_the_decay_of_the_source_is_no_drift() -> None:
@@ -214,7 +224,7 @@ def test_the_decay_of_the_source_is_no_drift() -> None:
     rng = np.random.default_rng(4)
     for day in range(60):
         rate = 25_000.0 * 2.0 ** (-day / half_life_d) * (1.0 + 0.002 * rng.standard_normal())
-        past.append(PastRun.of(a_run(511.0 + 0.1 * rng.standard_normal(), prompts=rate), float(day), calibration="a"))
+        past.append(PastRun.of(a_run(511.0 + 0.1 * rng.standard_normal(), prompts=rate), float(day)))
     now = a_run(511.0, prompts=25_000.0 * 2.0 ** (-60 / half_life_d))
     assert told(now, past, 60.0, half_life_d=half_life_d)["prompts.ewma", "scanner"].status is Status.PASS
     again = a_run(511.0, prompts=25_000.0 * 2.0 ** (-60 / half_life_d))
@@ -225,3 +235,80 @@ def test_run_lengths_share_what_the_scanner_is_allowed() -> None:
     lengths = run_lengths({"scanner": 5, "module": 56})
     a_day = sum(2 * n / lengths[level] for level, n in {"scanner": 5, "module": 56}.items())
     assert a_day == pytest.approx(1.0 / 60.0)
+
+
+def accepted(values: dict[str, dict[str, tuple[float, float]]], **more: object) -> AcceptedBaseline:
+    return replace(
+        AcceptedBaseline(
+            7, "daily", "bench", True, "2026-01-01T00:00:00+00:00", "ana", "acceptance", ("r",), {"tdc": "old"}, values,
+            is_acceptance=True, measured_at="1970-01-01T00:00:00+00:00",
+        ),
+        **more,
+    )  # fmt: skip
+
+
+def test_a_slide_that_recalibrations_hide_shows_against_the_acceptance() -> None:
+    peak = accepted({"photopeak": {"scanner": (511.0, 0.1)}, "ctr_fit": {"scanner": (390.0, 1.0)}})
+    recent = [
+        PastRun.of(a_run(511.0 - 0.09 * k, calibration=f"{k // 10}"), float(k)) for k in range(60)
+    ]  # another calibration every ten runs: no chart ever has runs enough
+    found = since_acceptance(recent, peak, {"photopeak": "keV"})
+    assert [(c.id, c.node) for c in found] == [("photopeak.since_acceptance", "scanner")]
+    assert found[0].unit == "%"
+    assert found[0].value == pytest.approx(-0.09 * 50 / 511.0 * 100.0, rel=0.02), "nine runs behind the slide"
+    assert found[0].status is Status.WARN
+    assert since_acceptance(recent[:5], peak, {"photopeak": "keV"})[0].status is Status.NO_LIMITS
+    run = a_run(511.0)
+    warn(run, Judged(found))
+    assert run.sentence.startswith(
+        "Scan, but look at photopeak position, which has moved by -0.883 % (limit 0.5): the weighted mean of the last "
+        "runs, against 511.00 ± 0.05 keV at acceptance"
+    )
+
+
+def test_of_an_acceptance_rates_decay_and_offsets_end_with_the_calibration() -> None:
+    base = accepted(
+        {
+            "prompts": {"scanner": (1000.0, 1.0)},
+            "module_time_offset": {"module:0.0.1": (30.0, 1.0)},
+            "photopeak": {"scanner": (511.0, 0.1)},
+        }
+    )
+    later = base.references({"tdc": "new"}, 270.93, 270.93)
+    assert later == {"prompts": {"scanner": pytest.approx(500.0)}, "photopeak": {"scanner": 511.0}}
+    assert "module_time_offset" in base.references({"tdc": "old"}, 0.0, None)
+
+
+def crystals(rng: np.random.Generator, n: int = 2000, **moved: float) -> CrystalValues:
+    """A run of n crystals in 10 modules; each module has a shift of its own. moved: keV by crystal, `c5=4.0`."""
+    module = np.arange(n) // (n // 10)
+    value = 511.0 + np.sin(np.arange(n)) + rng.normal(0.0, 3.0, 10)[module] + rng.normal(0.0, 0.5, n)
+    for name, by in moved.items():
+        value[int(name[1:])] += by
+    return CrystalValues(np.arange(n), module, value, np.full(n, 0.4))
+
+
+def test_a_crystal_is_named_when_it_moved_twice_and_no_other_is() -> None:
+    rng = np.random.default_rng(11)
+    learned = [crystals(rng) for _ in range(20)]
+    quiet = crystals_outside("photopeak", learned, crystals(rng), crystals(rng))
+    assert quiet is not None
+    assert (quiet.value, quiet.status) == (0.0, Status.PASS)
+    once = crystals_outside("photopeak", learned, crystals(rng), crystals(rng, c5=-6.0))
+    assert once is not None
+    assert (once.value, once.status) == (0.0, Status.PASS)
+    assert once.reason == "1 beyond 4.6 σ in this run alone"
+    opposite = crystals_outside("photopeak", learned, crystals(rng, c5=6.0), crystals(rng, c5=-6.0))
+    assert opposite is not None
+    assert opposite.value == 0.0
+    twice = crystals_outside("photopeak", learned, crystals(rng, c5=-6.0), crystals(rng, c5=-6.0))
+    assert twice is not None
+    assert (twice.value, twice.unit, twice.status, twice.n) == (1.0, "channels", Status.WARN, 2000)
+    assert twice.reason is not None
+    assert twice.reason.startswith("moved against their module in two runs: channel 5 by -5.1 ± 0.4 keV (-10.0 σ)")
+    first = crystals_outside("photopeak", learned, None, crystals(rng, c5=-6.0))
+    assert first is not None
+    assert first.status is Status.NO_LIMITS, "nothing can have been outside twice"
+    assert crystals_outside("photopeak", learned[:9], None, crystals(rng)) is None
+    assert family_wise_limit(20_160) == pytest.approx(5.03, abs=0.01)
+    assert family_wise_limit(60_800) == pytest.approx(5.24, abs=0.01)

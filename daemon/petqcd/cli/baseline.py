@@ -14,7 +14,13 @@ from petqcd.errors import NotFoundError, UnreachableError
 if TYPE_CHECKING:
     from pathlib import Path
 
+_CHARTS_NEED = 20
+
 Kind = Annotated[str, typer.Argument(metavar="KIND", help="Kind of run, such as daily.")]
+Acceptance = Annotated[
+    bool,
+    typer.Option("--acceptance", help="The scanner as it was accepted: stays through calibrations, beside the other."),
+]
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why; written down with who and when.")]
 
 
@@ -39,7 +45,7 @@ def list_baselines(*, config: ConfigFile = None, state_dir: StateDir = None, as_
     if not found:
         sys.stdout.write("no baseline was accepted yet: petqc baseline accept daily --reason ...\n")
     for b in found:
-        what = f"{len(b['runs'])} runs" if b["runs"] else "ended"
+        what = f"{_role(b)} of {len(b['runs'])} runs" if b["runs"] else f"{_role(b)} ended"
         mark = " (simulated)" if b["simulated"] else ""
         sys.stdout.write(f"{b['number']:4}  {b['at'][:16]}  {b['kind']}{mark}: {what}, by {b['who']}: {b['reason']}\n")
 
@@ -59,7 +65,9 @@ def show(
     if as_json:
         give_json(b)
         return
-    sys.stdout.write(f"baseline {number} of {b['kind']} runs, accepted {b['at']} by {b['who']}: {b['reason']}\n")
+    sys.stdout.write(
+        f"{_role(b)} baseline {number} of {b['kind']} runs, accepted {b['at']} by {b['who']}: {b['reason']}\n"
+    )
     sys.stdout.write(f"runs: {', '.join(b['runs']) or 'none: it ends the one before'}\n")
     for check, nodes in b["values"].items():
         for node, (value, error) in nodes.items():
@@ -74,42 +82,52 @@ def accept(
     runs: Annotated[
         list[str] | None, typer.Option("--run", metavar="RUN", help="A run of it; may be repeated. Default: the last.")
     ] = None,
-    last: Annotated[int, typer.Option(min=1, max=200, help="How many of the last runs with one calibration.")] = 30,
+    last: Annotated[int, typer.Option(min=1, max=200, help="How many of the last runs with one calibration.")] = 60,
+    acceptance: Acceptance = False,
     config: ConfigFile = None,
     state_dir: StateDir = None,
     as_json: Json = False,
 ) -> None:
     """Sign runs as this scanner in good order: relative limits and control charts use them from now on."""
-    body = {"kind": kind, "run_ids": runs or [], "last": last, "who": getpass.getuser(), "reason": reason}
-    found = _command(config, state_dir, "accept", body)
+    body = {"kind": kind, "run_ids": runs or [], "last": last, "is_acceptance": acceptance}
+    found = _command(config, state_dir, "accept", body, reason)
     if as_json:
         give_json(found)
         return
-    charts = "" if len(found["runs"]) >= 20 else "; control charts need 20 runs and use the first ones until then"
-    sys.stdout.write(f"baseline {found['number']} of {len(found['runs'])} {kind} runs holds from now on{charts}\n")
+    is_few = not acceptance and len(found["runs"]) < _CHARTS_NEED
+    charts = f"; control charts need {_CHARTS_NEED} runs and use the first ones until then" if is_few else ""
+    sys.stdout.write(
+        f"{_role(found)} baseline {found['number']} of {len(found['runs'])} {kind} runs holds from now on{charts}\n"
+    )
 
 
 def end(
     kind: Kind,
     *,
     reason: Reason,
+    acceptance: Acceptance = False,
     config: ConfigFile = None,
     state_dir: StateDir = None,
     as_json: Json = False,
 ) -> None:
     """End the baseline of a kind of run."""
-    found = _command(config, state_dir, "end", {"kind": kind, "who": getpass.getuser(), "reason": reason})
+    found = _command(config, state_dir, "end", {"kind": kind, "is_acceptance": acceptance}, reason)
     if as_json:
         give_json(found)
     else:
-        sys.stdout.write(f"the baseline of {kind} runs has ended\n")
+        sys.stdout.write(f"the {_role(found)} baseline of {kind} runs has ended\n")
 
 
-def _command(config: Path | None, state_dir: Path | None, what: str, body: dict[str, Any]) -> Any:
+def _role(document: dict[str, Any]) -> str:
+    return "acceptance" if document["is_acceptance"] else "reference"
+
+
+def _command(config: Path | None, state_dir: Path | None, what: str, body: dict[str, Any], reason: str) -> Any:
     from petqcd.client import Client
 
     _, folder = configuration(config, state_dir)
-    return Client(folder).post(f"/api/v1/baselines/{what}", body)
+    signed = {**body, "who": getpass.getuser(), "reason": reason}
+    return Client(folder).post(f"/api/v1/baselines/{what}", signed)
 
 
 def _all(folder: Path) -> list[dict[str, Any]]:

@@ -31,7 +31,6 @@ _MOST_LOWER = 12
 _MOST_MOVED = 25
 _MOST_ALIKE = 8
 """Of more modules or pairs than this only those are listed that are not passing."""
-_CHARTS = (".ewma", ".step")
 _GRAVITY = {"fail": 0, "invalid": 1, "warn": 2}
 
 
@@ -93,7 +92,7 @@ def chosen(checks: Sequence[CheckResult], *, everything: bool) -> tuple[list[Che
     for c in checks:
         is_flagged = str(c.status) in _GRAVITY
         level = level_of(c.node)
-        is_of_many = many[c.id, level] > _MOST_ALIKE or (level != "scanner" and c.id.endswith(_CHARTS))
+        is_of_many = many[c.id, level] > _MOST_ALIKE or (level != "scanner" and c.is_chart)
         if level in LEVELS and not is_of_many:
             # A number without limits is worth a line where it describes the scanner, or where nothing does.
             plain = "." not in c.id and c.value is not None and (c.node == "scanner" or c.id not in of_scanner)

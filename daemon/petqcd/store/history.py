@@ -145,19 +145,22 @@ class Reader:
         Raises:
             StoreError: one of them is not what was written after the one before it.
         """
-        from petqc.baseline import AcceptedBaseline
+        from petqc.baseline import AcceptedBaseline, digest_of
 
         if not inspect(self._engine).has_table(schema.baselines.name):
             return []  # a history of a version that had none
         rows = self._rows(select(schema.baselines.c.document).order_by(schema.baselines.c.number))
-        found = [AcceptedBaseline.from_document(json.loads(row["document"])) for row in rows]
+        found = []
         before = ""
-        for one in found:
+        for row in rows:
+            document = json.loads(row["document"])
+            one = AcceptedBaseline.from_document(document)
             if one.previous != before:
                 raise StoreError(
                     f"{self._path}: baseline {one.number} does not follow the one before: restore a backup"
                 )
-            before = one.digest()
+            before = digest_of(document)
+            found.append(one)
         return [one for one in found if kind is None or one.kind == kind]
 
     def running(self) -> list[StoredRun]:
@@ -307,14 +310,14 @@ class Store(Reader):
 
     async def add_baseline(self, given: AcceptedBaseline) -> AcceptedBaseline:
         """Append a baseline: it gets its number, and the digest of the one before."""
-        from petqc.baseline import AcceptedBaseline
+        from petqc.baseline import digest_of
 
         def write(connection: Connection) -> AcceptedBaseline:
             last = connection.execute(
                 select(schema.baselines.c.document).order_by(schema.baselines.c.number.desc()).limit(1)
             ).scalar_one_or_none()
-            before = None if last is None else AcceptedBaseline.from_document(json.loads(last))
-            number, digest = (1, "") if before is None else (before.number + 1, before.digest())
+            before = None if last is None else json.loads(last)
+            number, digest = (1, "") if before is None else (before["number"] + 1, digest_of(before))
             found = replace(given, number=number, previous=digest)
             values = {name: getattr(found, name) for name in ("number", "kind", "scanner", "simulated")}
             document = json.dumps(found.document(), allow_nan=False)

@@ -83,7 +83,8 @@ class AcceptBaseline(BaseModel):
 
     kind: Annotated[str, Field(max_length=100)]
     run_ids: Annotated[list[Annotated[str, Field(max_length=100)]], Field(max_length=200)] = []
-    last: Annotated[int, Field(ge=1, le=200)] = 30
+    last: Annotated[int, Field(ge=1, le=200)] = 60
+    is_acceptance: bool = False
     who: Annotated[str, Field(min_length=1, max_length=100)]
     reason: Annotated[str, Field(min_length=1, max_length=1000)]
 
@@ -94,6 +95,7 @@ class EndBaseline(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     kind: Annotated[str, Field(max_length=100)]
+    is_acceptance: bool = False
     who: Annotated[str, Field(min_length=1, max_length=100)]
     reason: Annotated[str, Field(min_length=1, max_length=1000)]
 
@@ -242,14 +244,21 @@ def _add_commands(app: FastAPI, daemon: Daemon) -> None:
     async def accept_baseline(body: AcceptBaseline) -> dict[str, Any]:
         """Make a baseline of runs; later runs of the kind are judged against it."""
         found: AcceptedBaseline = await daemon.baselines.accept(
-            body.kind, run_ids=body.run_ids, last=body.last, who=body.who, reason=body.reason
+            body.kind,
+            run_ids=body.run_ids,
+            last=body.last,
+            who=body.who,
+            reason=body.reason,
+            is_acceptance=body.is_acceptance,
         )
         return found.document()
 
     @app.post("/api/v1/baselines/end", status_code=201)
     async def end_baseline(body: EndBaseline) -> dict[str, Any]:
         """End the baseline of a kind of run."""
-        found: AcceptedBaseline = await daemon.baselines.end(body.kind, who=body.who, reason=body.reason)
+        found: AcceptedBaseline = await daemon.baselines.end(
+            body.kind, who=body.who, reason=body.reason, is_acceptance=body.is_acceptance
+        )
         return found.document()
 
     @app.post("/api/v1/imports")

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 LEAST_RUNS: Final = 20
 """Fewest runs that a chart can judge from: sigma is then known to 16 %. Source: daily-qc.md §2j, point 3."""
-MOST_RUNS: Final = 30
+MOST_RUNS: Final = 60
+"""More tell the centre, whose error stays, little better; 60 find a slide of a third of sigma a month before 30 do."""
 _MOST_PHI = 0.8
 _ROOM_MEMORY = 0.8
 """Correlation of a day's room temperature with the next one's, for what a slope's error is."""

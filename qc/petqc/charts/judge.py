@@ -7,6 +7,7 @@ neither a pass nor a warning. A run with another calibration begins a new baseli
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
@@ -51,18 +52,18 @@ class PastRun:
     """What charts need of an earlier run, or of this one.
 
     run_id: its name. at_d: days, from any beginning. values: value and standard error by check and node. degc:
-    temperature by node (modules, and `scanner` for their mean). calibration: what the values depend on; another one,
+    temperature by node (modules, and `scanner` for their mean). calibration_ids: what the values depend on; others,
     another baseline.
     """
 
     run_id: str
     at_d: float
-    calibration: str
+    calibration_ids: Mapping[str, str]
     values: Mapping[tuple[str, str], tuple[float, float]]
     degc: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, run: Run, at_d: float, *, calibration: str) -> PastRun:
+    def of(cls, run: Run, at_d: float) -> PastRun:
         """From a run's own document."""
         values = {
             (c.id, c.node): (c.value, c.uncertainty or 0.0)
@@ -76,7 +77,7 @@ class PastRun:
         degc = {node: float(np.mean(found)) for node, found in by_module.items()}
         if degc:
             degc["scanner"] = float(np.mean(list(degc.values())))
-        return cls(run.run_id, at_d, calibration, values, degc)
+        return cls(run.run_id, at_d, dict(run.calibration_ids), values, degc)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +114,7 @@ def judge(
         half_life_d: of the source; None: it does not decay.
         accepted: ids of the runs of the accepted baseline; too few of them: the first runs of this calibration.
     """
-    same = [p for p in past if p.calibration == now.calibration]
-    chosen = [k for k, p in enumerate(same) if p.run_id in set(accepted)]
-    if len(chosen) >= LEAST_RUNS:
-        learned, after = [same[k] for k in chosen], [*same[chosen[-1] + 1 :], now]
-    else:
-        learned, after = same[:MOST_RUNS], [*same[MOST_RUNS:], now]
+    learned, after = split(now, past, accepted)
     if len(learned) < LEAST_RUNS:
         return Judged(notes=[f"Control charts learn: {len(learned)} of {LEAST_RUNS} runs with this calibration."])
     found: list[CheckResult] = []
@@ -141,6 +137,25 @@ def judge(
                 told = _told(name, expected[k], units[family.check])
                 found.append(_result(family.check, node, name, chart, k, base, told))
     return Judged(found, [_too_young(check, places) for check, places in young.items()])
+
+
+def split(now: PastRun, past: Sequence[PastRun], accepted: Sequence[str]) -> tuple[list[PastRun], list[PastRun]]:
+    """The runs of the baseline, and the runs since with this one, oldest first.
+
+    Without an accepted baseline of enough runs it is the first half of those with this calibration, at least
+    `LEAST_RUNS` and at most `MOST_RUNS`: what slides shall not be learned.
+    """
+    same = list(takewhile(lambda p: p.calibration_ids == now.calibration_ids, reversed(past)))[::-1]
+    chosen = [k for k, p in enumerate(same) if p.run_id in set(accepted)]
+    if len(chosen) >= LEAST_RUNS:
+        return [same[k] for k in chosen], [*same[chosen[-1] + 1 :], now]
+    n = learning(len(same))
+    return same[:n], [*same[n:], now]
+
+
+def learning(n: int) -> int:
+    """How many of the first runs of a calibration are the baseline, when n have been taken."""
+    return min(n, max(LEAST_RUNS, n // 2), MOST_RUNS)
 
 
 def _too_young(check: str, places: Sequence[str]) -> str:
@@ -232,6 +247,9 @@ def _phrases(outside: Sequence[CheckResult]) -> str:
         where = "" if node == "scanner" else f" of {place(node)}"
         title = title_of(check)
         title = title if title[1:2].isupper() else title[:1].lower() + title[1:]
-        told.append(f"{title}{where}, which has moved by {c.value:+.1f} σ (limit {c.limits.warn_high:.1f}): {c.reason}")
+        moved = f"which has moved by {c.value:+.3g} {c.unit} (limit {c.limits.warn_high:.2g}): "
+        if c.unit == "channels":
+            where, moved = "", f"of {c.value:.0f} crystals, which "
+        told.append(f"{title}{where}, {moved}{c.reason}")
     more = len(seen) - len(told)
     return "; ".join(told) + (f"; and {more} more" if more else "")
