@@ -232,6 +232,15 @@ class PulseScanConfig(PointScanConfig):
     """Frames that may wait for the reduction before they are dropped and counted."""
 
 
+class PulseTestConfig(PulseScanConfig):
+    """[qc.test-pulse]: the readout's own pulses through every channel, without source and without bias."""
+
+    plan: Literal["short"] = "short"
+    """The readout maker has no such acquisition."""
+    channels_at_once: Annotated[int, Field(ge=1, le=12)] = 4
+    """Channels of each ASIC that are pulsed together."""
+
+
 class QcConfig(_Model):
     """[qc.<run>]: one table for each kind of run."""
 
@@ -239,6 +248,7 @@ class QcConfig(_Model):
     housekeeping: HousekeepingConfig = HousekeepingConfig()
     lutetium: LutetiumConfig = LutetiumConfig()
     dark: DarkScanConfig = DarkScanConfig()
+    test_pulse: PulseTestConfig = Field(default=PulseTestConfig(), alias="test-pulse")
     calibrate_threshold: ThresholdScanConfig = Field(default=ThresholdScanConfig(), alias="calibrate-threshold")
     calibrate_tdc: PulseScanConfig = Field(default=PulseScanConfig(), alias="calibrate-tdc")
     calibrate_charge: PulseScanConfig = Field(default=PulseScanConfig(), alias="calibrate-charge")

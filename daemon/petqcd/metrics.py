@@ -119,6 +119,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("petqc_dark_crosstalk_ratio", "gauge", "Share of dark counts that fire a second cell, median.", _MODULE),
     Metric("petqc_dark_hot_channels", "gauge", "Channels that count far too much in the dark.", _MODULE),
     Metric("petqc_dark_silent_channels", "gauge", "Channels without dark counts.", _MODULE),
+    Metric("petqc_pulses_seen_ratio", "gauge", "Share of test pulses that came back from live channels.", _MODULE),
+    Metric("petqc_pulse_dead_channels", "gauge", "Channels that do not answer test pulses.", _MODULE),
+    Metric("petqc_pulse_tdc_scale_error_ratio", "gauge", "Scale error of the TDCs, with test pulses.", _MODULE),
+    Metric("petqc_pulse_charge_gain_error_ratio", "gauge", "Gain error of the integrators, with test pulses.", _MODULE),
     Metric("petqc_sipm_temperature_celsius", "gauge", "Temperature at the SiPMs, median of the sensors.", _MODULE),
     Metric("petqc_asic_temperature_celsius", "gauge", "Temperature at the ASICs, median of the sensors.", _MODULE),
     Metric("petqc_silent_temperature_sensors", "gauge", "Fitted temperature sensors that give nothing.", _MODULE),
@@ -221,6 +225,10 @@ CHECK_METRICS: Mapping[str, str] = {
     "dark_crosstalk": "petqc_dark_crosstalk_ratio",
     "dark_hot_channels": "petqc_dark_hot_channels",
     "dark_silent_channels": "petqc_dark_silent_channels",
+    "pulses_seen": "petqc_pulses_seen_ratio",
+    "pulse_dead_channels": "petqc_pulse_dead_channels",
+    "pulse_tdc_scale": "petqc_pulse_tdc_scale_error_ratio",
+    "pulse_charge_gain": "petqc_pulse_charge_gain_error_ratio",
     "temperature": "petqc_sipm_temperature_celsius",
     "temperature_asic": "petqc_asic_temperature_celsius",
     "temperature_sensors": "petqc_silent_temperature_sensors",
@@ -256,7 +264,7 @@ TO_BASE: Mapping[str, float] = {
 CALIBRATIONS = ("threshold", "tdc", "charge", "energy", "time-offsets", "bias")
 """Values of the label kind."""
 DAILY = "daily"
-QC_RUNS = (DAILY, "dark", "housekeeping", "lutetium")
+QC_RUNS = (DAILY, "dark", "housekeeping", "lutetium", "test-pulse")
 """Values of the label kind of QC runs."""
 STATUS_CODE: Mapping[str, int] = {"pass": 0, "warn": 1, "fail": 2, "invalid": 3}
 _BIAS_UNKNOWN = 3

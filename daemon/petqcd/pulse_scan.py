@@ -17,7 +17,7 @@ from pydantic import Field
 from petqcd import clock, resume
 from petqcd.config import PulseScanConfig
 from petqcd.errors import DaemonError
-from petqcd.point_scan import CHANNELS_PER_ASIC, CalibrationScan
+from petqcd.point_scan import CHANNELS_PER_ASIC, CalibrationScan, PointScan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,14 +66,14 @@ class Scan:
 
 
 class PulseScanSettings(PulseScanConfig):
-    """Settings of one run."""
+    """Settings of one calibration."""
 
     resume: Annotated[str, Field(max_length=100)] = ""
     """Run that was interrupted and is to be continued, or `last`."""
 
 
-class PulseScan(CalibrationScan):
-    """A scan of test pulses; what a kind adds: `scan` and `fit`."""
+class PulseScan(PointScan):
+    """A scan of test pulses; what a kind adds: `scan` and `conclude`. Those that calibrate: see `PulseCalibration`."""
 
     def __init__(self, job: Job, bench: Bench) -> None:
         from petqc.calibrate.reduce import PointCollector
@@ -88,6 +88,8 @@ class PulseScan(CalibrationScan):
         self._is_done = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._counts = {"points": 0, "points_continued": 0, "events": 0, "frames_in_points": 0, "frames_missing": 0}
+        self.frames_taken: list[int] = []
+        """Frames that came of each point that this run took."""
 
     # -- what a kind says ---------------------------------------------------------------------------------------------
 
@@ -95,16 +97,6 @@ class PulseScan(CalibrationScan):
     @abstractmethod
     def scan(cls, settings: PulseScanConfig) -> Scan:
         """What is done with each group of channels."""
-
-    @abstractmethod
-    def fit(self, points: Sequence[EventPoint], channels: NDArray[np.int32]) -> Calibration:
-        """The calibration of these channels."""
-
-    @classmethod
-    def refuse(cls, job: Job) -> None:
-        """Refuse to continue what cannot be continued, before the run is claimed."""
-        settings = _settings(job)
-        resume.continued(job, _plan_document(cls.scan(settings), settings))
 
     # -- at the board -------------------------------------------------------------------------------------------------
 
@@ -172,6 +164,7 @@ class PulseScan(CalibrationScan):
         self._counts["events"] += taken.events
         self._counts["frames_in_points"] += taken.frames
         self._counts["frames_missing"] += self._scan.frames_per_point - taken.frames
+        self.frames_taken.append(taken.frames)
         if self.is_time_to_commit():
             self._recording.sync()
         self._loop.call_soon_threadsafe(self._is_done.set)
@@ -210,19 +203,48 @@ class PulseScan(CalibrationScan):
 
     # -- afterwards ---------------------------------------------------------------------------------------------------
 
-    def calibration(self) -> Calibration:
-        """What the points on the disk say."""
+    def points(self) -> list[EventPoint]:
+        """What is on the disk.
+
+        Raises:
+            DaemonError: points are missing.
+        """
         from petqc.formats.petsys_calibration_raw import CalibrationReader
 
         reader = CalibrationReader(self.job.folder / f"{resume.RECORDING}.rawf")
         points = list(reader.points())
         if len(points) != self.n_points:
             raise DaemonError(f"{len(points)} points are on the disk, {self.n_points} were taken")
-        return self.fit(points, self.channels())
+        return points
+
+    def channels_of(self, number: int) -> NDArray[np.int32]:
+        """Those that were on at a point, absolute numbers."""
+        import numpy as np
+
+        every = self.all_channels()
+        return every[np.isin(every % CHANNELS_PER_ASIC, self._groups[number // len(self._points)])]
 
 
-def _settings(job: Job) -> PulseScanSettings:
-    assert isinstance(job.settings, PulseScanSettings)  # noqa: S101 - the model that pulse scans register
+class PulseCalibration(PulseScan, CalibrationScan):
+    """A scan of test pulses that calibrates; what a kind adds: `scan` and `fit`."""
+
+    @abstractmethod
+    def fit(self, points: Sequence[EventPoint], channels: NDArray[np.int32]) -> Calibration:
+        """The calibration of these channels."""
+
+    @classmethod
+    def refuse(cls, job: Job) -> None:
+        """Refuse to continue what cannot be continued, before the run is claimed."""
+        settings = _settings(job)
+        resume.continued(job, _plan_document(cls.scan(settings), settings))
+
+    def calibration(self) -> Calibration:
+        """What the points on the disk say."""
+        return self.fit(self.points(), self.channels())
+
+
+def _settings(job: Job) -> PulseScanConfig:
+    assert isinstance(job.settings, PulseScanConfig)  # noqa: S101 - the model that pulse scans register
     return job.settings
 
 

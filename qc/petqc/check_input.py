@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -27,6 +28,10 @@ SCANNER_SIGMAS = 3.0
 so that a short run does not raise an alarm of noise."""
 FAIL_SIGMAS = 5.0
 """The same for fail limits: what keeps patients waiting must not be chance."""
+_LEAST_SHARE = 0.5
+"""A module's median is given where so many of its channels have a value."""
+_MEDIAN_ERROR = 1.2533
+"""Standard error of a median over that of a mean, for Gaussian spread."""
 
 SIPM_TEMPERATURE = "temperature_sipm"
 ASIC_TEMPERATURE = "temperature_asic"
@@ -186,6 +191,43 @@ class CheckInput(ABC):
         result = CheckResult.missing(check_id, name, unit, int(n), found, reason, method=method)
         return replace(result, baseline=baseline, status=Status.INVALID if needed else Status.NO_LIMITS)
 
+    def medians_of(
+        self,
+        check_id: str,
+        unit: str,
+        value: NDArray[np.float64],
+        counts: NDArray[np.int64],
+        reason: NDArray[np.object_],
+        *,
+        common: float = 0.0,
+        method: str | None = None,
+    ) -> list[CheckResult]:
+        """Median of the channels of the scanner and of each module, held against the limits of a check.
+
+        Args:
+            check_id: the check.
+            unit: of the values.
+            value: (n,) values, NaN where there is none.
+            counts: (n,) what is behind them.
+            reason: (n,) why a channel has none; "" where it has.
+            common: relative error that all channels share.
+            method: how they were measured.
+        """
+        results = []
+        for node in self.nodes("scanner", "module"):
+            mine = value[node.members]
+            mine = mine[np.isfinite(mine)]
+            n = int(counts[node.members].sum())
+            if mine.size < max(_LEAST_SHARE * node.members.size, 1):
+                why = f"{mine.size} of {node.members.size} channels have a number{_most_common(reason[node.members])}"
+                results.append(self.missing(check_id, node, unit, n, why, needed=node.level != "scanner"))
+                continue
+            median = float(np.median(mine))
+            spread = 1.4826 * float(np.median(np.abs(mine - median)))
+            error = math.hypot(_MEDIAN_ERROR * spread / math.sqrt(mine.size), common * median)
+            results.append(self.judge(check_id, node, median, unit, error, n, method=method))
+        return results
+
     def not_applicable(self, check_id: str, unit: str, reason: str) -> CheckOutput:
         """The output of a check that this kind of scanner has nothing for: no number, no limits, the reason."""
         from petqc.checks import CheckOutput
@@ -264,6 +306,11 @@ def widened(limits: Limits, sigma: float, centre: float | None = None, sigmas: f
         None if limits.warn_high is None else max(limits.warn_high, centre + warn),
         None if limits.fail_high is None else max(limits.fail_high, centre + fail),
     )
+
+
+def _most_common(reason: NDArray[np.object_]) -> str:
+    reasons = [r for r in reason if r]
+    return f": {max(sorted(set(reasons)), key=reasons.count)}" if reasons else ""
 
 
 def channel_name(absolute: int) -> str:

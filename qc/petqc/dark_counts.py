@@ -17,7 +17,7 @@ import numpy as np
 
 from petqc.calibrate.bias import t1_baseline
 from petqc.calibrate.staircase import Staircases, fit_staircases
-from petqc.check_input import CheckInput, Node
+from petqc.check_input import CheckInput
 from petqc.errors import BadInputError
 from petqc.limits import Status
 from petqc.results import ChannelColumn
@@ -41,12 +41,8 @@ DOUBLING_K: Final = 9.0
 DOUBLING_RANGE_K: Final = (8.0, 10.0)
 """Warming that doubles the dark rate. Source: daily-qc.md §2h."""
 FALLBACK: Final = "no steps: counts over half the amplitude of the module's other channels"
-_LEAST_SHARE = 0.5
-"""A module's value is given where so many of its channels have one."""
 _FARTHEST = 0.45
 """Share of an amplitude that the baseline may have moved by; from a half on, steps would be taken for one another."""
-_MEDIAN_ERROR = 1.2533
-"""Standard error of a median over that of a mean, for Gaussian spread."""
 
 WORDS: Final = Words(
     opening={
@@ -115,33 +111,10 @@ class DarkInput(CheckInput):
     def medians(
         self, check_id: str, unit: str, value: NDArray[np.float64], *, common: float = 0.0, method: str | None = None
     ) -> list[CheckResult]:
-        """Median of the channels of the scanner and of each module, held against the limits of a check.
-
-        Args:
-            check_id: the check.
-            unit: of the values.
-            value: (n,) values.
-            common: relative error that all channels share.
-            method: how they were measured.
-        """
-        results = []
-        for node in self.nodes("scanner", "module"):
-            mine = value[node.members]
-            mine = mine[np.isfinite(mine)]
-            n = int(self.dark.counts[node.members].sum())
-            if mine.size < max(_LEAST_SHARE * node.members.size, 1):
-                why = f"{mine.size} of {node.members.size} channels have a number{self._most_common(node)}"
-                results.append(self.missing(check_id, node, unit, n, why, needed=node.level != "scanner"))
-                continue
-            median = float(np.median(mine))
-            spread = 1.4826 * float(np.median(np.abs(mine - median)))
-            error = math.hypot(_MEDIAN_ERROR * spread / math.sqrt(mine.size), common * median)
-            results.append(self.judge(check_id, node, median, unit, error, n, method=method))
-        return results
-
-    def _most_common(self, node: Node) -> str:
-        reasons = [r for r in self.dark.reason[node.members] if r]
-        return f": {max(sorted(set(reasons)), key=reasons.count)}" if reasons else ""
+        """Medians of values of all channels, see `CheckInput.medians_of`."""
+        return self.medians_of(
+            check_id, unit, value, self.dark.counts, self.dark.reason, common=common, method=method
+        )  # fmt: skip
 
     def column(
         self, check_id: str, unit: str, value: NDArray[np.float64], error: NDArray[np.float64],

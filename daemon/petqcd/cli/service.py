@@ -30,6 +30,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log everything t
 RUNS: Mapping[str, str] = {
     "daily": "daily QC",
     "housekeeping": "housekeeping, without source and bias",
+    "test-pulse": "test pulses of the readout, without source and bias",
     "dark": "dark counts",
     "lutetium": "source-free QC, by the crystals' own Lu-176",
 }

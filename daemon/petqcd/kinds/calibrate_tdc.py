@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from petqcd.board import AsicPlan, Pulses
 from petqcd.kinds import run_kind
-from petqcd.pulse_scan import PulsePoint, PulseScan, PulseScanSettings, Scan, chosen_plan
+from petqcd.pulse_scan import PulseCalibration, PulsePoint, PulseScanSettings, Scan, chosen_plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @run_kind("calibrate-tdc", title="TDC calibration", settings=PulseScanSettings, needs_bias=False)
-class TdcCalibration(PulseScan):
+class TdcCalibration(PulseCalibration):
     """The scan and the fit of `petqc.calibrate.tdc`."""
 
     @classmethod

@@ -124,7 +124,7 @@ def fit(points: Sequence[EventPoint], channels: NDArray[np.int32], tdc: NDArray[
     groups = group_events(points, "E", both_coarse=True)
     if not groups.row.size:
         raise BadInputError("there are no events", do="check that the test pulse reached the channels")
-    time_clk, timed = _integrated_clk(groups, tdc)
+    time_clk, timed = integrated_clk(groups, tdc)
     known = np.isin(groups.row >> 2, channels)
     curves: dict[int, _Curve] = {}
     reasons: dict[int, str] = {}
@@ -168,24 +168,44 @@ def fit(points: Sequence[EventPoint], channels: NDArray[np.int32], tdc: NDArray[
     return Calibration("charge", {"qdc": table}, channels, results, columns, notes=refusal_notes("charge", reasons))
 
 
-def _integrated_clk(groups: Groups, tdc: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def integrated_clk(groups: Groups, tdc: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Integrated time of each group in clocks, NaN without a time calibration; and whether it has one."""
+    early = interval_clk(groups.row, groups.other, tdc)
+    coarse = groups.e_coarse - groups.t_coarse
+    return np.where(coarse < _WRAP_BELOW_CLK, coarse + FRAME_CLK, coarse) + early, np.isfinite(early)
+
+
+def interval_clk(row: NDArray[np.int64], code: NDArray[np.float64], tdc: NDArray[Any]) -> NDArray[np.float64]:
+    """How long before its coarse count of the T branch a hit was, in clocks; NaN without a time calibration.
+
+    Args:
+        row: (n,) absolute channel * 4 + TAC.
+        code: (n,) decoded fine code of the T branch.
+        tdc: time calibration, table as in `petqc.formats.petsys_tables`.
+    """
     lines = tdc[(tdc["branch"] == BRANCH_T) & (tdc["a1"] != 0)]
-    rows = absolute_of(lines).astype(np.int64) << 2 | lines["tac"]
+    found, known = lines_of(row, lines)
+    early = np.full(row.size, np.nan)
+    if known.any():
+        mine = found[known]
+        q = interval_of_code(code[known].astype(np.float32), *(mine[k].astype(np.float32) for k in ("a0", "a1", "a2")))
+        early[known] = q.astype(np.float64) + mine["t0"]
+    return early
+
+
+def lines_of(row: NDArray[np.int64], table: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """The line of a table for each channel and TAC, (n,), and whether there is one: those without have any line.
+
+    Args:
+        row: (n,) absolute channel * 4 + TAC.
+        table: with one line for each channel and TAC.
+    """
+    if not table.size:
+        return np.zeros(row.size, table.dtype), np.zeros(row.size, bool)
+    rows = absolute_of(table).astype(np.int64) << 2 | table["tac"]
     sort = np.argsort(rows)
-    rows, lines = rows[sort], lines[sort]
-    place = np.minimum(np.searchsorted(rows, groups.row), max(rows.size - 1, 0))
-    timed = rows[place] == groups.row if rows.size else np.zeros(groups.row.size, bool)
-    time_clk = np.full(groups.row.size, np.nan)
-    if timed.any():
-        mine = lines[place[timed]]
-        q = interval_of_code(
-            groups.other[timed].astype(np.float32), *(mine[k].astype(np.float32) for k in ("a0", "a1", "a2"))
-        )
-        coarse = groups.e_coarse[timed] - groups.t_coarse[timed]
-        coarse = np.where(coarse < _WRAP_BELOW_CLK, coarse + FRAME_CLK, coarse)
-        time_clk[timed] = coarse + q.astype(np.float64) + mine["t0"]
-    return time_clk, timed
+    place = sort[np.minimum(np.searchsorted(rows[sort], row), rows.size - 1)]
+    return table[place], rows[place] == row
 
 
 def _fit_row(
