@@ -12,7 +12,7 @@ import numpy as np
 from petqc.channel_map import SCANNER, channel_node
 from petqc.limits import Limits, Status
 from petqc.results import CheckResult
-from petqc.statistics import channel_sigmas
+from petqc.statistics import channel_sigmas, family_sigmas
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from petqc.qc_input import RunContext
 
 SCANNER_SIGMAS = 3.0
-"""Warn limits of nodes that stand alone (scanner, modules, ASICs) are never tighter than this many standard deviations,
-so that a short run does not raise an alarm of noise."""
+"""Warn limits of nodes (scanner, modules, ASICs) are never tighter than this many standard deviations, so that a short
+run does not raise an alarm of noise; where there are many of a level, as many as keep all of them together quiet."""
 FAIL_SIGMAS = 5.0
 """The same for fail limits: what keeps patients waiting must not be chance."""
 _LEAST_SHARE = 0.5
@@ -123,6 +123,21 @@ class CheckInput(ABC):
         reference = self.context.reference
         return reference.published(check_id, level) if reference is not None and self.is_calibrated else None
 
+    def node_sigmas(self, level: Level) -> float:
+        """Standard deviations that one node of a level may be off by noise: 560 ASICs at 3 would warn every day.
+
+        Source: daily-qc.md §0.5 (1 % a day for all of a family together).
+        """
+        topology = self.topology
+        modules = len(topology.module_nodes)
+        n = {
+            "module": modules,
+            "pair": modules * (modules - 1) // 2,
+            "asic": len(topology.asic_nodes),
+            "bias": len(topology.bias_nodes),
+        }.get(level, 1)
+        return max(SCANNER_SIGMAS, family_sigmas(n))
+
     def judge(
         self,
         check_id: str,
@@ -134,7 +149,6 @@ class CheckInput(ABC):
         *,
         limits: Limits | None = None,
         centre: float | None = None,
-        sigmas: float = SCANNER_SIGMAS,
         method: str | None = None,
         reason: str | None = None,
         part: str = "",
@@ -153,7 +167,6 @@ class CheckInput(ABC):
             n: counts behind it.
             limits: instead of the check's own.
             centre: what a good node has; default: the baseline, or the middle between the warn limits.
-            sigmas: least distance of warn limits from the centre.
             method: how it was measured.
             reason: a remark.
             part: name of a secondary number of the check, becomes `id.part`.
@@ -167,7 +180,7 @@ class CheckInput(ABC):
             found = replace(limits, **override) if override else limits
         if centre is None:
             centre = baseline if baseline is not None or part else self.published(check_id, level)
-        used = widened(found, uncertainty, centre, sigmas)
+        used = widened(found, uncertainty, centre, self.node_sigmas(level))
         full_id = f"{check_id}.{part}" if part else check_id
         result = CheckResult.measured(
             full_id, name, value, unit, uncertainty, int(n), used, method=method, reason=reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,7 @@ def sparse_chi2_p_value(
     return np.where(n_bins > n_parameters, p_value, 1.0)
 
 
+@functools.cache
 def family_sigmas(n: int, false_alarm: float = FAMILY_FALSE_ALARM) -> float:
     """How many standard deviations n independent normal values must allow so that a false flag is this rare.
 

@@ -189,9 +189,6 @@ def _is_said(result: CheckResult, larger: Mapping[str, Status]) -> bool:
 
 
 def _empty_run(context: RunContext) -> Run:
-    notes = list(context.notes)
-    if context.reference is not None and (told := context.reference.told()):
-        notes.append(told)
     return Run(
         run_id=context.run_id,
         kind=context.kind,
@@ -206,7 +203,7 @@ def _empty_run(context: RunContext) -> Run:
         raw_files=list(context.raw_files),
         environment=list(context.environment),
         account=dict(context.account),
-        notes=notes,
+        notes=list(context.notes),
         scanner=context.scanner,
     )
 

@@ -44,8 +44,8 @@ def test_every_number_has_a_source_and_a_status():
         scanner = load_scanner(name)
         assert scanner.values
         assert set(scanner.sources) == {q.source for q in scanner.values.values()}
-    assert "recalled" in load_scanner("siemens-vision-600").told()
-    assert load_scanner("ge-signa-petmr").told().startswith("Published for SIGNA PET/MR: tof fwhm ps 390 ps (Hsu2017);")
+    assert "recalled" in load_scanner("siemens-vision-600").cite("energy_resolution_percent")
+    assert load_scanner("ge-signa-petmr").cite("tof_fwhm_ps") == "390 ps (Hsu2017)"
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,10 @@ def test_a_slice_of_a_signa_has_the_published_resolutions(tmp_path):
     assert width.limits.warn_high == pytest.approx(401.7)
     assert run.find("source_position").value < 0.5
     assert run.scanner == "SIGNA PET/MR"
-    assert any("390 ps (Hsu2017)" in note for note in run.notes)
+    compared = run.find("published.time_resolution")
+    assert compared.value == width.value
+    assert re.match(r"published 390 ps \(Hsu2017\); .* σ: (consistent with|differs from) published", compared.reason)
+    assert any("published 10.5 % FWHM at 511 keV (Hsu2017)" in note for note in run.notes)
 
 
 def test_a_scanner_without_time_of_flight_says_so_where_times_are_asked_for(tmp_path):

@@ -93,12 +93,6 @@ class Scanner:
         doubt = "" if quoted.status == "read" else f", {quoted.status}"
         return f"{quoted.value} {quoted.unit} ({quoted.source}{doubt})"
 
-    def told(self) -> str:
-        """What a run of this scanner is held against, in one sentence, or empty if nothing is published."""
-        names = dict.fromkeys(name for name, _ in PUBLISHED.values())
-        cited = [f"{name.replace('_', ' ')} {self.cite(name)}" for name in names if self.number(name) is not None]
-        return f"Published for {self.name}: {'; '.join(cited)}." if cited else ""
-
 
 def scanner_names() -> list[str]:
     """Names of the scanners that come with petqc."""
