@@ -18,7 +18,7 @@ from petqc_simulators.physics.emission import CLOCK_S, Emission
 from petqc_simulators.physics.sipm import SipmState, dark_pulse_rate_hz, dark_staircase_hz, sipm_state
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -160,6 +160,10 @@ class Detector:
     """Source, crystals, SiPMs and ASICs of one seed. `set` changes what the readout controls; `advance` sees on.
 
     One thread may `advance` while another one calls `set`, which waits for the block.
+
+    Attributes:
+        onlooker: given the deposits of each block, times in clocks since its first frame, and the parameters of the
+            channels: what else looks at the same photons. It must not keep or change them.
     """
 
     def __init__(
@@ -184,6 +188,7 @@ class Detector:
         self._is_blind = False
         self._stale = True
         self._lock = threading.Lock()
+        self.onlooker: Callable[[NDArray[np.float64], NDArray[np.float64]], None] | None = None
         self.slices_lost = 0
         self.frame = 0
         self.restart()
@@ -423,6 +428,8 @@ class Detector:
             b.n_hits,
             self.counters,
         )
+        if self.onlooker is not None:
+            self.onlooker(b.deposits[:used], self.parameters)
         left = b.n_deposits - used
         b.deposits[:left] = b.deposits[used : b.n_deposits].copy()
         b.n_deposits = left

@@ -1,0 +1,231 @@
+"""The control connection: one question, one answer, with a deadline; a late answer never answers the next question."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Self
+
+from petqc_drivers.caen_a5203 import picotdc, wire
+from petqc_drivers.caen_a5203.registers import (
+    CARD_BYTES,
+    CARD_PAGE,
+    FLASH_DUMMY_BYTES,
+    FLASH_KEEP,
+    FLASH_PAGE_SHIFT,
+    FLASH_READ,
+    BoardCard,
+    Command,
+    Register,
+    StatusBit,
+)
+from petqc_drivers.errors import ConnectError, DeviceFaultError, LinkLostError, ReplyTimeoutError, VerifyError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_I2C_TRIES = 50
+_CARD_TRIES = 3
+
+
+async def open_stream(
+    host: str, port: int, device: str, within_s: float
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A TCP connection.
+
+    Raises:
+        ConnectError: Nothing answers there in time.
+    """
+    where = f"{host}:{port}"
+    try:
+        async with asyncio.timeout(within_s):
+            return await asyncio.open_connection(host, port)
+    except TimeoutError as error:
+        do = "check that the board is powered and on this network"
+        raise ConnectError(f"{where} did not answer within {within_s:g} s", device=device, do=do) from error
+    except OSError as error:
+        do = "check address and power; the board takes one client at a time"
+        raise ConnectError(f"{where} cannot be reached: {error.strerror or error}", device=device, do=do) from error
+
+
+class Control:
+    """The control socket of one board. One caller at a time has it.
+
+    After a timeout, a lost connection or a cancelled question the connection is closed for good: what the board still
+    had to say would answer the next question. The owner connects anew.
+
+    Args:
+        device: name for messages.
+        reader, writer: the open connection.
+        reply_s: longest wait for an answer.
+    """
+
+    def __init__(self, device: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reply_s: float) -> None:
+        self._device = device
+        self._reader, self._writer = reader, writer
+        self._reply_s = reply_s
+        self._lock = asyncio.Lock()
+        self._heard_s: float | None = None
+        self.is_open = True
+        self.exchanges = 0
+
+    @classmethod
+    async def open(cls, device: str, host: str, port: int, reply_s: float) -> Self:
+        """Connect.
+
+        Raises:
+            ConnectError: Nothing answers there.
+        """
+        return cls(device, *await open_stream(host, port, device, reply_s), reply_s)
+
+    @property
+    def heard_s_ago(self) -> float | None:
+        """How long ago the board last answered; None: never."""
+        return None if self._heard_s is None else time.monotonic() - self._heard_s
+
+    async def read(self, register: Register) -> int:
+        """The value of a register.
+
+        Raises:
+            LinkLostError: The connection is closed.
+            ReplyTimeoutError: No answer in time.
+        """
+        return wire.parse_word(await self._ask(wire.read_register(register), 4, f"reading {register.name}"))
+
+    async def write(self, register: Register, value: int) -> None:
+        """Set a register.
+
+        Raises:
+            LinkLostError: The connection is closed.
+            RemoteProtocolError: The board refused.
+            ReplyTimeoutError: No answer in time.
+        """
+        request = wire.write_register(register, value)
+        wire.check_write_reply(await self._ask(request, wire.WRITE_REPLY_BYTES, f"writing {register.name}"))
+
+    async def write_verified(self, register: Register, value: int) -> None:
+        """Set a register and read it back.
+
+        Raises:
+            VerifyError: It holds something else.
+        """
+        await self.write(register, value)
+        found = await self.read(register)
+        if found != value:
+            raise VerifyError(
+                f"{register.name} holds {found:#x} after {value:#x} was written",
+                device=self._device,
+                do="configure again; if it stays, the board or its firmware is faulty",
+            )
+
+    async def command(self, command: Command) -> None:
+        """Write the command register."""
+        await self.write(Register.COMMAND, command)
+
+    async def card(self) -> BoardCard:
+        """The identity card in the flash.
+
+        Raises:
+            RemoteProtocolError: There is none.
+        """
+        data = await self._flash(CARD_PAGE, CARD_BYTES)
+        for _ in range(_CARD_TRIES - 1):
+            if data.startswith(b"B\0"):
+                break
+            data = await self._flash(CARD_PAGE, CARD_BYTES)
+        return BoardCard.from_bytes(data)
+
+    async def _flash(self, page: int, n_bytes: int) -> bytes:
+        address = page << FLASH_PAGE_SHIFT
+        sent = [FLASH_READ, *(address >> shift & 0xFF for shift in (16, 8, 0)), *[0] * FLASH_DUMMY_BYTES]
+        for byte in sent:
+            await self.write(Register.SPI_DATA, FLASH_KEEP | byte)
+        found = bytearray()
+        for k in range(n_bytes):
+            await self.write(Register.SPI_DATA, FLASH_KEEP if k < n_bytes - 1 else 0)
+            found.append(await self.read(Register.SPI_DATA) & 0xFF)
+        return bytes(found)
+
+    async def tdc_steps(self, tdc: int, steps: Iterable[picotdc.Step]) -> None:
+        """Write registers of a TDC in order; each is acknowledged on its bus.
+
+        Raises:
+            DeviceFaultError: The TDC does not acknowledge.
+        """
+        for step in steps:
+            await self.write(Register.I2C_DATA, step.value)
+            await self.write(Register.I2C_ADDRESS, picotdc.i2c_address(tdc, step.address))
+            await self._i2c_done(tdc, step.address)
+            if step.wait_s:
+                await asyncio.sleep(step.wait_s)
+
+    async def tdc_read(self, tdc: int, register: int) -> int:
+        """A register of a TDC.
+
+        Raises:
+            DeviceFaultError: The TDC does not acknowledge.
+        """
+        await self.write(Register.I2C_ADDRESS, picotdc.i2c_address(tdc, register, read=True))
+        await self._i2c_done(tdc, register)
+        return await self.read(Register.I2C_DATA)
+
+    async def _i2c_done(self, tdc: int, register: int) -> None:
+        for _ in range(_I2C_TRIES):
+            status = await self.read(Register.STATUS)
+            if not status & StatusBit.I2C_BUSY:
+                if not status & StatusBit.I2C_FAILED:
+                    return
+                break
+            await asyncio.sleep(0.001)
+        raise DeviceFaultError(
+            f"TDC {tdc} does not acknowledge its register {register:#06x}",
+            device=self._device,
+            do="power the board off and on; if it stays, have it looked at",
+        )
+
+    async def _ask(self, request: bytes, n_bytes: int, doing: str) -> bytes:
+        async with self._lock:
+            if not self.is_open:
+                raise LinkLostError(f"{doing}: the connection is closed", device=self._device, do="connect again")
+            try:
+                async with asyncio.timeout(self._reply_s):
+                    self._writer.write(request)
+                    await self._writer.drain()
+                    found = await self._reader.readexactly(n_bytes)
+            except TimeoutError as error:
+                self._end()
+                raise ReplyTimeoutError(
+                    f"{doing}: no answer within {self._reply_s:g} s",
+                    device=self._device,
+                    last_good=self._last_good(),
+                    do="it is connected anew; check power and network if this comes again",
+                ) from error
+            except (asyncio.IncompleteReadError, OSError) as error:
+                self._end()
+                raise LinkLostError(
+                    f"{doing}: the board closed the connection",
+                    device=self._device,
+                    last_good=self._last_good(),
+                    do="connect again; the board takes one client at a time",
+                ) from error
+            except BaseException:
+                self._end()
+                raise
+            self._heard_s = time.monotonic()
+            self.exchanges += 1
+            return found
+
+    def _last_good(self) -> str:
+        ago = self.heard_s_ago
+        return "never" if ago is None else f"{ago:.1f} s ago"
+
+    def _end(self) -> None:
+        self.is_open = False
+        self._writer.close()
+
+    async def close(self) -> None:
+        """End the connection."""
+        self._end()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
