@@ -56,6 +56,14 @@ _KINDS: Final = (
         device="PetsysDaqdReadout",
         readback="commanded",
     ),
+    DeviceKind(
+        kind="caen-a5203",
+        title="CAEN A5203 picoTDC timing board on Ethernet",
+        module="petqc_drivers.caen_a5203.board",
+        settings="CaenA5203Settings",
+        device="CaenA5203",
+        readback="none",
+    ),
 )
 KINDS: Final[Mapping[str, DeviceKind]] = MappingProxyType({kind.kind: kind for kind in _KINDS})
 
