@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from petqcd.config import PetqcConfig
-    from petqcd.runs import MakeBoard
+    from petqcd.running import MakeBoard
 
 log = logging.getLogger(__name__)
 

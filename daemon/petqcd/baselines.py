@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from petqc.baseline import DAY_S, AcceptedBaseline, middle_of, of_runs
 from petqcd import clock
 from petqcd.errors import RefusedError
-from petqcd.metrics import QC_RUNS
+from petqcd.kinds import find_kind
+from petqcd.metrics import DAILY, QC_RUNS, SOURCE
+from petqcd.store import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -76,9 +78,11 @@ class Baselines:
 
         Raises:
             BadInputError: the runs cannot be a baseline.
-            RefusedError: they are not this scanner's.
+            RefusedError: they are not this scanner's, or of a kind that is composed of others.
             NotFoundError: one of them does not exist.
         """
+        if find_kind(kind).is_composed:
+            raise RefusedError(f"{kind} runs are composed of others: accept a baseline of those, such as {SOURCE}")
         runs = await asyncio.to_thread(self._runs, kind, run_ids, last)
         calibration_ids, values = of_runs(runs, self._half_life_d)
         mine = (kind, self._scanner, self._simulated)
@@ -149,7 +153,9 @@ class Baselines:
         }
         for b in self._store.baselines():
             if (b.scanner, b.simulated) == (self._scanner, self._simulated):
-                newest[b.kind, b.role] = 0.0 if b.is_end else datetime.fromisoformat(b.at).timestamp()
+                newest[SOURCE if b.kind == DAILY else b.kind, b.role] = (
+                    0.0 if b.is_end else datetime.fromisoformat(b.at).timestamp()
+                )
         for (kind, role), at_unix_s in newest.items():
             self._metrics.set(f"petqc_{role}_accepted_timestamp_seconds", at_unix_s, kind=kind)
 
@@ -160,20 +166,24 @@ class Baselines:
         return HALF_LIFE_D.get(self._config.nuclide)
 
     def _runs(self, kind: str, run_ids: Sequence[str], last: int) -> list[Run]:
-        from petqc.results import Run
-
         if run_ids:
-            return [Run.from_document(self._store.document(run_id)) for run_id in run_ids]
+            return [_run(self._store.document(run_id)) for run_id in run_ids]
         found: list[Run] = []
         for line in self._store.history(MOST_RUNS, kind):
             if line.verdict not in ("pass", "warn"):
                 continue
             if (line.scanner, line.simulated) != (self._scanner, self._simulated):
                 continue
-            run = Run.from_document(self._store.document(line.run_id))
+            run = _run(self._store.document(line.run_id))
             if found and run.calibration_ids != found[0].calibration_ids:
                 break
             found.append(run)
             if len(found) == last:
                 break
         return found[::-1]
+
+
+def _run(document: Mapping[str, Any]) -> Run:
+    from petqc.results import Run
+
+    return Run.from_document({**document, "kind": kind_of(document)})

@@ -103,8 +103,8 @@ class SourceRunConfig(_Model):
     """Frames that may wait for the recorder before they are dropped and counted."""
 
 
-class DailyConfig(SourceRunConfig):
-    """[qc.daily]: the daily run."""
+class SourceConfig(SourceRunConfig):
+    """[qc.source]: the run with a source, and what the source is, for every run that has it in the scanner."""
 
     source: Literal["point", "line", "extended", "none"] = "point"
     """Shape of the source in the scanner; a CTR is only one for a point or a line."""
@@ -114,10 +114,35 @@ class DailyConfig(SourceRunConfig):
     """Of the source: control charts of rates take its decay out. Empty: rates are taken as they are."""
 
 
+PartName = Literal["housekeeping", "test-pulse", "dark", "lutetium", "source"]
+
+
+class DailyConfig(_Model):
+    """[qc.daily]: of which runs the day's is composed."""
+
+    runs: Annotated[tuple[PartName, ...], Field(min_length=1)] = ("housekeeping", "source")
+    """In this order, each as its own table says."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_of_the_source(cls, given: Any) -> Any:
+        moved = sorted(set(given) & set(SourceConfig.model_fields)) if isinstance(given, dict) else []
+        if moved:
+            raise ValueError(f"{', '.join(moved)} of the run with a source: put into [qc.source]")
+        return given
+
+    @field_validator("runs")
+    @classmethod
+    def _once(cls, runs: tuple[PartName, ...]) -> tuple[PartName, ...]:
+        if len(set(runs)) < len(runs):
+            raise ValueError("a run stands there twice")
+        return runs
+
+
 class HousekeepingConfig(_Model):
     """[qc.housekeeping]: readings of the hardware, without source and without bias."""
 
-    seconds: Annotated[Finite, Field(gt=0, le=3600)] = 30.0
+    seconds: Annotated[Finite, Field(gt=0, le=3600)] = 5.0
     """Time between the first and the last reading, in which errors are counted."""
 
 
@@ -245,6 +270,7 @@ class QcConfig(_Model):
     """[qc.<run>]: one table for each kind of run."""
 
     daily: DailyConfig = DailyConfig()
+    source: SourceConfig = SourceConfig()
     housekeeping: HousekeepingConfig = HousekeepingConfig()
     lutetium: LutetiumConfig = LutetiumConfig()
     dark: DarkScanConfig = DarkScanConfig()
@@ -400,7 +426,15 @@ class PetqcConfig(_Model):
     def nuclide(self) -> str:
         """Of the source; empty where nobody said."""
         simulator = self.board.simulator
-        return self.qc.daily.nuclide if simulator is None else simulator.source
+        return self.qc.source.nuclide if simulator is None else simulator.source
+
+    @property
+    def source(self) -> tuple[Literal["point", "line", "extended", "none"], str]:
+        """Shape of the source, and what it is, for people; empty where nobody said."""
+        simulator = self.board.simulator
+        if simulator is None:
+            return self.qc.source.source, self.qc.source.source_name
+        return "none" if simulator.source == "none" else self.qc.source.source, f"simulated {simulator.source}"
 
     def limit_overrides(self) -> dict[str, dict[str, float]]:
         """Limits as the analysis takes them: by `check` or `check.level`, only the sides that were given."""

@@ -47,11 +47,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("petqc_runs_warned_total", "counter", "Runs that ended with the verdict warn."),
     Metric("petqc_runs_failed_total", "counter", "Runs that ended with the verdict fail."),
     Metric("petqc_runs_invalid_total", "counter", "Runs that could not measure."),
+    Metric("petqc_runs_missed_total", "counter", "Scheduled runs that never happened."),
     Metric(
         "petqc_run_verdict",
         "gauge",
-        "Verdict of the last daily run: 0 pass, 1 warn, 2 fail, 3 invalid; -1 before the first one. No other kind of "
-        "run changes it.",
+        "Verdict of the last daily run: 0 pass, 1 warn, 2 fail, 3 invalid, 4 missed; -1 before the first one. No other "
+        "kind of run changes it.",
     ),
     Metric(
         "petqc_run_last_finished_timestamp_seconds",
@@ -67,7 +68,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "petqc_qc_run_verdict",
         "gauge",
-        "Verdict of the last QC run of a kind: 0 pass, 1 warn, 2 fail, 3 invalid; -1 before the first one.",
+        "Verdict of the last QC run of a kind: 0 pass, 1 warn, 2 fail, 3 invalid, 4 missed; -1 before the first one.",
         _RUN_KIND,
     ),
     Metric(
@@ -263,16 +264,17 @@ TO_BASE: Mapping[str, float] = {
 
 CALIBRATIONS = ("threshold", "tdc", "charge", "energy", "time-offsets", "bias")
 """Values of the label kind."""
-DAILY = "daily"
-QC_RUNS = (DAILY, "dark", "housekeeping", "lutetium", "test-pulse")
+DAILY, SOURCE = "daily", "source"
+QC_RUNS = (DAILY, "dark", "housekeeping", "lutetium", "source", "test-pulse")
 """Values of the label kind of QC runs."""
-STATUS_CODE: Mapping[str, int] = {"pass": 0, "warn": 1, "fail": 2, "invalid": 3}
+STATUS_CODE: Mapping[str, int] = {"pass": 0, "warn": 1, "fail": 2, "invalid": 3, "missed": 4}
 _BIAS_UNKNOWN = 3
 _VERDICT_COUNTER: Mapping[str, str] = {
     "pass": "petqc_runs_passed_total",
     "warn": "petqc_runs_warned_total",
     "fail": "petqc_runs_failed_total",
     "invalid": "petqc_runs_invalid_total",
+    "missed": "petqc_runs_missed_total",
 }
 
 
@@ -343,9 +345,13 @@ class Metrics:
             stems.append(("petqc_run", {}))
         for stem, labels in stems:
             self.set(f"{stem}_verdict", STATUS_CODE[str(run.verdict)], **labels)
+            if str(run.verdict) == "missed":
+                continue  # nothing ended
             self.set(f"{stem}_last_finished_timestamp_seconds", finished_unix_s, **labels)
             if str(run.verdict) != "invalid":
                 self.set(f"{stem}_last_success_timestamp_seconds", finished_unix_s, **labels)
+        if run.parts:
+            return  # its checks are those of its parts, which were published with their own times
         for result in run.checks:
             self._result(result, finished_unix_s)
 

@@ -188,6 +188,11 @@ class Procedure(ABC):
     async def at_board(self) -> None:
         """The kind's own work, once the board is configured."""
 
+    def confirm(self, note: str) -> str | None:
+        """Take note that a person did what the run waits for; what that was, None: it waits for nothing."""
+        del note
+        return None
+
     async def at_configure(self) -> None:
         """Configure the board and verify by reading back."""
         await self.board.configure()

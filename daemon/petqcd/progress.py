@@ -16,7 +16,10 @@ QUEUE_LENGTH = 64
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run is. fraction: 0 to 1 of the whole run; counts: what was seen so far, by name."""
+    """Where a run is. fraction: 0 to 1 of the whole run; counts: what was seen so far, by name.
+
+    part: of a composed run, which part is going on, and of how many.
+    """
 
     run_id: str
     kind: str
@@ -24,6 +27,7 @@ class Progress:
     fraction: float
     detail: str = ""
     counts: dict[str, int] = field(default_factory=dict)
+    part: str = ""
 
     def document(self) -> dict[str, Any]:
         """Plain types for JSON."""

@@ -1,6 +1,6 @@
 """A run with a source and bias on: frames flow into a recording and through the processing for a while.
 
-The daily run is one; calibrations that need light (energy, time offsets) are others.
+The QC with a source is one; calibrations that need light (energy, time offsets) are others.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class SourceRun(Procedure):
-    """What a kind adds: `conclude`, and where the daily run's is not right, `measurement` and `is_enough`."""
+    """What a kind adds: `conclude`, and where the plain one is not right, `measurement` and `is_enough`."""
 
     def __init__(self, job: Job, bench: Bench) -> None:
         super().__init__(job, bench)

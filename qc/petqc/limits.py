@@ -21,9 +21,13 @@ class Status(enum.StrEnum):
     FAIL = "fail"
     INVALID = "invalid"
     NO_LIMITS = "no-limits"
+    MISSED = "missed"
+    """Of a run that never happened; a check never is."""
 
 
-_ORDER = {Status.NO_LIMITS: 0, Status.PASS: 1, Status.WARN: 2, Status.INVALID: 3, Status.FAIL: 4}
+_ORDER = {
+    Status.NO_LIMITS: 0, Status.PASS: 1, Status.WARN: 2, Status.MISSED: 3, Status.INVALID: 4, Status.FAIL: 5,
+}  # fmt: skip
 
 
 def worst(statuses: list[Status]) -> Status:

@@ -11,6 +11,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from petqc.errors import BadInputError
 from petqc.limits import Limits, Status
 
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
 SCHEMA = "petqc-run/1"
@@ -108,6 +109,17 @@ class ChannelColumn:
     status: NDArray[np.object_]
     reason: NDArray[np.object_]
 
+    def spread(self, place: NDArray[np.integer[Any]], size: int, why: str) -> ChannelColumn:
+        """The same over more channels: entry i goes to place[i] of `size`; the others have no number, and say why."""
+        value, uncertainty, n = np.full(size, np.nan), np.full(size, np.nan), np.zeros(size, np.int64)
+        status, reason = np.full(size, str(Status.INVALID), object), np.full(size, why, object)
+        for target, source in (
+            (value, self.value), (uncertainty, self.uncertainty), (n, self.n),
+            (status, self.status), (reason, self.reason),
+        ):  # fmt: skip
+            target[place] = source
+        return ChannelColumn(self.id, self.unit, value, uncertainty, n, status, reason)
+
 
 @dataclass(frozen=True, slots=True)
 class Spectrum:
@@ -166,13 +178,23 @@ class RawFile:
     sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class RunPart:
+    """A run that is part of another one. run_id: None: it never began."""
+
+    run_id: str | None
+    kind: str
+    verdict: Status
+    sentence: str
+
+
 @dataclass(slots=True)
 class Run:
     """A whole run. `channels` (absolute numbers, with module, asic, column, row) indexes every channel column.
 
     scanner: the name its people give the scanner; empty where nobody named one. calibration_set: what a calibration run
     made (plain types for JSON; contract in docs/reference/calibration-sets.md). baselines: SHA-256 of each accepted
-    baseline that it was held against, by what it is.
+    baseline that it was held against, by what it is. parts: the runs that it is composed of; it has their checks.
     """
 
     run_id: str
@@ -197,6 +219,7 @@ class Run:
     scanner: str = ""
     calibration_set: dict[str, Any] | None = None
     baselines: dict[str, str] = field(default_factory=dict)
+    parts: list[RunPart] = field(default_factory=list)
 
     @property
     def is_calibration(self) -> bool:
@@ -230,6 +253,7 @@ class Run:
             "diagnosis": [{**asdict(h), "evidence": list(h.evidence)} for h in self.diagnosis],
             "notes": list(self.notes),
             **({} if self.calibration_set is None else {"calibration_set": self.calibration_set}),
+            **({"parts": [{**asdict(p), "verdict": str(p.verdict)} for p in self.parts]} if self.parts else {}),
         }
 
     def to_json(self) -> str:
@@ -265,6 +289,7 @@ class Run:
             notes=list(document["notes"]),
             scanner=document.get("scanner", ""),
             calibration_set=document.get("calibration_set"),
+            parts=[RunPart(**{**p, "verdict": Status(p["verdict"])}) for p in document.get("parts", ())],
             baselines=dict(document.get("baselines", {})),
         )
 

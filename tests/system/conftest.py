@@ -33,8 +33,10 @@ v_min = 0.0
 v_max = 50.0
 max_step_v = 5.0
 slew_v_per_s = 50.0
-[qc.daily]
+[qc.source]
 seconds = {seconds}
+[qc.housekeeping]
+seconds = 0.5
 [api]
 listen = "127.0.0.1:0"
 """
@@ -175,6 +177,12 @@ class Demo:
     def folder(self) -> Path:
         """The folder of its run."""
         return self.state_dir / "runs" / self.document["run_id"]
+
+    @property
+    def source(self) -> Path:
+        """The folder of the part with a source."""
+        (part,) = [p for p in self.document["parts"] if p["kind"] == "source"]
+        return self.state_dir / "runs" / str(part["run_id"])
 
 
 @pytest.fixture(scope="session")

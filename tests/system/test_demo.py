@@ -33,7 +33,8 @@ def test_a_healthy_bench_passes_and_says_that_it_is_simulated(demo: Any) -> None
     assert demo.done.code == 0
     assert demo.document["simulated"] is True
     assert demo.document["kind"] == "daily"
-    stages = re.findall(r"^daily QC, simulated: (\w+)", demo.done.err, re.MULTILINE)
+    assert [(p["kind"], p["verdict"]) for p in demo.document["parts"]] == [("housekeeping", "pass"), ("source", "pass")]
+    stages = re.findall(r"^daily QC, simulated: source, part 2 of 2: (\w+)", demo.done.err, re.MULTILINE)
     assert stages == ["connect", "configure", "bias", "acquire", "off", "analyse"]
 
 
@@ -62,8 +63,8 @@ def test_no_frame_is_lost_and_the_account_adds_up(demo: Any) -> None:
 
 
 def test_the_recording_is_whole_and_readable(demo: Any) -> None:
-    assert not list(demo.folder.glob("*.partial"))
-    with RawReader(demo.folder / "recording.rawf") as reader:
+    assert not list(demo.source.glob("*.partial"))
+    with RawReader(demo.source / "recording.rawf") as reader:
         assert reader.header.trigger_id == 1
         assert reader.header.all_charge
         (step,) = reader.steps
@@ -72,7 +73,8 @@ def test_the_recording_is_whole_and_readable(demo: Any) -> None:
         assert reader.damage is None
     assert n_words > demo.document["account"]["hits"]
     (raw,) = demo.document["raw_files"]
-    assert raw["name"] == "recording.rawf"
+    assert raw["name"] == f"../{demo.source.name}/recording.rawf"
+    assert demo.document["where"]["recording"] == str(demo.source / "recording.rawf")
     assert re.fullmatch(r"[0-9a-f]{64}", raw["sha256"])
 
 
@@ -81,7 +83,7 @@ def test_the_run_folder_has_everything_that_made_the_result(demo: Any) -> None:
     assert run.document() == {k: v for k, v in demo.document.items() if k != "where"}
     assert run.spectra
     assert len(run.channels["channel"]) == 512
-    assert (demo.folder / "config" / "config.ini").is_file()
+    assert (demo.source / "config" / "config.ini").is_file()
     page = (demo.folder / "report.html").read_text()
     assert run.sentence.split(":")[0] in page
     assert demo.document["where"]["report"] == str(demo.folder / "report.html")
@@ -98,7 +100,7 @@ def test_bias_was_off_afterwards_and_read_back(demo: Any) -> None:
 
 
 def test_the_recording_analysed_again_gives_the_same_numbers(demo: Any, petqc: Callable[..., Any]) -> None:
-    recording, config = str(demo.folder / "recording.rawf"), str(demo.folder / "config" / "config.ini")
+    recording, config = str(demo.source / "recording.rawf"), str(demo.source / "config" / "config.ini")
     again = petqc("analyse", recording, "--config", config, "--json").json()
     for id_ in ("photopeak", "energy_resolution", "ctr_fit"):
         assert check(again, id_)["value"] == pytest.approx(check(demo.document, id_)["value"], rel=1e-9)
@@ -107,7 +109,7 @@ def test_the_recording_analysed_again_gives_the_same_numbers(demo: Any, petqc: C
 def test_the_recording_converts_to_the_pairs_that_were_counted(
     demo: Any, petqc: Callable[..., Any], tmp_path: Path
 ) -> None:
-    recording, config = str(demo.folder / "recording.rawf"), str(demo.folder / "config" / "config.ini")
+    recording, config = str(demo.source / "recording.rawf"), str(demo.source / "config" / "config.ini")
     out = tmp_path / "pairs"
     done = petqc("convert", recording, "--to", "coincidences", "--config", config, "-o", str(out), "--json")
     assert done.code == 0, done.err
@@ -121,7 +123,8 @@ def test_the_recording_converts_to_the_pairs_that_were_counted(
 def test_the_history_can_be_read_afterwards_without_a_daemon(demo: Any, petqc: Callable[..., Any]) -> None:
     state = ("--state-dir", str(demo.state_dir))
     history = petqc("history", "--json", *state)
-    assert [r["run_id"] for r in history.json()["runs"]] == [demo.document["run_id"]]
+    ids = [demo.document["run_id"], *(p["run_id"] for p in demo.document["parts"])]
+    assert [r["run_id"] for r in history.json()["runs"]] == ids[::-1]
     shown = petqc("show", "last", *state)
     assert shown.code == 0
     for wanted in ("SIMULATED", "Photopeak", "CTR", "±", "✔ pass", "report.html"):

@@ -24,7 +24,7 @@ def follow_until(client: Any, stop: Callable[[str, dict[str, Any]], bool]) -> tu
     """Start a run and follow its events until one is the wanted one."""
     with closing(client.events()) as events:
         next(events)
-        client.post("/api/v1/runs", {"kind": "daily"})
+        client.post("/api/v1/runs", {"kind": "source"})
         for name, data in events:
             if stop(name, data):
                 return name, data

@@ -111,10 +111,11 @@ def test_serve_and_everything_one_asks_of_it(tmp_path: Path, serve: Callable[...
         assert ran.code in (0, 1), ran.err
         document = ran.json()
         assert document["verdict"] in ("pass", "warn", "fail")
-        assert "daily QC: acquire" in ran.err
+        assert "daily QC: source, part 2 of 2: acquire" in ran.err
 
         history = daemon.petqc("history", "--json").json()["runs"]
-        assert [r["run_id"] for r in history] == [document["run_id"]]
+        assert [r["kind"] for r in history] == ["source", "housekeeping", "daily"]
+        assert history[-1]["run_id"] == document["run_id"]
         shown = daemon.petqc("show", "last", "--json")
         assert shown.code == ran.code
         assert shown.json() == {k: v for k, v in document.items() if k != "where"}

@@ -32,7 +32,7 @@ def metrics() -> Metrics:
 
 
 def a_run(
-    number: int, peak: float, *, verdict: Status = Status.PASS, calibration: str = "a", kind: str = "daily"
+    number: int, peak: float, *, verdict: Status = Status.PASS, calibration: str = "a", kind: str = "source"
 ) -> Run:
     return usual_run(
         run_id=f"run-{number}",
@@ -86,19 +86,19 @@ def test_accepted_used_ended_and_all_of_it_kept(tmp_path: Path) -> None:
             runs = [a_run(k, 511.0 + 0.1 * k) for k in range(6)]
             runs[2].verdict = Status.FAIL
             await stored(store, a_run(20, 500.0, calibration="old"), *runs)
-            assert baselines.current("daily") is None
-            found = await baselines.accept("daily", run_ids=[], last=30, who="ana", reason="acceptance")
+            assert baselines.current("source") is None
+            found = await baselines.accept("source", run_ids=[], last=30, who="ana", reason="acceptance")
             assert found.runs == ("run-0", "run-1", "run-3", "run-4", "run-5"), "failed and older calibrations are not"
             assert found.values["photopeak"]["scanner"][0] == pytest.approx(511.26)
-            assert baselines.holding("daily", {"tdc": "a"}) == (found, "")
-            none, why = baselines.holding("daily", {"tdc": "b"})
+            assert baselines.holding("source", {"tdc": "a"}) == (found, "")
+            none, why = baselines.holding("source", {"tdc": "b"})
             assert none is None
             assert "made with another calibration" in why
-            await baselines.end("daily", who="ben", reason="new detector")
-            assert baselines.holding("daily", {"tdc": "a"}) == (None, "")
+            await baselines.end("source", who="ben", reason="new detector")
+            assert baselines.holding("source", {"tdc": "a"}) == (None, "")
             with pytest.raises(RefusedError, match="no accepted baseline"):
-                await baselines.end("daily", who="ben", reason="again")
-            again = await baselines.accept("daily", run_ids=["run-5"], last=30, who="ana", reason="again")
+                await baselines.end("source", who="ben", reason="again")
+            again = await baselines.accept("source", run_ids=["run-5"], last=30, who="ana", reason="again")
             assert [b.number for b in baselines.listing()] == [1, 2, 3]
             assert again.previous == baselines.listing()[1].digest()
             assert AcceptedBaseline.from_document(json.loads(json.dumps(again.document()))) == again
@@ -114,19 +114,19 @@ def test_the_acceptance_stays_through_calibrations_and_comes_before_the_referenc
             await stored(store, a_run(1, 512.0), a_run(2, 510.0, calibration="b"))
             for run_id, is_acceptance in (("run-1", True), ("run-2", False)):
                 await baselines.accept(
-                    "daily", run_ids=[run_id], last=1, who="ana", reason="x", is_acceptance=is_acceptance
+                    "source", run_ids=[run_id], last=1, who="ana", reason="x", is_acceptance=is_acceptance
                 )
-            reference, why = baselines.holding("daily", {"tdc": "b"})
+            reference, why = baselines.holding("source", {"tdc": "b"})
             assert reference is not None
             assert (reference.number, why) == (2, "")
-            now = baselines.values(reference, "daily", 1.77e9, {"tdc": "b"})
+            now = baselines.values(reference, "source", 1.77e9, {"tdc": "b"})
             assert now["photopeak"]["scanner"] == 512.0
-            gauge = 'petqc_acceptance_accepted_timestamp_seconds{device="board",kind="daily"'
+            gauge = 'petqc_acceptance_accepted_timestamp_seconds{device="board",kind="source"'
             line = next(line for line in published.text().decode().splitlines() if line.startswith(gauge))
             assert float(line.rpartition(" ")[2]) > 1e9
-            await baselines.end("daily", who="ben", reason="new detector", is_acceptance=True)
-            assert baselines.values(reference, "daily", 1.77e9, {"tdc": "b"})["photopeak"]["scanner"] == 510.0
-            assert baselines.current("daily") == reference
+            await baselines.end("source", who="ben", reason="new detector", is_acceptance=True)
+            assert baselines.values(reference, "source", 1.77e9, {"tdc": "b"})["photopeak"]["scanner"] == 510.0
+            assert baselines.current("source") == reference
 
     asyncio.run(work())
 
@@ -137,7 +137,7 @@ def test_a_baseline_cannot_be_changed_taken_out_or_forged(tmp_path: Path) -> Non
             await stored(store, *(a_run(k, 511.0) for k in range(3)))
             baselines = Baselines(load_config(None), store, metrics())
             for reason in ("first", "second"):
-                await baselines.accept("daily", run_ids=[], last=3, who="ana", reason=reason)
+                await baselines.accept("source", run_ids=[], last=3, who="ana", reason=reason)
 
     asyncio.run(work())
     with closing(sqlite3.connect(tmp_path / "history.sqlite")) as connection:

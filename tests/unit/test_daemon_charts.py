@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PEAK = Limits(fail_low=495.0, warn_low=500.0, warn_high=520.0, fail_high=525.0)
 
 
-def a_run(number: int, peak: float, *, kind: str = "daily", calibration: str = "a", scanner: str = "bench") -> Run:
+def a_run(number: int, peak: float, *, kind: str = "source", calibration: str = "a", scanner: str = "bench") -> Run:
     return usual_run(
         run_id=f"run-{number}",
         kind=kind,

@@ -24,7 +24,7 @@ v_max = 45.0
 max_step_v = 1.0
 slew_v_per_s = 5.0
 
-[qc.daily]
+[qc.source]
 seconds = 60
 source = "line"
 
@@ -61,7 +61,7 @@ def test_a_whole_file_is_read_and_its_paths_are_absolute(tmp_path: Path) -> None
     assert config.scanner.name == "pet-3"
     assert config.board.configuration == tmp_path / "readout/config.ini"
     assert not config.board.is_simulated
-    assert config.qc.daily.seconds == 60
+    assert config.qc.source.seconds == 60
     assert config.limit_overrides() == {"photopeak": {"warn_low": 500.0}, "photopeak.module": {"fail_low": 490.0}}
     assert state_directory(config) == tmp_path / "state"
     assert config.api.port == 9000
@@ -77,9 +77,9 @@ def test_a_scanner_behind_a_daemon_is_a_device_of_its_own_kind(tmp_path: Path) -
     ("old", "new", "line", "said"),
     [
         ('name = "pet-3"', 'nme = "pet-3"', 2, "scanner.nme: unknown key"),
-        ("seconds = 60", "second = 60", 15, "qc.daily.second: unknown key"),
-        ("seconds = 60", "seconds = -1", 15, "qc.daily.seconds"),
-        ("seconds = 60", "seconds = nan", 15, "qc.daily.seconds"),
+        ("seconds = 60", "second = 60", 15, "qc.source.second: unknown key"),
+        ("seconds = 60", "seconds = -1", 15, "qc.source.seconds"),
+        ("seconds = 60", "seconds = nan", 15, "qc.source.seconds"),
         ("[store]", "[stores]", 23, "stores: unknown key"),
         ("v_min = 20.0", "v_min = 50.0", 8, "v_min (50 V) must be below v_max (45 V)"),
         ("v_max = 45.0", "v_max = inf", 10, "device[0].bias.v_max"),

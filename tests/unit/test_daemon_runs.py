@@ -17,7 +17,7 @@ from petqc_simulators.recording import write_recording
 from petqcd import clock, interlocks
 from petqcd.bias_limits import BiasLimits
 from petqcd.board import Received, TimeReference
-from petqcd.config import ApiConfig, DailyConfig, DeviceConfig, PetqcConfig, QcConfig
+from petqcd.config import ApiConfig, DeviceConfig, PetqcConfig, QcConfig, SourceConfig
 from petqcd.errors import BusyError, PermitError, RefusedError
 from petqcd.measurement import Measurement, count_frames
 from petqcd.metrics import Metrics
@@ -93,7 +93,7 @@ class FakeBoard:
         await self._call("configure")
 
     async def bias_on(self, overvoltage_share: float = 1.0) -> None:
-        assert overvoltage_share == 1.0, "a daily run works at the configured voltage"
+        assert overvoltage_share == 1.0, "a source run works at the configured voltage"
         await self._call("bias_on")
 
     async def bias_off(self) -> BiasState:
@@ -149,7 +149,7 @@ class World:
     boards: list[FakeBoard]
 
     async def run(self) -> dict[str, Any]:
-        run_id = await self.runs.start("daily", source="test")
+        run_id = await self.runs.start("source", source="test")
         async with asyncio.timeout(DEADLINE_S):
             await self.runs.wait()
         return self.store.document(run_id)
@@ -162,20 +162,26 @@ class World:
 
 @asynccontextmanager
 async def world(
-    state_dir: Path, bench: Path, board: FakeBoard | None = None, *, limits: bool = True, queue_mib: int = 64
+    state_dir: Path,
+    bench: Path,
+    *given: FakeBoard,
+    limits: bool = True,
+    queue_mib: int = 64,
+    **qc: Any,
 ) -> AsyncIterator[World]:
+    """given: boards, one for each connection; then good ones. qc: further tables of the configuration."""
     bias = BiasLimits(v_min=0, v_max=50, max_step_v=1, slew_v_per_s=10) if limits else None
     device = DeviceConfig(address="udp://127.0.0.1:9", configuration=bench, simulated=True, bias=bias)
     config = PetqcConfig(
         device=(device,),
-        qc=QcConfig(daily=DailyConfig(seconds=SECONDS, settle_s=0, queue_mib=queue_mib)),
+        qc=QcConfig(source=SourceConfig(seconds=SECONDS, settle_s=0, queue_mib=queue_mib), **qc),
         api=ApiConfig(listen="127.0.0.1:0"),
     )
     store, bus, metrics = Store(state_dir), Bus(), Metrics("bench", "board", simulated=True)
     boards: list[FakeBoard] = []
 
     def make(*_: object) -> FakeBoard:
-        made = board if board is not None and not boards else FakeBoard()
+        made = given[len(boards)] if len(boards) < len(given) else FakeBoard()
         boards.append(made)
         return made
 
@@ -293,7 +299,7 @@ def test_an_abort_at_any_moment_ends_safely_and_as_a_record(tmp_path: Path, benc
     async def work() -> None:
         reached = asyncio.Event()
         async with world(tmp_path, bench, FakeBoard(hang=place, reached=reached)) as w:
-            run_id = await w.runs.start("daily", source="test")
+            run_id = await w.runs.start("source", source="test")
             async with asyncio.timeout(DEADLINE_S):
                 await reached.wait()
                 assert w.runs.abort() == run_id
@@ -312,13 +318,13 @@ def test_the_end_of_the_daemon_stops_the_run_which_becomes_a_record(tmp_path: Pa
     async def work() -> None:
         reached = asyncio.Event()
         async with world(tmp_path, bench, FakeBoard(hang="bias_on", reached=reached)) as w:
-            run_id = await w.runs.start("daily", source="test")
+            run_id = await w.runs.start("source", source="test")
             async with asyncio.timeout(DEADLINE_S):
                 await reached.wait()
                 await w.runs.aclose()
             assert "the daemon was stopped" in w.store.document(run_id)["sentence"]
             with pytest.raises(RefusedError, match="stopping"):
-                await w.runs.start("daily", source="test")
+                await w.runs.start("source", source="test")
 
     asyncio.run(work())
 
@@ -392,9 +398,9 @@ def test_a_second_run_is_refused_and_not_queued(tmp_path: Path, bench: Path) -> 
     async def work() -> None:
         reached = asyncio.Event()
         async with world(tmp_path, bench, FakeBoard(hang="configure", reached=reached)) as w:
-            run_id = await w.runs.start("daily", source="test")
+            run_id = await w.runs.start("source", source="test")
             with pytest.raises(BusyError, match=run_id):
-                await w.runs.start("daily", source="test")
+                await w.runs.start("source", source="test")
             w.runs.abort()
             async with asyncio.timeout(DEADLINE_S):
                 await w.runs.wait()
@@ -408,7 +414,7 @@ def test_two_commands_at_once_start_one_run(tmp_path: Path, bench: Path) -> None
         reached = asyncio.Event()
         async with world(tmp_path, bench, FakeBoard(hang="connect", reached=reached)) as w:
             both = await asyncio.gather(
-                w.runs.start("daily", source="a"), w.runs.start("daily", source="b"), return_exceptions=True
+                w.runs.start("source", source="a"), w.runs.start("source", source="b"), return_exceptions=True
             )
             assert sorted(type(r).__name__ for r in both) == ["BusyError", "str"]
             w.runs.abort()
@@ -422,7 +428,7 @@ def test_without_hard_limits_nothing_starts(tmp_path: Path, bench: Path) -> None
     async def work() -> None:
         async with world(tmp_path, bench, limits=False) as w:
             with pytest.raises(RefusedError, match=r"\[device.bias\]"):
-                await w.runs.start("daily", source="test")
+                await w.runs.start("source", source="test")
             assert w.boards == []
             assert w.store.history() == []
             with pytest.raises(RefusedError, match="no run of kind"):
@@ -438,7 +444,7 @@ def test_off_needs_no_limits_and_overtakes_a_run(tmp_path: Path, bench: Path) ->
             assert w.boards[0].calls == ["bias_off", "aclose"]
         reached = asyncio.Event()
         async with world(tmp_path / "b", bench, FakeBoard(hang="bias_on", reached=reached)) as w:
-            run_id = await w.runs.start("daily", source="test")
+            run_id = await w.runs.start("source", source="test")
             async with asyncio.timeout(DEADLINE_S):
                 await reached.wait()
                 outcome = await w.runs.off()
@@ -455,7 +461,7 @@ def test_an_interrupted_run_found_at_start_becomes_a_record(tmp_path: Path, benc
         async with world(tmp_path, bench) as w:
             await w.store.begin_run(
                 "left-behind",
-                kind="daily",
+                kind="source",
                 scanner="bench",
                 simulated=True,
                 started_at=clock.utc_text(),

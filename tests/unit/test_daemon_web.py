@@ -18,7 +18,7 @@ from petqc_simulators.recording import write_recording
 from petqcd.app import Daemon
 from petqcd.bias_limits import BiasLimits
 from petqcd.client import Client
-from petqcd.config import ApiConfig, DailyConfig, DeviceConfig, PetqcConfig, QcConfig
+from petqcd.config import ApiConfig, DeviceConfig, PetqcConfig, QcConfig, SourceConfig
 from petqcd.errors import BusyError, NotFoundError, RefusedError, UnreachableError
 from petqcd.metrics import METRICS, Metrics, reference_page
 from petqcd.progress import QUEUE_LENGTH, Bus, Event
@@ -47,7 +47,7 @@ async def daemon(state_dir: Path, board_config: Path) -> AsyncIterator[Daemon]:
         bias=BiasLimits(v_min=0, v_max=50, max_step_v=1, slew_v_per_s=10),
     )
     config = PetqcConfig(
-        device=(device,), qc=QcConfig(daily=DailyConfig(seconds=1)), api=ApiConfig(listen="127.0.0.1:0")
+        device=(device,), qc=QcConfig(source=SourceConfig(seconds=1)), api=ApiConfig(listen="127.0.0.1:0")
     )
     async with Daemon(config, state_dir) as running:
         yield running
@@ -122,12 +122,12 @@ def test_commands_go_through_the_socket_and_errors_have_codes(tmp_path: Path, bo
                 with pytest.raises(NotFoundError):
                     client.get("/api/v1/runs/nothing")
                 with pytest.raises(Exception, match="422"):
-                    client.post("/api/v1/runs", {"kind": "daily", "extra": 1})
+                    client.post("/api/v1/runs", {"kind": "source", "extra": 1})
                 with closing(client.events()) as events:
                     assert next(events)[0] == "state"
-                    run_id: str = client.post("/api/v1/runs", {"kind": "daily"})["run_id"]
+                    run_id: str = client.post("/api/v1/runs", {"kind": "source"})["run_id"]
                     with pytest.raises(BusyError):
-                        client.post("/api/v1/runs", {"kind": "daily"})
+                        client.post("/api/v1/runs", {"kind": "source"})
                     for name, data in events:
                         if name == "finished":
                             assert data["run_id"] == run_id

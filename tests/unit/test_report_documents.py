@@ -49,6 +49,7 @@ def test_the_programs_of_the_run_document_print_what_the_page_says(
         ("### An entry of raw_files", results.RawFile),
         ("### An entry of environment", results.EnvironmentReading),
         ("### An entry of diagnosis", results.Hypothesis),
+        ("### An entry of parts", results.RunPart),
     ],
 )
 def test_every_field_of_an_entry_is_described(heading: str, kind: type) -> None:
@@ -59,6 +60,7 @@ def test_every_field_of_an_entry_is_described(heading: str, kind: type) -> None:
 def test_every_field_of_the_document_is_described_and_no_other() -> None:
     text = RUN_DOCUMENT.read_text(encoding="utf-8")
     run = results.Run("", "", "", "", False, results.Status.PASS, "", {}, "", {}, calibration_set={})
+    run.parts = [results.RunPart("", "", results.Status.PASS, "")]
     words = section(text, "## run.json")
     assert set(run.document()) == {w for w in words if re.fullmatch(r"[a-z_]+", w)}
     assert {f.name for f in dataclasses.fields(Limits)} <= set(re.findall(r"`([a-z_]+)`", text))

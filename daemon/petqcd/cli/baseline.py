@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _CHARTS_NEED = 20
 
-Kind = Annotated[str, typer.Argument(metavar="KIND", help="Kind of run, such as daily.")]
+Kind = Annotated[str, typer.Argument(metavar="KIND", help="Kind of run, such as source.")]
 Acceptance = Annotated[
     bool,
     typer.Option("--acceptance", help="The scanner as it was accepted: stays through calibrations, beside the other."),
@@ -43,7 +43,7 @@ def list_baselines(*, config: ConfigFile = None, state_dir: StateDir = None, as_
         give_json({"baselines": found})
         return
     if not found:
-        sys.stdout.write("no baseline was accepted yet: petqc baseline accept daily --reason ...\n")
+        sys.stdout.write("no baseline was accepted yet: petqc baseline accept source --reason ...\n")
     for b in found:
         what = f"{_role(b)} of {len(b['runs'])} runs" if b["runs"] else f"{_role(b)} ended"
         mark = " (simulated)" if b["simulated"] else ""

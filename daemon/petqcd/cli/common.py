@@ -32,7 +32,7 @@ Setting = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Any setting of the kind, as in petqc.toml; may be repeated."),
 ]
 
-VERDICT_EXIT = {"pass": EXIT_OK, "warn": EXIT_OK, "fail": EXIT_FAIL, "invalid": EXIT_INVALID}
+VERDICT_EXIT = {"pass": EXIT_OK, "warn": EXIT_OK, "fail": EXIT_FAIL, "invalid": EXIT_INVALID, "missed": EXIT_INVALID}
 
 
 def configuration(config: Path | None, state_dir: Path | None) -> tuple[PetqcConfig, Path]:

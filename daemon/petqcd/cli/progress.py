@@ -71,4 +71,6 @@ class Bar:
         counts = progress["counts"]
         seen = ", ".join(f"{counts[name]:,} {name}" for name in ("singles", "prompts") if counts.get(name))
         detail = progress["detail"] if not seen else f"{seen}, {progress['detail']}"
-        self.update(progress["fraction"], progress["stage"], detail)
+        part = progress.get("part", "")
+        stage = f"{part}: {progress['stage']}" if part else progress["stage"]
+        self.update(progress["fraction"], stage, detail)

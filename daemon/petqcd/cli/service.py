@@ -33,8 +33,10 @@ RUNS: Mapping[str, str] = {
     "test-pulse": "test pulses of the readout, without source and bias",
     "dark": "dark counts",
     "lutetium": "source-free QC, by the crystals' own Lu-176",
+    "source": "QC with a source",
 }
 """Kinds that judge the scanner, and their titles."""
+DEMO_HOUSEKEEPING_S = 1.0
 START_DEADLINE_S = 20.0
 """For the claim of a run; whether another one can be continued is asked of the files first."""
 SIMULATOR_DEADLINE_S = 130.0
@@ -70,9 +72,10 @@ def demo(
 
     from petqcd.config import (
         ApiConfig,
-        DailyConfig,
+        HousekeepingConfig,
         PetqcConfig,
         QcConfig,
+        SourceConfig,
         bench_baseline,
         simulated_device,
         state_directory,
@@ -85,7 +88,10 @@ def demo(
         config = PetqcConfig(
             device=(device,),
             baseline=bench_baseline(device),
-            qc=QcConfig(daily=DailyConfig(seconds=seconds)),
+            qc=QcConfig(
+                source=SourceConfig(seconds=seconds),
+                housekeeping=HousekeepingConfig(seconds=min(seconds, DEMO_HOUSEKEEPING_S)),
+            ),
             api=ApiConfig(listen=f"127.0.0.1:{port}"),
         )
     except ValidationError as error:
@@ -104,7 +110,7 @@ async def _demo(config: PetqcConfig, state_dir: Path, *, once: bool, as_json: bo
         run = await _run_inside(daemon)
         if run is None:
             return EXIT_UNREACHABLE
-        where = _where(daemon.store.folder_of(run.run_id), daemon.http)
+        where = _where(daemon.store.folder_of(run.run_id), run, daemon.http)
         _give(run, where, as_json=as_json)
         if once:
             return VERDICT_EXIT[str(run.verdict)]
@@ -194,11 +200,26 @@ def _run_command(kind: str, title: str) -> Callable[..., None]:
         from petqcd.client import Client
 
         given = settings(setting) | ({} if seconds is None else {"seconds": seconds})
+        if kind == "daily":
+            given = _of_parts(given)
         _, folder = configuration(config, state_dir)
         body = {"kind": kind, "parameters": given}
         start(Client(folder), folder, body, title, wait=wait, as_json=as_json)
 
     return run
+
+
+def _of_parts(given: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a day: KIND.KEY is one of a part, and how long to acquire is one of the run with a source."""
+    of_parts: dict[str, dict[str, Any]] = {}
+    own = {}
+    for key, value in given.items():
+        kind, _, name = ("source." + key if key == "seconds" else key).rpartition(".")
+        if kind:
+            of_parts.setdefault(kind, {})[name] = value
+        else:
+            own[name] = value
+    return own | ({"settings": of_parts} if of_parts else {})
 
 
 def start(client: Any, state_dir: Path, body: dict[str, Any], title: str, *, wait: bool, as_json: bool) -> None:
@@ -243,7 +264,7 @@ def _show(client: Any, state_dir: Path, run_id: str, *, as_json: bool) -> None:
 
     run = Run.from_document(client.get(f"/api/v1/runs/{run_id}"))
     http = client.get("/api/v1/status")["http"]
-    _give(run, _where(state_dir / "runs" / run_id, http), as_json=as_json)
+    _give(run, _where(state_dir / "runs" / run_id, run, http), as_json=as_json)
     raise typer.Exit(VERDICT_EXIT[str(run.verdict)])
 
 
@@ -259,10 +280,12 @@ def abort(*, config: ConfigFile = None, state_dir: StateDir = None, as_json: Jso
         sys.stdout.write(f"run {run_id} is being stopped\n")
 
 
-def _where(folder: Path, http: str) -> dict[str, str]:
+def _where(folder: Path, run: Run, http: str) -> dict[str, str]:
     found = {"report": str(folder / "report.html")} if (folder / "report.html").is_file() else {}
-    if (folder / "recording.rawf").is_file():
-        found["recording"] = str(folder / "recording.rawf")
+    recordings = (folder / file.name for file in run.raw_files)  # those of parts are in the folders of the parts
+    recording = next((path for path in recordings if path.name == "recording.rawf" and path.is_file()), None)
+    if recording is not None:
+        found["recording"] = str(recording.resolve())
     return {**found, "console": http, "metrics": f"{http}/metrics"}
 
 

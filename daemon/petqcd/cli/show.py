@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from petqc.compare import Comparison
     from petqc.results import CheckResult, Run
 
-SYMBOLS = {"pass": "✔", "warn": "▲", "fail": "✖", "invalid": "?", "no-limits": "·"}
-PLAIN_SYMBOLS = {"pass": "+", "warn": "!", "fail": "X", "invalid": "?", "no-limits": "."}
-STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "invalid": "magenta", "no-limits": "dim"}
+SYMBOLS = {"pass": "✔", "warn": "▲", "fail": "✖", "invalid": "?", "missed": "–", "no-limits": "·"}
+PLAIN_SYMBOLS = {"pass": "+", "warn": "!", "fail": "X", "invalid": "?", "missed": "-", "no-limits": "."}
+STYLES = {
+    "pass": "green", "warn": "yellow", "fail": "bold red", "invalid": "magenta", "missed": "magenta",
+    "no-limits": "dim",
+}  # fmt: skip
 LEVELS = ("scanner", "module", "pair")
 """Levels that a table shows by themselves; of the others only what is not passing."""
 _WORDS = {"no-limits": "no limits"}
@@ -61,6 +64,8 @@ def print_run(run: Run, *, everything: bool = False, where: Mapping[str, str] | 
     what = run.kind if run.kind.startswith("calibrate-") else f"{run.kind} QC"
     out.print(Text(f"{mark}{what} of {run.scanner or 'unnamed scanner'} · run {run.run_id}", "bold"))
     out.print(head)
+    if run.parts:
+        out.print(_parts(run))
     shown, hidden = chosen(run.checks, everything=everything)
     if shown:
         out.print(_table(shown))
@@ -72,6 +77,15 @@ def print_run(run: Run, *, everything: bool = False, where: Mapping[str, str] | 
         out.print(f"note: {note}")
     for name, value in (where or {}).items():
         out.print(f"{name + ':':<11}{value}", soft_wrap=True)
+
+
+def _parts(run: Run) -> Table:
+    table = Table(show_edge=False, pad_edge=False, header_style="bold")
+    for name in ("part", "verdict", "run"):
+        table.add_column(name, overflow="fold", no_wrap=name != "run")
+    for part in run.parts:
+        table.add_row(part.kind, status_text(str(part.verdict)), part.run_id or part.sentence)
+    return table
 
 
 def chosen(checks: Sequence[CheckResult], *, everything: bool) -> tuple[list[CheckResult], int]:
@@ -183,6 +197,7 @@ def print_history(runs: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(name, overflow="fold", no_wrap=name in ("started", "run", "verdict"))
     for run in runs:
         kind = f"{run['kind']} (simulated)" if run["simulated"] else run["kind"]
+        kind = f"· {kind}" if run.get("part_of") else kind
         verdict = status_text(run["verdict"]) if run["verdict"] else Text("going on")
         table.add_row(moment(run["started_at"]), run["run_id"], kind, verdict, run["sentence"] or "")
     out.print(table)

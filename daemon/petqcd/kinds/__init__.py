@@ -1,8 +1,9 @@
 """Run kinds: ONE file here = ONE kind of run, found by itself.
 
 A kind is a `Procedure` (what it does at the board, and how it concludes) registered with its name, its title and the
-model of its settings, `[qc.NAME]` in petqc.toml. Everything else (claim, permits, bias off on every way out, record,
-progress, metrics) is the same for all kinds and stands in `procedure.py` and `runs.py`.
+model of its settings, `[qc.NAME]` in petqc.toml; or a function that says of which other kinds it is composed. All else
+(claim, permits, bias off on every way out, record, progress, metrics) is the same for all kinds and stands in
+`procedure.py`, `running.py` and `runs.py`.
 """
 
 from __future__ import annotations
@@ -18,26 +19,54 @@ from pydantic import BaseModel, ValidationError
 from petqcd.errors import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from petqcd.config import PetqcConfig
     from petqcd.procedure import Procedure
 
 P = TypeVar("P", bound="type[Procedure]")
+C = TypeVar("C", bound="Callable[[Any], Sequence[Part]]")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a composed run. settings: of its kind, in place of the configured ones."""
+
+    kind: str
+    settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class RunKind:
     """A registered kind. needs_bias: False: its board is never given the limits without which bias cannot be set.
 
-    make: the class of its procedures; made in a worker thread, may read files.
+    make: the class of its procedures; made in a worker thread, may read files. needs_source: a source must be in the
+    scanner. compose: instead of a procedure, the parts of a run that is composed of others.
     """
 
     name: str
     title: str
     settings: type[BaseModel]
-    make: type[Procedure]
-    needs_bias: bool
+    make: type[Procedure] | None = None
+    needs_bias: bool = True
+    needs_source: bool = False
+    compose: Callable[[Any], Sequence[Part]] | None = None
+
+    @property
+    def is_composed(self) -> bool:
+        """Whether it is made of runs of other kinds."""
+        return self.compose is not None
+
+    @property
+    def procedure(self) -> type[Procedure]:
+        """What it does at the board."""
+        if self.make is None:
+            raise TypeError(f"a {self.name} run does nothing itself")
+        return self.make
+
+    def parts(self, settings: BaseModel) -> Sequence[Part]:
+        """The parts of a composed run."""
+        return () if self.compose is None else self.compose(settings)
 
     def settings_of(self, config: PetqcConfig, given: Mapping[str, Any]) -> BaseModel:
         """[qc.NAME] of the configuration, with what a command gave in place of it.
@@ -56,16 +85,32 @@ class RunKind:
 _REGISTRY: dict[str, RunKind] = {}
 
 
-def run_kind(name: str, *, title: str, settings: type[BaseModel], needs_bias: bool = True) -> Callable[[P], P]:
+def run_kind(
+    name: str, *, title: str, settings: type[BaseModel], needs_bias: bool = True, needs_source: bool = False
+) -> Callable[[P], P]:
     """Register a procedure as the run kind `name`."""
 
     def register(made: P) -> P:
-        if name in _REGISTRY:
-            raise ValueError(f"run kind {name!r} is registered twice")
-        _REGISTRY[name] = RunKind(name, title, settings, made, needs_bias)
+        _add(RunKind(name, title, settings, made, needs_bias, needs_source))
         return made
 
     return register
+
+
+def composed_kind(name: str, *, title: str, settings: type[BaseModel]) -> Callable[[C], C]:
+    """Register a function from settings to parts as the composed run kind `name`."""
+
+    def register(compose: C) -> C:
+        _add(RunKind(name, title, settings, compose=compose))
+        return compose
+
+    return register
+
+
+def _add(kind: RunKind) -> None:
+    if kind.name in _REGISTRY:
+        raise ValueError(f"run kind {kind.name!r} is registered twice")
+    _REGISTRY[kind.name] = kind
 
 
 @cache

@@ -21,7 +21,7 @@ LOOK_EVERY = 64
 """Blocks of frames between two looks at whether the spectra are enough."""
 
 
-@run_kind("calibrate-energy", title="energy calibration", settings=EnergyCalibrationConfig)
+@run_kind("calibrate-energy", title="energy calibration", settings=EnergyCalibrationConfig, needs_source=True)
 class EnergyCalibration(SourceRun):
     """A source run whose energies stay charge, and the fit of `petqc.calibrate.energy`."""
 

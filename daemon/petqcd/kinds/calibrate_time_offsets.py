@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from petqcd.procedure import Bench, Job
 
 
-@run_kind("calibrate-time-offsets", title="time-offset calibration", settings=TimeOffsetCalibrationConfig)
+@run_kind(
+    "calibrate-time-offsets", title="time-offset calibration", settings=TimeOffsetCalibrationConfig, needs_source=True
+)
 class TimeOffsetCalibration(SourceRun):
     """A source run whose coincidences are kept, and the fit of `petqc.calibrate.time_offsets`."""
 

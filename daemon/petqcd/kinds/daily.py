@@ -1,22 +1,30 @@
-"""The daily run: bias on, acquire for a while, bias off, analyse with every check."""
+"""The day's run: composed of others as the configuration says, each a run of its own."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence  # noqa: TC003 - pydantic reads it
+from typing import Any
+
+from pydantic import model_validator
 
 from petqcd.config import DailyConfig
-from petqcd.kinds import run_kind
-from petqcd.source_run import SourceRun
-
-if TYPE_CHECKING:
-    from petqc.analysis import RunContext
-    from petqc.results import Run
+from petqcd.kinds import Part, composed_kind
 
 
-@run_kind("daily", title="daily QC", settings=DailyConfig)
-class DailyRun(SourceRun):
-    """The procedure of the daily run; settings: [qc.daily]."""
+class DailySettings(DailyConfig):
+    """Settings of one day: which runs, and what takes the place of the configured settings of one of them."""
 
-    def conclude(self, context: RunContext) -> Run:
-        """Every check."""
-        return self._measurement.analyse(context)
+    settings: Mapping[str, Mapping[str, Any]] = {}
+
+    @model_validator(mode="after")
+    def _of_parts(self) -> DailySettings:
+        others = sorted(set(self.settings) - set(self.runs))
+        if others:
+            raise ValueError(f"settings of {', '.join(others)}, which is no part of this day")
+        return self
+
+
+@composed_kind("daily", title="daily QC", settings=DailySettings)
+def daily(settings: DailySettings) -> Sequence[Part]:
+    """The parts; settings: [qc.daily]."""
+    return [Part(kind, settings.settings.get(kind, {})) for kind in settings.runs]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import create_engine, event, exc, insert, inspect, select, update
+from sqlalchemy import and_, create_engine, event, exc, insert, inspect, or_, select, update
 from sqlalchemy.pool import NullPool
 
 from petqcd import clock
@@ -26,10 +26,10 @@ from petqcd.store.writer import Writer
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from concurrent.futures import Future
 
-    from sqlalchemy import Connection, Engine, Select
+    from sqlalchemy import ColumnElement, Connection, Engine, Select
 
     from petqc.baseline import AcceptedBaseline
     from petqc.results import Run
@@ -39,6 +39,7 @@ T = TypeVar("T")
 DATABASE = "history.sqlite"
 LOCK = "petqcd.lock"
 RUNS = "runs"
+DAILY, SOURCE = "daily", "source"
 IMPORTED = "imported"
 """In place of the daemon that made a run: it was measured by something else, and only its results are here."""
 SETS = "sets"
@@ -52,7 +53,10 @@ NETWORK_FILE_SYSTEMS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """One line of the history; verdict and what follows are None while it runs."""
+    """One line of the history; verdict, sentence and finished_at are None while it runs.
+
+    part_of: sequence of the run that it is a part of; None: it was started by itself.
+    """
 
     sequence: int
     run_id: str
@@ -65,6 +69,7 @@ class StoredRun:
     finished_at: str | None
     verdict: str | None
     sentence: str | None
+    part_of: int | None = None
 
 
 _LINE = (
@@ -88,25 +93,30 @@ class Reader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._engine = _reader_engine(path)
+        self._composes = False
 
     def history(self, limit: int = 50, kind: str | None = None, before: int | None = None) -> list[StoredRun]:
         """The newest runs first; before: only those with a lower sequence."""
-        query = select(*_LINE).order_by(schema.runs.c.sequence.desc()).limit(limit)
+        query = self._lines().order_by(schema.runs.c.sequence.desc()).limit(limit)
         if kind is not None:
-            query = query.where(schema.runs.c.kind == kind)
+            query = query.where(self._is_of(kind))
         if before is not None:
             query = query.where(schema.runs.c.sequence < before)
         return [StoredRun(**row) for row in self._rows(query)]
 
     def line(self, run_id: str) -> StoredRun:
-        """One run; `last` is the newest that was made here, so that imported history is never taken for it.
+        """One run; `last` is the newest that was started here by itself: no part of one, no imported history.
 
         Raises:
             NotFoundError: there is none.
         """
-        query = select(*_LINE).order_by(schema.runs.c.sequence.desc()).limit(1)
-        is_asked = schema.runs.c.instance != IMPORTED if run_id == "last" else schema.runs.c.run_id == run_id
-        query = query.where(is_asked)
+        query = self._lines().order_by(schema.runs.c.sequence.desc()).limit(1)
+        if run_id == "last":
+            query = query.where(schema.runs.c.instance != IMPORTED)
+            if self._has_parts():
+                query = query.where(schema.parts.c.whole.is_(None))
+        else:
+            query = query.where(schema.runs.c.run_id == run_id)
         rows = self._rows(query)
         if not rows:
             raise NotFoundError("there is no run yet" if run_id == "last" else f"there is no run {run_id!r}")
@@ -132,7 +142,7 @@ class Reader:
         Raises:
             NotFoundError: there is none.
         """
-        query = select(schema.runs.c.document).where(schema.runs.c.state == "finished", schema.runs.c.kind == kind)
+        query = select(schema.runs.c.document).where(schema.runs.c.state == "finished", self._is_of(kind))
         rows = self._rows(query.order_by(schema.runs.c.sequence.desc()).limit(1))
         if not rows:
             raise NotFoundError(f"there is no {kind} run yet")
@@ -140,7 +150,7 @@ class Reader:
         return document
 
     def baselines(self, kind: str | None = None) -> list[AcceptedBaseline]:
-        """Every accepted baseline and every end of one, oldest first.
+        """Every accepted baseline and every end of one, oldest first; those of source runs were once of daily runs.
 
         Raises:
             StoreError: one of them is not what was written after the one before it.
@@ -161,12 +171,40 @@ class Reader:
                 )
             before = digest_of(document)
             found.append(one)
-        return [one for one in found if kind is None or one.kind == kind]
+        return [one for one in found if kind is None or one.kind in (kind, *([DAILY] if kind == SOURCE else []))]
 
     def running(self) -> list[StoredRun]:
         """Runs that were claimed and never stored, oldest first."""
-        query = select(*_LINE).where(schema.runs.c.state == "running").order_by(schema.runs.c.sequence)
+        query = self._lines().where(schema.runs.c.state == "running").order_by(schema.runs.c.sequence)
         return [StoredRun(**row) for row in self._rows(query)]
+
+    def parts_of(self, sequence: int) -> list[StoredRun]:
+        """The parts of a run that were claimed, in order."""
+        if not self._has_parts():
+            return []
+        query = self._lines().where(schema.parts.c.whole == sequence).order_by(schema.runs.c.sequence)
+        return [StoredRun(**row) for row in self._rows(query)]
+
+    def _lines(self) -> Select[Any]:
+        if not self._has_parts():
+            return select(*_LINE)
+        joined = schema.runs.outerjoin(schema.parts, schema.parts.c.part == schema.runs.c.sequence)
+        return select(*_LINE, schema.parts.c.whole.label("part_of")).select_from(joined)
+
+    def _has_parts(self) -> bool:
+        """Whether the history was written by a version that composes runs."""
+        self._composes = self._composes or inspect(self._engine).has_table(schema.parts.name)
+        return self._composes
+
+    def _is_of(self, kind: str) -> ColumnElement[bool]:
+        """Whether a run is of a kind: daily runs without parts were what source runs are."""
+        own = schema.runs.c.kind == kind
+        if kind != SOURCE:
+            return own
+        older = schema.runs.c.kind == DAILY
+        if self._has_parts():
+            older = and_(older, schema.runs.c.sequence.not_in(select(schema.parts.c.whole)))
+        return or_(own, older)
 
     def close(self) -> None:
         """Close; there is nothing open between reads."""
@@ -178,6 +216,12 @@ class Reader:
                 return [dict(row) for row in connection.execute(query).mappings()]
         except exc.DBAPIError as error:
             raise StoreError(f"{self._path}: cannot be read: {error.orig}") from error
+
+
+def kind_of(document: Mapping[str, Any]) -> str:
+    """The kind of a stored run: daily runs without parts were what source runs are."""
+    is_older = document["kind"] == DAILY and not document.get("parts")
+    return SOURCE if is_older else str(document["kind"])
 
 
 class Store(Reader):
@@ -218,9 +262,20 @@ class Store(Reader):
         return self.state_dir / SETS
 
     async def begin_run(
-        self, run_id: str, *, kind: str, scanner: str, simulated: bool, started_at: str, config_hash: str
+        self,
+        run_id: str,
+        *,
+        kind: str,
+        scanner: str,
+        simulated: bool,
+        started_at: str,
+        config_hash: str,
+        part_of: int | None = None,
     ) -> int:
-        """Claim a run: durable before it starts, so that it can never vanish. Returns its sequence."""
+        """Claim a run: durable before it starts, so that it can never vanish. Returns its sequence.
+
+        part_of: sequence of the run that it is a part of.
+        """
         values = {
             "run_id": run_id,
             "kind": kind,
@@ -238,6 +293,8 @@ class Store(Reader):
         def write(connection: Connection) -> int:
             key = connection.execute(insert(schema.runs).values(**values)).inserted_primary_key
             assert key is not None  # noqa: S101 - one row was inserted; for the type checker
+            if part_of is not None:
+                connection.execute(insert(schema.parts).values(whole=part_of, part=key[0]))
             return int(key[0])
 
         return await _done(self._writer.submit(write))

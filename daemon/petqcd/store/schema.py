@@ -65,6 +65,15 @@ results = Table(
     Index("results_trend", "check_id", "node", "run"),
 )
 
+parts = Table(
+    "parts",
+    metadata,
+    # A run that is composed of others, and each of those.
+    Column("whole", Integer, ForeignKey("runs.sequence"), primary_key=True),
+    Column("part", Integer, ForeignKey("runs.sequence"), primary_key=True),
+    Index("parts_part", "part", unique=True),
+)
+
 baselines = Table(
     "baselines",
     metadata,
@@ -83,6 +92,14 @@ TRIGGERS = (
     ),
     (
         "CREATE TRIGGER IF NOT EXISTS runs_kept BEFORE DELETE ON runs "
+        "BEGIN SELECT RAISE(ABORT, 'a run is never deleted'); END"
+    ),
+    (
+        "CREATE TRIGGER IF NOT EXISTS parts_unchanged BEFORE UPDATE ON parts "
+        "BEGIN SELECT RAISE(ABORT, 'a stored run is never changed'); END"
+    ),
+    (
+        "CREATE TRIGGER IF NOT EXISTS parts_kept BEFORE DELETE ON parts "
         "BEGIN SELECT RAISE(ABORT, 'a run is never deleted'); END"
     ),
     (

@@ -280,8 +280,10 @@ def _add_commands(app: FastAPI, daemon: Daemon) -> None:
 
 
 def _last(daemon: Daemon) -> dict[str, Any] | None:
-    lines = daemon.store.history(1)
-    return asdict(lines[0]) if lines else None
+    try:
+        return asdict(daemon.store.line("last"))
+    except NotFoundError:
+        return None
 
 
 async def _events(daemon: Daemon) -> AsyncIterator[str]:

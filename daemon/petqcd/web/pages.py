@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _HERE = Path(__file__).parent
 _STATIC = {"petqc.css": "text/css"}
-SYMBOLS = {"pass": "✔", "warn": "▲", "fail": "✖", "invalid": "?"}
+SYMBOLS = {"pass": "✔", "warn": "▲", "fail": "✖", "invalid": "?", "missed": "–"}
 
 
 @cache

@@ -54,7 +54,8 @@ def conclude(calibration: Calibration, context: RunContext, config: PetsysConfig
     run = not_measured(context, "nothing was fitted")
     run.channels = channel_table(topology)
     run.checks = [*calibration.results, *_left_out(calibration, topology)]
-    run.columns = [_over(topology, calibration.channels, c) for c in calibration.columns]
+    place = topology.index_of(calibration.channels)
+    run.columns = [c.spread(place, len(topology), "not in the plan") for c in calibration.columns]
     run.spectra = [*calibration.spectra, *(s for c in calibration.columns if (s := _distribution(c)) is not None)]
     run.notes += [note for note in calibration.notes if note not in run.notes]
     run.verdict = worst([c.status for c in run.checks]) if calibration.tables else Status.INVALID
@@ -99,21 +100,6 @@ def _left_out(calibration: Calibration, topology: Topology) -> list[CheckResult]
     limits = Limits(warn_high=0.0, fail_high=_FAIL_LEFT_OUT * len(topology))
     why = "the plan does not have them, and this calibration has nothing for them"
     return [CheckResult.measured(_LEFT_OUT, SCANNER, missing, "channels", 0.0, len(topology), limits, reason=why)]
-
-
-def _over(topology: Topology, channels: NDArray[np.int32], column: ChannelColumn) -> ChannelColumn:
-    """A column over all channels of the topology."""
-    n = len(topology)
-    at = topology.index_of(channels)
-    value, uncertainty = np.full(n, np.nan), np.full(n, np.nan)
-    counts = np.zeros(n, np.int64)
-    status, reason = np.full(n, str(Status.INVALID), object), np.full(n, "not in the plan", object)
-    for target, source in (
-        (value, column.value), (uncertainty, column.uncertainty), (counts, column.n),
-        (status, column.status), (reason, column.reason),
-    ):  # fmt: skip
-        target[at] = source
-    return ChannelColumn(column.id, column.unit, value, uncertainty, counts, status, reason)
 
 
 def _distribution(column: ChannelColumn) -> Spectrum | None:

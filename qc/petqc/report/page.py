@@ -25,6 +25,7 @@ _VERDICT_WORD = {
     Status.WARN: "Warning",
     Status.FAIL: "Fail",
     Status.INVALID: "Invalid",
+    Status.MISSED: "Missed",
     Status.NO_LIMITS: "No limits",
 }
 

@@ -27,9 +27,10 @@ STATUS_WORD = {
     Status.WARN: "warn",
     Status.FAIL: "fail",
     Status.INVALID: "invalid",
+    Status.MISSED: "missed",
     Status.NO_LIMITS: "no limits",
 }
-STATUS_ORDER = (Status.FAIL, Status.INVALID, Status.WARN, Status.PASS, Status.NO_LIMITS)
+STATUS_ORDER = (Status.FAIL, Status.INVALID, Status.MISSED, Status.WARN, Status.PASS, Status.NO_LIMITS)
 """Worst first: the order in which people want to read."""
 
 

@@ -1,0 +1,407 @@
+"""One run from its claim to its record: whatever happens at the board, it ends as a stored record."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from petqc_drivers.errors import DriverError
+from petqcd import clock, interlocks, records
+from petqcd.board_configuration import configuration_in_use
+from petqcd.charts import chart
+from petqcd.errors import DaemonError, RefusedError
+from petqcd.procedure import Acquired, Bench, Job, environment
+from petqcd.progress import Event, Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pydantic import BaseModel
+
+    from petqc.analysis import RunContext
+    from petqc.formats.petsys_config import PetsysConfig
+    from petqc.results import Run
+    from petqcd.baselines import Baselines
+    from petqcd.bias_limits import BiasLimits
+    from petqcd.board import Board, OffOutcome
+    from petqcd.board_configuration import InUse
+    from petqcd.config import PetqcConfig
+    from petqcd.kinds import RunKind
+    from petqcd.metrics import Metrics
+    from petqcd.procedure import Procedure
+    from petqcd.progress import Bus
+    from petqcd.store import Store
+    from petqcd.supervisor import DeviceSupervisor, Endpoint
+
+    MakeBoard = Callable[[Endpoint, PetsysConfig | None, BiasLimits | None], Board]
+
+log = logging.getLogger(__name__)
+
+ENDPOINT_DEADLINE_S = 130.0
+"""For a simulator that is still being started; a real board's address is known at once."""
+CONTINUE_DEADLINE_S = 8.0
+"""The same, while somebody waits for the answer whether a run can be continued."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What every run works with.
+
+    config: the daemon's. store: the history. bus: where progress is told. metrics: where results are published. device:
+    the readout board's supervisor; permits: of this device. make_board: makes an unconnected board; the real one is
+    `petqcd.petsys_board.PetsysBoard`.
+    """
+
+    config: PetqcConfig
+    store: Store
+    bus: Bus
+    metrics: Metrics
+    device: DeviceSupervisor
+    make_board: MakeBoard
+    permits: interlocks.Interlocks
+    baselines: Baselines
+
+    async def begin(self, run_id: str, kind: str, started_unix_s: float, part_of: int | None = None) -> int:
+        """Claim a run in the history; its sequence."""
+        return await self.store.begin_run(
+            run_id,
+            kind=kind,
+            scanner=self.config.scanner.name,
+            simulated=self.config.board.is_simulated,
+            started_at=clock.utc_text(started_unix_s),
+            config_hash=self.config.hash,
+            part_of=part_of,
+        )
+
+    async def finish(self, run: Run, duration_s: float) -> int:
+        """Files first, then the durable record, then the news. Returns the sequence."""
+        folder = self.store.folder_of(run.run_id)
+        await asyncio.to_thread(records.write_files, run, folder)
+        sequence = await self.store.finish_run(run)
+        self.metrics.run_stored(run, finished_unix_s=clock.unix_s(), duration_s=duration_s)
+        self.metrics.set("petqc_store_last_commit_timestamp_seconds", self.store.last_commit_unix_s)
+        return sequence
+
+    def context(
+        self,
+        run_id: str,
+        kind: str,
+        started_at: str,
+        *,
+        procedure: Procedure | None = None,
+        account: dict[str, int | float] | None = None,
+        notes: tuple[str, ...] = (),
+        baselines: Mapping[str, Mapping[str, float]] | None = None,
+        with_source: bool = False,
+    ) -> RunContext:
+        """What is known about a run that ends now; with_source: a source is in the scanner, as configured."""
+        from petqc.analysis import RunContext
+
+        acquired = procedure.acquired if procedure is not None else Acquired()
+        identity = acquired.identity
+        shape, about = self.config.source if with_source else ("none", "")
+        return RunContext(
+            run_id=run_id,
+            kind=kind,
+            scanner=self.config.scanner.name,
+            started_at=started_at,
+            finished_at=clock.utc_text(),
+            simulated=self.config.board.is_simulated,
+            software=records.software() | ({"board": identity} if identity else {}),
+            config_hash=self.config.hash,
+            calibration_ids=procedure.job.calibration_ids if procedure is not None else {},
+            raw_files=procedure.raw_files() if procedure is not None else (),
+            environment=tuple(environment(acquired.readings, clock.monotonic_s())),
+            limits=self.config.limit_overrides(),
+            baselines=baselines or {},
+            account=account or {},
+            elapsed_s=acquired.elapsed_s if procedure is not None else None,
+            live_time_s=procedure.live_time_s if procedure is not None else None,
+            source=shape,
+            notes=(*((f"Source: {about}.",) if about else ()), *notes),
+        )
+
+
+def new_run_id(kind: str, started_unix_s: float) -> str:
+    """A name that no other run has, beginning with its time."""
+    return f"{clock.compact_utc(started_unix_s)}-{kind}-{secrets.token_hex(3)}"
+
+
+class Running:
+    """A run that is going on; everything is called from the event loop.
+
+    Args:
+        services: what it works with.
+        kind: of the run.
+        settings: of the kind.
+        source: who commands it.
+        told: called with every step of progress.
+    """
+
+    def __init__(
+        self, services: Services, kind: RunKind, settings: BaseModel, source: str, told: Callable[[Progress], None]
+    ) -> None:
+        self._services = services
+        self._kind = kind
+        self._settings = settings
+        self._source = source
+        self._told = told
+        self._started_unix_s = clock.unix_s()
+        self._started_s = clock.monotonic_s()
+        self._limits: BiasLimits | None = None
+        self._acquiring: asyncio.Task[Any] | None = None
+        self._stopped_because: str | None = None
+        self._at_work: Procedure | None = None
+        self.run_id = new_run_id(kind.name, self._started_unix_s)
+        self.progress = Progress(self.run_id, kind.name, "connect", 0.0, "starting")
+        self.stored: Run | None = None
+        """The record, once it is stored."""
+
+    async def claim(self, part_of: int | None = None) -> int:
+        """Claim it in the history; returns its sequence.
+
+        Raises:
+            RefusedError: something stands in its way; nothing was claimed.
+            StoreError: it could not be claimed.
+        """
+        if self._kind.needs_bias:
+            self._limits = self._hard_limits()
+        if getattr(self._settings, "resume", ""):
+            await self._refuse_to_continue()
+        self._services.permits.forget()
+        self._give(interlocks.COMMAND, self._source)
+        if self._limits is not None:
+            self._give(interlocks.LIMITS, "[device.bias]")
+        return await self._services.begin(self.run_id, self._kind.name, self._started_unix_s, part_of)
+
+    def stop(self, reason: str) -> None:
+        """Stop it: bias off first, then it becomes an invalid record."""
+        if self._stopped_because is None:
+            self._stopped_because = reason
+            if self._acquiring is not None:
+                self._acquiring.cancel()
+
+    def confirm(self, note: str) -> str:
+        """Tell it that what it waits for is done; what that was.
+
+        Raises:
+            RefusedError: it waits for nothing.
+        """
+        waits_for = None if self._at_work is None else self._at_work.confirm(note)
+        if waits_for is None:
+            raise RefusedError(f"run {self.run_id} does not wait for anybody")
+        return waits_for
+
+    async def run(self) -> Event:
+        """Go through it; `finished` with its verdict, or `lost`: a store that refuses is the only way without."""
+        folder = self._services.store.folder_of(self.run_id)
+        procedure: Procedure | None = None
+        reason: str | None = None
+        try:
+            await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+            try:
+                endpoint = await self._endpoint()
+                procedure = self._at_work = await asyncio.to_thread(self._procedure, endpoint)
+                await self._stoppable(asyncio.create_task(procedure.acquire(), name=f"acquire {self.run_id}"))
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, the run becomes a record that says so
+                reason = self._reason(error)
+            run = await self._conclude(procedure, reason)
+            return await self.store(run)
+        except Exception as error:  # noqa: BLE001 - told in the log and to everybody who waits
+            return self._lost(error)
+
+    async def refused(self, reason: str) -> Event:
+        """Make a record of a run that was claimed and could not even begin."""
+        try:
+            folder = self._services.store.folder_of(self.run_id)
+            await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+            return await self.store(await self._conclude(None, reason))
+        except Exception as error:  # noqa: BLE001 - told in the log and to everybody who waits
+            return self._lost(error)
+
+    async def store(self, run: Run) -> Event:
+        """Store the record; the news of it."""
+        sequence = await self._services.finish(run, clock.monotonic_s() - self._started_s)
+        self.stored = run
+        told: dict[str, Any] = {"run_id": run.run_id, "verdict": str(run.verdict), "sequence": sequence}
+        return Event("finished", {**told, "sentence": run.sentence})
+
+    def _lost(self, error: Exception) -> Event:
+        log.error("run %s could not be stored", self.run_id, exc_info=error)
+        code = error.code if isinstance(error, DaemonError) else DaemonError.code
+        return Event("lost", {"run_id": self.run_id, "code": code, "error": str(error)})
+
+    async def _endpoint(self) -> Endpoint:
+        """Where the board answers; gives up when the run is stopped."""
+        wanted = self._services.device.endpoint(ENDPOINT_DEADLINE_S)
+        waiting = asyncio.create_task(wanted, name="wait for the board")
+        await self._stoppable(waiting)
+        return waiting.result()
+
+    async def _stoppable(self, task: asyncio.Task[Any]) -> None:
+        """Wait for a task that `stop` may cancel; a cancellation of ours cancels it too. Raises what it raised."""
+        self._acquiring = task
+        if self._stopped_because is not None:
+            task.cancel()
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait({task})
+            raise
+        finally:
+            self._acquiring = None
+        if task.cancelled():
+            raise RefusedError(self._stopped_because or "stopped")
+        task.result()
+
+    async def _refuse_to_continue(self) -> None:
+        """Let the kind say, before the run is claimed, what stands in the way of continuing another one."""
+        endpoint = await self._services.device.endpoint(CONTINUE_DEADLINE_S)
+
+        def ask() -> None:
+            self._kind.procedure.refuse(self._job(self._in_use(endpoint)))
+
+        await asyncio.to_thread(ask)
+
+    def _in_use(self, endpoint: Endpoint) -> InUse:
+        s = self._services
+        return configuration_in_use(endpoint.config_ini, s.store.sets, s.config.board.name)
+
+    def _job(self, in_use: InUse) -> Job:
+        store = self._services.store
+        return Job(
+            run_id=self.run_id,
+            kind=self._kind.name,
+            started_at=clock.utc_text(self._started_unix_s),
+            folder=store.folder_of(self.run_id),
+            state_dir=store.state_dir,
+            config=self._services.config,
+            board_config=in_use.config,
+            set_id=in_use.set_id,
+            root_hash=in_use.root_hash,
+            settings=self._settings,
+        )
+
+    def _procedure(self, endpoint: Endpoint) -> Procedure:
+        """The kind's procedure, with a board that is not connected yet; reads files."""
+        job = self._job(self._in_use(endpoint))
+        board = self._services.make_board(endpoint, job.board_config, self._limits)
+        return self._kind.procedure(job, Bench(board, self._services.device, self._services.permits, self._tell))
+
+    def _reason(self, error: Exception) -> str:
+        if self._stopped_because is not None:
+            return self._stopped_because
+        log.warning("run %s: %s", self.run_id, error, exc_info=not hasattr(error, "code"))
+        detail = str(error) or type(error).__name__
+        device = self._services.device
+        ended = device.ended_because(self._started_s)
+        if ended and self._services.config.board.simulator is not None and ended not in detail:
+            detail += f" ({ended})"
+        if isinstance(error, DriverError | ConnectionError | TimeoutError):
+            device.failed(detail)
+        return detail
+
+    async def _conclude(self, procedure: Procedure | None, reason: str | None) -> Run:
+        """Finalise what was taken, then analyse, or say why there is nothing to analyse."""
+        self._tell("analyse", 0.88, "finalising what was taken", {})
+        s, kind = self._services, self._kind.name
+        notes: list[str] = []
+        account: dict[str, int | float] = {}
+        off: OffOutcome | None = None
+        if procedure is not None:
+            off = procedure.acquired.off
+            if off is not None:
+                notes.append(f"After the run: {off.told}.")
+            try:
+                await asyncio.to_thread(procedure.finalise, truncated=reason)
+                account = procedure.account()
+            except Exception as error:
+                log.exception("finalising what run %s took", self.run_id)
+                reason = reason or f"the recording could not be finalised: {records.first_line(error)}"
+            account |= self._received(procedure, notes)
+            if not procedure.acquired.drained:
+                reason = reason or "the recorder did not keep up; frames waiting for it were dropped"
+            notes += procedure.notes(reason)
+        calibration_ids = {} if procedure is None else procedure.job.calibration_ids
+        accepted, ended = await asyncio.to_thread(s.baselines.holding, kind, calibration_ids)
+        context = s.context(
+            self.run_id,
+            kind,
+            clock.utc_text(self._started_unix_s),
+            procedure=procedure,
+            account=account,
+            notes=(*notes, *([ended] if ended else [])),
+            baselines=await asyncio.to_thread(
+                s.baselines.values, accepted, kind, self._started_unix_s, calibration_ids
+            ),
+            with_source=self._kind.needs_source,
+        )  # fmt: skip
+        if reason is not None and off is not None and off.state.value == "unknown":
+            reason = f"{reason}; {off.told}"
+        if reason is not None or procedure is None:
+            return await asyncio.to_thread(records.invalid, context, reason or "nothing was measured")
+        self._tell("analyse", 0.9, "analysing", {})
+        try:
+            run = await asyncio.to_thread(procedure.conclude, context)
+        except Exception as error:
+            log.exception("analysing run %s", self.run_id)
+            return await asyncio.to_thread(
+                records.invalid, context, f"the analysis failed: {records.first_line(error)}"
+            )
+        acceptance = await asyncio.to_thread(s.baselines.current, kind, is_acceptance=True)
+        run.baselines = {b.role: b.digest() for b in (accepted, acceptance) if b is not None}
+        await asyncio.to_thread(
+            chart, run, s.store, nuclide=s.config.nuclide, reference=accepted, acceptance=acceptance
+        )
+        return run
+
+    def _received(self, procedure: Procedure, notes: list[str]) -> dict[str, int | float]:
+        """The account of frames, and the equation it must fulfil."""
+        acquired, metrics = procedure.acquired, self._services.metrics
+        received = acquired.received
+        recorded, dropped = procedure.frames_kept, acquired.frames_dropped
+        if acquired.frames_known and received.frames != recorded + dropped:
+            notes.append(f"Frames do not add up: {received.frames} received, {recorded} recorded, {dropped} dropped.")
+        metrics.add("petqc_frames_received_total", received.frames)
+        metrics.add("petqc_frames_recorded_total", recorded)
+        metrics.add("petqc_frames_dropped_total", dropped)
+        metrics.add("petqc_frames_lost_total", received.frames_lost)
+        metrics.add("petqc_datagrams_rejected_total", received.datagrams_rejected)
+        return {
+            "frames_received": received.frames,
+            "frames_recorded": recorded,
+            "frames_dropped": dropped,
+            "frames_missing": received.frames_lost,
+            "datagrams_rejected": received.datagrams_rejected,
+            **received.counters,
+        }
+
+    def _hard_limits(self) -> BiasLimits:
+        found = self._services.config.board.bias
+        if found is None:
+            raise RefusedError(
+                f"{self._services.device.state.name}: hard limits are not configured (add [device.bias] with v_min, "
+                "v_max, max_step_v and slew_v_per_s)"
+            )
+        return found
+
+    def _give(self, name: str, source: str) -> None:
+        now_s, age_s = clock.monotonic_s(), interlocks.CONNECTION_AGE_S
+        permit = interlocks.Permit(name, True, interlocks.Quality.GOOD, now_s, source, max_age_s=age_s)
+        self._services.permits.give(permit)
+
+    def _tell(self, stage: str, fraction: float, detail: str, counts: dict[str, int]) -> None:
+        self.progress = replace(
+            self.progress,
+            stage=stage,
+            fraction=max(round(fraction, 4), self.progress.fraction),
+            detail=detail,
+            counts=counts,
+        )
+        self._told(self.progress)
