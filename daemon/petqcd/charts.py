@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 
 MOST_RUNS = 1000
 """Most that are looked at; a calibration seldom lasts for so many."""
-_PAGE = 50
 _DAY_S = 86_400.0
 
 
@@ -121,38 +120,17 @@ def _values(check: str, columns: Mapping[str, NDArray[Any]]) -> CrystalValues | 
 
 
 def _past(run: Run, store: Store) -> list[PastRun]:
-    """Earlier runs of the same kind on the same scanner, oldest first.
+    """Earlier runs of the same kind on the same scanner, oldest first, with any calibration."""
+    from petqc.charts.judge import CHARTED, TEMPERATURE, PastRun
 
-    They go back to the last change of calibration, and at least as far as is looked at whatever the calibration.
-    """
-    from petqc.charts.acceptance import MOST_RECENT
-
-    found: list[PastRun] = []
-    before: int | None = None
-    is_same = True
-    while len(found) < MOST_RUNS:
-        lines = store.history(_PAGE, run.kind, before)
-        for line in lines:
-            before = line.sequence
-            if line.state != "finished" or line.verdict == "invalid":
-                continue
-            if (line.scanner, line.simulated) != (run.scanner, run.simulated):
-                continue
-            document = store.document(line.run_id)
-            is_same = is_same and document["calibration_ids"] == run.calibration_ids
-            if not is_same and len(found) >= MOST_RECENT:
-                return found[::-1]
-            found.append(_of(document))
-        if len(lines) < _PAGE:
-            break
-    return found[::-1]
-
-
-def _of(document: dict[str, Any]) -> PastRun:
-    from petqc.charts.judge import PastRun
-    from petqc.results import Run
-
-    return PastRun.of(Run.from_document(document), _day(document["started_at"]))
+    stored = store.values(
+        run.kind,
+        scanner=run.scanner,
+        simulated=run.simulated,
+        checks=(*CHARTED, TEMPERATURE),
+        most=MOST_RUNS,
+    )
+    return [PastRun.of_values(s.run_id, _day(s.started_at), s.calibration_ids, s.values) for s in stored]
 
 
 def _day(text: str) -> float:

@@ -25,7 +25,7 @@ from petqc.charts.run_length import (
     shewhart_run_length,
 )
 from petqc.limits import Limits, Status
-from petqc.results import CheckResult, EnvironmentReading, Run
+from petqc.results import CheckResult, Run
 
 TABLE = {  # shift -> Shewhart 3, EWMA 0.2 L 2.96, EWMA 0.1 L 3.3, CUSUM k 0.5 h 4.77; daily-qc.md section 2j
     0.0: (370, 497, 2109, 369),
@@ -132,8 +132,8 @@ def a_run(
     return usual_run(
         run_id="r",
         calibration_ids={"tdc": calibration},
-        environment=[EnvironmentReading("temperature_sipm", n, degc, "°C", True, "good", 1.0) for n in nodes],
         checks=[
+            *(CheckResult.measured("temperature", n, degc, "degC", 0.0, 4, Limits()) for n in nodes),
             CheckResult.measured("photopeak", "scanner", peak, "keV", 0.1, 1000, Limits(warn_low=500.0)),
             CheckResult.measured("photopeak", nodes[0], 511.0, "keV", 0.1, 1000, Limits(warn_low=500.0)),
             CheckResult.measured("photopeak", nodes[1], 2 * peak - 511.0, "keV", 0.1, 1000, Limits(warn_low=500.0)),

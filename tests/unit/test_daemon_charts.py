@@ -81,10 +81,10 @@ def test_a_history_that_cannot_be_read_is_a_remark_and_not_the_end(
     with closing(Store(tmp_path)) as store:
         run = a_run(1, 511.0)
 
-        def broken(*_: object) -> None:
+        def broken(*_: object, **__: object) -> None:
             raise OSError("disk gone")
 
-        monkeypatch.setattr(store, "history", broken)
+        monkeypatch.setattr(store, "values", broken)
         charts.chart(run, store, nuclide="")
     assert run.verdict is Status.PASS
     assert run.notes == ["Control charts could not be made: OSError: disk gone."]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import and_, create_engine, event, exc, insert, inspect, or_, select, update
+from sqlalchemy import and_, create_engine, event, exc, func, insert, inspect, or_, select, update
 from sqlalchemy.pool import NullPool
 
 from petqcd import clock
@@ -26,7 +26,7 @@ from petqcd.store.writer import Writer
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
     from sqlalchemy import ColumnElement, Connection, Engine, Select
@@ -46,6 +46,8 @@ SETS = "sets"
 READ_LIMIT_S = 2.0
 """Longest statement of a reader: a long read would keep the log from shrinking."""
 _PROGRESS_STEPS = 10_000
+_RUNS_AT_ONCE = 50
+"""Of one statement that reads from documents."""
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs"}
 )
@@ -70,6 +72,16 @@ class StoredRun:
     verdict: str | None
     sentence: str | None
     part_of: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredValues:
+    """Results of one run: value and standard error by check and node."""
+
+    run_id: str
+    started_at: str
+    calibration_ids: dict[str, str]
+    values: dict[tuple[str, str], tuple[float, float]]
 
 
 _LINE = (
@@ -148,6 +160,54 @@ class Reader:
             raise NotFoundError(f"there is no {kind} run yet")
         document: dict[str, Any] = json.loads(rows[0]["document"])
         return document
+
+    def values(
+        self, kind: str, *, scanner: str, simulated: bool, checks: Sequence[str], most: int
+    ) -> list[StoredValues]:
+        """Results of scanner and modules of the last runs that could measure, oldest first, without their documents.
+
+        Args:
+            kind: of the runs.
+            scanner: theirs.
+            simulated: whether they were.
+            checks: ids.
+            most: runs.
+        """
+        c = schema.runs.c
+        of_runs = (
+            select(c.sequence, c.run_id, c.started_at, func.json_extract(c.document, "$.calibration_ids").label("ids"))
+            .where(c.state == "finished", c.verdict != "invalid")
+            .where(c.kind == kind, c.scanner == scanner, c.simulated == simulated)
+            .order_by(c.sequence.desc())
+        )
+        found: list[StoredValues] = []
+        before: int | None = None
+        while len(found) < most:
+            page = of_runs if before is None else of_runs.where(c.sequence < before)
+            rows = self._rows(page.limit(min(_RUNS_AT_ONCE, most - len(found))))
+            if not rows:
+                break
+            before = rows[-1]["sequence"]
+            values = self._values_of([row["sequence"] for row in rows], checks)
+            found += [
+                StoredValues(row["run_id"], row["started_at"], json.loads(row["ids"] or "{}"), values[row["sequence"]])
+                for row in rows
+            ]
+        return found[::-1]
+
+    def _values_of(
+        self, sequences: Sequence[int], checks: Sequence[str]
+    ) -> dict[int, dict[tuple[str, str], tuple[float, float]]]:
+        r = schema.results.c
+        query = (
+            select(r.run, r.check_id, r.node, r.value, r.uncertainty)
+            .where(r.run.in_(sequences), r.check_id.in_(checks), r.value.is_not(None))
+            .where(or_(r.node == "scanner", r.node.like("module:%")))
+        )
+        found: dict[int, dict[tuple[str, str], tuple[float, float]]] = {sequence: {} for sequence in sequences}
+        for row in self._rows(query):
+            found[row["run"]][row["check_id"], row["node"]] = row["value"], row["uncertainty"] or 0.0
+        return found
 
     def baselines(self, kind: str | None = None) -> list[AcceptedBaseline]:
         """Every accepted baseline and every end of one, oldest first; those of source runs were once of daily runs.

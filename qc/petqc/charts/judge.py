@@ -38,6 +38,8 @@ CHARTED: Final[Mapping[str, tuple[Literal["scanner", "module"], ...]]] = {
     "prompts": ("scanner",),
 }
 """Checks and levels. Source: daily-qc.md §5.2, rows with EWMA."""
+TEMPERATURE: Final = "temperature"
+"""The check whose modules' values are the temperatures that charts regress on."""
 DECAYING: Final = frozenset({"prompts"})
 """Rates of the source: compared after its decay is taken out."""
 HALF_LIFE_D: Final = {"na22": 950.57, "ge68": 270.93}
@@ -65,19 +67,23 @@ class PastRun:
     @classmethod
     def of(cls, run: Run, at_d: float) -> PastRun:
         """From a run's own document."""
-        values = {
-            (c.id, c.node): (c.value, c.uncertainty or 0.0)
-            for c in run.checks
-            if c.value is not None and _level(c.node) in CHARTED.get(c.id, ())
-        }
-        by_module: dict[str, list[float]] = {}
-        for r in run.environment:
-            if r.name.startswith("temperature_sipm") and r.value is not None:
-                by_module.setdefault(r.node, []).append(r.value)
-        degc = {node: float(np.mean(found)) for node, found in by_module.items()}
+        values = {(c.id, c.node): (c.value, c.uncertainty or 0.0) for c in run.checks if c.value is not None}
+        return cls.of_values(run.run_id, at_d, run.calibration_ids, values)
+
+    @classmethod
+    def of_values(
+        cls,
+        run_id: str,
+        at_d: float,
+        calibration_ids: Mapping[str, str],
+        values: Mapping[tuple[str, str], tuple[float, float]],
+    ) -> PastRun:
+        """From results by check and node; what is not charted is left out."""
+        degc = {n: value for (check, n), (value, _) in values.items() if check == TEMPERATURE and _level(n) == "module"}
         if degc:
             degc["scanner"] = float(np.mean(list(degc.values())))
-        return cls(run.run_id, at_d, dict(run.calibration_ids), values, degc)
+        charted = {(check, n): pair for (check, n), pair in values.items() if _level(n) in CHARTED.get(check, ())}
+        return cls(run_id, at_d, dict(calibration_ids), charted, degc)
 
 
 @dataclass(frozen=True, slots=True)
