@@ -177,7 +177,7 @@ class Reader:
         of_runs = (
             select(c.sequence, c.run_id, c.started_at, func.json_extract(c.document, "$.calibration_ids").label("ids"))
             .where(c.state == "finished", c.verdict != "invalid")
-            .where(c.kind == kind, c.scanner == scanner, c.simulated == simulated)
+            .where(self._is_of(kind), c.scanner == scanner, c.simulated == simulated)
             .order_by(c.sequence.desc())
         )
         found: list[StoredValues] = []
