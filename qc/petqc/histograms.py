@@ -12,6 +12,7 @@ import numpy as np
 
 from petqc.channel_map import pair_node
 from petqc.errors import BadInputError
+from petqc.event_times import EventTimes
 from petqc.jit import kernel
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ class QcHistograms:
             with either single as the delayed one, so delayed counts are twice those of randoms in the prompt window.
         same_module: prompts whose two sides are in one module (in no histogram).
         unknown: singles and pairs of channels that the topology does not have.
+        times: rates in slices of time and gaps between singles of a channel; only of singles that came by `add`, which
+            are in the order of time.
         pairs_seen: prompts of two modules inside the time axis; every pairs_stride-th of them is in the pair buffer.
     """
 
@@ -146,6 +149,7 @@ class QcHistograms:
         self.searched = np.ones(n_pairs, np.bool_) if searched is None else searched
         self.prompts = np.zeros(n_pairs, np.int64)
         self.delayed = np.zeros(n_pairs, np.int64)
+        self.times = EventTimes(n, n_modules)
         self.same_module = 0
         self.unknown = 0
         self.pairs_seen = 0
@@ -180,6 +184,7 @@ class QcHistograms:
     def add(self, processed: ProcessedLike) -> None:
         """Count what one feed of the processor gave."""
         self.add_singles(processed.singles)
+        self._add_times(processed.singles)
         self.add_prompts(processed.prompts)
         self.add_delayed(processed.delayed)
 
@@ -202,6 +207,18 @@ class QcHistograms:
                 self.singles,
                 self.singles_in_window,
             )
+        )
+
+    def _add_times(self, singles: Singles) -> None:
+        low, high = self.settings.energy_window or (-np.inf, np.inf)
+        self.times.add(
+            np.ascontiguousarray(singles.time_ps, np.int64),
+            np.ascontiguousarray(singles.channel, np.int32),
+            np.ascontiguousarray(singles.energy, np.float32),
+            self._index,
+            self.topology.module,
+            float(low),
+            float(high),
         )
 
     def add_hits(self, channel: NDArray[np.int32]) -> None:
@@ -258,6 +275,7 @@ class QcHistograms:
             "tof_prompt", "tof_delayed", "prompts", "delayed",
         ):  # fmt: skip
             getattr(self, name)[...] += getattr(other, name)
+        self.times.merge(other.times)
         self.same_module += other.same_module
         self.unknown += other.unknown
         theirs = np.stack(other.pairs())

@@ -168,7 +168,8 @@ class QcInput(CheckInput):
             try:
                 # One channel has one gain: a second hump there is Compton scatter or another line.
                 several = node.members.size > 1
-                self._humps[node.name] = two_humps(edges, counts, low, high) if several else None
+                edge = LU_EDGE_RATIO if self.is_kev else 0.0
+                self._humps[node.name] = two_humps(edges, counts, low, high, edge_ratio=edge) if several else None
             except QcError:
                 self._humps[node.name] = None
         return self._humps[node.name]

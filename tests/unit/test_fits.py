@@ -13,6 +13,7 @@ from petqc.fits import FWHM_OF_SIGMA, fit_time_peak, fit_two_peaks, rough_time_p
 from petqc.fits import kernels as fk
 from petqc.fits.peaks import find_peaks, nema_width, onset, two_humps
 from petqc.fits.photopeaks import LU_EDGE_RATIO, PeakShape, fit_lines, fit_photopeak, fit_photopeaks
+from petqc.lutetium.spectra import in_bins
 from petqc.statistics import (
     channel_sigmas,
     family_sigmas,
@@ -368,6 +369,19 @@ def test_two_humps_are_told_from_one(n):
         assert (found.low, found.high) == (pytest.approx(35.0, abs=3.0), pytest.approx(62.0, abs=3.0))
     with pytest.raises(TooFewCountsError):
         two_humps(edges, np.ones(100), 10.0, 150.0)
+
+
+@pytest.mark.parametrize("n", [1000, 4000, 30_000])
+def test_the_sum_of_lutetiums_gammas_is_no_second_hump(n):
+    rng = np.random.default_rng(n)
+    lutetium = in_bins(10.5, KEV, 1.0) @ np.array([0.01, 0.2, 0.06, 0.64, 0.05, 0.025, 0.0, 0.015])
+    peak = model(KEV, A1=1.0, MU1=511.0, S1=22.8)
+    low_gain = model(KEV, A1=1.0, MU1=400.0, S1=20.0)
+    for _ in range(25):
+        one = rng.poisson(n * (0.3 * peak + 0.7 * lutetium)).astype(float)
+        assert two_humps(KEV, one, 306.0, 766.0, edge_ratio=LU_EDGE_RATIO) is None
+        two = rng.poisson(n * (0.4 * peak + 0.4 * low_gain + 0.2 * lutetium)).astype(float)
+        assert two_humps(KEV, two, 306.0, 766.0, edge_ratio=LU_EDGE_RATIO) is not None
 
 
 # --- statistics ------------------------------------------------------------------------------------------------------

@@ -9,9 +9,9 @@ import numpy as np
 
 from petqc.channel_map import SCANNER
 from petqc.checks import CheckOutput, check
-from petqc.checks.randoms_delayed import BOTH_WAYS
 from petqc.fits import FWHM_OF_SIGMA
 from petqc.fits.energy_fits import Refusal
+from petqc.fits.randoms import BOTH_WAYS
 from petqc.limits import Limits
 from petqc.results import Spectrum
 from petqc.statistics import sigma_bound

@@ -17,6 +17,7 @@ from petqc.fits.kernels import (
     A2,
     CONVERGED,
     EDGE,
+    EDGE_RATIO,
     HIGH,
     LOW,
     MU1,
@@ -221,7 +222,9 @@ def fit_two_peaks(
     return _fit(edges, counts, start, _SLOTS_TWO_PEAKS)
 
 
-def fit_one_peak(edges: NDArray[np.float64], counts: NDArray[np.float64], mu: float, sigma: float) -> PeakFit:
+def fit_one_peak(
+    edges: NDArray[np.float64], counts: NDArray[np.float64], mu: float, sigma: float, edge_ratio: float = 0.0
+) -> PeakFit:
     """Fit one free Gaussian on a straight background; not yet accepted or refused.
 
     Args:
@@ -229,6 +232,8 @@ def fit_one_peak(edges: NDArray[np.float64], counts: NDArray[np.float64], mu: fl
         counts: (n,) counts.
         mu: position to start from.
         sigma: standard deviation to start from.
+        edge_ratio: with a step of scatter below the peak, and another continuum that begins at this multiple of its
+            position; 0: without both.
 
     Raises:
         FitFailedError: no convergence.
@@ -238,7 +243,12 @@ def fit_one_peak(edges: NDArray[np.float64], counts: NDArray[np.float64], mu: fl
     start[LOW], start[HIGH] = level
     start[A1] = max(counts.sum() - 0.5 * sum(level) * (edges[-1] - edges[0]), 10.0)
     start[MU1], start[S1] = mu, sigma
-    return _fit(edges, counts, start, _SLOTS_ONE_PEAK)
+    if not edge_ratio:
+        return _fit(edges, counts, start, _SLOTS_ONE_PEAK)
+    constants = np.zeros(N_CONSTANTS)
+    constants[EDGE_RATIO] = edge_ratio
+    start[EDGE] = start[STEP] = 0.5 * level[1]
+    return _fit(edges, counts, start, _SLOTS_ON_CONTINUUM, constants)
 
 
 def accept(fit: PeakFit, min_p_value: float = MIN_P_VALUE, min_net_counts: float = MIN_NET_COUNTS) -> PeakFit:
@@ -276,11 +286,16 @@ _SHAPELESS = np.zeros(N_CONSTANTS)
 _SLOTS_TIME = slots_of((A1,), (MU1,), (S1,), (LOW, HIGH))
 _SLOTS_TIME_DOUBLE = slots_of((A1,), (MU1, MU2), (S1,), (A2,), (S2,), (LOW, HIGH))
 _SLOTS_ONE_PEAK = slots_of((A1,), (MU1,), (S1,), (LOW,), (HIGH,))
+_SLOTS_ON_CONTINUUM = slots_of((A1,), (MU1,), (S1,), (STEP,), (EDGE,), (LOW,), (HIGH,))
 _SLOTS_TWO_PEAKS = slots_of((A1,), (MU1,), (S1,), (A2,), (MU2,), (S2,), (LOW,), (HIGH,))
 
 
 def _fit(
-    edges: NDArray[np.float64], counts: NDArray[np.float64], start: NDArray[np.float64], slots: NDArray[np.int64]
+    edges: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    start: NDArray[np.float64],
+    slots: NDArray[np.int64],
+    constants: NDArray[np.float64] = _SHAPELESS,
 ) -> PeakFit:
     edges = np.ascontiguousarray(edges, np.float64)
     counts = np.ascontiguousarray(counts, np.float64)
@@ -294,10 +309,10 @@ def _fit(
         lower[S2] = 0.0
     model = np.empty(counts.size)
     covariance = np.empty((N_PARAMETERS, N_PARAMETERS))
-    status, steps, nll = poisson_fit(counts, edges, p, _SHAPELESS, slots, lower, model, covariance)
+    status, steps, nll = poisson_fit(counts, edges, p, constants, slots, lower, model, covariance)
     if status != CONVERGED:
         raise FitFailedError(f"the fit does not converge ({steps} steps)")
-    return peak_fit(edges, counts, model, p, covariance, nll, slots, _SHAPELESS)
+    return peak_fit(edges, counts, model, p, covariance, nll, slots, constants)
 
 
 def peak_fit(

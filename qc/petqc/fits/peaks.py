@@ -200,6 +200,7 @@ def two_humps(
     min_share: float = 0.4,
     min_gain: float = 12.0,
     max_ratio: float = 3.0,
+    edge_ratio: float = 0.0,
 ) -> TwoHumps | None:
     """Two peaks in a range where a photopeak is expected to be alone; None if one peak (or none) describes it.
 
@@ -215,6 +216,8 @@ def two_humps(
         min_share: lowest height of the smaller hump as a share of the larger one.
         min_gain: least gain in log-likelihood (three parameters more).
         max_ratio: largest ratio of the two positions.
+        edge_ratio: a continuum may begin at this multiple of a lone peak (Lu-176: LU_EDGE_RATIO), whose hump is then no
+            second peak; 0: none is expected.
 
     Raises:
         TooFewCountsError: fewer than 200 counts in the range.
@@ -233,17 +236,31 @@ def two_humps(
         two = fit_two_peaks(part_edges, part, (a, b), (sigma, sigma))
     except FitFailedError:
         return None
-    try:
-        one = fit_one_peak(part_edges, part, 0.5 * (a + b), abs(b - a))
-        gain = two.log_likelihood - one.log_likelihood
-    except FitFailedError:  # one Gaussian cannot even be brought near it
-        gain = two.log_likelihood + float(np.sum(part - part * np.log(max(part.mean(), 1e-9))))
+    gain = two.log_likelihood - _one_peak(part_edges, part, pair, edge_ratio)
     p = two.parameters
     (mu1, w1), (mu2, w2) = sorted((float(p[k]), FWHM_OF_SIGMA * float(p[k + 1])) for k in (MU1, MU2))
     separated = mu2 - mu1 > 0.4 * (w1 + w2)
     if gain < min_gain or not separated or not low <= mu1 < mu2 <= high:
         return None
     return TwoHumps(a, b, w1, w2, gain, two)
+
+
+def _one_peak(
+    edges: NDArray[np.float64], counts: NDArray[np.float64], humps: tuple[float, float, float], edge_ratio: float
+) -> float:
+    """Log-likelihood of the best that one peak does: over both humps, or at either with the continuum beyond it."""
+    a, b, sigma = humps
+    starts = [(0.5 * (a + b), abs(b - a), 0.0)]
+    if edge_ratio:
+        starts += [(at, min(sigma, 0.05 * at), edge_ratio) for at in (a, b)]
+    # A flat line, where no Gaussian can be brought near it at all.
+    found = [float(np.sum(counts * np.log(max(counts.mean(), 1e-9)) - counts))]
+    for mu, width, ratio in starts:
+        try:
+            found.append(fit_one_peak(edges, counts, mu, width, ratio).log_likelihood)
+        except FitFailedError:
+            continue
+    return max(found)
 
 
 def _humps(
