@@ -133,7 +133,7 @@ class SetOutput:
 
     @property
     def function(self) -> int:
-        """Front-end function the payloads belong to."""
+        """Front-end function the payloads belong to; 0 for a device that has none."""
         return self._function
 
     @property
@@ -157,7 +157,7 @@ def guard(
     limit: HardLimit | None,
     *,
     channel: str,
-    function: int,
+    function: int = 0,
     encode: Callable[[Volts], tuple[bytes, ...]],
     decode: Callable[[tuple[bytes, ...]], tuple[Volts, float]],
 ) -> SetOutput:
@@ -167,7 +167,7 @@ def guard(
         request: The voltage asked for.
         limit: The hard limit of this very channel.
         channel: The channel as the messages and the limit name it.
-        function: Front-end function the messages belong to.
+        function: Front-end function the messages belong to; 0 for a device that has none.
         encode: Bytes for a voltage, rounding towards zero.
         decode: From those bytes alone: the voltage they mean, and one DAC step there in volts.
 
@@ -204,7 +204,7 @@ def guard(
 def guard_lowest(
     *,
     channel: str,
-    function: int,
+    function: int = 0,
     lowest_code: int,
     encode: Callable[[int], tuple[bytes, ...]],
     decode_code: Callable[[tuple[bytes, ...]], int],
@@ -265,7 +265,7 @@ def guard_enable(
     *,
     n_outputs: int,
     channel: str,
-    function: int,
+    function: int = 0,
     payload: bytes,
     untold: Sequence[UntoldOutputs] = (),
 ) -> SetOutput:
@@ -299,7 +299,7 @@ def guard_trim(
     lowest: int,
     highest: int,
     channel: str,
-    function: int,
+    function: int = 0,
     encode: Callable[[int], tuple[bytes, ...]],
     decode_code: Callable[[tuple[bytes, ...]], int],
 ) -> SetOutput:

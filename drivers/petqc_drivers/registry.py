@@ -64,6 +64,14 @@ _KINDS: Final = (
         device="CaenA5203",
         readback="none",
     ),
+    DeviceKind(
+        kind="hamamatsu-c11204",
+        title="Hamamatsu C11204-01 or -02 SiPM bias supply on a serial line",
+        module="petqc_drivers.hamamatsu_c11204.supply",
+        settings="HamamatsuC11204Settings",
+        device="HamamatsuC11204",
+        readback="measured",
+    ),
 )
 KINDS: Final[Mapping[str, DeviceKind]] = MappingProxyType({kind.kind: kind for kind in _KINDS})
 

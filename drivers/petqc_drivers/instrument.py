@@ -1,0 +1,286 @@
+"""What all instruments around the detector have in common: one link, an identity, readings with quality and age.
+
+A supervisor treats them alike: `connect` (opens, verifies who answers, looks, changes nothing), `poll` on its own
+period, `readings` at any time, `aclose`. What can energise something is also a `BiasSource`. Every method has a
+deadline of its own and may be cancelled anywhere; the next question then waits until the link is in step again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from petqc_drivers.device import DeviceState, OutputState, Quality, Reading
+from petqc_drivers.errors import (
+    DriverError,
+    OvertakenError,
+    RemoteProtocolError,
+    ReplyTimeoutError,
+    StateError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from petqc_drivers.limits import Volts
+    from petqc_drivers.transport.threaded import ThreadedLink
+    from petqc_drivers.trip import Trip
+
+CONNECT_S: Final = 3.0
+"""To open a session."""
+STALE_AFTER_S: Final = 10.0
+"""A reading older than this is not what is."""
+QUIET_S: Final = 0.15
+"""A link is quiet if nothing came for so long."""
+RESYNCHRONISE_S: Final = 2.0
+_FIRST_BACK_OFF_S, _LAST_BACK_OFF_S, _JITTER = 0.5, 30.0, 0.2
+_GOOD_TRAFFIC_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who answered: None for what the device has no words for."""
+
+    model: str
+    serial: str | None = None
+    firmware: str | None = None
+
+
+class BackOff:
+    """How long to wait before the next try to connect: doubling, with jitter, from the start after good traffic."""
+
+    def __init__(self, rng: random.Random | None = None) -> None:
+        self._rng = rng or random.Random()  # noqa: S311 - jitter
+        self._next_s = _FIRST_BACK_OFF_S
+        self._good_since: float | None = None
+
+    def failed(self) -> float:
+        """Seconds to wait after a failure."""
+        now = time.monotonic()
+        if self._good_since is not None and now - self._good_since >= _GOOD_TRAFFIC_S:
+            self._next_s = _FIRST_BACK_OFF_S
+        self._good_since = None
+        wait_s, self._next_s = self._next_s, min(2 * self._next_s, _LAST_BACK_OFF_S)
+        return wait_s * self._rng.uniform(1 - _JITTER, 1 + _JITTER)
+
+    def connected(self) -> None:
+        """It answers; only some time of that makes the next wait short again."""
+        self._good_since = time.monotonic()
+
+
+class Instrument(ABC):
+    """One instrument behind a request-reply link.
+
+    Args:
+        name: From the configuration.
+        link: To it; nobody else uses it.
+        reply_timeout_s: For one exchange.
+
+    Attributes:
+        state: Of the life cycle.
+        identity: Who answered at the last connect.
+        last_good_s: When it last answered, on the monotonic clock.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, name: str, link: ThreadedLink, *, reply_timeout_s: float) -> None:
+        self.name = name
+        self.state = DeviceState.DISCONNECTED
+        self.identity: Identity | None = None
+        self.last_good_s: float | None = None
+        self._link = link
+        self._reply_timeout_s = reply_timeout_s
+        self._turn = asyncio.Lock()
+        self._readings: dict[str, Reading] = {}
+        self._is_switching_off = False
+
+    # -- what a supervisor calls ------------------------------------------------------------------------------------
+
+    async def connect(self) -> Identity:
+        """Open a new session, verify who answers and look at its state; nothing is changed.
+
+        Raises:
+            ConnectError: Nobody can be reached.
+            WrongIdentityError: It is another device than configured.
+            DriverError: It does not answer as it should.
+        """
+        self.state = DeviceState.CONNECTING
+        try:
+            async with self._turn:
+                await self._link.open(CONNECT_S)
+                self.identity = await self._resynchronise()
+                await self._observe()
+        except BaseException:
+            self.state = DeviceState.FAULTED
+            await self._link.aclose()
+            raise
+        self.state = DeviceState.IDENTIFIED
+        return self.identity
+
+    async def poll(self) -> list[Reading]:
+        """Ask for everything that it measures.
+
+        Raises:
+            DriverError: It cannot be asked; readings then grow old.
+        """
+        if not self._link.is_open:
+            raise StateError(f"poll while {self.state.value}", device=self.name, do="connect first")
+        for reading in await self._measure():
+            self._readings[reading.name] = reading
+        return self.readings()
+
+    def readings(self) -> list[Reading]:
+        """The last ones, each as good as its age allows."""
+        now = time.monotonic()
+        return [self._aged(reading, now) for reading in self._readings.values()]
+
+    @property
+    def link_counters(self) -> dict[str, int]:
+        """What went over the link and what went wrong there."""
+        return dict(self._link.counters)
+
+    async def aclose(self) -> None:
+        """End the session; outputs stay as they are. Safe at any time and more than once."""
+        self.state = DeviceState.DISCONNECTED
+        await self._link.aclose()
+
+    # -- what a driver does -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def _identify(self) -> Identity:
+        """Ask who it is and compare with the configuration; through `_exchange` only."""
+
+    @abstractmethod
+    async def _observe(self) -> None:
+        """Look at its state after connecting; through `_exchange` only."""
+
+    @abstractmethod
+    async def _measure(self) -> list[Reading]:
+        """Readings, fresh from the device."""
+
+    def _aged(self, reading: Reading, now: float) -> Reading:
+        age_s = now - reading.at_monotonic_s
+        if age_s <= STALE_AFTER_S or reading.quality is Quality.ABSENT:
+            return reading
+        return replace(reading, value=None, quality=Quality.BAD, reason=f"stale: {age_s:.0f} s old")
+
+    async def _ask(self, request: bytes, whole: Callable[[bytes], int | None]) -> bytes:
+        """An exchange that changes nothing, in its turn; asked once more if the link fell out of step.
+
+        Raises:
+            DriverError: It failed both times, or the session ended.
+        """
+        async with self._turn:
+            try:
+                return await self._in_step_exchange(request, whole)
+            except (ReplyTimeoutError, RemoteProtocolError):
+                return await self._in_step_exchange(request, whole)
+
+    async def _tell(self, request: bytes, whole: Callable[[bytes], int | None]) -> bytes:
+        """An exchange that changes something, in its turn; never repeated.
+
+        Raises:
+            DriverError: It failed; what the device made of it must be read back.
+        """
+        async with self._turn:
+            return await self._in_step_exchange(request, whole)
+
+    async def _in_step_exchange(self, request: bytes, whole: Callable[[bytes], int | None]) -> bytes:
+        if not self._link.is_in_step:
+            await self._resynchronise()
+        return await self._exchange(request, whole)
+
+    async def _exchange(self, request: bytes, whole: Callable[[bytes], int | None]) -> bytes:
+        """An exchange whatever the step."""
+        self._check_turn()
+        reply = await self._link.exchange(request, whole, self._reply_timeout_s)
+        self.last_good_s = time.monotonic()
+        return reply
+
+    async def _resynchronise(self) -> Identity:
+        """Wait until nothing comes any more, then make sure who answers.
+
+        Raises:
+            DriverError: It cannot be; the device is faulted, and must be connected again.
+        """
+        self._check_turn()
+        self._link.counters["resynchronised"] += 1
+        try:
+            await self._link.drain(QUIET_S, RESYNCHRONISE_S)
+            identity = await self._identify()
+        except DriverError:
+            self.state = DeviceState.FAULTED
+            await self._link.aclose()
+            raise
+        self._link.is_in_step = True
+        return identity
+
+    def _check_turn(self) -> None:
+        """Refuse an exchange that must not be made now."""
+        if self._is_switching_off:
+            raise OvertakenError("switching off goes first", device=self.name)
+
+    def _last_good(self) -> str:
+        return "never" if self.last_good_s is None else f"{time.monotonic() - self.last_good_s:.1f} s ago"
+
+
+class BiasSource(Instrument):
+    """An instrument that can put a voltage on a detector.
+
+    Attributes:
+        output: What is known about it.
+        trip: Whether it is tripped, why, and what may be done about it.
+    """
+
+    trip: Trip
+
+    def __init__(self, name: str, link: ThreadedLink, *, reply_timeout_s: float) -> None:
+        super().__init__(name, link, reply_timeout_s=reply_timeout_s)
+        self.output = OutputState.UNKNOWN
+        self._off_count = 0
+
+    @abstractmethod
+    async def off(self) -> OutputState:
+        """Take the voltage away, now, whatever happened before; also without a session, through one of its own.
+
+        Raises:
+            OffUnconfirmedError: It could not be confirmed.
+        """
+
+    @abstractmethod
+    async def on(self, target: Volts) -> None:
+        """Energise and ramp to a voltage, behind the guard.
+
+        Raises:
+            DriverError: Refused, or failed and switched off.
+        """
+
+    @abstractmethod
+    async def ramp(self, target: Volts) -> None:
+        """Ramp an output that is on to another voltage.
+
+        Raises:
+            DriverError: Refused, or stopped at the last confirmed step.
+        """
+
+    @abstractmethod
+    async def reset_trip(self) -> None:
+        """Clear an acknowledged trip whose cause is gone; energises nothing.
+
+        Raises:
+            DriverError: It is not so.
+        """
+
+    def _not_overtaken(self, since: int) -> None:
+        """Make sure that nobody switched off meanwhile.
+
+        Raises:
+            OvertakenError: Somebody did.
+        """
+        if self._off_count != since:
+            raise OvertakenError("switching off went first", device=self.name)

@@ -1,0 +1,180 @@
+"""Serial ports: a device file, or the same bytes through a TCP socket.
+
+`/dev/serial/by-id/...` is a port of this machine by its stable name, opened exclusively. `socket://HOST:PORT` is a
+serial device server or a simulator; line settings are then its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import select
+import socket
+import termios
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+from urllib.parse import urlsplit
+
+import serial
+
+from petqc_drivers.errors import ConnectError, LinkLostError, LocalProtocolError, ReplyTimeoutError
+from petqc_drivers.transport.threaded import SLICE_S, ThreadedLink
+
+if TYPE_CHECKING:
+    from petqc_drivers.transport.threaded import BlockingPort
+
+_CHUNK: Final = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SerialLine:
+    """How a line is clocked: baud rate, data bits, parity, stop bits, hardware handshake."""
+
+    baud: int
+    data_bits: Literal[7, 8] = 8
+    parity: Literal["none", "even", "odd"] = "none"
+    stop_bits: Literal[1, 2] = 1
+    rts_cts: bool = False
+
+
+def check_address(address: str) -> None:
+    """Refuse what is neither a device file nor socket://HOST:PORT.
+
+    Raises:
+        LocalProtocolError: Then.
+    """
+    if not address.startswith("/"):
+        _host_and_port(address)
+
+
+def serial_link(name: str, address: str, line: SerialLine) -> ThreadedLink:
+    """A link to the device at that address.
+
+    Raises:
+        LocalProtocolError: If the address is none.
+    """
+    check_address(address)
+
+    def open_port(timeout_s: float) -> BlockingPort:
+        return _Tty(address, line) if address.startswith("/") else _Socket(address, timeout_s)
+
+    return ThreadedLink(name, open_port)
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    parts = urlsplit(address)
+    with contextlib.suppress(ValueError):
+        if parts.scheme == "socket" and parts.hostname and parts.port and not parts.path:
+            return parts.hostname, parts.port
+    raise LocalProtocolError(f"{address!r} is no serial port", do="write /dev/serial/by-id/... or socket://HOST:PORT")
+
+
+class _Tty:
+    """A device file."""
+
+    longest_wait_s = SLICE_S
+
+    def __init__(self, path: str, line: SerialLine) -> None:
+        try:
+            self._port = serial.Serial(
+                path,
+                baudrate=line.baud,
+                bytesize=line.data_bits,
+                parity={"none": serial.PARITY_NONE, "even": serial.PARITY_EVEN, "odd": serial.PARITY_ODD}[line.parity],
+                stopbits=line.stop_bits,
+                rtscts=line.rts_cts,
+                timeout=SLICE_S,
+                write_timeout=1.0,
+                exclusive=True,
+            )
+        except (OSError, termios.error) as error:
+            raise ConnectError(
+                f"{path} cannot be opened: {error}", do="check address, cable and permissions"
+            ) from error
+        try:
+            # The lock keeps out who asks for one, this everybody but root.
+            fcntl.ioctl(self._port.fileno(), termios.TIOCEXCL)
+        except OSError as error:
+            self.close()
+            raise ConnectError(f"{path} cannot be had alone: {error}") from error
+
+    def write(self, data: bytes, timeout_s: float) -> None:
+        del timeout_s  # a change of the port's time-out would set its line anew
+        try:
+            self._port.write(data)
+        except serial.SerialTimeoutException as error:
+            raise ReplyTimeoutError("it does not take what is sent", do="check handshake and cable") from error
+        except (OSError, termios.error) as error:
+            raise LinkLostError(f"cannot send: {error}", do="check the cable") from error
+
+    def read(self, timeout_s: float) -> bytes:
+        del timeout_s
+        try:
+            # A port that is readable and gives nothing is gone; the library raises for it.
+            first: bytes = self._port.read(1)
+            return first + self._port.read(min(self._port.in_waiting, _CHUNK)) if first else b""
+        except (OSError, TypeError, termios.error) as error:
+            raise LinkLostError(f"the port is gone: {error}", do="check the cable") from error
+
+    def clear(self) -> int:
+        dropped = 0
+        try:
+            while waiting := self._port.in_waiting:
+                dropped += len(self._port.read(min(waiting, _CHUNK)))
+                if dropped > _CHUNK:
+                    break
+        except (OSError, TypeError, termios.error) as error:
+            raise LinkLostError(f"the port is gone: {error}", do="check the cable") from error
+        return dropped
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, termios.error):
+            self._port.close()
+
+
+class _Socket:
+    """A TCP socket. The library's own socket:// port reads byte by byte and can leave its socket open."""
+
+    longest_wait_s = SLICE_S
+
+    def __init__(self, address: str, timeout_s: float) -> None:
+        try:
+            self._socket = socket.create_connection(_host_and_port(address), timeout=timeout_s)
+        except OSError as error:
+            raise ConnectError(f"{address}: {error}", do="check address and cable") from error
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket.setblocking(False)
+
+    def write(self, data: bytes, timeout_s: float) -> None:
+        left = memoryview(data)
+        while left:
+            if not select.select([], [self._socket], [], timeout_s)[1]:
+                raise ReplyTimeoutError("it does not take what is sent", do="check the device")
+            try:
+                left = left[self._socket.send(left) :]
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise LinkLostError(f"cannot send: {error}", do="check the cable") from error
+
+    def read(self, timeout_s: float) -> bytes:
+        if not select.select([self._socket], [], [], timeout_s)[0]:
+            return b""
+        try:
+            came = self._socket.recv(_CHUNK)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            raise LinkLostError(f"the connection is gone: {error}", do="check the cable") from error
+        if not came:
+            raise LinkLostError("the other end closed the connection", do="check the device")
+        return came
+
+    def clear(self) -> int:
+        dropped = 0
+        while dropped <= _CHUNK and (came := self.read(0.0)):
+            dropped += len(came)
+        return dropped
+
+    def close(self) -> None:
+        self._socket.close()
