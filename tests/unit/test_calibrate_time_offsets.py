@@ -11,7 +11,6 @@ from petqc.calibrate.time_offsets import (
     C_MM_PER_PS,
     DEPTH_PS,
     PairList,
-    depth_difference,
     find_source,
     fit,
 )
@@ -19,6 +18,7 @@ from petqc.calibration import CalibrationSet
 from petqc.channel_map import Topology
 from petqc.errors import BadInputError
 from petqc.events import Coincidences
+from petqc.fits.depth import depth_difference
 from petqc.formats.petsys_config import load_config
 from petqc.formats.petsys_tables import TABLES
 from petqc.limits import Status

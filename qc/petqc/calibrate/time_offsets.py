@@ -17,10 +17,11 @@ import numpy as np
 
 from petqc.calibrate import Calibration
 from petqc.calibrate.outcome import column, refusal_notes, refused, summary
-from petqc.channel_map import SCANNER, square_to
+from petqc.channel_map import SCANNER
 from petqc.errors import BadInputError, FitFailedError, TooFewCountsError
 from petqc.fits import FWHM_OF_SIGMA, MIN_NET_COUNTS, fit_time_peak, rough_time_peak
-from petqc.fits.offsets import MIN_PAIRS, Offsets, Parallax, solve_offsets
+from petqc.fits.depth import USUAL_CRYSTAL_MM, depth_classes
+from petqc.fits.offsets import MIN_PAIRS, Offsets, solve_offsets
 from petqc.fits.source_place import MOST_LINES, SourcePlace, find_source
 from petqc.formats.petsys_tables import TABLES, absolute_of, set_address
 from petqc.limits import Limits
@@ -34,12 +35,8 @@ if TYPE_CHECKING:
 
 C_MM_PER_PS: Final = 0.299792458
 MOST_PAIRS: Final = 20_000_000
-LYSO_PER_MM: Final = 0.083
-"""Attenuation of LYSO at 511 keV. Source: 0.083 /mm, density 7.1 g/cm³."""
 DEPTH_PS: Final = 1.7
 """What the classes of depth leave to a single channel, rms, on simulated 20 mm crystals; part of its error."""
-_CLASSES = 16
-_NEAR_MM = 0.6
 _FIRST_BIN_PS = 50.0
 
 MOVED = Limits(warn_low=-75.0, warn_high=75.0)
@@ -95,7 +92,7 @@ def fit(
     *,
     window_ps: float,
     source_mm: tuple[float, float, float] | None = None,
-    crystal_mm: float = 20.0,
+    crystal_mm: float = USUAL_CRYSTAL_MM,
 ) -> Calibration:
     """New time offsets of all channels that coincidences connect.
 
@@ -104,7 +101,7 @@ def fit(
         previous: time_offset table in use, None: none.
         window_ps: full width of the coincidence window.
         source_mm: place of the source; None: found from the coincidences.
-        crystal_mm: length of the crystals, which sorts pairs by depth; half as long or twice changes little.
+        crystal_mm: length of the crystals, which sorts pairs by depth.
 
     Raises:
         BadInputError: no positions of crystals, or hardly any coincidences.
@@ -126,7 +123,8 @@ def fit(
         start, sigma = _module_start(topology, a, b, left, window_ps)
         solved = solve_offsets(
             a, b, left, len(topology), window_ps=window_ps, start_ps=start, sigma_ps=sigma,
-            parallax=_depth_classes(topology, xyz - source, a, b, crystal_mm),
+            without_pattern=False,
+            depths=depth_classes(topology, xyz - source, a, b, crystal_mm), module=topology.module, group=topology.asic,
         )  # fmt: skip
     except TooFewCountsError as error:
         raise BadInputError(str(error), do="check the source, its place and the coincidence window") from error
@@ -154,74 +152,6 @@ def _module_start(
     modules, *_ = np.linalg.lstsq(np.array(rows), np.array(right), rcond=None)
     start: NDArray[np.float64] = modules[topology.module]
     return start, min(*widths, 1000.0)
-
-
-def _depth_classes(
-    topology: Topology, from_source: NDArray[np.float64], a: NDArray[np.int32], b: NDArray[np.int32], crystal_mm: float
-) -> Parallax:
-    """Pairs sorted by how much deeper one of the crystals was hit than the other, from where the crystals are."""
-    n = len(topology)
-    out, near = np.zeros(n), np.zeros(n)
-    pitch = math.inf
-    for number in range(len(topology.module_nodes)):
-        mine = np.flatnonzero(topology.module == number)
-        deep = np.abs(from_source[mine] @ square_to(from_source[mine], from_source[mine].mean(axis=0)))
-        out[mine] = np.sqrt(np.maximum((from_source[mine] ** 2).sum(axis=1) - deep**2, 0.0))
-        near[mine] = deep - crystal_mm / 2.0
-        if mine.size > 1:
-            pitch = min(pitch, float(np.linalg.norm(from_source[mine[1:]] - from_source[mine[0]], axis=1).min()))
-    if not math.isfinite(pitch) or (near <= 0.0).any():
-        return Parallax.none(a.size, n)
-    deeper = depth_difference(out[a], out[b], near[a], near[b], crystal_mm, pitch)
-    size = np.abs(deeper)
-    group = np.minimum((size / crystal_mm * _CLASSES).astype(np.int64), _CLASSES - 1)
-    is_near = size < _NEAR_MM
-    group[is_near] = _CLASSES
-    # A deeper hit is an earlier one; the sign is left to the fit.
-    return Parallax(group, np.where(is_near, 0.0, np.sign(deeper)), np.zeros(n), _CLASSES + 1)
-
-
-def depth_difference(
-    out_a: NDArray[np.float64],
-    out_b: NDArray[np.float64],
-    near_a: NDArray[np.float64],
-    near_b: NDArray[np.float64],
-    crystal_mm: float,
-    pitch_mm: float,
-) -> NDArray[np.float64]:
-    """Mean depth of the hit in crystal a minus that in crystal b, of pairs of gammas that fly apart on one line, mm.
-
-    Over all slopes of that line which meet both crystals, each absorbing exponentially; in the plane of line and axis.
-
-    Args:
-        out_a: (m,) distance of crystal a's axis from the foot of the source on the module.
-        out_b: (m,) the same of crystal b.
-        near_a: (m,) distance of the source from the module's face.
-        near_b: (m,) the same on side b.
-        crystal_mm: length of the crystals.
-        pitch_mm: their width.
-    """
-    rounded = np.round(np.stack([out_a, out_b, near_a, near_b], axis=1), 2)
-    unique, where = np.unique(rounded, axis=0, return_inverse=True)
-    a, b, face_a, face_b = unique.T
-    half = pitch_mm / 2.0
-    low = np.maximum(np.minimum(a, b) - half, 0.0) / (np.maximum(face_a, face_b) + crystal_mm)
-    high = (np.maximum(a, b) + half) / np.minimum(face_a, face_b)
-    slope = low[:, None] + (high - low)[:, None] * (np.arange(200) + 0.5) / 200.0
-
-    def absorbed(out: NDArray[np.float64], face: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-        first = np.clip((out[:, None] - half) / slope - face[:, None], 0.0, crystal_mm)
-        last = np.clip((out[:, None] + half) / slope - face[:, None], 0.0, crystal_mm)
-        before, after = np.exp(-LYSO_PER_MM * first), np.exp(-LYSO_PER_MM * last)
-        return before - after, (first + 1.0 / LYSO_PER_MM) * before - (last + 1.0 / LYSO_PER_MM) * after
-
-    share_a, depth_a = absorbed(a, face_a)
-    share_b, depth_b = absorbed(b, face_b)
-    both = (share_a * share_b).sum(axis=1)
-    difference = (depth_a * share_b - depth_b * share_a).sum(axis=1) / np.maximum(both, 1e-12)
-    # No line meets both, and yet they were paired (scatter): the outer one counts as hit at its end.
-    difference = np.where(both > 1e-9, difference, np.sign(a - b) * crystal_mm)
-    return np.asarray(difference[where.reshape(-1)])
 
 
 def _outcome(

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from petqc.channel_map import square_to
 from petqc.errors import TooFewCountsError
 from petqc.fits import FWHM_OF_SIGMA, MIN_NET_COUNTS, rough_time_peak
+from petqc.fits.depth import USUAL_CRYSTAL_MM, depth_classes
 from petqc.fits.energy_fits import Refusal
-from petqc.fits.offsets import Offsets, Parallax, solve_offsets
+from petqc.fits.offsets import Depths, Offsets, solve_offsets
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +36,7 @@ class TimeOffsets:
     solved: Offsets
     a: NDArray[np.int32]
     b: NDArray[np.int32]
-    residual_ps: NDArray[np.float64]
+    residual_ps: NDArray[np.float32]
     is_moved: bool
 
 
@@ -50,16 +50,18 @@ def solve_run(q: QcInput) -> TimeOffsets | Refusal:
     # Offsets need a width to start from only; a peak of odd shape will do.
     sigma = rough_time_peak(*q.time_spectrum(-1))[1] / FWHM_OF_SIGMA if isinstance(fit, Refusal) else fit.sigma
     source, is_moved = _source(q)
-    left = dt - _flight_ps(q, a, b, source)
+    left = dt.astype(np.float32) - _flight_ps(q, a, b, source)
     try:
         solved = solve_offsets(
             a, b, left, len(h.topology),
             window_ps=float(h.settings.coincidence_window_ps), start_ps=_module_start(q), sigma_ps=sigma,
-            parallax=_parallax(q, a, b, source), group=h.topology.asic,
+            depths=_depths(q, a, b, source), module=h.topology.module, group=h.topology.asic,
         )  # fmt: skip
     except TooFewCountsError as error:
         return Refusal(str(error), int(dt.size))
-    return TimeOffsets(solved, a, b, left - (solved.offset_ps[a] - solved.offset_ps[b]), is_moved)
+    offset = solved.offset_ps.astype(np.float32)
+    left -= offset[a] - offset[b]
+    return TimeOffsets(solved, a, b, left, is_moved)
 
 
 def _source(q: QcInput) -> tuple[NDArray[np.float64], bool]:
@@ -79,33 +81,22 @@ def _source(q: QcInput) -> tuple[NDArray[np.float64], bool]:
 
 def _flight_ps(
     q: QcInput, a: NDArray[np.int32], b: NDArray[np.int32], source: NDArray[np.float64]
-) -> NDArray[np.float64]:
+) -> NDArray[np.float32]:
     """Expected dt of a point source. Source: daily-qc.md §2d, g_k."""
     xyz = q.histograms.topology.xyz_mm.astype(np.float64)
     if q.context.source != "point" or not np.isfinite(xyz).all():
-        return np.zeros(a.size)
-    flight = np.sqrt(((xyz - source) ** 2).sum(axis=1)) / _C_MM_PER_PS
+        return np.zeros(a.size, np.float32)
+    flight = (np.sqrt(((xyz - source) ** 2).sum(axis=1)) / _C_MM_PER_PS).astype(np.float32)
     return np.asarray(flight[a] - flight[b])
 
 
-def _parallax(q: QcInput, a: NDArray[np.int32], b: NDArray[np.int32], source: NDArray[np.float64]) -> Parallax | None:
-    """How far off its crystal's axis each line from a point source comes in.
-
-    It is the distance of the crystal from the line through the source that is square to its module.
-    """
+def _depths(q: QcInput, a: NDArray[np.int32], b: NDArray[np.int32], source: NDArray[np.float64]) -> Depths:
     topology = q.histograms.topology
-    xyz = topology.xyz_mm.astype(np.float64) - source
+    xyz = topology.xyz_mm.astype(np.float64)
     if q.context.source != "point" or not np.isfinite(xyz).all():
-        return None
-    distance = np.zeros(len(topology))
-    for node in q.nodes("module"):
-        mine = xyz[node.members]
-        middle = mine.mean(axis=0)
-        if float(np.linalg.norm(middle)) < 1.0:
-            return None
-        square = square_to(mine, middle)
-        distance[node.members] = np.linalg.norm(mine - np.outer(mine @ square, square), axis=1)
-    return Parallax.of(a, b, distance)
+        return Depths.none()
+    length = q.context.crystal_mm[2] if q.context.crystal_mm else USUAL_CRYSTAL_MM
+    return depth_classes(topology, xyz - source, a, b, length)
 
 
 def _module_start(q: QcInput) -> NDArray[np.float64]:

@@ -1,0 +1,216 @@
+"""How sure time offsets are: which channels the coincidences connect, and what noise does to offsets along the graph.
+
+Few channels: the inverse of the normal matrix. Many: samples of the solution under the noise that the pairs have; from
+samples follows the error of any mean or difference.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from petqc.fits.offset_kernels import join_groups, shake
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from petqc.fits.offsets import Graph
+
+SAMPLES = 64
+"""Solutions drawn: an error is known to 1 / sqrt(2 x 64) = 9 %."""
+MOST_SAMPLED = 1_000_000
+"""Of more pairs every so-manieth is drawn from, as if it were as many."""
+_SEED = 20_160
+_TOLERANCE = 3e-3
+_MOST_STEPS = 200
+
+
+def components(
+    graph: Graph, weight: NDArray[np.float32], degree: NDArray[np.float64], least: float
+) -> NDArray[np.int64]:
+    """Number of each channel's connected component, the largest is 0; -1: fewer than `least` pairs.
+
+    Source: daily-qc.md §2d.1.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    good = degree >= least
+    edge = (weight > 0.5) & good[graph.a] & good[graph.b]
+    joint = coo_array((np.ones(int(edge.sum()), np.int8), (graph.a[edge], graph.b[edge])), shape=(graph.n, graph.n))
+    _, label = connected_components(joint.tocsr(), directed=False)
+    found = np.full(graph.n, -1, np.int64)
+    names, counts = np.unique(label[good], return_counts=True)
+    place = np.full(int(label.max(initial=0)) + 1, -1, np.int64)
+    place[names[np.argsort(-counts, kind="stable")]] = np.arange(names.size)
+    found[good] = place[label[good]]
+    return found
+
+
+def centred(values: NDArray[np.float64], component: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Values of channels minus the mean of their component, 0 outside; (n,) or (n, samples)."""
+    from scipy.sparse import csr_array
+
+    n = component.size
+    known = component >= 0
+    size = np.maximum(np.bincount(component[known], minlength=1), 1)
+    sums = csr_array((np.ones(int(known.sum())), (component[known], np.flatnonzero(known))), shape=(size.size, n))
+    means = (sums @ values) / (size if values.ndim == 1 else size[:, None])
+    return np.where(known if values.ndim == 1 else known[:, None], values - means[component], 0.0)
+
+
+def without(values: NDArray[np.float64], pattern: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Values of channels, (n,) or (n, samples), without their part along a pattern of length 1."""
+    if pattern is None:
+        return values
+    along = pattern @ values
+    return values - (pattern * along if values.ndim == 1 else np.outer(pattern, along))
+
+
+def inverse_of_groups(joint: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Pseudo-inverse of the Laplacian of a graph, (groups, groups); joint: weights between groups."""
+    from scipy.sparse.csgraph import connected_components
+
+    np.fill_diagonal(joint, 0.0)
+    total = joint.sum(axis=1)
+    seen = total > 0.0
+    found = np.zeros_like(joint)
+    if not seen.any():
+        return found
+    part = joint[np.ix_(seen, seen)]
+    _, label = connected_components(part > 0.0, directed=False)
+    pattern = np.eye(int(label.max()) + 1)[label]
+    pattern /= np.sqrt(pattern.sum(axis=0))
+    shared = pattern @ pattern.T
+    scale = float(total[seen].mean())
+    inverse = np.linalg.inv(np.diag(total[seen]) - part + scale * shared)
+    found[np.ix_(seen, seen)] = inverse - shared / scale
+    return found
+
+
+def coarse_inverse(graph: Graph, weight: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Inverse of the graph of groups for the preconditioner; (0, 0) where there are none."""
+    if graph.n_groups < 2:
+        return np.zeros((0, 0))
+    joint = np.empty((graph.n_groups, graph.n_groups))
+    join_groups(graph.a, graph.b, weight, graph.group, joint)
+    return inverse_of_groups(joint)
+
+
+def told_by(graph: Graph, module: NDArray[np.int32], sums: NDArray[np.float64]) -> NDArray[np.float32]:
+    """How much of each pair's weight tells of a shift, (m,); sums: see offset_kernels.weigh."""
+    share = sums[..., 2] / np.maximum(sums[..., 1], 1e-9)
+    off = (graph.depth == graph.classes - 1).astype(np.int8) if graph.classes else 0
+    return np.clip(share, 0.02, 1.0).astype(np.float32)[off, module[graph.a], module[graph.b]]
+
+
+def covariance(
+    graph: Graph,
+    weight: NDArray[np.float32],
+    component: NDArray[np.int64],
+    pattern: NDArray[np.float64] | None,
+    sigma: float,
+) -> NDArray[np.float64]:
+    """Covariance of the offsets without what coincidences do not show, (n, n)."""
+    n = graph.n
+    normal = graph.normal(weight).toarray()
+    known = component >= 0
+    used = np.concatenate([known, np.diag(normal)[n:] > 0])
+    part = normal[np.ix_(used, used)]
+    # What is not seen gets a weight of its own, so that the matrix has an inverse; then it is taken out again.
+    where = component[known]
+    unseen = np.eye(int(where.max(initial=-1)) + 1)[where]
+    unseen /= np.sqrt(np.maximum(unseen.sum(axis=0), 1.0))
+    if pattern is not None:
+        unseen = np.column_stack([unseen, pattern[known]])
+    size = int(known.sum())
+    shared = unseen @ unseen.T
+    part[:size, :size] += float(np.trace(part)) / max(part.shape[0], 1) * shared
+    inverse = np.linalg.inv(part)[:size, :size]
+    projector = np.eye(size) - shared
+    found = np.zeros((n, n))
+    found[np.ix_(known, known)] = sigma**2 * projector @ inverse @ projector
+    return found
+
+
+def samples(
+    graph: Graph,
+    dt: NDArray[np.float32],
+    x: NDArray[np.float64],
+    weight: NDArray[np.float32],
+    tells: NDArray[np.float32],
+    component: NDArray[np.int64],
+    pattern: NDArray[np.float64] | None,
+) -> NDArray[np.float64]:
+    """Offsets as noise alone would make them, (n, SAMPLES).
+
+    Args:
+        graph: the pairs.
+        dt: (m,) their time differences.
+        x: (n + classes,) the solution.
+        weight: (m,) weights of the solution.
+        tells: (m,) weights of what each pair tells.
+        component: (n,) see components.
+        pattern: (n,) see without.
+    """
+    stride = -(-graph.a.size // MOST_SAMPLED)
+    thin = graph.every(stride)
+    dt, weight, tells = (np.ascontiguousarray(v[::stride]) for v in (dt, weight, tells))
+    right = np.empty((graph.n + graph.classes, SAMPLES))
+    shake(thin.a, thin.b, thin.depth, thin.sign, graph.n, dt, x, weight, _SEED, right)
+    # Of every stride-th pair alone the noise is that much larger.
+    found = _solve(thin, tells, right)[: graph.n] / math.sqrt(stride)
+    return without(centred(found, component), pattern)
+
+
+def _solve(graph: Graph, weight: NDArray[np.float32], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Conjugate gradients for many right sides, (n + classes, samples); see offset_kernels.conjugate_gradients."""
+    from scipy.sparse import csr_array
+
+    n = graph.n
+    normal = graph.normal(weight)
+    diagonal = normal.diagonal()
+    scale = np.where(diagonal > 1e-6, 1.0 / np.maximum(diagonal, 1e-6), 0.0)[:, None]
+    coarse = coarse_inverse(graph, weight)
+    seen = np.flatnonzero(diagonal[:n] > 1e-6)
+    gather = csr_array((np.ones(seen.size), (graph.group[seen], seen)), shape=(graph.n_groups, diagonal.size))
+    spread = gather.T.tocsr()
+
+    def improved(residual: NDArray[np.float64]) -> NDArray[np.float64]:
+        good = scale * residual
+        return good + spread @ (coarse @ (gather @ residual)) if coarse.size else good
+
+    x = np.zeros_like(right)
+    residual = np.where(scale > 0.0, right, 0.0)
+    direction = improved(residual)
+    rho = (residual * direction).sum(axis=0)
+    goal = rho * _TOLERANCE**2
+    for _ in range(_MOST_STEPS):
+        if (rho <= goal).all():
+            break
+        product = normal @ direction
+        alpha = rho / np.maximum((direction * product).sum(axis=0), 1e-300)
+        x += alpha * direction
+        residual -= alpha * product
+        good = improved(residual)
+        before, rho = rho, (residual * good).sum(axis=0)
+        direction = good + rho / np.maximum(before, 1e-300) * direction
+    return x
+
+
+def channel_errors(
+    graph: Graph,
+    weight: NDArray[np.float32],
+    degree: NDArray[np.float64],
+    drawn: NDArray[np.float64],
+    sigma: float,
+) -> NDArray[np.float64]:
+    """Error of each channel, (n,): what its own pairs leave, and that of its partners' mean, from the samples."""
+    stride = -(-graph.a.size // MOST_SAMPLED)
+    normal = graph.every(stride).normal(np.ascontiguousarray(weight[::stride]))[: graph.n, : graph.n]
+    diagonal = normal.diagonal()
+    partners = drawn - (normal @ drawn) / np.maximum(diagonal, 1e-9)[:, None]
+    own = sigma**2 / np.maximum(degree, 1e-9)
+    return np.asarray(np.sqrt(own + (partners**2).mean(axis=1)))
