@@ -76,7 +76,7 @@ def time_tails(q: QcInput) -> CheckOutput:
 
 
 def _by_channel(
-    a: NDArray[np.int32], b: NDArray[np.int32], residual: NDArray[np.float64], edges: NDArray[np.float64], n: int
+    a: NDArray[np.int32], b: NDArray[np.int32], residual: NDArray[np.float32], edges: NDArray[np.float64], n: int
 ) -> NDArray[np.float64]:
     """Histogram of each channel's lateness, (n, bins)."""
     bins = edges.size - 1

@@ -59,7 +59,7 @@ def timing_width(q: QcInput) -> CheckOutput:
 
 
 def _asics(
-    q: QcInput, found: TimeOffsets, a: NDArray[np.int64], b: NDArray[np.int64], residual: NDArray[np.float64]
+    q: QcInput, found: TimeOffsets, a: NDArray[np.int64], b: NDArray[np.int64], residual: NDArray[np.float32]
 ) -> tuple[list[CheckResult], list[str]]:
     topology = q.histograms.topology
     n = len(topology.asic_nodes)
@@ -138,7 +138,7 @@ def _single_variances(
 
 
 def _channels(
-    q: QcInput, found: TimeOffsets, a: NDArray[np.int64], b: NDArray[np.int64], residual: NDArray[np.float64]
+    q: QcInput, found: TimeOffsets, a: NDArray[np.int64], b: NDArray[np.int64], residual: NDArray[np.float32]
 ) -> ChannelColumn:
     topology = q.histograms.topology
     n = len(topology)

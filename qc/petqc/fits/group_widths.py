@@ -31,7 +31,7 @@ class GroupWidths:
 
 
 def group_widths(
-    residual_ps: NDArray[np.float64],
+    residual_ps: NDArray[np.float32],
     group: NDArray[np.int64],
     n_groups: int,
     *,

@@ -103,7 +103,7 @@ def told_by(graph: Graph, module: NDArray[np.int32], sums: NDArray[np.float64]) 
     """How much of each pair's weight tells of a shift, (m,); sums: see offset_kernels.weigh."""
     share = sums[..., 2] / np.maximum(sums[..., 1], 1e-9)
     off = (graph.depth == graph.classes - 1).astype(np.int8) if graph.classes else 0
-    return np.clip(share, 0.02, 1.0).astype(np.float32)[off, module[graph.a], module[graph.b]]
+    return np.asarray(np.clip(share, 0.02, 1.0).astype(np.float32)[off, module[graph.a], module[graph.b]])
 
 
 def covariance(
