@@ -13,6 +13,7 @@ from petqcd import clock, interlocks, records
 from petqcd.board_configuration import configuration_in_use
 from petqcd.charts import chart
 from petqcd.errors import DaemonError, RefusedError
+from petqcd.past import tell_past
 from petqcd.procedure import Acquired, Bench, Job, environment
 from petqcd.progress import Event, Progress
 
@@ -79,6 +80,8 @@ class Services:
     async def finish(self, run: Run, duration_s: float) -> int:
         """Files first, then the durable record, then the news. Returns the sequence."""
         folder = self.store.folder_of(run.run_id)
+        reference = await asyncio.to_thread(self.baselines.current, run.kind) if "reference" in run.baselines else None
+        await asyncio.to_thread(tell_past, run, self.store, nuclide=self.config.nuclide, reference=reference)
         await asyncio.to_thread(records.write_files, run, folder)
         sequence = await self.store.finish_run(run)
         self.metrics.run_stored(run, finished_unix_s=clock.unix_s(), duration_s=duration_s)

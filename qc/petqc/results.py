@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from petqc.past import Past
+
 SCHEMA = "petqc-run/1"
 _OF_CHARTS = (".ewma", ".step", ".since_acceptance", ".crystals")
 
@@ -195,6 +197,7 @@ class Run:
     scanner: the name its people give the scanner; empty where nobody named one. calibration_set: what a calibration run
     made (plain types for JSON; contract in docs/reference/calibration-sets.md). baselines: SHA-256 of each accepted
     baseline that it was held against, by what it is. parts: the runs that it is composed of; it has their checks.
+    past: trends, and what moved since when; None: nobody looked.
     """
 
     run_id: str
@@ -220,6 +223,7 @@ class Run:
     calibration_set: dict[str, Any] | None = None
     baselines: dict[str, str] = field(default_factory=dict)
     parts: list[RunPart] = field(default_factory=list)
+    past: Past | None = None
 
     @property
     def is_calibration(self) -> bool:
@@ -253,6 +257,7 @@ class Run:
             "diagnosis": [{**asdict(h), "evidence": list(h.evidence)} for h in self.diagnosis],
             "notes": list(self.notes),
             **({} if self.calibration_set is None else {"calibration_set": self.calibration_set}),
+            **({} if self.past is None else {"past": asdict(self.past)}),
             **({"parts": [{**asdict(p), "verdict": str(p.verdict)} for p in self.parts]} if self.parts else {}),
         }
 
@@ -263,6 +268,8 @@ class Run:
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Run:
         """A run from its document (without channel columns and spectra)."""
+        from petqc.past import Past
+
         if document.get("schema") != SCHEMA:
             raise BadInputError(
                 f"schema is {document.get('schema')!r}, not {SCHEMA!r}", do="read it with the version that wrote it"
@@ -291,6 +298,7 @@ class Run:
             calibration_set=document.get("calibration_set"),
             parts=[RunPart(**{**p, "verdict": Status(p["verdict"])}) for p in document.get("parts", ())],
             baselines=dict(document.get("baselines", {})),
+            past=Past.from_document(document["past"]) if "past" in document else None,
         )
 
     def save(self, folder: Path) -> None:

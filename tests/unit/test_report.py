@@ -313,7 +313,7 @@ def test_ids_are_unique_and_links_lead_somewhere(page: Page) -> None:
 def test_the_six_tiles_give_value_uncertainty_unit_and_limits(page: Page) -> None:
     assert len([a for t, a in page.elements if t == "article"]) == 6
     bars = [a["aria-label"] or "" for a in page.with_class("svg", "limits")]
-    assert len(bars) == 6
+    assert len(bars) == 5, "prompts have no limits in this run"
     assert any(
         "510.83 ± 0.12 keV" in b and "warn outside 505.9 to 516.1, fail outside 495.7 to 526.3" in b for b in bars
     )
@@ -413,7 +413,7 @@ def test_the_table_of_checks_has_them_all_and_filters_by_link(run: Run, page: Pa
     links = {a["href"] for t, a in page.elements if t == "a"}
     assert {"#only-warn", "#only-pass", "#only-no-limits", "#checks"} <= links
     assert "#only-fail" not in links  # there is none to show
-    for status in Status:
+    for status in set(Status) - {Status.MISSED}:  # a run may be, a result never
         assert f"#only-{status}:target ~ .scroll tbody tr:not(.{status})" in next(
             t for where, t in page.texts if "style" in where
         )

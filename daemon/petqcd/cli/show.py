@@ -32,6 +32,7 @@ LEVELS = ("scanner", "module", "pair")
 _WORDS = {"no-limits": "no limits"}
 _MOST_LOWER = 12
 _MOST_MOVED = 25
+_MOST_CHANGED = 4
 _MOST_ALIKE = 8
 """Of more modules or pairs than this only those are listed that are not passing."""
 _GRAVITY = {"fail": 0, "invalid": 1, "warn": 2}
@@ -73,10 +74,24 @@ def print_run(run: Run, *, everything: bool = False, where: Mapping[str, str] | 
         out.print(f"and {hidden} more at lower levels, in the report and in the files of the run")
     if run.diagnosis:
         out.print(_causes(run))
+    _print_changes(run, out)
     for note in run.notes:
         out.print(f"note: {note}")
     for name, value in (where or {}).items():
         out.print(f"{name + ':':<11}{value}", soft_wrap=True)
+
+
+def _print_changes(run: Run, out: Console) -> None:
+    """What has moved since when, a line for each; nothing where nothing has."""
+    from petqc.report.moved import change_text
+    from petqc.report.text import title_of
+
+    for c in () if run.past is None else run.past.changes:
+        for f in c.found[:_MOST_CHANGED]:
+            out.print(f"moved since {c.since}: {title_of(f.check)} at {f.node} {change_text(f)}")
+        more = len(c.found) + c.more - _MOST_CHANGED
+        if more > 0:
+            out.print(f"moved since {c.since}: {more} more, in the report")
 
 
 def _parts(run: Run) -> Table:

@@ -12,7 +12,7 @@ import json
 import os
 import uuid
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -76,12 +76,13 @@ class StoredRun:
 
 @dataclass(frozen=True, slots=True)
 class StoredValues:
-    """Results of one run: value and standard error by check and node."""
+    """Results of one run by check and node: value with standard error, and status."""
 
     run_id: str
     started_at: str
     calibration_ids: dict[str, str]
-    values: dict[tuple[str, str], tuple[float, float]]
+    values: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
+    statuses: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
 _LINE = (
@@ -183,31 +184,29 @@ class Reader:
         found: list[StoredValues] = []
         before: int | None = None
         while len(found) < most:
-            page = of_runs if before is None else of_runs.where(c.sequence < before)
-            rows = self._rows(page.limit(min(_RUNS_AT_ONCE, most - len(found))))
+            older = of_runs if before is None else of_runs.where(c.sequence < before)
+            rows = self._rows(older.limit(min(_RUNS_AT_ONCE, most - len(found))))
             if not rows:
                 break
             before = rows[-1]["sequence"]
-            values = self._values_of([row["sequence"] for row in rows], checks)
-            found += [
-                StoredValues(row["run_id"], row["started_at"], json.loads(row["ids"] or "{}"), values[row["sequence"]])
-                for row in rows
-            ]
+            page = {
+                r["sequence"]: StoredValues(r["run_id"], r["started_at"], json.loads(r["ids"] or "{}")) for r in rows
+            }
+            self._fill(page, checks)
+            found += page.values()
         return found[::-1]
 
-    def _values_of(
-        self, sequences: Sequence[int], checks: Sequence[str]
-    ) -> dict[int, dict[tuple[str, str], tuple[float, float]]]:
+    def _fill(self, page: Mapping[int, StoredValues], checks: Sequence[str]) -> None:
         r = schema.results.c
         query = (
-            select(r.run, r.check_id, r.node, r.value, r.uncertainty)
-            .where(r.run.in_(sequences), r.check_id.in_(checks), r.value.is_not(None))
+            select(r.run, r.check_id, r.node, r.value, r.uncertainty, r.status)
+            .where(r.run.in_(page), r.check_id.in_(checks), r.value.is_not(None))
             .where(or_(r.node == "scanner", r.node.like("module:%")))
         )
-        found: dict[int, dict[tuple[str, str], tuple[float, float]]] = {sequence: {} for sequence in sequences}
         for row in self._rows(query):
-            found[row["run"]][row["check_id"], row["node"]] = row["value"], row["uncertainty"] or 0.0
-        return found
+            one, place = page[row["run"]], (row["check_id"], row["node"])
+            one.values[place] = row["value"], row["uncertainty"] or 0.0
+            one.statuses[place] = row["status"]
 
     def baselines(self, kind: str | None = None) -> list[AcceptedBaseline]:
         """Every accepted baseline and every end of one, oldest first; those of source runs were once of daily runs.

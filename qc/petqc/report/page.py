@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from petqc.limits import Status
 from petqc.report import channels as channel_view
-from petqc.report import figures, maps, tables, text, tiles
+from petqc.report import figures, maps, moved, tables, text, tiles
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -89,6 +89,7 @@ def view(run: Run) -> dict[str, Any]:
         "duration": text.duration(run.started_at, run.finished_at),
         "size": _size(found),
         "tiles": tiles.tiles(run),
+        "changes": moved.moved(run),
         "attention": attention,
         "more_attention": more_attention,
         "energy": figures.energy_figures(run),

@@ -32,7 +32,15 @@ WANTED = (
     ("energy_resolution", "Energy resolution, FWHM", ()),
     ("ctr_fit", "CTR, FWHM of the fit", (("ctr_nema", "NEMA-style"),)),
     ("module_time_offset", "Module time offset", ()),
-    ("singles_rate", "Singles rate", (("prompts", "prompts"), ("randoms_delayed", "randoms, delayed"))),
+    (
+        "prompts",
+        "Coincidences",
+        (
+            ("block_efficiency", "block efficiency"),
+            ("singles_rate", "singles"),
+            ("randoms_delayed", "randoms, delayed"),
+        ),
+    ),
     ("dead_channels", "Dead channels", (("hot_channels", "hot"),)),
 )
 """Check of each tile, its heading, and the checks that stand beside it."""
@@ -67,6 +75,7 @@ class Tile:
     bar: Markup | None
     beside: tuple[Beside, ...]
     modules: tuple[Beside, ...]
+    trend: Markup | None = None
 
 
 def tiles(run: Run) -> list[Tile]:
@@ -130,7 +139,17 @@ def _tile(run: Run, check_id: str, heading: str, others: tuple[tuple[str, str], 
         modules=tuple(Beside(c.node, measured(c.value, c.uncertainty), c.status) for c in modules[:4])
         if len(modules) <= 4 and level_of(result.node) == "scanner"
         else (),
+        trend=_trend(run, result),
     )
+
+
+def _trend(run: Run, result: CheckResult) -> Markup | None:
+    """The sparkline of a tile; None: there is no past of it."""
+    from petqc.report.sparkline import sparkline
+
+    trends = run.past.trends if run.past is not None else ()
+    found = next((t for t in trends if (t.check, t.node) == (result.id, result.node)), None)
+    return None if found is None or len(found.points) < 2 else sparkline(found, result.limits, result.baseline)
 
 
 def _domain(limits: Limits, value: float | None) -> tuple[float, float] | None:
