@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from petqc.results import Run
 
 TREND_DAYS: Final = 90.0
-"""Source: daily-qc.md §5.3, point 2."""
+"""A quarter of a year, as of a tile on the first page."""
 MOST_CHANGES: Final = 12
 """Since each moment; a run in which more has moved has one cause, and the worst show it."""
 

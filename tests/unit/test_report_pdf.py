@@ -37,7 +37,7 @@ def test_the_first_page_says_it_all_and_every_page_says_simulated(run: Run, pdf:
     first = " ".join(pages[0].split())
     assert "Warning" in first
     assert run.sentence[:40] in first
-    for heading in ("Photopeak", "Energy resolution", "CTR", "Module time offset", "Singles rate", "Dead channels"):
+    for heading in ("Photopeak", "Energy resolution", "CTR", "Module time offset", "Coincidences", "Dead channels"):
         assert heading in first
     assert run.diagnosis[0].cause in first
     assert all("SIMULATED" in page for page in pages)
