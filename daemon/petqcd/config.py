@@ -44,7 +44,7 @@ class SimulatorConfig(_Model):
     """Seconds of detector per second of clock."""
     source: Literal["na22", "ge68", "none"] = "na22"
     faults: tuple[Annotated[str, Field(pattern=r"^F\d{2}(=[^@\s]+)?(@[0-9.]+)?$")], ...] = ()
-    """ID[=size][@seconds], for example F03=100@5; the simulator knows which there are."""
+    """ID[=size][@begin[-end]], for example F03=100@5; the simulator knows which there are."""
 
 
 ADDRESS_FORMS = {

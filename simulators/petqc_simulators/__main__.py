@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
             "--fault",
             action="append",
             default=[],
-            metavar="ID[=size][@seconds]",
+            metavar="ID[=size][@begin[-end]]",
             help="what is broken, how much, and from when on; may be repeated; `petqc faults` lists them",
         )
     serve.add_argument(

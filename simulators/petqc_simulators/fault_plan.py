@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from petqc.channel_map import SCANNER, asic_node, channel_node, module_node
+from petqc_simulators.effects import Effects
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,63 +21,25 @@ if TYPE_CHECKING:
 
 PATCH = 4
 """Crystals along each side of a patch."""
+RF_PULSE_S = 1024 * 1024 * 5e-9
+"""How long the RF pulses of a sequence last: a block of frames, 5.2 ms ..."""
+RF_EVERY = 8
+"""... one in so many: a repetition time of 42 ms."""
+DAY_S = 86_400.0
+HEATING_S = 180.0
+"""Time constant of detectors that gradients warm, and of their cooling. Source: daily-qc.md §2i (minutes)."""
+AXIAL_EDGE = 0.5
+"""Share of the heating that modules at the axial ends get: it is worst near the axial centre. Source: as above."""
+FRAME_PS = 1024 * 5000.0
+CLOCK_US = 0.005
 CRACKED_FWHM_PERCENT = 8.0
 """What a crack adds to the intrinsic energy resolution, in quadrature, with every 25 % of light lost."""
 GAIN_PERCENT_PER_PS = 1.0 / 20.0
 """How far gains of a stale calibration are off for each ps that its offsets are off."""
 
 
-@dataclass(slots=True)
-class Effects:
-    """What the faults that have set in do; arrays in the detector's own order, (channels,) where not said otherwise.
-
-    bias_shift_v: (outputs,). module_delay_ps, module_jitter_ps, warmer_k: (modules,). sensor_k: (ASICs,) what a
-    temperature sensor shows too much. light: factor of the light collected. blur_percent: FWHM added to the intrinsic
-    resolution, in quadrature. tdc_slope: factor of the time converters' slope. buffer_delay_ps: (channels, 4) of each
-    time buffer. threshold_steps: how much higher all thresholds lie. place: which channel's name a channel has.
-    delay_ps, gain: of channels, where the calibration is another day's. source_mm: (3,) shift of the source.
-    """
-
-    dead: NDArray[np.bool_]
-    extra_hz: NDArray[np.float64]
-    bias_shift_v: NDArray[np.float64]
-    module_delay_ps: NDArray[np.float64]
-    module_jitter_ps: NDArray[np.float64]
-    warmer_k: NDArray[np.float64]
-    sensor_k: NDArray[np.float64]
-    light: NDArray[np.float64]
-    blur_percent: NDArray[np.float64]
-    tdc_slope: NDArray[np.float64]
-    buffer_delay_ps: NDArray[np.float64]
-    threshold_steps: NDArray[np.float64]
-    place: NDArray[np.int64]
-    delay_ps: NDArray[np.float64]
-    gain: NDArray[np.float64]
-    source_mm: NDArray[np.float64]
-    frame_loss: float = 0.0
-
-    @classmethod
-    def none(cls, geometry: Geometry) -> Effects:
-        """A healthy detector."""
-        n = geometry.channels
-        return cls(
-            dead=np.zeros(n, np.bool_),
-            extra_hz=np.zeros(n),
-            bias_shift_v=np.zeros(geometry.bias_channels),
-            module_delay_ps=np.zeros(geometry.modules),
-            module_jitter_ps=np.zeros(geometry.modules),
-            warmer_k=np.zeros(geometry.modules),
-            sensor_k=np.zeros(geometry.chips),
-            light=np.ones(n),
-            blur_percent=np.zeros(n),
-            tdc_slope=np.ones(n),
-            buffer_delay_ps=np.zeros((n, 4)),
-            threshold_steps=np.zeros(n),
-            place=np.arange(n),
-            delay_ps=np.zeros(n),
-            gain=np.ones(n),
-            source_mm=np.zeros(3),
-        )
+_VARIES_S = {"F07": 10.0, "F23": RF_PULSE_S, "F24": 1.0, "F25": RF_PULSE_S}
+"""How often the effects of faults that change of themselves are looked at again."""
 
 
 @dataclass(slots=True)
@@ -115,19 +79,29 @@ class FaultPlan:
         return max((f.size for f in self.faults if f.kind.id == "F26"), default=0.0)
 
     def onsets_s(self) -> list[float]:
-        """Times at which something changes."""
-        return sorted({f.onset_s for f in self.faults})
+        """Times at which a fault begins or ends."""
+        ends = {f.end_s for f in self.faults if math.isfinite(f.end_s)}
+        return sorted({f.onset_s for f in self.faults} | ends)
+
+    def varies_every_s(self, seconds: float) -> float:
+        """How soon the effects are others again of themselves, at a time since synchronisation; infinite: never."""
+        return min((_VARIES_S.get(f.kind.id, math.inf) for f in self.faults if f.has_begun(seconds)), default=math.inf)
 
     def effects(self, seconds: float) -> Effects:
-        """What has set in at a time since synchronisation."""
+        """What is so at a time since synchronisation."""
         effects = Effects.none(self.geometry)
         for number, (fault, place) in enumerate(zip(self.faults, self._places, strict=True)):
-            if seconds >= fault.onset_s:
+            if fault.acts(seconds) or (fault.has_begun(seconds) and fault.kind.id == "F24"):
                 # What a fault draws for itself is the same whenever it is asked for.
-                self._add(effects, fault, place, np.random.default_rng([self.seed, 0xFA17, number]))
+                rng = np.random.default_rng([self.seed, 0xFA17, number])
+                self._add(effects, fault, place, rng, seconds - fault.onset_s)
         return effects
 
-    def _add(self, effects: Effects, fault: Fault, place: NDArray[np.int64], rng: np.random.Generator) -> None:
+    def _add(
+        self, effects: Effects, fault: Fault, place: NDArray[np.int64], rng: np.random.Generator, since_s: float
+    ) -> None:
+        if self._add_varying(effects, fault, place, since_s):
+            return
         size, channels = fault.size, self.channels(fault, place)
         match fault.kind.id:
             case "F01":
@@ -136,10 +110,14 @@ class FaultPlan:
                 effects.extra_hz[channels] += size
             case "F03":
                 effects.bias_shift_v[place] -= size / 1000.0
+            case "F04":
+                effects.bias_shift_v[place] += rng.choice([-1.0, 1.0]) * size / 1000.0
             case "F05":
                 effects.sensor_k[place] += size
             case "F06":
                 effects.warmer_k[place] += size
+            case "F08":
+                effects.dark *= 1.0 + size / 100.0
             case "F09":
                 effects.light[channels] *= 1.0 - size / 100.0
             case "F10":
@@ -147,6 +125,8 @@ class FaultPlan:
                 effects.blur_percent[channels] = np.hypot(
                     effects.blur_percent[channels], CRACKED_FWHM_PERCENT * size / 25.0
                 )
+            case "F11":
+                effects.noise[channels] *= size
             case "F12":
                 effects.tdc_slope[channels] *= 1.0 + size / 100.0
             case "F13":
@@ -157,6 +137,12 @@ class FaultPlan:
                 effects.module_jitter_ps[place] = np.hypot(effects.module_jitter_ps[place], size)
             case "F16":
                 effects.threshold_steps[channels] += size
+            case "F17":
+                effects.fall_per_khz += size / 100.0
+            case "F18":
+                effects.rearm_clk += size / CLOCK_US
+            case "F20":
+                effects.module_delay_ps[place] += np.round(size) * FRAME_PS
             case "F21":
                 if place.size == 2:
                     of_asic = self.geometry.crystals_per_asic
@@ -169,8 +155,34 @@ class FaultPlan:
                 n = self.geometry.channels
                 effects.delay_ps += rng.normal(0.0, size, n)
                 effects.gain *= 1.0 + np.clip(rng.normal(0.0, size * GAIN_PERCENT_PER_PS / 100.0, n), -0.5, 0.5)
+            case "F28":
+                effects.leak[channels] = np.maximum(effects.leak[channels], size / 100.0)
             case _:
                 effects.frame_loss = max(effects.frame_loss, size / 100.0)
+
+    def _add_varying(self, effects: Effects, fault: Fault, place: NDArray[np.int64], since_s: float) -> bool:
+        """What changes of itself with the time since the fault began; False: this one does not."""
+        match fault.kind.id:
+            case "F07":
+                effects.warmer_k += fault.size * np.cos(2.0 * np.pi * since_s / DAY_S)
+            case "F23" | "F25":
+                if round(since_s / RF_PULSE_S) % RF_EVERY == 0:
+                    effects.extra_hz[self.channels(fault, place)] += 1000.0 * fault.size
+            case "F24":
+                lasted_s = fault.end_s - fault.onset_s
+                warm = -np.expm1(-min(since_s, lasted_s) / HEATING_S)
+                warm *= np.exp(-max(since_s - lasted_s, 0.0) / HEATING_S)
+                effects.warmer_k += fault.size * warm * self._heated()
+            case _:
+                return False
+        return True
+
+    def _heated(self) -> NDArray[np.float64]:
+        """Share of the heating that each module gets, by how far along the axis it is from the middle."""
+        g = self.geometry
+        rows = max((g.modules if g.arrangement == "ring" else g.modules // 2) // g.across, 1)
+        off = np.abs(np.arange(g.modules) // g.across % rows - 0.5 * (rows - 1))
+        return np.asarray(1.0 - (1.0 - AXIAL_EDGE) * (off - off.min()) / max(float(np.ptp(off)), 1.0))
 
     def channels(self, fault: Fault, place: NDArray[np.int64]) -> NDArray[np.int64]:
         """The channels of a fault's places, in the detector's own order."""
@@ -208,6 +220,7 @@ class FaultPlan:
                 "size": fault.size,
                 "size_means": fault.kind.size_means,
                 "onset_s": fault.onset_s,
+                **({"end_s": fault.end_s} if math.isfinite(fault.end_s) else {}),
                 "places": [int(p) for p in place] if fault.kind.place != "scanner" else [],
                 **({} if profile is None else {"nodes": self.nodes(fault, place, profile)}),
             }

@@ -6,6 +6,7 @@ and where, is in `fault_plan.py`.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -43,6 +44,10 @@ KINDS: dict[str, FaultKind] = {
             "photopeak of all channels of one bias output",
         ),
         FaultKind(
+            "F04", "bias output at a wrong step: DAC bit stuck or register upset", "step in mV, up or down", 300.0,
+            5000.0, "bias", "photopeak of all channels of one bias output, by a step",
+        ),
+        FaultKind(
             "F05", "temperature sensor of one ASIC off", "K too high", 5.0, 50.0, "asic",
             "one sensor's reading against its neighbours; no photopeak follows",
         ),
@@ -51,12 +56,24 @@ KINDS: dict[str, FaultKind] = {
             "temperature, photopeak and CTR of one module together",
         ),
         FaultKind(
+            "F07", "slow cycle of the room's temperature", "amplitude in K, a day long, from its warmest on", 2.0, 15.0,
+            "scanner", "temperature and photopeak of all modules together, after the room",
+        ),
+        FaultKind(
+            "F08", "SiPMs aged, radiation damage", "percent more dark counts", 100.0, 2000.0, "scanner",
+            "dark count rate, CTR over months; photopeak unmoved",
+        ),
+        FaultKind(
             "F09", "optical coupling loss of a patch of crystals", "percent of the light", 15.0, 90.0, "patch",
             "photopeak and energy resolution of neighbouring crystals, whatever their bias output",
         ),
         FaultKind(
             "F10", "crystal cracked or detached", "percent of the light", 25.0, 90.0, "channel",
             "photopeak and energy resolution of one crystal",
+        ),
+        FaultKind(
+            "F11", "moisture or frost on a board", "times the noise of one module's ASICs", 4.0, 50.0, "module",
+            "energy resolution and timing width of one module, dark counts unmoved",
         ),
         FaultKind(
             "F12", "TDC calibration of one ASIC stale", "percent of scale", 2.0, 20.0, "asic",
@@ -79,11 +96,35 @@ KINDS: dict[str, FaultKind] = {
             "lowest energy seen and timing width of one ASIC, photopeak unmoved",
         ),
         FaultKind(
+            "F17", "baseline shift at high rate", "percent of the signal with every 1000 hits per second of a channel",
+            4.0, 50.0, "scanner", "photopeak of all channels, more with more activity",
+        ),
+        FaultKind(
+            "F18", "channels dead for longer after a hit", "us longer", 50.0, 5000.0, "scanner",
+            "dead time from the gaps between hits, singles rate",
+        ),
+        FaultKind(
             "F19", "frame loss on the link", "percent of time slices", 2.0, 100.0, "scanner", "lost frames, live time"
+        ),
+        FaultKind(
+            "F20", "time stamps of one module a frame off", "frames of 5.12 us", 1.0, 100.0, "module",
+            "coincidences with one module vanish while its singles stay",
         ),
         FaultKind(
             "F21", "two ASICs of a module swapped", "pairs of ASICs", 1.0, 1.0, "asic",
             "photopeaks and time offsets of two ASICs scatter to both sides, rates unmoved",
+        ),
+        FaultKind(
+            "F23", "RF pick-up of one module", "1000 false triggers per second of a channel during RF pulses", 5.0,
+            100.0, "module", "singles rate and lowest energies of one module while a sequence runs",
+        ),
+        FaultKind(
+            "F24", "heating by gradients", "K at the axial centre after a long sequence", 4.0, 30.0, "scanner",
+            "temperature and photopeak drift with minutes while a sequence runs, and back",
+        ),
+        FaultKind(
+            "F25", "RF shield missing after MR service", "1000 false triggers per second of a channel during RF pulses",
+            20.0, 100.0, "scanner", "singles rate of all modules while a sequence runs",
         ),
         FaultKind(
             "F26", "source misplaced", "mm off the middle", 10.0, 25.0, "scanner",
@@ -93,38 +134,54 @@ KINDS: dict[str, FaultKind] = {
             "F27", "calibration of another day loaded", "ps rms of offsets, 1 % rms of gain with every 20 ps",
             60.0, 1000.0, "scanner", "photopeaks and time offsets of all channels scatter",
         ),
+        FaultKind(
+            "F28", "decoding of light sharing has drifted", "percent of the pulses that go by the next crystal's name",
+            25.0, 100.0, "asic", "energy resolution of the crystals of one ASIC, photopeaks towards their neighbours'",
+        ),
     )
 }  # fmt: skip
 
-_PATTERN = re.compile(r"(?P<id>F\d\d)(=(?P<size>[-+0-9.eE]+))?(@(?P<onset>[0-9.]+))?\Z")
+_PATTERN = re.compile(r"(?P<id>F\d\d)(=(?P<size>[-+0-9.eE]+))?(@(?P<onset>[0-9.]+)(-(?P<end>[0-9.]+))?)?\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault: size in the unit of its kind, onset in seconds since the synchronisation of the readout."""
+    """One fault: size in the unit of its kind, begin and end in seconds since the synchronisation of the readout."""
 
     kind: FaultKind
     size: float
     onset_s: float = 0.0
+    end_s: float = math.inf
+
+    def has_begun(self, seconds: float) -> bool:
+        """Whether it has begun, and perhaps ended."""
+        return seconds >= self.onset_s
+
+    def acts(self, seconds: float) -> bool:
+        """Whether it is there."""
+        return self.onset_s <= seconds < self.end_s
 
     @classmethod
     def parse(cls, text: str) -> Fault:
-        """Read ID[=size][@seconds].
+        """Read ID[=size][@begin[-end]].
 
         Raises:
             ProfileError: unknown id, or a size or time that is no number in range.
         """
         found = _PATTERN.match(text.strip())
         if not found:
-            raise ProfileError(f"fault {text!r}: write ID[=size][@seconds], for example F03=100@5")
+            raise ProfileError(f"fault {text!r}: write ID[=size][@begin[-end]], for example F03=100@5 or F24=4@60-240")
         kind = KINDS.get(found["id"])
         if kind is None:
             raise ProfileError(f"fault {found['id']!r} is not known; known are {', '.join(KINDS)}")
         try:
             size = float(found["size"]) if found["size"] else kind.default_size
             onset_s = float(found["onset"]) if found["onset"] else 0.0
+            end_s = float(found["end"]) if found["end"] else math.inf
         except ValueError:
             raise ProfileError(f"fault {text!r}: size and seconds must be numbers") from None
         if not 0.0 < size <= kind.largest_size:
             raise ProfileError(f"fault {text!r}: {kind.size_means} must be above 0 and at most {kind.largest_size:g}")
-        return cls(kind, size, onset_s)
+        if not onset_s < end_s:
+            raise ProfileError(f"fault {text!r}: it must end after it begins")
+        return cls(kind, size, onset_s, end_s)

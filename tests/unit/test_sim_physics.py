@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from petqc_simulators.fault_plan import Effects, FaultPlan
+from petqc_simulators.effects import Effects
+from petqc_simulators.fault_plan import FaultPlan
 from petqc_simulators.faults import KINDS, Fault
 from petqc_simulators.physics import electronics as el
 from petqc_simulators.physics.crystal import (
@@ -419,7 +420,9 @@ def test_too_many_hits_for_a_frame_are_lost_and_said_to_be() -> None:
     assert detector.counters[el.LOST_IN_FRAME] > 0
 
 
-@pytest.mark.parametrize("text", ["F99", "F03=", "F03=-5", "F03=nan", "F03@x", "F01=1000", "", "F03=1e"])
+@pytest.mark.parametrize(
+    "text", ["F99", "F03=", "F03=-5", "F03=nan", "F03@x", "F24@9-3", "F24@3-3", "F24@-3", "F01=1000", "", "F03=1e"]
+)
 def test_bad_faults_are_refused(text: str) -> None:
     with pytest.raises(ProfileError):
         Fault.parse(text)
@@ -462,7 +465,8 @@ def test_a_fault_of_any_kind_sits_at_one_address_and_a_healthy_detector_has_none
     described = detector.plan.describe(BENCH)[0]
     assert described["nodes"]
     assert described == detector.plan.describe(BENCH)[0]
-    healthy, broken = Effects.none(BENCH.geometry), detector.effects
+    # Gradients need their minutes.
+    healthy, broken = Effects.none(BENCH.geometry), detector.plan.effects(60.0 if kind == "F24" else 0.0)
     moved = [
         name
         for name in Effects.__dataclass_fields__
@@ -480,6 +484,92 @@ def test_swapped_asics_exchange_their_names_and_nothing_else() -> None:
         words.append(hits(detector.advance().words))
     chip = [(w >> np.uint64(48)).astype(int) for w in words]
     assert (chip[1] == np.where(chip[0] == one, other, np.where(chip[0] == other, one, chip[0]))).all()
+
+
+def test_heat_comes_and_goes_with_minutes_and_the_room_has_a_day() -> None:
+    plan = FaultPlan([Fault.parse("F24=4@60-240")], load_profile("ring-small").geometry, 1)
+    warm = [plan.effects(t).warmer_k.max() for t in (0.0, 60.0, 150.0, 239.0, 241.0, 420.0, 2000.0)]
+    assert warm[:2] == [0.0, 0.0]
+    assert warm[2] == pytest.approx(4.0 * (1.0 - np.exp(-0.5)))
+    assert warm[3] == pytest.approx(warm[4], rel=0.02)
+    assert warm[5] == pytest.approx(warm[4] * np.exp(-179.0 / 180.0), rel=0.02)
+    assert warm[6] < 0.01
+    assert plan.onsets_s() == [60.0, 240.0]
+    assert plan.varies_every_s(0.0) == np.inf
+    assert plan.varies_every_s(100.0) == 1.0
+    room = FaultPlan([Fault.parse("F07=2")], BENCH.geometry, 1)
+    assert [round(float(room.effects(h * 3600.0).warmer_k[0]), 3) for h in (0, 6, 12, 24)] == [2.0, 0.0, -2.0, 2.0]
+
+
+def test_rf_triggers_come_in_bursts_and_only_while_the_sequence_runs() -> None:
+    detector = Detector(BENCH, 41, [Fault.parse("F23=20@0.1-0.5")])
+    detector.settle()
+    module = detector.plan.describe()[0]["places"][0]
+    per_block = []
+    for _ in range(130):
+        chips = (hits(detector.advance().words) >> np.uint64(48)).astype(int)
+        per_block.append(int((chips // BENCH.geometry.asics_per_module == module).sum()))
+    counts = np.array(per_block)
+    running = counts[20:94]
+    assert 0.08 < (running > 3 * np.median(counts)).mean() < 0.2, "one block in eight"
+    assert not (counts[:18] > 3 * np.median(counts)).any()
+    assert not (counts[98:] > 3 * np.median(counts)).any()
+
+
+def test_time_stamps_a_frame_off_leave_the_singles_and_take_the_coincidences() -> None:
+    def pairs(faults: list[Fault]) -> tuple[int, int]:
+        detector = Detector(BENCH, 42, faults)
+        detector.settle()
+        clk, module = [], []
+        for _ in range(60):
+            block = detector.advance()
+            frame = np.repeat(np.arange(BLOCK_FRAMES) + block.first_frame, np.diff(block.starts) - 2)
+            words = hits(block.words)
+            clk.append(frame * 1024 + ((words >> np.uint64(30)) & np.uint64(1023)).astype(int))
+            module.append((words >> np.uint64(48)).astype(int) // BENCH.geometry.asics_per_module)
+        at, of = np.concatenate(clk), np.concatenate(module)
+        order = np.argsort(at, kind="stable")
+        at, of = at[order], of[order]
+        return at.size, int(((np.diff(at) <= 1) & (np.diff(of) != 0)).sum())
+
+    n, together = pairs([])
+    n_off, apart = pairs([Fault.parse("F20")])
+    assert n_off == pytest.approx(n, rel=0.02)
+    assert apart < 0.2 * together
+
+
+def test_slow_and_rare_faults_move_what_they_should() -> None:
+    healthy = Detector(BENCH, 43)
+    for text in ("F04", "F08=100", "F11=4", "F18=50", "F28=30", "F17=40"):
+        detector = Detector(BENCH, 43, [Fault.parse(text)])
+        for one in (healthy, detector):
+            one.restart()
+            one.settle()
+            run(one, 20)
+            one.refresh()
+        change = detector.parameters - healthy.parameters
+        moved = {int(k) for k in np.flatnonzero(np.abs(change).max(axis=0) > 1e-9)}
+        expected = {
+            "F04": {el.SIGNAL, el.LIGHT_VARIANCE},
+            "F08=100": {el.PHOTON_VARIANCE},
+            "F11=4": {el.AMPLIFIER_VARIANCE, el.NOISE_VARIANCE},
+            "F18=50": {el.REARM_CLK},
+            "F28=30": set(),
+            "F17=40": {el.SIGNAL},
+        }[text]
+        assert expected <= moved, text
+        if text == "F17=40":
+            rate_khz = detector.counters[el.ACCEPTED] / 512 / (20 * 1024 * 1024 * 5e-9) / 1000.0
+            assert change[:, el.SIGNAL].mean() == pytest.approx(-0.4 * rate_khz * (1.0 - 0.9**20), rel=0.15)
+        if text == "F28=30":
+            counts = [
+                np.bincount((hits(run(d, 200)) >> np.uint64(42)).astype(int), minlength=512)
+                for d in (healthy, detector)
+            ]
+            leaky = np.flatnonzero(detector.effects.leak)
+            assert leaky.size == 64
+            row_ends = counts[1][leaky].sum() / counts[0][leaky].sum()
+            assert row_ends == pytest.approx(1.0, abs=0.06), "most go to a crystal of the same ASIC"
 
 
 def test_a_misplaced_source_lights_the_nearer_module_more() -> None:

@@ -61,7 +61,7 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the simulated detector.")] = 1,
     seconds: Annotated[float, typer.Option(min=0.5, max=86_400, help="Acquisition time.")] = 15.0,
     source: Annotated[str, typer.Option(help="na22, ge68 or none.")] = "na22",
-    fault: Annotated[list[str] | None, typer.Option(help="Fault, ID[=size][@seconds]; may be repeated.")] = None,
+    fault: Annotated[list[str] | None, typer.Option(help="Fault, ID[=size][@begin[-end]]; may be repeated.")] = None,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port of console and metrics, 0: any.")] = 0,
     state_dir: StateDir = None,
     as_json: Json = False,

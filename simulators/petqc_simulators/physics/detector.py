@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import ndtr
 
-from petqc_simulators.fault_plan import Effects, FaultPlan
+from petqc_simulators.effects import Effects
+from petqc_simulators.fault_plan import FaultPlan
 from petqc_simulators.physics import electronics as el
 from petqc_simulators.physics.crystal import CHANNEL, CLOCK_PS, DECAY, DEPOSIT_COLUMNS, ZE, ZT, E, T
 from petqc_simulators.physics.draw import Draw, draw_detector, stream
@@ -43,6 +44,10 @@ INTEGRATION_CLK_PER_CODE = 1.8
 documented; it cancels in the calibration, which measures the integrated time itself."""
 BASELINE_STEPS = (1.2, 3.0)
 """Shift of the threshold zeros per step of baseline_t (T1, T2) and baseline_e (E)."""
+
+
+_BASELINE_FOLLOWS = 0.1
+"""Share of the way that the baseline goes towards the mean rate in one block: 50 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +145,17 @@ class _Buffers:
         self.hits_f[:n], self.hits_i[:n], self.words[:n] = hits_f, hits_i, words
 
 
+def _neighbours(profile: Profile) -> NDArray[np.int64]:
+    """The next crystal in the row of each one's module, of the last one the one before; (channels,)."""
+    g = profile.geometry
+    column, row = g.places
+    module = np.arange(g.channels) // g.crystals_per_module
+    at = np.full((g.modules, g.columns, g.rows), -1)
+    at[module, column, row] = np.arange(g.channels)
+    beside = np.where(column + 1 < g.columns, column + 1, np.maximum(column - 1, 0))
+    return np.asarray(at[module, beside, row], np.int64)
+
+
 def nominal_controls(profile: Profile, draw: Draw) -> Controls:
     """What a readout sets that follows the written configuration: calibrated thresholds and bias, charge mode."""
     n = profile.geometry.channels
@@ -184,6 +200,10 @@ class Detector:
         self._largest_frame = el.MAX_EVENTS_BEHIND_DAEMON if profile.hardware.clock_trigger else el.MAX_FRAME_EVENTS
         self._buffers = _Buffers.empty(profile.geometry.channels)
         self._onsets: list[float] = []
+        self._varies_at_s = math.inf
+        self._neighbour = _neighbours(profile)
+        self._rate_khz = 0.0
+        self._accepted = 0
         self._pulses: dict[int, tuple[slice, PulseTrain]] = {}
         self._is_blind = False
         self._stale = True
@@ -218,6 +238,8 @@ class Detector:
     @property
     def is_steady(self) -> bool:
         """Each block is like the last: no new setting, no voltage on its way, no fault yet to come, no pulses."""
+        if math.isfinite(self._varies_at_s):
+            return False
         return not (self._stale or self._onsets or self._pulses or (self.controls.bias_v != self.bias_v).any())
 
     def settle(self) -> None:
@@ -234,8 +256,14 @@ class Detector:
         self._set_in()
 
     def _set_in(self) -> None:
-        self.effects = self.plan.effects(self.frame * el.FRAME_CLK * CLOCK_S)
+        now_s = self._now_s
+        self.effects = self.plan.effects(now_s)
+        self._varies_at_s = now_s + self.plan.varies_every_s(now_s)
         self._stale = True
+
+    @property
+    def _now_s(self) -> float:
+        return self.frame * el.FRAME_CLK * CLOCK_S
 
     # -- what holds -------------------------------------------------------------------------------------------------
 
@@ -243,9 +271,10 @@ class Detector:
         """State of the SiPMs at the present voltages."""
         draw = self.draw
         volts = (self.bias_v + np.where(self.bias_v > 1.5, self.effects.bias_shift_v, 0.0))[draw.bias_of]
-        return sipm_state(
+        state = sipm_state(
             self.profile.sipm, self.profile.crystal, volts, draw.breakdown_v, self.warmer_k[draw.module_of]
         )
+        return replace(state, dark_hz=state.dark_hz * self.effects.dark)
 
     @property
     def warmer_k(self) -> NDArray[np.float64]:
@@ -318,7 +347,7 @@ class Detector:
         state, module = self.sipm(), draw.module_of
         detects = state.overvoltage_v > 0.01
         fired = np.where(detects, state.fired_per_photon, 1e-9) * draw.light_today * effects.light
-        gain = np.where(detects, state.gain, 1e-9) * effects.gain
+        gain = np.where(detects, state.gain, 1e-9) * effects.gain * (1.0 - effects.fall_per_khz * self._rate_khz)
         per_kev = draw.photoelectrons_per_kev * fired
         signal = fired * gain / (draw.calibrated.fired_per_photon * draw.calibrated.gain)
         window_clk = np.maximum(controls.integration * INTEGRATION_CLK_PER_CODE, 4.0)
@@ -334,7 +363,7 @@ class Detector:
         blur = draw.intrinsic**2 + (effects.blur_percent / 235.482) ** 2
         p[:, el.LIGHT_VARIANCE] = blur * 511.0 + (1.0 + state.crosstalk) ** 2 / per_kev
         dark_cells = state.dark_hz * window_clk * CLOCK_S * (1.0 + state.crosstalk)
-        noise_kev = electronics.noise_units * draw.kev_per_unit / np.maximum(signal, 1e-6)
+        noise_kev = electronics.noise_units * effects.noise * draw.kev_per_unit / np.maximum(signal, 1e-6)
         p[:, el.NOISE_VARIANCE] = np.where(detects, noise_kev**2 + dark_cells / per_kev**2, 0.0)
         p[:, el.SIGNAL] = signal
         p[:, el.CELL_SHARE] = per_kev / draw.cells
@@ -346,7 +375,8 @@ class Detector:
         best = 1.0 + 0.3 * ((steps[:, 0] - T1_BEST_STEPS) / T1_BEST_STEPS) ** 2
         photon_ps = draw.photon_sigma_ps**2 / np.maximum(state.pde * state.light * effects.light, 0.02)
         p[:, el.PHOTON_VARIANCE] = photon_ps * over**-1.2 * (0.75 + 0.25 * dark) * best / CLOCK_PS**2
-        p[:, el.AMPLIFIER_VARIANCE] = (timing.amplifier_sigma_ps / CLOCK_PS / np.maximum(signal, 0.02)) ** 2
+        amplifier_ps = timing.amplifier_sigma_ps * effects.noise
+        p[:, el.AMPLIFIER_VARIANCE] = (amplifier_ps / CLOCK_PS / np.maximum(signal, 0.02)) ** 2
         p[:, el.FIXED_VARIANCE] = (
             timing.tdc_sigma_ps**2 + timing.clock_sigma_ps**2 + effects.module_jitter_ps[module] ** 2
         ) / CLOCK_PS**2
@@ -357,7 +387,7 @@ class Detector:
         p[:, el.WINDOW_CLK] = window_clk
         p[:, el.WINDOW_MAX_CLK] = np.maximum(window_clk, 430.0)
         p[:, el.CHARGE_MODE] = controls.is_charge
-        p[:, el.REARM_CLK] = electronics.rearm_clk
+        p[:, el.REARM_CLK] = electronics.rearm_clk + effects.rearm_clk
         p[:, el.CONVERSION_CLK] = electronics.conversion_clk
         p[:, el.DECAY_CLK] = profile.crystal.decay_ns / (CLOCK_PS / 1000.0)
 
@@ -398,8 +428,10 @@ class Detector:
 
     def _advance(self) -> Block:
         b = self._buffers
-        if self._onsets and self.frame * el.FRAME_CLK * CLOCK_S >= self._onsets[0]:
+        if self._onsets and self._now_s >= self._onsets[0]:
             del self._onsets[0]
+            self._set_in()
+        elif self._now_s >= self._varies_at_s:
             self._set_in()
         self.advance_bias(BLOCK_S)
         if self._stale:
@@ -408,7 +440,9 @@ class Detector:
         if self._is_blind:
             self.emission.pass_over(until)
         else:
+            before = b.n_deposits
             b.deposits, b.n_deposits = self.emission.generate(until, b.deposits, b.n_deposits)
+            self._leak(b.deposits[before : b.n_deposits])
         if self._pulses:
             self._add_test_pulses()
         el.sort_by_time(b.deposits, b.n_deposits)
@@ -430,6 +464,7 @@ class Detector:
         )
         if self.onlooker is not None:
             self.onlooker(b.deposits[:used], self.parameters)
+        self._follow_rate()
         left = b.n_deposits - used
         b.deposits[:left] = b.deposits[used : b.n_deposits].copy()
         b.n_deposits = left
@@ -455,6 +490,23 @@ class Detector:
         block = Block(self.frame, out[:n_words], b.starts.copy())
         self.frame += BLOCK_FRAMES
         return self._through_link(block)
+
+    def _leak(self, deposits: NDArray[np.float64]) -> None:
+        """Give some of these pulses the name of the next crystal."""
+        if not self.effects.leak.any():
+            return
+        channel = deposits[:, CHANNEL].astype(np.int64)
+        goes = self._loss_rng.random(channel.size) < self.effects.leak[channel]
+        deposits[goes, CHANNEL] = self._neighbour[channel[goes]]
+
+    def _follow_rate(self) -> None:
+        """Let the baseline follow the rate, where it does."""
+        accepted = int(self.counters[el.ACCEPTED])
+        rate_khz = (accepted - self._accepted) / self._gids.size / BLOCK_S / 1000.0
+        self._accepted = accepted
+        if self.effects.fall_per_khz:
+            self._rate_khz += (rate_khz - self._rate_khz) * _BASELINE_FOLLOWS
+            self._stale = True
 
     def _add_test_pulses(self) -> None:
         b = self._buffers
