@@ -189,7 +189,9 @@ def drawn(repeats: int) -> dict[str, float]:
     length_mm = size[2] if size is not None else 0.0
 
     def fitted(dt_ps: np.ndarray) -> tuple[float, float, float, float]:
-        moved = BetaGammaPairs(pairs.beta, pairs.gamma, dt_ps.astype(np.float32), pairs.beta_kev, pairs.gamma_kev)
+        moved = BetaGammaPairs(
+            pairs.beta, pairs.gamma, dt_ps.astype(np.float32), pairs.beta_kev, pairs.gamma_kev, pairs.alone
+        )
         fit = fit_flight(moved, topology, window_ps=WINDOW_PS, material=MATERIALS["lyso"], length_mm=length_mm)
         return fit.scale, fit.scale_noise, float(fit.module_ps[0]), float(fit.module_error[0])
 

@@ -12,6 +12,7 @@ from petqc.checks import CheckOutput, check
 from petqc.fits import FWHM_OF_SIGMA
 from petqc.fits.energy_fits import Refusal
 from petqc.fits.randoms import BOTH_WAYS
+from petqc.fits.single_modules import single_widths
 from petqc.limits import Limits
 from petqc.results import Spectrum
 from petqc.statistics import sigma_bound
@@ -133,34 +134,25 @@ def _spectrum(q: QcInput, pair: int, name: str, fit: PeakFit | Refusal) -> Spect
 
 
 def _single_modules(q: QcInput, fits: dict[int, PeakFit]) -> tuple[list[CheckResult], str]:
-    """Single-module FWHM from v_ij = s_i² + s_j². Source: daily-qc.md §2c, module-pair CTR."""
-    from scipy.optimize import nnls
-
+    """FWHM of single modules."""
     h = q.histograms
     known = [(p, f) for p, f in fits.items() if p >= 0]
-    n_modules = len(h.topology.module_nodes)
-    design = np.zeros((len(known), n_modules))
-    variance, weight = np.zeros(len(known)), np.zeros(len(known))
-    for k, (pair, fit) in enumerate(known):
-        design[k, list(h.pair_modules(pair))] = 1.0
-        variance[k] = fit.fwhm**2
-        weight[k] = 1.0 / (2.0 * fit.fwhm * fit.fwhm_error)
-    if not known or np.linalg.matrix_rank(design) < n_modules:
+    modules = np.array([h.pair_modules(p) for p, _ in known], np.int64).reshape(-1, 2)
+    fwhm, error = np.array([f.fwhm for _, f in known]), np.array([f.fwhm_error for _, f in known])
+    names = h.topology.module_nodes
+    found = single_widths(fwhm, error, modules[:, 0], modules[:, 1], len(names))
+    if found is None:
         return [], "Pairs of modules do not suffice to tell single modules' time resolution apart."
-    weighted = design * weight[:, None]
-    squares, _ = nnls(weighted, variance * weight)
-    covariance = np.linalg.inv(weighted.T @ weighted)
     results = []
-    for i, name in enumerate(h.topology.module_nodes):
+    for i, name in enumerate(names):
         n = sum(f.area for p, f in known if i in h.pair_modules(p))
-        if squares[i] <= 0.0:
+        value, sigma = float(found.fwhm[i]), float(found.error[i])
+        if not math.isfinite(value):
             results.append(
                 q.missing("ctr_fit", ("module", name), "ps", n, "the pairs leave no width for this module alone")
             )
             continue
-        value = math.sqrt(squares[i])
-        error = math.sqrt(covariance[i, i]) / (2.0 * value)
         results.append(
-            q.judge("ctr_fit", ("module", name), value, "ps", error, n, method="FWHM of this module alone, from pairs")
+            q.judge("ctr_fit", ("module", name), value, "ps", sigma, n, method="FWHM of this module alone, from pairs")
         )
     return results, ""

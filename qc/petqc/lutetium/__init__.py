@@ -43,7 +43,8 @@ class BetaGammaPairs:
     """Pairs kept one by one; all (n,).
 
     beta, gamma: positions of the channels in the topology. dt_ps: gamma's time minus the electron's. beta_kev,
-    gamma_kev: energies.
+    gamma_kev: energies. alone: whether the electron's single has one hit, so that the electron itself was timed; with
+    several the strongest may be a gamma that it came with, which was absorbed some millimetres further.
     """
 
     beta: NDArray[np.int32]
@@ -51,6 +52,7 @@ class BetaGammaPairs:
     dt_ps: NDArray[np.float32]
     beta_kev: NDArray[np.float32]
     gamma_kev: NDArray[np.float32]
+    alone: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return int(self.beta.size)
@@ -89,9 +91,10 @@ class LutetiumCounts:
     def pairs(self) -> BetaGammaPairs:
         """The pairs that were kept one by one."""
         if len(self._kept) != 1:
-            self._kept = [np.concatenate(self._kept, axis=1) if self._kept else np.empty((5, 0), np.float32)]
+            self._kept = [np.concatenate(self._kept, axis=1) if self._kept else np.empty((6, 0), np.float32)]
         rows = self._kept[0]
-        return BetaGammaPairs(rows[0].astype(np.int32), rows[1].astype(np.int32), rows[2], rows[3], rows[4])
+        beta, gamma = rows[:2].astype(np.int32)
+        return BetaGammaPairs(beta, gamma, rows[2], rows[3], rows[4], rows[5] > 0.0)
 
     def _add(self, pairs: Coincidences, spectra: NDArray[np.uint32], *, keep: bool) -> None:
         if not len(pairs):
@@ -104,9 +107,9 @@ class LutetiumCounts:
         dt = pairs.time_a_ps - pairs.time_b_ps
         if keep:
             self.both_high += int((known & (pairs.energy_a > BETA_KEV) & (pairs.energy_b > BETA_KEV)).sum())
-        for beta, gamma, beta_kev, gamma_kev, sign in (
-            (index_a, index_b, pairs.energy_a, pairs.energy_b, -1),
-            (index_b, index_a, pairs.energy_b, pairs.energy_a, 1),
+        for beta, gamma, beta_kev, gamma_kev, beta_hits, sign in (
+            (index_a, index_b, pairs.energy_a, pairs.energy_b, pairs.n_hits_a, -1),
+            (index_b, index_a, pairs.energy_b, pairs.energy_a, pairs.n_hits_b, 1),
         ):
             mine = known & (beta_kev > BETA_KEV) & (gamma_kev >= 0.0) & (gamma_kev < GAMMA_BIN_KEV * GAMMA_BINS)
             np.add.at(spectra, (gamma[mine], (gamma_kev[mine] / GAMMA_BIN_KEV).astype(np.int64)), np.uint32(1))
@@ -114,7 +117,8 @@ class LutetiumCounts:
                 continue
             self.beta_pairs += np.bincount(beta[mine], minlength=self.beta_pairs.size)
             mine &= np.logical_or.reduce([(gamma_kev > low) & (gamma_kev < high) for low, high in LINE_WINDOWS_KEV])
-            self._keep(np.stack([beta, gamma, sign * dt, beta_kev, gamma_kev])[:, mine].astype(np.float32))
+            rows = np.stack([beta, gamma, sign * dt, beta_kev, gamma_kev, beta_hits <= 1])
+            self._keep(rows[:, mine].astype(np.float32))
 
     def _keep(self, rows: NDArray[np.float32]) -> None:
         first = -self._seen % self.stride

@@ -4,6 +4,9 @@ An electron of module i and its gamma in module j have `t_gamma - t_beta = r/c +
 flight keeps its sign and the offsets change theirs. So the midpoint of the two peaks is the difference of offsets, and
 half of their separation is the flight time: a clock of its own in every crystal, against which the TDC's scale is read.
 
+Only electrons that stayed in one crystal are taken: with several hits the strongest is often a gamma of the same decay,
+absorbed further on, more often so the less energy the electron has; that looks like walk.
+
 Fitted together by least squares whose weights are the probability that a pair is no random: the scale, the walk of
 time with energy (`walk * (511 keV / E - 1)`), the depth of interactions, and the offsets of modules. The depth is known
 from the attenuation of the crystal within a prior width, so that what is not known of it is part of the scale's
@@ -131,11 +134,14 @@ def fit_flight(
         raise TooFewCountsError("there is no map that says where the crystals are")
     beta_module, gamma_module = (topology.module[i].astype(np.int64) for i in (pairs.beta, pairs.gamma))
     n_modules = len(topology.module_nodes)
-    component, usable = _connected(beta_module, gamma_module, n_modules)
-    used = np.flatnonzero(usable)
+    # The mean of dt tells flight from walk only where the time is the electron's own.
+    alone = np.flatnonzero(pairs.alone)
+    component, usable = _connected(beta_module[alone], gamma_module[alone], n_modules)
+    used = alone[usable]
     if used.size < MIN_PAIRS:
         raise TooFewCountsError(
-            f"{used.size} beta-gamma pairs of modules that see each other both ways, {MIN_PAIRS} wanted"
+            f"{used.size} beta-gamma pairs of modules that see each other both ways (electron in one crystal), "
+            f"{MIN_PAIRS} wanted"
         )
     line = (pairs.gamma_kev > 0.5 * (LINE_WINDOWS_KEV[0][1] + LINE_WINDOWS_KEV[1][0])).astype(np.int64)
     paths = _paths(pairs, topology, line, material, length_mm)
