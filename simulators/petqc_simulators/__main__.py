@@ -68,6 +68,13 @@ def parser() -> argparse.ArgumentParser:
         help="udp://HOST:PORT, port 0 for any free one; or unix:/PATH for the maker's daemon in front of it. Default: "
         "udp://127.0.0.1:2000, or a socket in the folder for temporary files if the scanner has several units",
     )
+    serve.add_argument(
+        "--device",
+        metavar="KIND",
+        help="one instrument alone instead of a scanner; --listen tcp://HOST:PORT or pty:/PATH",
+    )
+    serve.add_argument("--model", help="of the instrument, with --device")
+    serve.add_argument("--serial", help="serial number of the instrument, with --device")
     serve.add_argument("--shared-memory", metavar="/NAME", help="name of the frame ring, with unix:/PATH")
     serve.add_argument("--speed", type=_speed, default=1.0, help="simulated seconds per second")
     serve.add_argument(
@@ -91,6 +98,26 @@ def parser() -> argparse.ArgumentParser:
     record.add_argument("--seconds", type=float, default=15.0, help="length")
     record.add_argument("prefix", type=Path, help="path of the recording without suffix")
     return top
+
+
+def _serve_instrument(given: argparse.Namespace) -> int:
+    from petqc_simulators.instrument_serving import InstrumentSettings, serve_instrument
+
+    return serve_instrument(
+        InstrumentSettings(
+            device=given.device,
+            listen=given.listen or "tcp://127.0.0.1:0",
+            model=given.model,
+            serial=given.serial,
+            profile=given.profile,
+            seed=given.seed,
+            speed=given.speed,
+            state_dir=given.state_dir,
+            seconds=given.seconds,
+            until_stdin_closes=given.until_stdin_closes,
+            as_json=given.json,
+        )
+    )
 
 
 def _serve(given: argparse.Namespace) -> int:
@@ -142,7 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         if given.command == "serve":
-            return _serve(given)
+            return _serve(given) if given.device is None else _serve_instrument(given)
         if given.command == "faults":
             return _faults(as_json=given.json)
         from petqc_simulators.recording import write_recording

@@ -33,14 +33,14 @@ class WireSide(Protocol):
     def receive(self, data: bytes) -> bytes:
         """Bytes from the line; its replies."""
 
-    def let_pass(self, seconds: float) -> bytes:
-        """Let simulated time pass; what it says by itself meanwhile."""
+    def let_pass(self, seconds: float) -> bytes | None:
+        """Let simulated time pass; what it says by itself meanwhile, if anything."""
 
-    def summary(self) -> dict[str, Any]:
+    def forget(self) -> None:
+        """A new session begins, where there are sessions."""
+
+    def state(self) -> dict[str, Any]:
         """For a state file."""
-
-    def close(self) -> None:
-        """Close its files."""
 
 
 class InstrumentServer:
@@ -55,7 +55,9 @@ class InstrumentServer:
         self.speed = speed
         self._wake_read, self._wake_write = os.pipe()
         try:
-            self._place: _Tcp | _Pty = _Pty(Path(listen[4:])) if listen.startswith("pty:") else _Tcp(listen)
+            self._place: _Tcp | _Pty = (
+                _Pty(Path(listen[4:])) if listen.startswith("pty:") else _Tcp(listen, instrument.forget)
+            )
         except BaseException:
             os.close(self._wake_read)
             os.close(self._wake_write)
@@ -68,9 +70,8 @@ class InstrumentServer:
             os.write(self._wake_write, b"x")
 
     def close(self) -> None:
-        """Release the port, the files and the instrument."""
+        """Release the port and the files."""
         self._place.close()
-        self.instrument.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
 
@@ -100,7 +101,8 @@ class InstrumentServer:
 class _Tcp:
     """A listening socket; what the instrument says by itself goes to everybody."""
 
-    def __init__(self, listen: str) -> None:
+    def __init__(self, listen: str, begin: Callable[[], None]) -> None:
+        self._begin = begin
         parts = urlsplit(listen)
         try:
             port = parts.port
@@ -125,6 +127,7 @@ class _Tcp:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client.setblocking(False)
             self._clients[client.fileno()] = client
+            self._begin()
             return
         client = self._clients[source]
         try:

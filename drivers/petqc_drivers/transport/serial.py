@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import select
-import socket
 import termios
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
@@ -18,6 +16,7 @@ from urllib.parse import urlsplit
 import serial
 
 from petqc_drivers.errors import ConnectError, LinkLostError, LocalProtocolError, ReplyTimeoutError
+from petqc_drivers.transport.tcp import SocketPort
 from petqc_drivers.transport.threaded import SLICE_S, ThreadedLink
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def serial_link(name: str, address: str, line: SerialLine) -> ThreadedLink:
     check_address(address)
 
     def open_port(timeout_s: float) -> BlockingPort:
-        return _Tty(address, line) if address.startswith("/") else _Socket(address, timeout_s)
+        return _Tty(address, line) if address.startswith("/") else SocketPort(*_host_and_port(address), timeout_s)
 
     return ThreadedLink(name, open_port)
 
@@ -127,54 +126,9 @@ class _Tty:
             raise LinkLostError(f"the port is gone: {error}", do="check the cable") from error
         return dropped
 
+    def device_clear(self) -> bool:
+        return False
+
     def close(self) -> None:
         with contextlib.suppress(OSError, termios.error):
             self._port.close()
-
-
-class _Socket:
-    """A TCP socket. The library's own socket:// port reads byte by byte and can leave its socket open."""
-
-    longest_wait_s = SLICE_S
-
-    def __init__(self, address: str, timeout_s: float) -> None:
-        try:
-            self._socket = socket.create_connection(_host_and_port(address), timeout=timeout_s)
-        except OSError as error:
-            raise ConnectError(f"{address}: {error}", do="check address and cable") from error
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket.setblocking(False)
-
-    def write(self, data: bytes, timeout_s: float) -> None:
-        left = memoryview(data)
-        while left:
-            if not select.select([], [self._socket], [], timeout_s)[1]:
-                raise ReplyTimeoutError("it does not take what is sent", do="check the device")
-            try:
-                left = left[self._socket.send(left) :]
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise LinkLostError(f"cannot send: {error}", do="check the cable") from error
-
-    def read(self, timeout_s: float) -> bytes:
-        if not select.select([self._socket], [], [], timeout_s)[0]:
-            return b""
-        try:
-            came = self._socket.recv(_CHUNK)
-        except BlockingIOError:
-            return b""
-        except OSError as error:
-            raise LinkLostError(f"the connection is gone: {error}", do="check the cable") from error
-        if not came:
-            raise LinkLostError("the other end closed the connection", do="check the device")
-        return came
-
-    def clear(self) -> int:
-        dropped = 0
-        while dropped <= _CHUNK and (came := self.read(0.0)):
-            dropped += len(came)
-        return dropped
-
-    def close(self) -> None:
-        self._socket.close()

@@ -52,6 +52,9 @@ class BlockingPort(Protocol):
     def clear(self) -> int:
         """Throw away what has come and nobody read, without waiting; how many bytes."""
 
+    def device_clear(self) -> bool:
+        """Make the device forget what it was about to say, where the bus can; False where it cannot."""
+
     def close(self) -> None:
         """End the session; never raises."""
 
@@ -212,7 +215,7 @@ class ThreadedLink:
         await self._call(lambda _stop: self._port().write(message, timeout_s), timeout_s)
 
     async def drain(self, quiet_s: float, timeout_s: float) -> None:
-        """Throw away what comes until nothing came for a while.
+        """Throw away what comes until nothing came for a while, or clear the device where its bus can.
 
         Raises:
             RemoteProtocolError: It does not become quiet.
@@ -221,7 +224,9 @@ class ThreadedLink:
         until = time.monotonic() + timeout_s
 
         def job(stop: Stop) -> None:
-            self._quiet(self._port(), quiet_s, until, stop)
+            port = self._port()
+            if not port.device_clear():
+                self._quiet(port, quiet_s, until, stop)
 
         await self._call(job, timeout_s)
 

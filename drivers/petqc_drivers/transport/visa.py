@@ -1,29 +1,30 @@
-"""VISA sessions through pyvisa-py: `TCPIP::HOST::PORT::SOCKET`, `GPIB0::16::INSTR`, `USB0::...::INSTR`, `ASRL/dev/...`.
+"""VISA resources: `TCPIP::HOST::PORT::SOCKET`, `GPIB0::16::INSTR`, `USB0::...::INSTR`, `TCPIP::HOST::INSTR`.
 
-A late reply waits in the session for the next question, and a peer that closed shows only as time-outs. So a session
-that missed a reply is not used again: `clear` of a session that has anything to clear, or a new one, and the identity
-is asked before anything else.
+A raw socket is opened as what it is (`tcp`); buses on which an instrument speaks only when it is addressed go through
+pyvisa-py. There a reply that was missed waits in the instrument for the next question, so that out of step means a
+device clear, and the identity is asked before anything else.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import threading
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 from petqc_drivers.errors import ConnectError, LinkLostError, LocalProtocolError, ReplyTimeoutError
-from petqc_drivers.transport.threaded import SLICE_S, ThreadedLink
+from petqc_drivers.transport.tcp import SocketPort
+from petqc_drivers.transport.threaded import ThreadedLink
 
 if TYPE_CHECKING:
     from petqc_drivers.transport.threaded import BlockingPort
 
 _CHUNK: Final = 4096
 _UNCUT_S: Final = 3600.0
-"""Waiting is not cut up but on a plain socket: elsewhere a read that ends early leaves the instrument in the middle of
-its reply."""
-_INTERFACES: Final = ("TCPIP", "GPIB", "USB", "ASRL")
+"""Waiting is not cut up: a read that ends early leaves the instrument in the middle of its reply."""
+_INTERFACES: Final = ("TCPIP", "GPIB", "USB")
+_SOCKET: Final = re.compile(r"TCPIP\d*::(?P<host>[^:]+|\[[^]]+\])::(?P<port>\d+)::SOCKET", re.IGNORECASE)
 _START: Final = threading.Lock()
 
 
@@ -52,8 +53,12 @@ def visa_link(name: str, resource: str, *, end: bytes = b"\n") -> ThreadedLink:
     """
     check_resource(resource)
 
+    found = _SOCKET.fullmatch(resource)
+
     def open_port(timeout_s: float) -> BlockingPort:
-        return _Session(resource, end, timeout_s)
+        if found is not None:
+            return SocketPort(found["host"].strip("[]"), int(found["port"]), timeout_s)
+        return VisaSession(resource, end, timeout_s)
 
     return ThreadedLink(name, open_port)
 
@@ -65,11 +70,14 @@ def _manager() -> Any:
     return pyvisa.ResourceManager("@py")
 
 
-class _Session:
+class VisaSession:
+    """A session of pyvisa-py."""
+
+    longest_wait_s = _UNCUT_S
+
     def __init__(self, resource: str, end: bytes, timeout_s: float) -> None:
         import pyvisa
 
-        self.longest_wait_s = SLICE_S if resource.upper().endswith("::SOCKET") else _UNCUT_S
         self._errors = (pyvisa.errors.Error, OSError, ValueError)
         try:
             with _START:
@@ -82,9 +90,11 @@ class _Session:
             self._session.set_visa_attribute(constants.ResourceAttribute.termchar_enabled, constants.VI_TRUE)
         except self._errors as error:
             raise ConnectError(f"{resource}: {error}", do="check resource name and cable") from error
-        self._time_out = pyvisa.constants.StatusCode.error_timeout
+        self._time_out = constants.StatusCode.error_timeout
+        self._more_may_come = constants.StatusCode.success_max_count_read
 
     def write(self, data: bytes, timeout_s: float) -> None:
+        """Send all of it."""
         self._session.timeout = max(1000 * timeout_s, 1.0)
         try:
             self._session.write_raw(data)
@@ -94,22 +104,30 @@ class _Session:
             raise LinkLostError(f"cannot send: {error}", do="check device and cable") from error
 
     def read(self, timeout_s: float) -> bytes:
+        """What has come, waiting for it at most so long."""
         self._session.timeout = max(1000 * timeout_s, 1.0)
-        started = time.monotonic()
         try:
-            came, _status = self._session.visalib.read(self._session.session, _CHUNK)
+            with self._session.ignore_warning(self._more_may_come):
+                came, _status = self._session.visalib.read(self._session.session, _CHUNK)
         except self._errors as error:
             if getattr(error, "error_code", None) != self._time_out:
                 raise LinkLostError(f"cannot receive: {error}", do="check device and cable") from error
-            # A refused or closed socket may report a time-out at once.
-            if time.monotonic() - started < timeout_s / 2:
-                time.sleep(min(0.05, timeout_s / 2))
             return b""
         return bytes(came)
 
     def clear(self) -> int:
+        """Nothing comes unasked."""
         return 0
 
+    def device_clear(self) -> bool:
+        """Make the instrument forget what it was about to say."""
+        try:
+            self._session.clear()
+        except self._errors as error:
+            raise LinkLostError(f"cannot be cleared: {error}", do="check device and cable") from error
+        return True
+
     def close(self) -> None:
+        """End the session."""
         with contextlib.suppress(*self._errors):
             self._session.close()

@@ -302,7 +302,10 @@ class HamamatsuC11204Board:
             if self._off_for_s > RESTORE_AFTER_S:
                 self._switch(is_on=True)
 
-    def summary(self) -> dict[str, Any]:
+    def forget(self) -> None:
+        """A serial line has no sessions: half a packet stays where it is, for a second."""
+
+    def state(self) -> dict[str, Any]:
         """For a state file."""
         return {
             "model": self.model.name,

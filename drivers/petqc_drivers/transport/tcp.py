@@ -1,0 +1,73 @@
+"""A TCP connection as a port: serial device servers, raw SCPI sockets, simulators.
+
+The libraries' own have traps: pyserial's `socket://` reads byte by byte and can leave its socket open; a VISA `SOCKET`
+session takes a refused connection for one that is open and a closed one for silence, and does not come back from a
+read while bytes trickle in.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from typing import Final
+
+from petqc_drivers.errors import ConnectError, LinkLostError, ReplyTimeoutError
+from petqc_drivers.transport.threaded import SLICE_S
+
+_CHUNK: Final = 4096
+
+
+class SocketPort:
+    """One connection."""
+
+    longest_wait_s = SLICE_S
+
+    def __init__(self, host: str, port: int, timeout_s: float) -> None:
+        try:
+            self._socket = socket.create_connection((host, port), timeout=timeout_s)
+        except OSError as error:
+            raise ConnectError(f"{host} port {port}: {error}", do="check address and cable") from error
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket.setblocking(False)
+
+    def write(self, data: bytes, timeout_s: float) -> None:
+        """Send all of it."""
+        left = memoryview(data)
+        while left:
+            if not select.select([], [self._socket], [], timeout_s)[1]:
+                raise ReplyTimeoutError("it does not take what is sent", do="check the device")
+            try:
+                left = left[self._socket.send(left) :]
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise LinkLostError(f"cannot send: {error}", do="check the cable") from error
+
+    def read(self, timeout_s: float) -> bytes:
+        """What has come, waiting for the first byte at most so long."""
+        if not select.select([self._socket], [], [], timeout_s)[0]:
+            return b""
+        try:
+            came = self._socket.recv(_CHUNK)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            raise LinkLostError(f"the connection is gone: {error}", do="check the cable") from error
+        if not came:
+            raise LinkLostError("the other end closed the connection", do="check the device")
+        return came
+
+    def clear(self) -> int:
+        """Throw away what has come, without waiting; how many bytes."""
+        dropped = 0
+        while dropped <= _CHUNK and (came := self.read(0.0)):
+            dropped += len(came)
+        return dropped
+
+    def device_clear(self) -> bool:
+        """A stream has no such thing."""
+        return False
+
+    def close(self) -> None:
+        """End the connection."""
+        self._socket.close()
