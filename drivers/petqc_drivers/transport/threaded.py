@@ -174,6 +174,10 @@ class ThreadedLink:
             raise ConnectError(
                 f"no session in {timeout_s:g} s", device=self.name, do="check address and cable"
             ) from error
+        except BaseException:
+            self._worker = None
+            worker.end()
+            raise
         self._is_open = True
 
     async def exchange(self, request: bytes, whole: Callable[[bytes], int | None], timeout_s: float) -> bytes:
