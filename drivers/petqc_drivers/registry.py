@@ -72,6 +72,14 @@ _KINDS: Final = (
         device="HamamatsuC11204",
         readback="measured",
     ),
+    DeviceKind(
+        kind="julabo",
+        title="Julabo circulator on a serial line",
+        module="petqc_drivers.julabo.circulator",
+        settings="JulaboSettings",
+        device="JulaboCirculator",
+        readback="none",
+    ),
 )
 KINDS: Final[Mapping[str, DeviceKind]] = MappingProxyType({kind.kind: kind for kind in _KINDS})
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from petqc_drivers.hamamatsu_c11204.wire import MODELS as C11204_MODELS
 from petqc_simulators.boards.hamamatsu_c11204 import HamamatsuC11204Board
+from petqc_simulators.boards.julabo import JulaboBoard
 from petqc_simulators.boards.keithley_smu import KeithleySmu
 from petqc_simulators.boards.sr620 import ClockPair, Sr620
 from petqc_simulators.physics.leakage import SipmLoad
@@ -52,8 +53,18 @@ def _sr620(_model: str, serial: str, _folder: Path | None) -> WireSide:
     return Sr620(ClockPair(), serial=serial)
 
 
+def _julabo(model: str, _serial: str, _folder: Path | None) -> WireSide:
+    return JulaboBoard(JULABO_VERSIONS[model])
+
+
+JULABO_VERSIONS: Final = {
+    "FL601": "JULABO HIGHTECH FL601 HL/SL VERSION 4.0",
+    "CF31": "JULABO CRYOCOMPACT CF31 VERSION 5.0",
+}
+
 KINDS: Final = {
     "hamamatsu-c11204": InstrumentKind("Hamamatsu C11204 bias supply", tuple(C11204_MODELS)[::-1], "SIM00001", _c11204),
+    "julabo": InstrumentKind("Julabo circulator", tuple(JULABO_VERSIONS), "", _julabo),
     "keithley-smu": InstrumentKind("Keithley source meter", ("2450", "2400"), "04425111", _keithley),
     "sr620": InstrumentKind("SRS SR620 time-interval counter", ("SR620",), "05203", _sr620),
 }
