@@ -43,7 +43,7 @@ class SimulatorConfig(_Model):
     speed: Annotated[Finite, Field(gt=0, le=100)] = 1.0
     """Seconds of detector per second of clock."""
     source: Literal["na22", "ge68", "none"] = "na22"
-    faults: tuple[Annotated[str, Field(pattern=r"^F\d{2}(=[^@\s]+)?(@[0-9.]+)?$")], ...] = ()
+    faults: tuple[Annotated[str, Field(pattern=r"^F\d{2}(=[^@\s]+)?(@[0-9.]+(-[0-9.]+)?)?$")], ...] = ()
     """ID[=size][@begin[-end]], for example F03=100@5; the simulator knows which there are."""
 
 

@@ -23,7 +23,7 @@ class Effects:
     time buffer. threshold_steps: how much higher all thresholds lie. place: which channel's name a channel has.
     delay_ps, gain: of channels, where the calibration is another day's. source_mm: (3,) shift of the source. dark:
     factor of the dark counts. noise: factor of the electronics' noise. rearm_clk: how much longer a channel re-arms.
-    leak: share of the pulses that go by the neighbouring crystal's name. fall_per_khz: share of the signal that is lost
+    leak: share of the hits that go by the next crystal's name. fall_per_khz: share of the signal that is lost
     with every 1000 hits per second of a channel. frame_loss: share of the time slices that the link loses.
     """
 

@@ -135,7 +135,7 @@ KINDS: dict[str, FaultKind] = {
             60.0, 1000.0, "scanner", "photopeaks and time offsets of all channels scatter",
         ),
         FaultKind(
-            "F28", "decoding of light sharing has drifted", "percent of the pulses that go by the next crystal's name",
+            "F28", "decoding of light sharing has drifted", "percent of the hits that go by the next crystal's name",
             25.0, 100.0, "asic", "energy resolution of the crystals of one ASIC, photopeaks towards their neighbours'",
         ),
     )

@@ -440,13 +440,12 @@ class Detector:
         if self._is_blind:
             self.emission.pass_over(until)
         else:
-            before = b.n_deposits
             b.deposits, b.n_deposits = self.emission.generate(until, b.deposits, b.n_deposits)
-            self._leak(b.deposits[before : b.n_deposits])
         if self._pulses:
             self._add_test_pulses()
         el.sort_by_time(b.deposits, b.n_deposits)
         b.make_room(b.n_hits + b.n_deposits)
+        before = b.n_hits
         b.n_hits, used = el.digitise(
             b.deposits,
             b.n_deposits,
@@ -464,6 +463,7 @@ class Detector:
         )
         if self.onlooker is not None:
             self.onlooker(b.deposits[:used], self.parameters)
+        self._leak(b.words[before : b.n_hits], b.hits_i[before : b.n_hits, el.HIT_CHANNEL])
         self._follow_rate()
         left = b.n_deposits - used
         b.deposits[:left] = b.deposits[used : b.n_deposits].copy()
@@ -491,13 +491,13 @@ class Detector:
         self.frame += BLOCK_FRAMES
         return self._through_link(block)
 
-    def _leak(self, deposits: NDArray[np.float64]) -> None:
-        """Give some of these pulses the name of the next crystal."""
+    def _leak(self, words: NDArray[np.uint64], channel: NDArray[np.int64]) -> None:
+        """Let some of these hits go by the name of the next crystal: its tables make energy and time of them."""
         if not self.effects.leak.any():
             return
-        channel = deposits[:, CHANNEL].astype(np.int64)
         goes = self._loss_rng.random(channel.size) < self.effects.leak[channel]
-        deposits[goes, CHANNEL] = self._neighbour[channel[goes]]
+        name = self._gids[self.effects.place][self._neighbour[channel[goes]]]
+        words[goes] = words[goes] & np.uint64((1 << 42) - 1) | name << np.uint64(42)
 
     def _follow_rate(self) -> None:
         """Let the baseline follow the rate, where it does."""
