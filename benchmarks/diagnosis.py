@@ -61,6 +61,7 @@ class Seen:
 
     run: Run
     planted: list[dict[str, Any]]
+    modules: int
 
 
 def temperatures(profile: Profile, detector: Detector) -> tuple[EnvironmentReading, ...]:
@@ -125,7 +126,7 @@ def measure(
         source="point",
         source_mm=(0.0, 0.0, 0.0),
     )
-    return Seen(analyse(histograms, context), detector.plan.describe(profile))
+    return Seen(analyse(histograms, context), detector.plan.describe(profile), profile.geometry.modules)
 
 
 def baselines_of(run: Run) -> dict[str, dict[str, float]]:
@@ -138,9 +139,11 @@ def baselines_of(run: Run) -> dict[str, dict[str, float]]:
     return dict(found)
 
 
-def is_right_place(node: str, planted: list[str]) -> bool:
-    """The planted address; where two modules are all there is, the pair of them for one of the two."""
-    return node in planted or any(half in planted for half in node.split(" - "))
+def is_right_place(node: str, planted: list[str], modules: int) -> bool:
+    """The planted address; where two modules are all there is, the pair of them for one of the two, or for all."""
+    halves = node.split(" - ")
+    is_all = modules == len(halves) == 2 and planted == ["scanner"]
+    return node in planted or is_all or any(half in planted for half in halves)
 
 
 def outcome(seen: Seen) -> dict[str, Any]:
@@ -158,7 +161,7 @@ def outcome(seen: Seen) -> dict[str, Any]:
         planted = seen.planted[0]
         found["planted"] = planted["nodes"]
         found["size"] = planted["size"]
-        found["node_right"] = first is not None and is_right_place(first.node, planted["nodes"])
+        found["node_right"] = first is not None and is_right_place(first.node, planted["nodes"], seen.modules)
         found["cause_right"] = first is not None and first.cause.startswith(planted["id"])
         found["cause_among_three"] = any(h.cause.startswith(planted["id"]) for h in run.diagnosis[:3])
     return found

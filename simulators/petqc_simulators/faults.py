@@ -56,7 +56,7 @@ KINDS: dict[str, FaultKind] = {
             "temperature, photopeak and CTR of one module together",
         ),
         FaultKind(
-            "F07", "slow cycle of the room's temperature", "amplitude in K, a day long, from its warmest on", 2.0, 15.0,
+            "F07", "slow cycle of the room's temperature", "amplitude in K, a day long, from its warmest on", 0.8, 15.0,
             "scanner", "temperature and photopeak of all modules together, after the room",
         ),
         FaultKind(

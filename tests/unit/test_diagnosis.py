@@ -233,3 +233,62 @@ def test_addresses_are_what_an_engineer_looks_for():
     assert address(TOPOLOGY, module) == "module 1, port 0, slave 0 (chips 4 to 7)"
     one_output = patches(TOPOLOGY, INDEX // 16 == 3, tree(TOPOLOGY))
     assert one_output == []  # it is the output, not a patch
+
+
+def rate(id_, node, value, baseline, unit="1/s"):
+    limits = Limits(0.9 * baseline, 0.98 * baseline, 1.02 * baseline, 1.1 * baseline)
+    return replace(flagged(id_, node, value, unit, limits), baseline=baseline)
+
+
+def test_false_triggers_of_one_module_and_of_all_are_two_causes():
+    normal = [rate("singles_rate", f"module:0.0.{m}", 9000.0, 9000.0) for m in range(MODULES)]
+    one = [*normal[:2], rate("singles_rate", "module:0.0.2", 24_000.0, 9000.0), normal[3]]
+    found = first(a_run(one))
+    assert (found.cause[:3], found.node) == ("F23", "module:0.0.2")
+    assert "instead of 9000" in found.evidence[0]
+    everywhere = [rate("singles_rate", f"module:0.0.{m}", 24_000.0, 9000.0) for m in range(MODULES)]
+    found = first(a_run(everywhere))
+    assert (found.cause[:3], found.node) == ("F25", SCANNER)
+    hot = ChannelColumn(
+        "hot_channels", "1/s", np.full(N, 35.0), np.ones(N), np.full(N, 900),
+        np.where(INDEX == 600, "fail", "pass").astype(object), np.full(N, "", object),
+    )  # fmt: skip
+    found = first(a_run(one, [hot]))
+    assert (found.cause[:3], found.node) == ("F02", "channel:0.0.9.24"), "a hot channel explains its module's rate"
+
+
+def test_a_module_that_counts_and_has_no_coincidences_is_out_of_step_by_frames():
+    rates = [rate("singles_rate", f"module:0.0.{m}", 9000.0, 9000.0) for m in range(MODULES)]
+    offsets = [flagged("module_time_offset", f"module:0.0.{m}", 0.0, "ps", Limits(-75, -20, 20, 75)) for m in range(3)]
+    alone = CheckResult.missing("module_time_offset", "module:0.0.3", "ps", 0, Limits(), "no channel has coincidences")
+    found = first(a_run([*rates, *offsets, alone, rate("prompts", SCANNER, 500.0, 1000.0)]))
+    assert (found.cause[:3], found.node) == ("F20", "module:0.0.3")
+
+
+def test_the_room_the_rate_and_the_dark_counts_are_told_apart_by_what_else_moved():
+    def degrees(change):
+        limits = Limits(17, 20, 24, 27)
+        found = [flagged("temperature", f"module:0.0.{m}", 22.0 + change, "degC", limits) for m in range(MODULES)]
+        return [replace(c, baseline=22.0) for c in found]
+
+    warn = flagged("photopeak", SCANNER, 503.0, "keV", Limits(495.0, 505.0, 516.0, 526.0))
+    everything = np.full(N, -8.0)
+    assert first(a_run([*degrees(0.8), warn], photopeak=everything)).cause.startswith("F07 ")
+    assert first(a_run([*degrees(0.0), warn], photopeak=everything)).cause.startswith("F17 ")
+    dark = [rate("dark_count_rate", f"module:0.0.{m}", 9e5, 4e5) for m in range(MODULES)]
+    assert first(a_run([*degrees(0.0), *dark])).cause.startswith("F08 ")
+
+
+def test_noise_is_resolution_and_width_of_a_module_whose_photopeak_stays():
+    module = INDEX // 256 == 1
+    warn = flagged("energy_resolution", "module:0.0.1", 11.4, "%", Limits(warn_high=11.0))
+    found = first(a_run([warn], energy_resolution=at(module, 0.9), timing_width=at(module, 60.0)))
+    assert (found.cause[:3], found.node) == ("F11", "module:0.0.1")
+
+
+def test_fewer_coincidences_alone_are_blind_channels_or_another_window():
+    causes = [h.cause[:3] for h in diagnose(TOPOLOGY, a_run([rate("prompts", SCANNER, 940.0, 1000.0)]))[0]]
+    assert causes[:2] == ["F18", "F22"]
+    seen = flagged("dead_time", "module:0.0.1", 3.0, "%", Limits(warn_high=1.0, fail_high=5.0))
+    found = first(a_run([seen]))
+    assert (found.cause[:3], found.node) == ("F18", "module:0.0.1")

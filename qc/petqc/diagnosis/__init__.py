@@ -122,7 +122,13 @@ def _signs(topology: Topology, run: Run, nodes: Sequence[Place], found: Mapping[
     for sign in single:
         if sign.quantity in {"dead", "hot"}:
             left_out[sign.place.members] = True
-    moved = [s for one in found.values() for s in steps(topology, one, nodes, left_out) if _is_flagged(run, one, s)]
+    moved = [
+        s
+        for quantity, one in found.items()
+        if quantity != "temperature"  # a reading states its place itself
+        for s in steps(topology, one, nodes, left_out)
+        if _is_flagged(run, one, s)
+    ]
     known = _without_echoes(topology, [*single, *moved])
     return [*known, *chart_signs(topology, run, nodes, known)]
 
@@ -168,8 +174,26 @@ def _groups(signs: Sequence[Sign]) -> list[_Group]:
                 break
         else:
             groups.append((sign.place, [sign]))
+    groups = _told_apart(groups)
     found = [_Group(place, tuple(members)) for place, members in groups]
     return [group for group in found if not any(_is_echo(group, other) for other in found)]
+
+
+def _told_apart(groups: list[tuple[Place, list[Sign]]]) -> list[tuple[Place, list[Sign]]]:
+    """Times of two facing modules that cannot be told apart belong to the one that has something else the matter."""
+    kept = []
+    for place, members in groups:
+        inside = [
+            (other, signs)
+            for other, signs in groups
+            if place.level == "pair" and other.level == "module" and place.overlap(other) > 0.0
+        ]
+        times = all(s.quantity in _TIMES for s in members)
+        if times and len(inside) == 1 and not {s.quantity for s in members} & {s.quantity for s in inside[0][1]}:
+            inside[0][1].extend(members)
+        else:
+            kept.append((place, members))
+    return kept
 
 
 def _is_echo(group: _Group, other: _Group) -> bool:
@@ -208,7 +232,7 @@ def _fit(cause: Cause, group: _Group, found: Mapping[Quantity, Deviations]) -> f
         if seen is not None:
             right += 1.0 if _is(wanted, seen) else -1.0
     # What moved here and is not part of the signature speaks against it.
-    expected = {cause.first[0], "resolution", *cause.signs}
+    expected = {cause.first[0], "resolution", *cause.signs, *cause.may}
     strange = [s for s in group.signs if s.quantity not in expected]
     score = max(right - 0.5 * len(strange), 0.0) / (2.0 + len(cause.signs))
     if cause.sizes is not None and sign.unit != SIGMAS and not cause.sizes[0] <= abs(sign.value) <= cause.sizes[1]:

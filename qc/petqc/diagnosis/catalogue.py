@@ -24,7 +24,8 @@ class Cause:
 
     levels: places where it sits, each with how well it goes with the cause (0 to 1). first: the quantity that it always
     moves, and which way. signs: what else it moves (+1, -1, EITHER) or must leave alone (0). sizes: usual sizes of the
-    first quantity, in its unit. next_step: what to do; {here} is the place's address, {next} the place to swap with.
+    first quantity, in its unit. may: what it may move along, and need not. next_step: what to do; {here} is the place's
+    address, {next} the place to swap with.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Cause:
     next_step: str
     signs: Mapping[Quantity, int] = field(default_factory=dict)
     sizes: tuple[float, float] | None = None
+    may: frozenset[Quantity] = frozenset()
 
 
 CATALOGUE: tuple[Cause, ...] = (
@@ -42,6 +44,7 @@ CATALOGUE: tuple[Cause, ...] = (
         {"channel": 1.0, "bias": 1.0, "asic": 1.0, "module": 1.0, "unit": 1.0}, ("dead", -1),
         "See whether {here} answers a test pulse: if it does, the fault lies before the ASIC (SiPM, bond, connector, "
         "bias); if not, in the ASIC, its configuration or its link.",
+        may=frozenset({"prompts", "pairs", "dead_time"}),
     ),
     Cause(
         "F02", "noisy channel: SiPM defect or light leak", {"channel": 1.0}, ("hot", +1),
@@ -52,12 +55,12 @@ CATALOGUE: tuple[Cause, ...] = (
         "F03", "bias of one output has drifted", {"bias": 1.0, "module": 0.5}, ("energy", EITHER),
         "Measure the voltage of {here} with a meter, then swap it with {next}: if the shift moves with the output, the "
         "supply is at fault; if it stays, the SiPMs or their coupling.",
-        {"offset": 0, "onset": 0, "temperature": 0}, (1.0, 12.0),
+        {"offset": 0, "onset": 0, "temperature": 0}, (1.0, 8.0), frozenset({"width"}),
     ),
     Cause(
-        "F04", "bias output at a wrong step: DAC bit stuck or register upset", {"bias": 0.6}, ("energy", EITHER),
+        "F04", "bias output at a wrong step: DAC bit stuck or register upset", {"bias": 0.8}, ("energy", EITHER),
         "Write the set-point of {here} again and repeat the run; compare the code with the one of the day before.",
-        {"offset": 0, "onset": 0, "temperature": 0}, (2.0, 50.0),
+        {"offset": 0, "onset": 0, "temperature": 0}, (4.0, 60.0), frozenset({"width"}),
     ),
     Cause(
         "F05", "temperature sensor wrong", {"asic": 1.0, "module": 0.7}, ("temperature", EITHER),
@@ -66,22 +69,28 @@ CATALOGUE: tuple[Cause, ...] = (
         {"energy": 0, "width": 0},
     ),
     Cause(
-        "F06", "cooling lost: fan, pump or flow", {"module": 1.0, "unit": 1.0, "scanner": 0.8, "pair": 0.8},
+        "F06", "cooling lost: fan, pump or flow", {"module": 1.0, "unit": 1.0, "scanner": 0.7, "pair": 0.7},
         ("energy", -1),
         "Look at fan, flow and filter of {here}, let the temperature settle and repeat the run: the photopeak must "
         "come back by 1 to 3 % per kelvin.",
-        {"temperature": +1, "offset": 0}, (1.0, 30.0),
+        {"temperature": +1, "offset": 0}, (1.0, 30.0), frozenset({"width", "dark"}),
     ),
     Cause(
-        "F07", "room temperature has moved everything", {"scanner": 0.7, "pair": 0.7}, ("energy", EITHER),
+        "F07", "room temperature has moved everything", {"scanner": 0.8, "pair": 0.8}, ("energy", EITHER),
         "Compare with the room temperature of the last days; if the photopeak follows it, let the "
         "compensation follow it too.",
-        {"temperature": EITHER, "offset": 0, "width": 0}, (0.5, 2.5),
+        {"temperature": EITHER, "offset": 0}, (0.3, 2.5), frozenset({"width"}),
     ),
     Cause(
-        "F08", "SiPMs aged: dark counts have risen", {"scanner": 0.4, "pair": 0.4, "module": 0.3}, ("width", +1),
-        "Compare the dark rate and the bias current with those of the last months.",
-        {"energy": 0, "offset": 0},
+        "F08", "SiPMs aged: dark counts have risen", {"scanner": 0.8, "pair": 0.6, "module": 0.3}, ("width", +1),
+        "Compare the dark rate (`petqc run dark`) and the bias current with those of the last months.",
+        {"energy": 0, "offset": 0, "resolution": 0, "dark": +1},
+    ),
+    Cause(
+        "F08", "SiPMs aged: dark counts have risen", {"scanner": 1.0, "pair": 1.0, "module": 0.8}, ("dark", +1),
+        "Compare the dark rate with those of the last months at the same temperature; if it stays, plan the "
+        "exchange of the SiPMs, and watch the CTR until then.",
+        {"energy": 0, "temperature": 0}, may=frozenset({"width"}),
     ),
     Cause(
         "F09", "optical coupling lost", {"patch": 1.0, "asic": 0.7, "bias": 0.55, "channel": 0.6}, ("energy", -1),
@@ -93,6 +102,13 @@ CATALOGUE: tuple[Cause, ...] = (
         "F10", "crystal cracked, loose or yellowed", {"channel": 1.0}, ("energy", -1),
         "Compare the spectrum of {here} with a neighbour's and inspect the crystal; if it is alone, it can be masked.",
         {"resolution": +1, "temperature": 0}, (8.0, 45.0),
+    ),
+    Cause(
+        "F11", "noise of the electronics: moisture, frost or a supply", {"module": 1.0, "asic": 0.8, "unit": 1.0},
+        ("resolution", +1),
+        "Look at the board of {here} and at the dew point; compare its supply voltages, and let it dry with the bias "
+        "off before the next run.",
+        {"energy": 0, "width": +1},
     ),
     Cause(
         "F12", "TDC calibration no longer fits", {"asic": 1.0, "unit": 0.5}, ("width", +1),
@@ -112,7 +128,7 @@ CATALOGUE: tuple[Cause, ...] = (
         {"energy": 0, "width": 0, "onset": 0},
     ),
     Cause(
-        "F15", "clock jitter: noise or PLL", {"module": 1.0, "unit": 1.0, "pair": 1.0, "scanner": 0.9}, ("width", +1),
+        "F15", "clock jitter: noise or PLL", {"module": 1.0, "unit": 1.0, "pair": 1.0, "scanner": 0.6}, ("width", +1),
         "Swap the clock cable of {here} with a neighbour's and repeat the run; look at the PLL lock and the supply of "
         "the clock receiver.",
         {"energy": 0, "offset": 0, "resolution": 0, "onset": 0},
@@ -122,6 +138,56 @@ CATALOGUE: tuple[Cause, ...] = (
         ("onset", EITHER),
         "Read the thresholds of {here} back and compare them with the configuration; run `petqc calibrate threshold`.",
         {"energy": 0},
+    ),
+    Cause(
+        "F17", "baseline moves with the rate", {"scanner": 0.8, "pair": 0.8}, ("energy", -1),
+        "Repeat the run with the source farther away, or with lutetium alone: a photopeak that comes back with less "
+        "rate is the baseline's.",
+        {"temperature": 0, "offset": 0, "resolution": 0}, (0.5, 5.0), frozenset({"width"}),
+    ),
+    Cause(
+        "F18", "channels are blind for longer: firmware, integration or re-arm settings",
+        {"scanner": 1.0, "pair": 1.0, "module": 0.9}, ("dead_time", +1),
+        "Compare firmware and ASIC configuration of {here} with those of the last good run.",
+        {"energy": 0}, may=frozenset({"prompts"}),
+    ),
+    Cause(
+        "F18", "channels are blind for longer: firmware, integration or re-arm settings", {"scanner": 0.7},
+        ("prompts", -1),
+        "Compare firmware and ASIC configuration with those of the last good run; see what the gaps between hits say.",
+        {"energy": 0, "width": 0, "resolution": 0}, (1.0, 30.0),
+    ),
+    Cause(
+        "F20", "time stamps out of step by whole frames: coincidences vanish", {"module": 1.0, "pair": 1.0},
+        ("pairs", -1),
+        "Synchronise again and repeat the run; if the coincidences stay away, exchange the clock and synchronisation "
+        "cable of {here}.",
+        {"energy": 0}, may=frozenset({"prompts"}),
+    ),
+    Cause(
+        "F22", "coincidence or energy window is another one", {"scanner": 0.6}, ("prompts", EITHER),
+        "Compare the windows of the configuration with those of the last good run (the hashes of both are in the "
+        "report).",
+        {"energy": 0, "width": 0}, (3.0, 100.0),
+    ),
+    Cause(
+        "F23", "false triggers of one module: RF pick-up, or light", {"module": 1.0}, ("singles", +1),
+        "Repeat the run with the MR idle, then with its light cover looked at: triggers that come with the sequence "
+        "only are RF at {here} (cables, filters), others are light.",
+        {"energy": 0, "offset": 0}, may=frozenset({"dead_time", "hot"}),
+    ),
+    Cause(
+        "F25", "false triggers of all modules: RF shield, ferrite or filter missing", {"scanner": 1.0, "pair": 1.0},
+        ("singles", +1),
+        "Repeat the run with the MR idle: if the rate is right then, look at shield, ferrites and filters that the "
+        "last service touched.",
+        {"energy": 0, "offset": 0}, may=frozenset({"dead_time", "hot"}),
+    ),
+    Cause(
+        "F28", "crystals go by a neighbour's name: decoding of light sharing", {"asic": 1.0, "module": 0.8},
+        ("side_peak", +1),
+        "Look at the flood map of {here}: valleys that have moved between the crystals need a new crystal map.",
+        {"energy": 0}, may=frozenset({"width", "offset"}),
     ),
     Cause(
         "F19", "frames lost between the boards and the computer", {"scanner": 1.0}, ("frames", +1),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Quantity: TypeAlias = Literal[
     "energy", "resolution", "offset", "width", "onset", "temperature", "dead", "hot", "side_peak", "scatter", "frames",
-    "source",
+    "source", "singles", "prompts", "pairs", "dead_time", "dark",
 ]  # fmt: skip
 
 
@@ -57,6 +57,8 @@ MEASURES = (
     Measure("onset", "energy_onset", ("energy_onset",), "keV", 25.0, 15.0, 1.5),
 )
 """Least deviations: warn limits of daily-qc.md §5.2 where there are any, else those of the check."""
+TEMPERATURE = Measure("temperature", "temperature", ("temperature",), "K", 0.5, 0.3, 0.1)
+"""Of modules; only ever evidence beside something else that moved."""
 _MOST = 8
 _FLAGGED = (str(Status.WARN), str(Status.FAIL))
 _SCATTERED = 0.2
@@ -115,7 +117,21 @@ def deviations(topology: Topology, run: Run) -> dict[Quantity, Deviations]:
         flagged = np.isin(column.status.astype(str), _FLAGGED)
         if np.isfinite(value).any():
             found[measure.quantity] = Deviations(measure, value, np.nan_to_num(error), flagged)
+    warmth = _warmth(topology, run)
+    if np.isfinite(warmth.value).any():
+        found["temperature"] = warmth
     return found
+
+
+def _warmth(topology: Topology, run: Run) -> Deviations:
+    """How much warmer each channel's module is than in the baseline."""
+    value = np.full(len(topology), math.nan)
+    at = {name: i for i, name in enumerate(topology.module_nodes)}
+    for c in run.checks:
+        if c.id == TEMPERATURE.column and c.node in at and c.value is not None and c.baseline is not None:
+            value[topology.module == at[c.node]] = c.value - c.baseline
+    n = value.size
+    return Deviations(TEMPERATURE, value, np.full(n, 0.1), np.zeros(n, np.bool_))
 
 
 def module_medians(topology: Topology, column: ChannelColumn) -> dict[int, float]:

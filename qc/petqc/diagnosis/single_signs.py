@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.diagnosis.places import Place, channel, compared, scanner
+from petqc.diagnosis.rate_signs import rate_signs
 from petqc.diagnosis.signs import Sign, module_medians
 from petqc.limits import Status
 
@@ -30,6 +31,7 @@ _CHARTED: dict[str, Quantity] = {
 }
 _NAMES = {"energy": "photopeak", "resolution": "energy resolution", "width": "CTR", "offset": "time offset"}
 _FLAGGED = {Status.WARN, Status.FAIL}
+_SEVERAL = 2
 _MOST_OF = 0.8
 """A node with this share of dead channels is dead itself. Source: daily-qc.md §3, root-cause logic."""
 
@@ -38,11 +40,14 @@ def single_signs(topology: Topology, run: Run, nodes: Sequence[Place]) -> list[S
     """All of them; the whole run's first."""
     by_name = {place.node: place for place in nodes}
     columns = {column.id: column for column in run.columns if column.status.size == len(topology)}
+    dead = _dead(topology, columns.get("dead_channels"), nodes)
+    hot = _marked(topology, columns.get("hot_channels"), "hot")
     return [
         *_of_all(topology, run),
-        *_dead(topology, columns.get("dead_channels"), nodes),
-        *_marked(topology, columns.get("hot_channels"), "hot"),
-        *_marked(topology, columns.get("time_tails"), "side_peak"),
+        *dead,
+        *rate_signs(topology, run, by_name, hot=hot, has_dead=any(s.place.members.size > 1 for s in dead)),
+        *hot,
+        *_side_peaks(topology, columns.get("time_tails"), nodes),
         *_modules(topology, run, columns.get("module_time_offset"), by_name),
         *_temperatures(run, by_name),
     ]
@@ -121,6 +126,19 @@ def _marked(topology: Topology, column: ChannelColumn | None, quantity: str) -> 
         )
         for i in order
     ]  # fmt: skip
+
+
+def _side_peaks(topology: Topology, column: ChannelColumn | None, nodes: Sequence[Place]) -> list[Sign]:
+    """Channels with a side peak; several of one ASIC are the ASIC's, as one bad buffer is one channel's."""
+    single = _marked(topology, column, "side_peak")
+    found = []
+    for place in nodes:
+        mine = [s for s in single if place.level == "asic" and place.overlap(s.place) > 0.0]
+        if len(mine) >= _SEVERAL:
+            told = f"{len(mine)} of its channels have side peaks: {mine[0].told}"
+            found.append(Sign("side_peak", place, float(len(mine)), 0.0, "channels", len(mine), told))
+            single = [s for s in single if s not in mine]
+    return [*found, *single]
 
 
 def _modules(topology: Topology, run: Run, column: ChannelColumn | None, by_name: dict[str, Place]) -> list[Sign]:

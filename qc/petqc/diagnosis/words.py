@@ -30,6 +30,11 @@ NAMES: dict[str, str] = {
     "scatter": "channels",
     "frames": "frames",
     "source": "source",
+    "singles": "singles rate",
+    "prompts": "prompt rate",
+    "pairs": "coincidences",
+    "dead_time": "dead time",
+    "dark": "dark count rate",
 }
 
 

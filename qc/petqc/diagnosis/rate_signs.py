@@ -1,0 +1,103 @@
+"""Signs that rates give: false triggers, missing coincidences, blind channels, dark counts that rose."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from petqc.diagnosis.places import compared, scanner
+from petqc.diagnosis.signs import Sign
+from petqc.limits import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from petqc.channel_map import Topology
+    from petqc.diagnosis.places import Place
+    from petqc.diagnosis.signs import Quantity
+    from petqc.results import CheckResult, Run
+
+_FLAGGED = {Status.WARN, Status.FAIL}
+_ALIKE = 0.8
+"""Share of the modules from which on something is the scanner's. Source: daily-qc.md §3, root-cause logic."""
+
+
+def rate_signs(
+    topology: Topology, run: Run, by_name: Mapping[str, Place], *, hot: Sequence[Sign], has_dead: bool
+) -> list[Sign]:
+    """All of them.
+
+    Args:
+        topology: the channels.
+        run: with its results.
+        by_name: places above channels.
+        hot: channels that count too much, which explain the rate of their module.
+        has_dead: whole parts are silent, which explains fewer coincidences.
+    """
+    rates = _of_modules(topology, run, by_name, "singles_rate", "singles")
+    signs = [
+        *(s for s in rates if not any(s.place.overlap(h.place) > 0.0 for h in hot)),
+        *_of_modules(topology, run, by_name, "dead_time", "dead_time"),
+        *_of_modules(topology, run, by_name, "dark_count_rate", "dark"),
+    ]
+    unpaired = _unpaired(topology, run, by_name)
+    if has_dead:
+        return signs
+    return [*signs, *unpaired, *([] if unpaired else _prompts(topology, run))]
+
+
+def _of_modules(
+    topology: Topology, run: Run, by_name: Mapping[str, Place], check: str, quantity: Quantity
+) -> list[Sign]:
+    """Modules with more than they should have; nearly all of them are the scanner."""
+    results = [c for c in run.checks if c.id == check and c.node in topology.module_nodes and c.value is not None]
+    more = [c for c in results if c.status in _FLAGGED and _change(c) > 0.0]
+    if not more:
+        return []
+    if len(more) >= _ALIKE * len(topology.module_nodes) and len(topology.module_nodes) > 1:
+        value = sum(_change(c) for c in more) / len(more)
+        told = f"{len(more)} of {len(topology.module_nodes)} modules alike: {_told(more[0])}"
+        return [Sign(quantity, scanner(topology), value, 0.0, _unit(more[0]), 0, told)]
+    return [Sign(quantity, by_name[c.node], _change(c), 0.0, _unit(c), 0, _told(c)) for c in more if c.node in by_name]
+
+
+def _change(c: CheckResult) -> float:
+    """Over the baseline in per cent where there is one, else over the warn limit in the check's own unit."""
+    value = c.value or 0.0
+    if c.baseline:
+        return 100.0 * (value - c.baseline) / abs(c.baseline)
+    return value - (c.limits.warn_high if c.limits.warn_high is not None else value)
+
+
+def _unit(c: CheckResult) -> str:
+    return "%" if c.baseline else c.unit
+
+
+def _told(c: CheckResult) -> str:
+    from petqc.verdict import say
+
+    should = f"instead of {say(c.baseline, abs(c.baseline) * 1e-3, c.unit)}" if c.baseline else "above its limit"
+    return f"{say(c.value or 0.0, c.uncertainty, c.unit)} at {c.node}, {should}"
+
+
+def _unpaired(topology: Topology, run: Run, by_name: Mapping[str, Place]) -> list[Sign]:
+    """Modules that count and have no coincidences with any other."""
+    of = {c.node: c for c in run.checks if c.id == "module_time_offset" and c.node in topology.module_nodes}
+    rates = {c.node: c for c in run.checks if c.id == "singles_rate" and c.node in topology.module_nodes}
+    alone = [
+        node
+        for node, c in of.items()
+        if c.value is None and c.status is Status.INVALID and (rates[node].value if node in rates else None)
+    ]
+    told = "it counts, and has no coincidences with the rest of the scanner"
+    if len(alone) == len(of) > 0:
+        alone = []
+        place = compared(topology)
+        return [Sign("pairs", place, -100.0, 0.0, "%", 0, "both count, and there are no coincidences between them")]
+    return [Sign("pairs", by_name[node], -100.0, 0.0, "%", 0, told) for node in alone if node in by_name]
+
+
+def _prompts(topology: Topology, run: Run) -> list[Sign]:
+    c = run.find("prompts")
+    if c is None or c.status not in _FLAGGED or c.value is None or not c.baseline:
+        return []
+    return [Sign("prompts", scanner(topology), _change(c), 0.0, "%", 0, _told(c))]
