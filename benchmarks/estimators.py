@@ -395,16 +395,17 @@ def rates(repeats: int) -> list[Row]:
     solved = [module_ratios(rng.poisson(mean), wanted, a, b, 28) for _ in range(max(repeats // 10, 20))]
     rows = [row("randoms ratio of a module", [s.value for s in solved], [s.error for s in solved], true, bound, "")]
     # Gaps: as many as a module of 256 channels at 500 Hz has in a minute.
-    level, dead_ns, rate = 256 * 60 * 500.0**2 * 50e-9, 326.0, 500.0
-    at = np.arange(GAP_BINS) * GAP_BIN_PS * 1e-3
-    awake = np.clip((at + 50.0 - dead_ns) / 50.0, 0.0, 1.0)
-    shape = np.exp(-rate * (at + 25.0) * 1e-9)
+    width, dead_ns, rate = GAP_BIN_PS * 1e-3, 326.0, 500.0
+    level = 256 * 60 * rate**2 * width * 1e-9
+    at = np.arange(GAP_BINS) * width
+    awake = np.clip((at + width - dead_ns) / width, 0.0, 1.0)
+    shape = np.exp(-rate * (at + 0.5 * width) * 1e-9)
     gaps = rng.poisson(level * awake * shape, (repeats, GAP_BINS))
     fits = [_try(lambda g=g: dead_time(g, rate)) for g in gaps]
-    near = 40
+    near = round(2000.0 / width)
     seen, free = float((level * awake * shape)[:near].sum()), float((level * shape)[near:].sum())
     # Two sums of counts, two unknowns: the bound of any estimator that does not know how the dead time ends.
-    bound_ns = 50.0 * np.sqrt(seen / level**2 + (seen / level) ** 2 / free)
+    bound_ns = width * np.sqrt(seen / level**2 + (seen / level) ** 2 / free)
     value, stated = (np.array([np.nan if f is None else getattr(f, k) for f in fits]) for k in ("value_ns", "error_ns"))
     return [*rows, row("dead time of a channel, one minute", value, stated, dead_ns, bound_ns, "ns")]
 

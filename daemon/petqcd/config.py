@@ -158,8 +158,9 @@ class EnergyCalibrationConfig(SourceRunConfig):
 
     seconds: Annotated[Finite, Field(gt=0, le=86_400)] = 300.0
     """Longest acquisition time."""
-    source: Literal["na22", "ge68"] = "na22"
-    """Whose lines: ge68 has one, which keeps how charge bends from the calibration before."""
+    source: Literal["na22", "na22-cs137", "ge68"] = "na22"
+    """Whose lines: ge68 has one, which keeps how charge bends from the calibration before; na22-cs137 (both at once)
+    has three, which also test the curve."""
     first_line_counts: Annotated[int, Field(ge=200, le=10_000_000)] = 2000
     """Counts in the first line that 95 % of the channels must have."""
 

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 SLICE_PS = 100_000_000_000
 """Length of a slice, 0.1 s: shorter than a source, a temperature or a bias voltage changes, longer than bursts of
 noise, which randoms shall show and not average away."""
-GAP_BIN_PS = 50_000
-GAP_BINS = 400
+GAP_BIN_PS = 200_000
+GAP_BINS = 1250
+"""Gaps up to 250 us: several times the longest dead time that is looked for."""
 
 # State of the filling: the slice that is open (-1: none), and whether it was entered from the one before it.
 _OPEN, _IS_WHOLE = 0, 1
@@ -36,12 +37,14 @@ class EventTimes:
         n_slices: whole slices: those that the stream of singles entered from the one before and left for the next.
         gaps: (n_modules, GAP_BINS) int64, times from a single to the next one of the same channel, in bins of
             GAP_BIN_PS.
+        n: singles whose times were looked at.
     """
 
     def __init__(self, n_channels: int, n_modules: int) -> None:
         self.in_slices = np.zeros(n_modules, np.int64)
         self.products = np.zeros((n_modules, n_modules))
         self.gaps = np.zeros((n_modules, GAP_BINS), np.int64)
+        self.n = 0
         self._n_slices = np.zeros(1, np.int64)
         self._state = np.array([-1, 0], np.int64)
         self._now = np.zeros(n_modules, np.int64)
@@ -73,6 +76,7 @@ class EventTimes:
             low: lower end of the energy window.
             high: upper end.
         """
+        self.n += int(time_ps.size)
         fill_times(
             time_ps, channel, energy, index, module, low, high, self._state, self._now, self._last_ps,
             self._n_slices, self.in_slices, self.products, self.gaps,
@@ -80,6 +84,7 @@ class EventTimes:
 
     def merge(self, other: EventTimes) -> None:
         """Add another filling; the slice that is open at the seam is in neither."""
+        self.n += other.n
         for name in ("in_slices", "products", "gaps", "_n_slices"):
             getattr(self, name)[...] += getattr(other, name)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from petqc.calibrate.energy import LINES, ChargeSpectra, bend_of_ratio, fit
+from petqc.calibrate.energy import LINES, ChargeSpectra, fit
+from petqc.calibrate.energy_bends import bend_of_ratio
 from petqc.calibration.energy import charge_of_kev
 from petqc.errors import BadInputError
 from petqc.events import Singles
@@ -59,10 +60,34 @@ def test_gain_and_saturation_are_found_within_their_errors():
         assert 0.75 < pulls.std() < 1.25
     assert np.abs(table["kev_per_unit"] / k - 1.0).max() < 0.015
     assert np.allclose(table["saturation_unit"], bend.value / scale.value)
-    assert 5000 < spectra.first_line_counts(has_two=True) < 7500
+    assert 5000 < spectra.first_line_counts(2) < 7500
     status = {r.id: r.status for r in found.results if r.node == "scanner"}
     assert set(status.values()) <= {Status.PASS, Status.NO_LIMITS}, status
     assert np.median(named(found, "energy_resolution").value) == pytest.approx(4.2 * 2.355, rel=0.03)
+
+
+def test_a_third_line_is_fitted_along_and_tests_the_curve():
+    spectra, k, a = planted(64, 6000, 700, seed=7)
+    rng = np.random.default_rng(7)
+    for i in range(64):
+        kev = (661.657 * (1.0 + 0.037 * rng.standard_normal(4000))).astype(np.float32)
+        kev *= np.float32(1.02 if i == 3 else 1.0)  # a channel whose charge does not bend as it should
+        charge = charge_of_kev(kev, np.full(4000, k[i], np.float32), np.full(4000, a[i] / k[i], np.float32))
+        spectra.add(singles(charge, i))
+    found = fit(spectra, "na22-cs137")
+    p_value = named(found, "energy_curve_p").value
+    assert "do not lie on one curve" in named(found, "energy_scale").reason[3]
+    good = np.arange(64) != 3
+    assert np.isfinite(p_value[good]).all()
+    assert abs(np.mean(p_value[good]) - 0.5) < 0.15
+    scale, bend = named(found, "energy_scale"), named(found, "energy_bend")
+    for value, true, error in ((scale.value, k, scale.uncertainty), (bend.value, a, bend.uncertainty)):
+        pulls = ((value - true) / error)[good]
+        assert abs(pulls.mean()) < 0.7
+        assert 0.75 < pulls.std() < 1.25
+    two = fit(planted(64, 6000, 700, seed=7)[0], "na22")
+    assert "energy_curve_p" not in {c.id for c in two.columns}
+    assert np.nanmedian(named(two, "energy_bend").uncertainty / bend.uncertainty) > 1.0
 
 
 def test_a_channel_with_a_weak_second_line_takes_the_bend_of_its_asic_and_says_so():
@@ -117,7 +142,7 @@ def test_what_cannot_be_used_is_refused():
     spectra.add(singles(np.array([-1.0, 400.0, np.nan]), 0))
     spectra.add(singles(np.array([50.0]), 9))
     assert not spectra.counts.any()
-    assert spectra.first_line_counts(has_two=True) == 0.0
+    assert spectra.first_line_counts(2) == 0.0
     spectra.add(singles(np.random.default_rng(5).exponential(40.0, 5000), 0))
     with pytest.raises(BadInputError, match="no line"):
         fit(spectra, "na22")

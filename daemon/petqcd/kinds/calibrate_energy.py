@@ -62,11 +62,13 @@ class EnergyCalibration(SourceRun):
         return self._is_enough
 
     def _look(self, processed: Processed) -> None:
+        from petqc.calibrate.energy import LINES
+
         assert self._spectra is not None  # noqa: S101 - made with the measurement that calls this
         self._spectra.add(processed.singles)
         self._blocks += 1
         if self._blocks % LOOK_EVERY == 0:
-            counts = self._spectra.first_line_counts(has_two=self._wanted.source == "na22")
+            counts = self._spectra.first_line_counts(len(LINES[self._wanted.source]))
             self._is_enough = counts >= self._wanted.first_line_counts
 
     def conclude(self, context: RunContext) -> Run:

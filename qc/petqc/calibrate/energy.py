@@ -3,7 +3,10 @@
 Charge bends: Q = (a / k) (1 - exp(-E / a)), where k is keV per unit at low energy and a the energy at which a
 photosensor with all cells fired would stand if it went on as it began. The table's saturation_unit is a / k. Two lines
 give both numbers; a channel whose second line is too weak takes `a` from its ASIC, which varies little from channel to
-channel (light yield over cells), and says so. Only gammas that met one channel alone are looked at: what two channels
+channel (light yield over cells), and says so. With more than two lines both numbers are fitted to all of them, and
+the goodness of that fit says whether they lie on one curve; with two there is nothing left to test.
+
+Only gammas that met one channel alone are looked at: what two channels
 share cannot be added up before both are calibrated.
 
 Source: daily-qc.md §2a; TOFPET2 interface reference, section 7.3.
@@ -11,21 +14,21 @@ Source: daily-qc.md §2a; TOFPET2 interface reference, section 7.3.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import numpy as np
 
 from petqc.calibrate import Calibration
+from petqc.calibrate.energy_bends import MODEL_POSITION, Bends, bends_of_two, kept_bends, on_all_lines
 from petqc.calibrate.outcome import column, refusal_notes, refused, summary
 from petqc.calibration.energy import charge_of_kev
 from petqc.channel_map import SCANNER, asic_node
 from petqc.errors import BadInputError, FitFailedError, TooFewCountsError
-from petqc.fits import MIN_NET_COUNTS
+from petqc.fits import MIN_NET_COUNTS, MIN_P_VALUE
 from petqc.fits.energy_fits import ANNIHILATION_KEV
 from petqc.fits.peaks import candidates
 from petqc.fits.photopeaks import fit_photopeak, fit_photopeaks
-from petqc.formats.petsys_tables import TABLES, absolute_of, set_address
+from petqc.formats.petsys_tables import TABLES, set_address
 from petqc.limits import Limits
 from petqc.results import CheckResult, Spectrum
 
@@ -36,36 +39,36 @@ if TYPE_CHECKING:
     from petqc.fits import PeakFit
     from petqc.fits.photopeaks import PeakFits
 
-EnergySource: TypeAlias = Literal["na22", "ge68"]
+EnergySource: TypeAlias = Literal["na22", "na22-cs137", "ge68"]
 
 SODIUM_KEV: Final = 1274.537
 """Source: evaluated nuclear data, decay of Na-22."""
 
+CAESIUM_KEV: Final = 661.657
+"""Source: evaluated nuclear data, decay of Cs-137."""
+
 LINES: Final[dict[EnergySource, tuple[float, ...]]] = {
     "na22": (ANNIHILATION_KEV, SODIUM_KEV),
+    "na22-cs137": (ANNIHILATION_KEV, SODIUM_KEV, CAESIUM_KEV),
     "ge68": (ANNIHILATION_KEV,),
 }
-"""Lines of a source, in keV, the strongest first."""
+"""Lines of a source, in keV: the first that is looked for, the one that shows the bend, and any that test it."""
 
 TOP_UNIT: Final = 320.0
 """End of the axis: no charge converter of the readout reaches further."""
 BIN_UNIT: Final = 0.5
 MIN_SECOND: Final = 80
 """Fewest counts of a channel's second line."""
-OWN_BEND: Final = 0.08
-"""Largest relative error of a channel's own `a`; with more, that of its ASIC is closer (its channels differ by 6 %)."""
-SPREAD_OF_BEND: Final = 0.06
-"""How much `a` differs among the channels of an ASIC, where too few of them have their own: 5 % of light yield and 3 %
-of cells."""
 _RATIO = (1.5, 2.55)
 """Where the second line of Na-22 stands as a multiple of the first: 2.49 without any saturation, less with it."""
+_THIRD_RATIO = (1.18, 1.32)
+"""Where that of Cs-137 stands: 1.29 without saturation."""
 _FIRST_RANGE = (0.79, 1.125)
 """Fit range of the first line, as multiples: up to where Lu-176 begins (597 keV), bent as it may be."""
 _SECOND_RANGE = (0.90, 1.12)
 """Of the second: the Compton edge of 1275 keV lies at 0.83 of its energy, 0.88 of its charge."""
-MODEL_POSITION: Final = 3e-4
-"""Relative systematic uncertainty of a line's place: what Gauss, step and line leave of the gammas that lost some light
-below the threshold next door, on simulated LYSO blocks (0.15 keV at 511 keV)."""
+_THIRD_RANGE = (0.93, 1.12)
+"""Of a line that tests the curve, beside that of 511 keV."""
 _ALIGNED = np.arange(0.0, 3.0, 0.01)
 
 RESIDUAL = Limits(-8.0, -3.0, 3.0, 8.0)
@@ -103,29 +106,18 @@ class ChargeSpectra:
         flat = place[use] * self.counts.shape[1] + bins[use].astype(np.int64)
         self.counts += np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape).astype(np.uint32)
 
-    def first_line_counts(self, *, has_two: bool) -> float:
+    def first_line_counts(self, lines: int) -> float:
         """Counts around the first line that 95 % of the channels with any counts have; 0 while there is no line.
 
-        has_two: whether the source has a second line, which tells the first one apart.
+        lines: how many lines the source has: a second one tells the first apart.
         """
         alive = self.counts.any(axis=1)
         try:
-            centre, _ = _where(self.edges, self.counts, np.zeros(self.channels.size, np.int32), has_two=has_two)
+            centre, _ = _where(self.edges, self.counts, np.zeros(self.channels.size, np.int32), lines=lines)
         except BadInputError:
             return 0.0
         first, last = np.searchsorted(self.edges, centre[0] * np.array(_FIRST_RANGE))
         return float(np.quantile(self.counts[alive, first:last].sum(axis=1), 0.05))
-
-
-@dataclass(frozen=True, slots=True)
-class _Bends:
-    """k and a of every channel with their covariance. own: from the channel's two lines; NaN where there is none."""
-
-    k: NDArray[np.float64]
-    a: NDArray[np.float64]
-    k_error: NDArray[np.float64]
-    a_error: NDArray[np.float64]
-    own: NDArray[np.bool_]
 
 
 def fit(spectra: ChargeSpectra, source: EnergySource, previous: NDArray[np.void] | None = None) -> Calibration:
@@ -149,7 +141,7 @@ def fit(spectra: ChargeSpectra, source: EnergySource, previous: NDArray[np.void]
             do="calibrate with na22 first",
         )
     asic = channels >> 6
-    centre, sigma = _where(edges, counts, asic, has_two=len(lines) > 1)
+    centre, sigma = _where(edges, counts, asic, lines=len(lines))
     first = _lines(edges, counts, centre, sigma, _FIRST_RANGE, search=0.3, min_counts=MIN_NET_COUNTS)
     found = [first]
     notes: list[str] = []
@@ -158,13 +150,20 @@ def fit(spectra: ChargeSpectra, source: EnergySource, previous: NDArray[np.void]
         at = np.nan_to_num(first.mu * ratio[:, 0], nan=0.5 * TOP_UNIT)
         second = _lines(edges, counts, at, 0.03 * at, _SECOND_RANGE, search=0.08, min_counts=MIN_SECOND)
         found.append(second)
-        bends = _bends(first, second, ratio, asic, lines)
+        bends = bends_of_two(first, second, ratio, asic, lines)
+        for line in lines[2:]:
+            at = np.nan_to_num(bends.charge(line), nan=0.5 * TOP_UNIT)
+            found.append(_lines(edges, counts, at, 0.035 * at, _THIRD_RANGE, search=0.06, min_counts=MIN_NET_COUNTS))
+        if len(lines) > 2:
+            bends = on_all_lines(bends, found, lines)
     else:
-        bends = _kept_bends(first, channels, previous, lines[0])
+        bends = kept_bends(first, channels, previous, lines[0])
         notes.append(f"energy: {source} shows one line; how charge bends is kept from the former calibration.")
     reasons = {int(i): str(first.reason[i]) for i in np.flatnonzero(first.reason != "")}
     for i in np.flatnonzero(~np.isfinite(bends.k) | ~np.isfinite(bends.a)):
         reasons.setdefault(int(i), "nothing shows how its charge bends, neither its own lines nor those of its ASIC")
+    for i in np.flatnonzero(bends.p_value < MIN_P_VALUE):
+        reasons.setdefault(int(i), f"its lines do not lie on one curve of saturation: p = {bends.p_value[i]:.0e}")
     good = np.ones(channels.size, bool)
     good[list(reasons)] = False
     table = _table(channels[good], bends.k[good], bends.a[good])
@@ -175,7 +174,7 @@ def fit(spectra: ChargeSpectra, source: EnergySource, previous: NDArray[np.void]
 
 
 def _where(
-    edges: NDArray[np.float64], counts: NDArray[np.uint32], asic: NDArray[np.int32], *, has_two: bool
+    edges: NDArray[np.float64], counts: NDArray[np.uint32], asic: NDArray[np.int32], *, lines: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Where each ASIC's first line stands, and its width, at each of its channels; of all channels if it shows none."""
 
@@ -185,9 +184,13 @@ def _where(
             for p in candidates(edges, part.sum(axis=0).astype(np.float64), min_significance=6.0)
             if 0.015 < p.sigma / p.position < 0.15
         ]
-        if has_two:
-            low, high = _RATIO
-            confirmed = [p for p in peaks if any(low < q.position / p.position < high for q in peaks)]
+        if lines > 1:
+            companions = (_RATIO, _THIRD_RATIO)[: lines - 1]
+            confirmed = [
+                p
+                for p in peaks
+                if all(any(low < q.position / p.position < high for q in peaks) for low, high in companions)
+            ]
             peaks = confirmed or peaks
         return (peaks[0].position, peaks[0].sigma) if peaks else None
 
@@ -273,89 +276,6 @@ def _ratios(
     return ratio
 
 
-def bend_of_ratio(ratio: NDArray[np.float64], low_kev: float, high_kev: float) -> NDArray[np.float64]:
-    """`a` in keV for which charge at high_kev over charge at low_kev is `ratio`; inf: no saturation at all.
-
-    The ratio falls from high_kev / low_kev (no saturation) towards 1; NaN outside.
-    """
-    ratio = np.asarray(ratio, np.float64)
-    straight = high_kev / low_kev
-    inside = (ratio > 1.02) & (ratio < straight)
-    r = np.where(inside, ratio, 0.5 * (1.0 + straight))
-    low, high = np.full(r.shape, 1e-6), np.full(r.shape, 0.3)  # in 1 / keV
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        is_less = np.expm1(-high_kev * middle) / np.expm1(-low_kev * middle) > r
-        low, high = np.where(is_less, middle, low), np.where(is_less, high, middle)
-    a = 1.0 / (0.5 * (low + high))
-    return np.where(inside, a, np.where(ratio >= straight, np.inf, np.nan))
-
-
-def _slope_of_bend(a: NDArray[np.float64], low_kev: float, high_kev: float) -> NDArray[np.float64]:
-    """How `a` moves with the ratio."""
-    step = 1e-4 * a
-    up, down = (np.expm1(-high_kev / x) / np.expm1(-low_kev / x) for x in (a + step, a - step))
-    return np.asarray(2.0 * step / (up - down))
-
-
-def _bends(
-    first: PeakFits,
-    second: PeakFits,
-    asic_ratio: NDArray[np.float64],
-    asic: NDArray[np.int32],
-    lines: tuple[float, ...],
-) -> _Bends:
-    low, high = lines[:2]
-    q1, q2 = first.mu, second.mu
-    e1, e2 = np.hypot(first.mu_error, MODEL_POSITION * q1), np.hypot(second.mu_error, MODEL_POSITION * q2)
-    ratio = q2 / q1
-    a = bend_of_ratio(ratio, low, high)
-    with np.errstate(invalid="ignore"):
-        slope = _slope_of_bend(np.where(np.isfinite(a), a, 1000.0), low, high)
-        a_error = np.abs(slope) * ratio * np.hypot(e1 / q1, e2 / q2)
-        own = np.isfinite(a) & (a_error < OWN_BEND * a) & (np.abs(ratio / asic_ratio[:, 0] - 1.0) < 0.1)
-    shared = bend_of_ratio(asic_ratio[:, 0], low, high)
-    straight = np.isinf(shared)
-    safe = np.where(np.isfinite(shared), shared, 1000.0)
-    shared_error = np.abs(_slope_of_bend(safe, low, high)) * asic_ratio[:, 1]
-    spread = np.full(a.size, SPREAD_OF_BEND)
-    for number in np.unique(asic):
-        mine = (asic == number) & own
-        if mine.sum() >= 8:
-            excess = np.var(np.log(a[mine])) - np.mean((a_error[mine] / a[mine]) ** 2)
-            spread[asic == number] = np.sqrt(max(float(excess), 0.01**2))
-    shared_error = np.hypot(shared_error, spread * safe)
-    used = np.where(own, a, shared)
-    used_error = np.where(own, a_error, np.where(straight, np.nan, shared_error))
-    # q1 = (a / k) (1 - exp(-E / a)): k falls with q1 and moves with a, both of which know q1.
-    x = low / np.where(np.isfinite(used), used, 1e9)
-    k = np.where(np.isfinite(used), used * -np.expm1(-x), low) / q1
-    k[~np.isfinite(q1) | ~(used > 0)] = np.nan
-    moves = 1.0 - x * np.exp(-x) / np.maximum(-np.expm1(-x), 1e-12)  # d ln k / d ln a at fixed q1
-    with np.errstate(invalid="ignore"):
-        relative_a = np.where(np.isfinite(used_error), used_error / used, 0.0)
-        # A channel's own a falls by slope * ratio per relative rise of q1: the two parts of k's error add up.
-        along = np.where(own, -1.0 - moves * slope * ratio / a, -1.0)
-        rest = np.where(own, moves * slope * ratio / a * (e2 / q2), moves * relative_a)
-        k_error = k * np.hypot(along * e1 / q1, rest)
-    return _Bends(k, used, k_error, used_error, own & np.isfinite(k))
-
-
-def _kept_bends(first: PeakFits, channels: NDArray[np.int32], previous: NDArray[np.void] | None, kev: float) -> _Bends:
-    assert previous is not None  # noqa: S101 - fit has refused before
-    number = absolute_of(previous)
-    order = np.argsort(number)
-    place = np.minimum(np.searchsorted(number, channels, sorter=order), number.size - 1)
-    row = order[place]
-    has = number[row] == channels
-    a = np.where(has, previous["kev_per_unit"][row] * previous["saturation_unit"][row], np.nan)
-    x = kev / np.where(np.isfinite(a), a, 1e9)
-    k = np.where(np.isinf(a), kev, np.where(np.isfinite(a), a * -np.expm1(-x), np.nan)) / first.mu
-    return _Bends(
-        k, a, k * np.hypot(first.mu_error / first.mu, MODEL_POSITION), np.full(a.size, np.nan), np.zeros(a.size, bool)
-    )
-
-
 def _table(channels: NDArray[np.int32], k: NDArray[np.float64], a: NDArray[np.float64]) -> NDArray[np.void]:
     table = np.zeros(channels.size, TABLES["energy_kev"].dtype)
     set_address(table, channels)
@@ -367,7 +287,7 @@ def _outcome(
     spectra: ChargeSpectra,
     lines: tuple[float, ...],
     found: list[PeakFits],
-    bends: _Bends,
+    bends: Bends,
     table: NDArray[np.void],
     good: NDArray[np.bool_],
     reasons: dict[int, str],
@@ -409,6 +329,10 @@ def _outcome(
                 missing,
             )
         )
+    if len(lines) > 2:
+        tested = [found[2 + i] for i in range(len(lines) - 2)]
+        counted = np.nan_to_num(np.min([t.area for t in tested], axis=0), nan=0.0).astype(np.int64)
+        columns.append(column("energy_curve_p", "", bends.p_value, np.zeros(n.size), counted, Limits(), reasons))
     results = [refused("energy", channels, reasons)]
     if len(lines) > 1:
         fallback = int((good & ~bends.own).sum())
@@ -430,7 +354,7 @@ def _outcome(
 
 
 def _calibrated_sums(
-    spectra: ChargeSpectra, lines: tuple[float, ...], bends: _Bends, good: NDArray[np.bool_]
+    spectra: ChargeSpectra, lines: tuple[float, ...], bends: Bends, good: NDArray[np.bool_]
 ) -> tuple[list[CheckResult], list[Spectrum]]:
     """Where the lines stand in the calibrated spectra of scanner and ASICs: what is left after all."""
     kev = np.arange(0.0, 1600.1, 5.0)
@@ -451,6 +375,8 @@ def _calibrated_sums(
         for line in lines:
             name = f"energy_residual_{line:.0f}"
             span, least = (_FIRST_RANGE, 200) if line == lines[0] else (_SECOND_RANGE, MIN_SECOND)
+            if line in lines[2:]:
+                span = _THIRD_RANGE
             try:
                 peak = fit_photopeak(
                     kev, counts, line, relative_range=span, relative_sigma=0.04, min_counts=least, min_p_value=0.0,

@@ -37,7 +37,7 @@ def dead_time_check(q: QcInput) -> CheckOutput:
     What the readout drops as a whole is counted by lost frames and live time, and is not in here.
     """
     live, h = q.live_time_s, q.histograms
-    if not q.context.has_singles or live is None or not h.times.gaps.any():
+    if not q.context.has_singles or live is None or not h.times.n:
         return CheckOutput()
     # Hits that joined a single of another channel made their channel blind, too.
     account = q.context.account
@@ -65,7 +65,7 @@ def dead_time_check(q: QcInput) -> CheckOutput:
         results.append(
             q.judge(
                 "dead_time", node, found.value_ns, "ns", found.error_ns, found.n, limits=Limits(), part="after_hit",
-                method=f"missing gaps of a channel below 2 us; the shortest seen: {math.floor(found.first_ns)} ns",
+                method=f"missing short gaps of a channel; the shortest that was seen: {math.floor(found.first_ns)} ns",
             )
         )  # fmt: skip
     return CheckOutput(results)

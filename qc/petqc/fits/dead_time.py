@@ -1,9 +1,9 @@
 """Dead time of channels from the gaps between their own singles.
 
 After an independent photon the next one of the same channel comes after a gap of t to t + dt with a chance of
-r·exp(-r·t)·dt. Gaps that a channel sleeps through are missing. So the histogram of gaps, r·t being small, is all but
-flat where the channel is awake, and what is missing below that level, in counts over counts per unit of time, is the
-dead time: ∫(1 - n(t)/n(∞)) dt. It counts whatever makes a channel miss a photon shortly after another one: integration
+r·exp(-r·t)·dt. Gaps that a channel sleeps through are missing. So the histogram of gaps has that one shape where the
+channel is awake, and what is missing below it, in counts over counts per unit of time, is the dead time:
+∫(1 - n(t)/n_awake(t)) dt. It counts whatever makes a channel miss a photon shortly after another one: integration
 (light that comes then is added to the pulse before), conversion, buffers.
 
 Source: daily-qc.md §2f (test-pulse survival; here the pulses are photons).
@@ -23,11 +23,11 @@ from petqc.event_times import GAP_BIN_PS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-NEAR_NS = 2000.0
-"""Where a dead time is looked for; beyond it gaps are taken as free. Longest integration of the readout: 0.7 us."""
+NEAR_US = (2, 4, 8, 16, 32, 64, 100)
+"""Where a dead time is looked for: up to the first of these after which a channel is as awake as later on."""
 MIN_FREE = 400
-"""Fewest gaps beyond NEAR_NS: the level is then known to 5 %."""
-_LONGEST = 0.9
+"""Fewest gaps beyond: the level is then known to 5 %."""
+_AWAKE, _SIGMAS = 0.95, 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +53,42 @@ def dead_time(gaps: NDArray[np.int64], rate_hz: float) -> DeadTime:
 
     Raises:
         TooFewCountsError: too few gaps to know the level.
-        FitFailedError: more gaps near zero than far from it (noise that follows photons), or the channel sleeps through
-            nearly all of NEAR_NS.
+        FitFailedError: more gaps near zero than far from it (noise that follows photons), or a channel that sleeps too
+            long.
     """
-    width_ns = GAP_BIN_PS * 1e-3
-    near = round(NEAR_NS / width_ns)
-    free = int(gaps[near:].sum())
-    if free < MIN_FREE:
-        raise TooFewCountsError(f"{free} gaps between 2 and 20 us of one channel, at least {MIN_FREE} wanted")
-    shape = np.exp(-rate_hz * 1e-9 * width_ns * (np.arange(gaps.size) + 0.5))
-    level = free / float(shape[near:].sum())
+    width_us = GAP_BIN_PS * 1e-6
+    rate, found = rate_hz * 1e-6, DeadTime(0.0, 0.0, 0, 0.0)
+    for _ in range(4):  # what is measured is the rate of a channel that sleeps at times; awake it is higher
+        found = _at_rate(gaps, rate, width_us)
+        rate = rate_hz * 1e-6 / max(1.0 - 1e-9 * rate_hz * found.value_ns, 0.1)
+    return found
+
+
+def _at_rate(gaps: NDArray[np.int64], rate: float, width_us: float) -> DeadTime:
+    """Dead time if channels that are awake see `rate` photons per us."""
+    shape = np.exp(-rate * width_us * (np.arange(gaps.size) + 0.5))
+    for near_us in NEAR_US:
+        near = round(near_us / width_us)
+        free = int(gaps[near:].sum())
+        if free < MIN_FREE:
+            raise TooFewCountsError(
+                f"{free} gaps between {near_us} and {gaps.size * width_us:.0f} us of one channel, {MIN_FREE} wanted"
+            )
+        level = free / float(shape[near:].sum())
+        just_after, wanted = int(gaps[near : 2 * near].sum()), level * float(shape[near : 2 * near].sum())
+        if just_after > _AWAKE * wanted - _SIGMAS * math.sqrt(wanted):
+            break
+    else:
+        raise FitFailedError(f"channels are not awake {NEAR_US[-1]} us after a hit: dead for longer than can be told")
     seen, wanted = int(gaps[:near].sum()), level * float(shape[:near].sum())
-    value = width_ns * (wanted - seen) / level
+    missing = width_us * (wanted - seen) / level
     # Counts of the near bins, and the level that they are held against.
-    error = width_ns * math.sqrt(max(seen, 1.0) / level**2 + (seen / level) ** 2 / free)
-    if value < -5.0 * error:
+    error = width_us * math.sqrt(max(seen, 1.0) / level**2 + (seen / level) ** 2 / free)
+    if missing < -5.0 * error:
         raise FitFailedError(
-            f"{seen} gaps below 2 us, {wanted:.0f} expected: noise follows photons, which hides a dead time"
+            f"{seen} gaps below {near_us} us, {wanted:.0f} expected: noise follows photons, which hides a dead time"
         )
-    if value > _LONGEST * NEAR_NS:
-        raise FitFailedError("hardly any gaps below 2 us: the dead time is longer than can be told")
-    first = int(np.argmax(gaps > 0)) * width_ns
-    return DeadTime(value, error, seen + free, first)
+    # Gaps that are missing between 0 and the dead time got rarer there, too: ∫exp(-r·t)dt = (1 - exp(-r·t_d)) / r.
+    left = max(1.0 - rate * missing, 0.05)
+    value = -math.log(left) / rate if rate > 0.0 else missing
+    return DeadTime(1e3 * value, 1e3 * error / left, seen + free, 1e3 * width_us * int(np.argmax(gaps > 0)))
