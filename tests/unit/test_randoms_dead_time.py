@@ -11,7 +11,7 @@ from petqc.checks import get_check
 from petqc.errors import FitFailedError, TooFewCountsError
 from petqc.event_times import EventTimes
 from petqc.events import Coincidences, Singles
-from petqc.fits.dead_time import dead_time
+from petqc.fits.dead_time import AsleepError, dead_time
 from petqc.fits.randoms import module_ratios, ratio
 from petqc.histograms import HistogramSettings, QcHistograms
 from petqc.limits import Status
@@ -183,11 +183,11 @@ def test_dead_time_says_what_it_cannot_tell():
         dead_time(flat // 300, 100.0)
     noisy = flat.copy()
     noisy[:5] = 1000
-    with pytest.raises(FitFailedError, match="noise follows photons"):
+    with pytest.raises(FitFailedError, match="in bursts"):
         dead_time(noisy, 100.0)
     asleep = flat.copy()
     asleep[:900] = 0
-    with pytest.raises(FitFailedError, match="longer than can be told"):
+    with pytest.raises(AsleepError, match="longer than can be told"):
         dead_time(asleep, 100.0)
 
 

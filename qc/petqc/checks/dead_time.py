@@ -9,7 +9,7 @@ import numpy as np
 
 from petqc.checks import CheckOutput, check
 from petqc.errors import QcError
-from petqc.fits.dead_time import dead_time
+from petqc.fits.dead_time import AsleepError, dead_time
 from petqc.limits import Limits
 
 if TYPE_CHECKING:
@@ -55,8 +55,9 @@ def dead_time_check(q: QcInput) -> CheckOutput:
         try:
             found = dead_time(gaps, mean_rate)
         except QcError as problem:
+            asleep = isinstance(problem, AsleepError)
             results.append(
-                q.missing("dead_time", node, "%", int(gaps.sum()), str(problem), method=_METHOD, needed=False)
+                q.missing("dead_time", node, "%", int(gaps.sum()), str(problem), method=_METHOD, needed=asleep)
             )
             continue
         share = 1e-9 * mean_rate * hits_per_single

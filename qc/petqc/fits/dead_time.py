@@ -30,6 +30,10 @@ MIN_FREE = 400
 _AWAKE, _SIGMAS = 0.95, 3.0
 
 
+class AsleepError(FitFailedError):
+    """Channels sleep for longer than can be told."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeadTime:
     """Of the channels of a node together.
@@ -53,8 +57,8 @@ def dead_time(gaps: NDArray[np.int64], rate_hz: float) -> DeadTime:
 
     Raises:
         TooFewCountsError: too few gaps to know the level.
-        FitFailedError: more gaps near zero than far from it (noise that follows photons), or a channel that sleeps too
-            long.
+        AsleepError: channels sleep for longer than is looked at.
+        FitFailedError: more gaps near zero than far from it: noise that follows photons, or comes in bursts.
     """
     width_us = GAP_BIN_PS * 1e-6
     rate, found = rate_hz * 1e-6, DeadTime(0.0, 0.0, 0, 0.0)
@@ -79,14 +83,14 @@ def _at_rate(gaps: NDArray[np.int64], rate: float, width_us: float) -> DeadTime:
         if just_after > _AWAKE * wanted - _SIGMAS * math.sqrt(wanted):
             break
     else:
-        raise FitFailedError(f"channels are not awake {NEAR_US[-1]} us after a hit: dead for longer than can be told")
+        raise AsleepError(f"channels are not awake {NEAR_US[-1]} us after a hit: dead for longer than can be told")
     seen, wanted = int(gaps[:near].sum()), level * float(shape[:near].sum())
     missing = width_us * (wanted - seen) / level
     # Counts of the near bins, and the level that they are held against.
     error = width_us * math.sqrt(max(seen, 1.0) / level**2 + (seen / level) ** 2 / free)
     if missing < -5.0 * error:
         raise FitFailedError(
-            f"{seen} gaps below {near_us} us, {wanted:.0f} expected: noise follows photons, which hides a dead time"
+            f"{seen} gaps below {near_us} us, {wanted:.0f} expected: hits come in bursts, which hides a dead time"
         )
     # Gaps that are missing between 0 and the dead time got rarer there, too: ∫exp(-r·t)dt = (1 - exp(-r·t_d)) / r.
     left = max(1.0 - rate * missing, 0.05)
