@@ -58,6 +58,16 @@ class Received:
     datagrams_rejected: int = 0
     counters: dict[str, int] = field(default_factory=dict)
 
+    def __add__(self, other: Received) -> Received:
+        """Of two acquisitions together."""
+        names = {**self.counters, **other.counters}
+        return Received(
+            self.frames + other.frames,
+            self.frames_lost + other.frames_lost,
+            self.datagrams_rejected + other.datagrams_rejected,
+            {name: self.counters.get(name, 0) + other.counters.get(name, 0) for name in names},
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class TimeReference:

@@ -114,6 +114,24 @@ class SourceConfig(SourceRunConfig):
     """Of the source: control charts of rates take its decay out. Empty: rates are taken as they are."""
 
 
+class MrDeltaConfig(SourceRunConfig):
+    """[qc.mr-delta]: the same source with the MR idle, under stress, and idle again."""
+
+    seconds: Annotated[Finite, Field(gt=0, le=86_400)] = 180.0
+    """Acquisition time of each of the three."""
+    sequence: Annotated[str, Field(max_length=100)] = ""
+    """Name of the sequence that stresses the detector."""
+    duty_percent: Annotated[Finite, Field(gt=0, le=100)] | None = None
+    """Share of the time in which it plays out."""
+    phases: Literal["confirmed", "timed"] = "confirmed"
+    """confirmed: somebody tells (`petqc confirm`) that the sequence runs, and that it has ended. timed: it follows the
+    clock by itself, `gap_s` after each acquisition."""
+    gap_s: Annotated[Finite, Field(ge=0, le=3600)] = 30.0
+    """timed: pause between two acquisitions, for the sequence to start or to end."""
+    confirm_within_s: Annotated[Finite, Field(gt=0, le=7200)] = 900.0
+    """confirmed: how long to wait for the word before the run ends, with bias off."""
+
+
 PartName = Literal["housekeeping", "test-pulse", "dark", "lutetium", "source"]
 
 
@@ -274,6 +292,7 @@ class QcConfig(_Model):
     source: SourceConfig = SourceConfig()
     housekeeping: HousekeepingConfig = HousekeepingConfig()
     lutetium: LutetiumConfig = LutetiumConfig()
+    mr_delta: MrDeltaConfig = Field(default=MrDeltaConfig(), alias="mr-delta")
     dark: DarkScanConfig = DarkScanConfig()
     test_pulse: PulseTestConfig = Field(default=PulseTestConfig(), alias="test-pulse")
     calibrate_threshold: ThresholdScanConfig = Field(default=ThresholdScanConfig(), alias="calibrate-threshold")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from petqc.formats.petsys_config import PetsysConfig
     from petqc.lutetium import LutetiumCounts
     from petqc.processing import Processed
+    from petqc.qc_input import QcInput
     from petqc.results import RawFile, Run
     from petqcd.board import TimeReference
 
@@ -40,6 +41,7 @@ class Measurement:
         look: called with everything that became final, from the thread that calls `process`.
         use_kev: whether energies are made keV where the configuration has a table for it; else they stay charge.
         processing: settings of the processing that take the place of the configured ones.
+        name: of the recording, without suffix; a run may have several.
     """
 
     def __init__(
@@ -51,12 +53,14 @@ class Measurement:
         look: Callable[[Processed], None] | None = None,
         use_kev: bool = True,
         processing: Mapping[str, Any] | None = None,
+        name: str = RECORDING,
     ) -> None:
         from petqc.calibration import CalibrationSet
         from petqc.histograms import HistogramSettings, QcHistograms
         from petqc.processing import ProcessingSettings, Processor
 
         self._folder = folder
+        self._name = name
         self._config = config
         self.calibration_ids = dict(config.file_hashes) if calibration_ids is None else calibration_ids
         used = (
@@ -110,7 +114,7 @@ class Measurement:
         )
         modes = self._config.require("acquisition_mode") if self._mixed else None
         context = {**about, "calibration_ids": self.calibration_ids}
-        self._writer = RawWriter(self._folder / RECORDING, header, modes=modes, context=context)
+        self._writer = RawWriter(self._folder / self._name, header, modes=modes, context=context)
         self._writer.start_step()
         self._processor = Processor(self._calibration, self._settings, trigger_id=reference.trigger_id)
 
@@ -166,21 +170,30 @@ class Measurement:
         from petqc.formats.petsys_manifest import read_manifest
         from petqc.results import RawFile
 
-        manifest = read_manifest(self._folder / f"{RECORDING}.manifest.jsonl") if self._writer is not None else None
+        manifest = read_manifest(self._folder / f"{self._name}.manifest.jsonl") if self._writer is not None else None
         if manifest is None or manifest.end is None:
             return ()
-        return (RawFile(f"{RECORDING}.rawf", str(manifest.end["sha256"])),)
+        return (RawFile(f"{self._name}.rawf", str(manifest.end["sha256"])),)
 
     def analyse(self, context: RunContext, lutetium: LutetiumCounts | None = None) -> Run:
         """Run every check that belongs to the run; lutetium: of a run without a source."""
         from petqc.analysis import analyse
 
         started_s = clock.monotonic_s()
-        # Which source is in use is said by the daemon's own configuration; the rest by that of the board.
-        told = {name: value for name, value in self._config.petqc.context().items() if name != "source"}
-        run = analyse(self.histograms, replace(context, **told), lutetium)
+        run = analyse(self.histograms, self.told(context), lutetium)
         log.info("analysed in %.2f s", clock.monotonic_s() - started_s)
         return run
+
+    def told(self, context: RunContext) -> RunContext:
+        """The same with what the board's configuration says; which source is in use is said by the daemon's own."""
+        of_board = {name: value for name, value in self._config.petqc.context().items() if name != "source"}
+        return replace(context, **of_board)
+
+    def qc_input(self, context: RunContext) -> QcInput:
+        """What checks are handed of this measurement alone."""
+        from petqc.qc_input import QcInput
+
+        return QcInput(self.histograms, replace(self.told(context), live_time_s=self.live_time_s))
 
 
 def keep_configuration(folder: Path, config: PetsysConfig) -> None:

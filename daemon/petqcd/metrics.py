@@ -120,6 +120,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("petqc_dark_crosstalk_ratio", "gauge", "Share of dark counts that fire a second cell, median.", _MODULE),
     Metric("petqc_dark_hot_channels", "gauge", "Channels that count far too much in the dark.", _MODULE),
     Metric("petqc_dark_silent_channels", "gauge", "Channels without dark counts.", _MODULE),
+    Metric("petqc_mr_rate_change_ratio", "gauge", "Change of the singles rate under MR stress.", _MODULE),
+    Metric("petqc_mr_photopeak_change_ratio", "gauge", "Change of the photopeak under MR stress.", _MODULE),
     Metric("petqc_pulses_seen_ratio", "gauge", "Share of test pulses that came back from live channels.", _MODULE),
     Metric("petqc_pulse_dead_channels", "gauge", "Channels that do not answer test pulses.", _MODULE),
     Metric("petqc_pulse_tdc_scale_error_ratio", "gauge", "Scale error of the TDCs, with test pulses.", _MODULE),
@@ -226,6 +228,8 @@ CHECK_METRICS: Mapping[str, str] = {
     "dark_crosstalk": "petqc_dark_crosstalk_ratio",
     "dark_hot_channels": "petqc_dark_hot_channels",
     "dark_silent_channels": "petqc_dark_silent_channels",
+    "mr_rate": "petqc_mr_rate_change_ratio",
+    "mr_peak": "petqc_mr_photopeak_change_ratio",
     "pulses_seen": "petqc_pulses_seen_ratio",
     "pulse_dead_channels": "petqc_pulse_dead_channels",
     "pulse_tdc_scale": "petqc_pulse_tdc_scale_error_ratio",
@@ -265,7 +269,7 @@ TO_BASE: Mapping[str, float] = {
 CALIBRATIONS = ("threshold", "tdc", "charge", "energy", "time-offsets", "bias")
 """Values of the label kind."""
 DAILY, SOURCE = "daily", "source"
-QC_RUNS = (DAILY, "dark", "housekeeping", "lutetium", "source", "test-pulse")
+QC_RUNS = (DAILY, "dark", "housekeeping", "lutetium", "mr-delta", "source", "test-pulse")
 """Values of the label kind of QC runs."""
 STATUS_CODE: Mapping[str, int] = {"pass": 0, "warn": 1, "fail": 2, "invalid": 3, "missed": 4}
 _BIAS_UNKNOWN = 3

@@ -334,6 +334,7 @@ class Procedure(ABC):
         def failed(error: BaseException) -> None:
             loop.call_soon_threadsafe(note, error)
 
+        await self._drain()
         pipeline = Pipeline(writer, process, count_frames, queue_bytes=queue_mib * 2**20, on_failure=failed)
         self._pipeline = pipeline
         pipeline.start()
@@ -345,7 +346,7 @@ class Procedure(ABC):
         try:
             yield Flow(watch, broken)
         finally:
-            self.acquired.elapsed_s = clock.monotonic_s() - self._started_s
+            self.acquired.elapsed_s += clock.monotonic_s() - self._started_s
             await settled(watch, cancel=True)
             broken.cancel()
         await self._stop()
@@ -381,16 +382,21 @@ class Procedure(ABC):
             except Exception as error:  # noqa: BLE001 - the readings before the run stand, with their age
                 log.warning("reading the environment after the run: %s", error)
         await close(self.board)
-        if self._pipeline is not None:
-            self.acquired.drained = await asyncio.to_thread(self._pipeline.finish)
-            self.acquired.frames_dropped = self._pipeline.counts().frames_dropped
+        await self._drain()
         self.permits.forget()
         self.device.idle()
 
     async def _stop(self) -> None:
         async with asyncio.timeout(STOP_DEADLINE_S):
-            self.acquired.received = await self.board.stop()
+            self.acquired.received += await self.board.stop()
         self.acquired.frames_known = True
+
+    async def _drain(self) -> None:
+        """Let the queue of a flow that is over run empty; after bias off, or before the next flow begins."""
+        if self._pipeline is not None:
+            pipeline, self._pipeline = self._pipeline, None
+            self.acquired.drained &= await asyncio.to_thread(pipeline.finish)
+            self.acquired.frames_dropped += pipeline.counts().frames_dropped
 
     def _permit(self, name: str, source: str, max_age_s: float) -> None:
         self.permits.give(

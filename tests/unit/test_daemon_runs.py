@@ -72,7 +72,7 @@ class FakeBoard:
         self.hang = hang
         self.reached = reached
         self.calls: list[str] = []
-        self.delivered = 0
+        self.delivered = self._before = 0
         self._flow: asyncio.Task[None] | None = None
         self.before_frames: Callable[[], None] | None = None
 
@@ -110,6 +110,7 @@ class FakeBoard:
 
     async def start(self, sink: Callable[[NDArray[np.uint64]], None]) -> None:
         await self._call("start")
+        self._before = self.delivered
 
         async def flow() -> None:
             while True:
@@ -124,7 +125,7 @@ class FakeBoard:
             self._flow.cancel()
             await asyncio.wait({self._flow})
         await self._call("stop")
-        return Received(frames=self.delivered)
+        return Received(frames=self.delivered - self._before)
 
     async def wait_failed(self) -> None:
         await self._call("wait_failed")

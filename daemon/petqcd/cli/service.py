@@ -34,6 +34,7 @@ RUNS: Mapping[str, str] = {
     "dark": "dark counts",
     "lutetium": "source-free QC, by the crystals' own Lu-176",
     "source": "QC with a source",
+    "mr-delta": "influence of the MR, with a source",
 }
 """Kinds that judge the scanner, and their titles."""
 DEMO_HOUSEKEEPING_S = 1.0
@@ -52,6 +53,7 @@ def register(app: typer.Typer) -> None:
         group.command(kind, help=f"Start a run on the daemon: {title}.")(_run_command(kind, title))
     app.add_typer(group, name="run")
     app.command("abort")(abort)
+    app.command("confirm")(confirm)
 
 
 def demo(
@@ -278,6 +280,24 @@ def abort(*, config: ConfigFile = None, state_dir: StateDir = None, as_json: Jso
         give_json({"run_id": run_id})
     else:
         sys.stdout.write(f"run {run_id} is being stopped\n")
+
+
+def confirm(
+    note: Annotated[str, typer.Argument(help="Remark for the record.")] = "",
+    *,
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Tell the run that is going on that what it waits for is done: that the MR sequence runs, or has ended."""
+    from petqcd.client import Client
+
+    _, folder = configuration(config, state_dir)
+    answer = Client(folder).post("/api/v1/confirm", {"note": note})
+    if as_json:
+        give_json(answer)
+    else:
+        sys.stdout.write(f"run {answer['run_id']}: {answer['confirmed']}\n")
 
 
 def _where(folder: Path, run: Run, http: str) -> dict[str, str]:

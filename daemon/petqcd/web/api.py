@@ -42,6 +42,7 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("GET", "/api/v1/events"): "view",
     ("POST", "/api/v1/runs"): "start-run",
     ("POST", "/api/v1/abort"): "start-run",
+    ("POST", "/api/v1/confirm"): "start-run",
     ("POST", "/api/v1/calibrations/accept"): "accept-calibration",
     ("GET", "/api/v1/baselines"): "view",
     ("POST", "/api/v1/baselines/accept"): "accept-baseline",
@@ -106,6 +107,14 @@ class Import(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     document: dict[str, Any]
+
+
+class Confirm(BaseModel):
+    """Body of the command that tells a run that what it waits for is done."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    note: Annotated[str, Field(max_length=200)] = ""
 
 
 class Nothing(BaseModel):
@@ -271,6 +280,12 @@ def _add_commands(app: FastAPI, daemon: Daemon) -> None:
     async def abort(_body: Nothing) -> dict[str, str]:
         """Stop the run that is going on: bias off first; it becomes an invalid record."""
         return {"run_id": daemon.runs.abort()}
+
+    @app.post("/api/v1/confirm")
+    async def confirm(body: Confirm) -> dict[str, str]:
+        """Tell the run that is going on that what it waits for is done."""
+        run_id, what = daemon.runs.confirm(body.note)
+        return {"run_id": run_id, "confirmed": what}
 
     @app.post("/api/v1/off")
     async def off(_body: Nothing) -> dict[str, Any]:

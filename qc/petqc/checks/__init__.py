@@ -3,7 +3,7 @@
 A check is a pure function from what was counted to numbers with limits (`CheckOutput`), registered with its identity,
 what it looks at, default limits and the source of its formula. `petqc.analysis` runs those of events (`QcInput`),
 `petqc.dark_counts` those of dark counts (`DarkInput`), `petqc.housekeeping` those of readings (`HousekeepingInput`),
-`petqc.test_pulse` those of test pulses (`PulseInput`).
+`petqc.test_pulse` those of test pulses (`PulseInput`), `petqc.mr_delta` those of the MR's influence (`MrDeltaInput`).
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
     from petqc.results import ChannelColumn, CheckResult, Spectrum
 
-Data: TypeAlias = Literal["source", "lutetium", "dark", "housekeeping", "test-pulse"]
+Data: TypeAlias = Literal["source", "lutetium", "dark", "housekeeping", "test-pulse", "mr-delta"]
 """What there was to look at: events of a source, events of the crystals' own lutetium (both `QcInput`), dark counts
-(`DarkInput`), readings of the hardware (`HousekeepingInput`), or test pulses (`PulseInput`). A check of several of them
-uses only what `CheckInput` has."""
+(`DarkInput`), readings of the hardware (`HousekeepingInput`), test pulses (`PulseInput`), or three measurements with
+the MR idle, under stress and idle again (`MrDeltaInput`). A check of several of them uses only what `CheckInput`
+has."""
 Level: TypeAlias = Literal["scanner", "unit", "pair", "module", "asic", "bias", "channel"]
 
 

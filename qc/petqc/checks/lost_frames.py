@@ -9,8 +9,8 @@ from petqc.checks import CheckOutput, check
 from petqc.limits import Limits
 
 if TYPE_CHECKING:
+    from petqc.check_input import CheckInput
     from petqc.checks import Level
-    from petqc.qc_input import QcInput
 
 _LIMITS = Limits(warn_high=1.0, fail_high=5.0)
 
@@ -21,12 +21,12 @@ _LIMITS = Limits(warn_high=1.0, fail_high=5.0)
     unit="%",
     levels=("scanner",),
     order=110,
-    data=("source", "lutetium"),
+    data=("source", "lutetium", "mr-delta"),
     limits={"scanner": _LIMITS},
     source="fault F19: daily-qc.md §3; formula: counters as truth, daily-qc.md §2f; limits: daily-qc.md §5.2, row dead "
     "time / loss counters",
 )
-def lost_frames(q: QcInput) -> CheckOutput:
+def lost_frames(q: CheckInput) -> CheckOutput:
     """Frames lost whole, and frames that lost some events, in per cent of all; counted, so without uncertainty."""
     account = q.context.account
     frames = int(account.get("frames", 0))

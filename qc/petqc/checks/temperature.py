@@ -23,7 +23,7 @@ MIN_SENSORS = 3
     unit="degC",
     levels=("module", "asic"),
     order=130,
-    data=("source", "lutetium", "dark", "housekeeping"),
+    data=("source", "lutetium", "dark", "housekeeping", "mr-delta"),
     source="formula: mean of a module's sensors; limits: daily-qc.md §5.2, row temperature (±2 K, ±5 K), around the "
     "baseline or else the median module; a single sensor: the same around its module's median (faults F05, F06, §3)",
 )

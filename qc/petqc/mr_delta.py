@@ -1,0 +1,147 @@
+"""The MR's influence: the same source measured with the MR idle, under stress, and idle again, to a run with a verdict.
+
+What changes in step with the stress is the MR's; what drifts all the time is taken out by the mean of the two idle
+measurements, and what they differ by beyond noise is part of the uncertainty.
+
+Source: daily-qc.md §2i (paired acquisition), §5.1, P5.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from petqc.check_input import CheckInput, Node
+from petqc.fits.energy_fits import Refusal
+from petqc.limits import Limits, Status
+from petqc.verdict import Words, conclude
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from petqc.channel_map import Topology
+    from petqc.qc_input import QcInput, RunContext
+    from petqc.results import CheckResult, Run
+
+PHASES: Final = ("idle", "stress", "idle again")
+IDLE, STRESS, AGAIN = range(3)
+WORDS: Final = Words(
+    opening={
+        Status.FAIL: "The MR disturbs the detector: ",
+        Status.WARN: "Look at ",
+        Status.INVALID: "The influence of the MR was not measured: ",
+    },
+    passing="The MR does not disturb the detector: ",
+    headlines=("mr_rate", "mr_peak"),
+    essential="mr_rate",
+    without_essential="no rate was compared",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A change under stress: value and its error, and by how much the two idle measurements differ, and that error."""
+
+    value: float
+    error: float
+    idles: float
+    idles_error: float
+
+
+def delta(values: Sequence[float], errors: Sequence[float]) -> Delta:
+    """Stress minus the mean of the two idles.
+
+    Args:
+        values: of the three phases.
+        errors: their standard deviations.
+    """
+    idle, stress, again = values
+    idles, idles_error = again - idle, math.hypot(errors[IDLE], errors[AGAIN])
+    # A drift that is a straight line cancels in the mean; of what else it is, the difference tells the size. Evenly
+    # distributed over that: variance d² / 12.
+    drift = max(idles**2 - idles_error**2, 0.0) / 12.0
+    error = math.sqrt(errors[STRESS] ** 2 + 0.25 * idles_error**2 + drift)
+    return Delta(stress - 0.5 * (idle + again), error, idles, idles_error)
+
+
+@dataclass(slots=True)
+class MrDeltaInput(CheckInput):
+    """The three measurements and the context of the whole, handed to every check of the MR's influence.
+
+    degc: of the three phases, median of SiPM sensors by module; a module without a reading is not there.
+    """
+
+    phases: Sequence[QcInput]
+    degc: Sequence[dict[str, float]]
+    context: RunContext
+
+    @property
+    def topology(self) -> Topology:
+        """The channels of the detector."""
+        return self.phases[IDLE].topology
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether energies are keV."""
+        return self.phases[IDLE].is_calibrated
+
+    def compared(
+        self,
+        check_id: str,
+        node: Node,
+        measure: Callable[[QcInput, Node], tuple[float, float, int] | Refusal],
+        *,
+        part: str = "",
+        limits: Limits | None = None,
+        needed: bool = True,
+    ) -> list[CheckResult]:
+        """The change of a quantity under stress in per cent of its idle value, and how far the idles differ.
+
+        Args:
+            check_id: the check.
+            node: where.
+            measure: value, standard deviation and counts of a phase, or why there is none.
+            part: name of a secondary number.
+            limits: instead of the check's own.
+            needed: whether the run is invalid without it.
+        """
+        found = [measure(q, node) for q in self.phases]
+        for phase, one in zip(PHASES, found, strict=True):
+            if isinstance(one, Refusal):
+                told = f"{phase}: {one.reason}"
+                return [] if part else [self.missing(check_id, node, "%", one.n, told, needed=needed)]
+        numbers = [one for one in found if not isinstance(one, Refusal)]
+        idle = 0.5 * (numbers[IDLE][0] + numbers[AGAIN][0])
+        if idle <= 0.0:
+            return [] if part else [self.missing(check_id, node, "%", 0, "nothing was measured with the MR idle")]
+        d = delta([v for v, _, _ in numbers], [e for _, e, _ in numbers])
+        share, n = 100.0 / idle, min(n for _, _, n in numbers)
+        results = [
+            self.judge(
+                check_id, node, share * d.value, "%", share * d.error, n, limits=limits, centre=0.0, part=part,
+                method="stress minus the mean of both idles, of the idle value",
+            )
+        ]  # fmt: skip
+        if not part:
+            results.append(
+                self.judge(
+                    check_id, node, share * d.idles, "%", share * d.idles_error, n, limits=Limits(), part="idles",
+                    method="idle again minus idle: what drifted by itself",
+                )
+            )  # fmt: skip
+        return results
+
+
+def analyse_mr_delta(phases: Sequence[QcInput], degc: Sequence[dict[str, float]], context: RunContext) -> Run:
+    """Every check of the MR's influence, and the verdict.
+
+    Args:
+        phases: the three measurements.
+        degc: temperatures of each, see `MrDeltaInput`.
+        context: of the whole run.
+    """
+    from petqc.checks import checks_of
+
+    shared = MrDeltaInput(phases, degc, context)
+    return conclude(shared.topology, context, [(c, c.function(shared)) for c in checks_of("mr-delta")], WORDS)
