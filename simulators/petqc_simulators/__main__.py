@@ -75,6 +75,13 @@ def parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--model", help="of the instrument, with --device")
     serve.add_argument("--serial", help="serial number of the instrument, with --device")
+    serve.add_argument(
+        "--instruments-at",
+        type=int,
+        default=0,
+        metavar="PORT",
+        help="first TCP port of bias supplies and chiller of a profile that has them; default: any free ones",
+    )
     serve.add_argument("--shared-memory", metavar="/NAME", help="name of the frame ring, with unix:/PATH")
     serve.add_argument("--speed", type=_speed, default=1.0, help="simulated seconds per second")
     serve.add_argument(
@@ -137,6 +144,7 @@ def _serve(given: argparse.Namespace) -> int:
             faults=given.fault,
             until_stdin_closes=given.until_stdin_closes,
             shared_memory=given.shared_memory,
+            instruments_at=given.instruments_at,
             write_config=given.write_config,
             seconds=given.seconds,
             as_json=given.json,

@@ -21,7 +21,7 @@ from petqc_simulators.profile import ProfileError, load_profile
 from petqc_simulators.timing_board_server import TimingBoardServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from petqc_simulators.instrument_server import WireSide
@@ -82,6 +82,29 @@ def serve_instrument(settings: InstrumentSettings) -> int:
             timer.cancel()
         server.close()
     return 0
+
+
+@contextlib.contextmanager
+def served_beside(sides: Mapping[str, WireSide], first_port: int, speed: float) -> Iterator[dict[str, str]]:
+    """Serve instruments on loopback, each in a thread of its own; the address of each.
+
+    Args:
+        sides: by name.
+        first_port: the others follow; 0 for any free ones.
+        speed: simulated seconds per second.
+    """
+    with contextlib.ExitStack() as stack:
+        addresses = {}
+        for number, (name, side) in enumerate(sides.items()):
+            port = first_port + number if first_port else 0
+            server = InstrumentServer(side, f"tcp://127.0.0.1:{port}", speed=speed)
+            stack.callback(server.close)
+            thread = threading.Thread(target=server.run, name=f"simulated {name}")
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(server.stop)
+            addresses[name] = server.address
+        yield addresses
 
 
 @contextlib.contextmanager

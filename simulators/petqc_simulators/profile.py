@@ -35,6 +35,8 @@ _ASIC_LINKS = (1, 2, 4)
 _LINK_SPEEDS = range(4)
 _SUPPLIES = ("TI", "Murata", "")
 _SUPPLY_BUSES = 4
+_BIAS_SUPPLIES = ("", "hamamatsu-c11204")
+_CHILLERS = ("", "julabo")
 _TMP104_SENSORS = range(16)
 
 PROFILES = Path(__file__).with_name("profiles")
@@ -151,7 +153,8 @@ class Hardware:
     module_eeprom: modules carry an EEPROM that says where their sensors are.
     supplies: kind of the modules' supply on each of the four buses of a FEB/D 8K, TI, Murata or "" for none; both, so
     that whoever talks to it meets both. legacy_places: those whose module is a legacy one, of a FEB/D 1K.
-    tmp104_sensors: temperature sensors on a board's serial chain.
+    tmp104_sensors: temperature sensors on a board's serial chain. bias_supply: "hamamatsu-c11204" if each module has
+    one of these for its bias, on boards without mezzanines; "" otherwise.
     """
 
     boards: int
@@ -168,6 +171,7 @@ class Hardware:
     supplies: tuple[str, ...] = ("TI", "Murata", "TI", "Murata")
     legacy_places: tuple[int, ...] = ()
     tmp104_sensors: int = 0
+    bias_supply: str = ""
 
     @classmethod
     def numbered(cls, modules: int, modules_per_port: int, outputs: int) -> Hardware:
@@ -347,11 +351,17 @@ class SourceSettings:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Temperatures."""
+    """Temperatures.
+
+    calibration_degc: of the SiPMs on the calibration day. chiller: "julabo" if one cools the modules, "" otherwise.
+    coolant_degc: what the coolant had on the calibration day.
+    """
 
     calibration_degc: float
     asic_rise_k: float
     asic_settle_s: float
+    chiller: str = ""
+    coolant_degc: float = 18.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -563,6 +573,8 @@ def _check(path: Path, profile: Profile) -> None:
         raise ProfileError(
             f"{path}: crystal.material: {profile.crystal.material!r} is none of {', '.join(LUTETIUM_SHARE)}"
         )
+    if profile.environment.chiller not in _CHILLERS:
+        raise ProfileError(f"{path}: environment.chiller: {profile.environment.chiller!r} is none of '', julabo")
     if geometry.arrangement not in {"panels", "ring"}:
         raise ProfileError(f"{path}: geometry.arrangement: {geometry.arrangement!r} is neither panels nor ring")
     of_asic = geometry.crystals_per_asic
@@ -601,10 +613,16 @@ def _check_board(path: Path, profile: Profile) -> None:
         *(("supplies", supply, _SUPPLIES) for supply in hardware.supplies),
         *(("legacy_places", place, hardware.module_places) for place in hardware.legacy_places),
         ("tmp104_sensors", hardware.tmp104_sensors, _TMP104_SENSORS),
+        ("bias_supply", hardware.bias_supply, _BIAS_SUPPLIES),
     )
     for name, value, known in choices:
         if value not in known:
             raise ProfileError(f"{path}: hardware.{name}: {value!r} is none of {', '.join(map(str, known))}")
+    if hardware.bias_supply and (hardware.bias_slots or geometry.crystals_per_bias != geometry.crystals_per_module):
+        raise ProfileError(
+            f"{path}: hardware.bias_supply: one supply a module, so no bias_slots, and crystals_per_bias is "
+            f"{geometry.crystals_per_module}"
+        )
     if len(hardware.supplies) != _SUPPLY_BUSES:
         raise ProfileError(f"{path}: hardware.supplies: one for each of {_SUPPLY_BUSES} buses")
     n_places, n_slots = MODULE_PLACES[hardware.base_pcb]

@@ -59,13 +59,29 @@ def parse_listen(text: str) -> tuple[str, int]:
 class BoardServer:
     """Serves one board until `stop` is called; not for several threads, but for `stop`.
 
+    Args:
+        board: what answers.
+        host: where it listens, ...
+        port: ... 0 for any free one.
+        speed: simulated seconds per second.
+        before_tick: is called before the board's frames of a tick are made.
+
     Attributes:
         address: host and port it listens on.
         slipped_s: simulated time that passed later than the wall clock asked for.
     """
 
-    def __init__(self, board: PetsysFebd, host: str, port: int, *, speed: float = 1.0) -> None:
+    def __init__(
+        self,
+        board: PetsysFebd,
+        host: str,
+        port: int,
+        *,
+        speed: float = 1.0,
+        before_tick: Callable[[], None] = lambda: None,
+    ) -> None:
         self.board = board
+        self._before_tick = before_tick
         self.speed = speed
         self.slipped_s = 0.0
         self.unsent = 0
@@ -119,6 +135,7 @@ class BoardServer:
             if now - ticked >= tick_s:
                 self._let_pass(now)
                 ticked = now
+                self._before_tick()
                 self._plan(self.board.advance())
             if each_state is not None and now >= state_due:
                 state_due = now + STATE_EVERY_S

@@ -24,6 +24,7 @@ from petqc_simulators.boards.petsys_daqd import DaqdServer
 from petqc_simulators.boards.scanner import Scanner
 from petqc_simulators.config_files import write_config_folder
 from petqc_simulators.faults import Fault
+from petqc_simulators.instrument_serving import served_beside
 from petqc_simulators.physics.detector import Detector
 from petqc_simulators.profile import ProfileError, load_profile
 from petqc_simulators.recording import write_truth
@@ -53,6 +54,7 @@ class ServeSettings:
     listen: udp://HOST:PORT for the board itself, port 0 takes any free one; unix:PATH for the daemon in front of it,
     whose ring gets the name shared_memory; None: what suits the profile. state_dir: where configuration, truth and
     state go; None: a temporary folder that is removed in the end, without the truth, which takes seconds to compute.
+    instruments_at: first TCP port of what stands beside the boards, 0 for any free ones.
     write_config: a folder for the configuration, instead of the one in the state directory. speed: simulated per wall
     second. seconds: wall time after which it ends by itself. as_json: lines of JSON instead of words. status_every_s:
     0 for no lines on how it goes.
@@ -68,6 +70,7 @@ class ServeSettings:
     until_stdin_closes: bool = False
     shared_memory: str | None = None
     write_config: Path | None = None
+    instruments_at: int = 0
     seconds: float | None = None
     as_json: bool = False
     status_every_s: float = 0.0
@@ -103,7 +106,13 @@ def open_server(
             "write --listen unix:/PATH for the daemon in front of them"
         )
     try:
-        server = BoardServer(scanner.boards[0], host, port, speed=speed)
+        server = BoardServer(
+            scanner.boards[0],
+            host,
+            port,
+            speed=speed,
+            before_tick=lambda: scanner.instruments.act_on(scanner.boards),
+        )
     except OSError as error:
         raise ProfileError(f"{listen} {_WHY_NOT.get(error.errno or 0, f'cannot be used: {error}')}") from error
     return server, f"udp://{server.address[0]}:{server.address[1]}"
@@ -227,6 +236,8 @@ def serve(settings: ServeSettings) -> int:
             scanner, settings.listen or listen, settings.shared_memory or shared_memory, settings.speed
         )
         stack.callback(server.close)
+        sides = scanner.instruments.wire_sides()
+        instruments = stack.enter_context(served_beside(sides, settings.instruments_at, settings.speed))
         config = write_config_folder(folder / "config", profile, scanner.detector.draw)
         if settings.write_config is not None:
             config = write_config_beside(settings.write_config.absolute(), config)
@@ -248,6 +259,7 @@ def serve(settings: ServeSettings) -> int:
             config=config,
             truth=truth,
             faults=planted,
+            instruments=instruments,
             highest_start_v=math.ceil(100.0 * max(scanner.detector.draw.dac_offset_v.max(initial=0.0), 0.0)) / 100.0,
         )
         _say(json.dumps(announcement.document()) if settings.as_json else announcement.text())

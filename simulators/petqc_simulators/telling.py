@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from petqc_drivers.petsys.registers import POWER_BIAS
@@ -14,7 +14,7 @@ from petqc_simulators.physics.detector import BLOCK_FRAMES, BLOCK_S
 from petqc_simulators.physics.electronics import ACCEPTED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from petqc_drivers.petsys.mezzanines import BiasKind
@@ -43,7 +43,7 @@ class Announcement:
     """What is simulated, where it answers, and how others are pointed at it.
 
     again: the command that gives the same detector once more. faults: as the truth describes them. highest_start_v: of
-    outputs that come up before they can be told anything.
+    outputs that come up before they can be told anything. instruments: address of each that stands beside the boards.
     """
 
     profile: Profile
@@ -55,6 +55,7 @@ class Announcement:
     truth: Path | None
     faults: Sequence[dict[str, Any]]
     highest_start_v: float
+    instruments: Mapping[str, str] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """For programs: the first line of JSON."""
@@ -76,6 +77,7 @@ class Announcement:
             "channels": geometry.channels,
             "bias_outputs": geometry.bias_channels,
             "faults": list(self.faults),
+            **({"instruments": dict(self.instruments)} if self.instruments else {}),
             "petqc_toml": self.device_table(),
         }
 
@@ -119,7 +121,7 @@ class Announcement:
             "channels": f"{geometry.channels} on {_count(geometry.chips, 'ASIC')} TOFPET2 {hardware.asic_version}",
             "bias": f"{_count(geometry.bias_channels, 'output')}; each board has {', '.join(hardware.bias_slots)}"
             if hardware.bias_slots
-            else "always on, from outside: the boards have no mezzanine",
+            else _bias_from_outside(hardware.bias_supply),
             "source": source,
             **({"repetition": _repetition_words(p.repetition.blocks)} if p.repetition.blocks else {}),
             "faults": "; ".join(_fault_words(fault) for fault in self.faults) or "none",
@@ -129,6 +131,7 @@ class Announcement:
         place = {"address": self.address}
         if self.shared_memory is not None:
             place["shared memory"] = f"{self.shared_memory} (the daemon's ring of frames)"
+        place |= self.instruments
         place["configuration"] = str(self.config)
         if self.truth is not None:
             place["truth"] = f"{self.truth} (what a perfect analysis finds)"
@@ -196,6 +199,10 @@ class Announcement:
             f"  {self.again} --listen udp://{MAKERS_BOARD}:2000",
             "  daqd --daq-type GBE",
         ]
+
+
+def _bias_from_outside(supply: str) -> str:
+    return f"from a {supply} for each module" if supply else "always on, from outside: the boards have no mezzanine"
 
 
 def _repetition_words(blocks: int) -> str:

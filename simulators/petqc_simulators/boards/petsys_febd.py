@@ -123,6 +123,7 @@ class PetsysFebd(CommandAccount):
         self.witness = BiasWitness(profile.outputs_per_board, witness_path)
         self.elapsed_s = 0.0
         self.is_in_step = False
+        self._fed_v: NDArray[np.float64] | None = None
         self.downstream: PetsysFebd | None = None
         self._synchronised_s = 0.0
         self._frames_before = 0
@@ -379,7 +380,7 @@ class PetsysFebd(CommandAccount):
                 phase_clk=(word >> 31 & 0xFFFFFF) / _PULSE_PHASES,
             )
         return Controls(
-            bias_v=self._bias.volts(),
+            bias_v=self._bias.volts() if self._fed_v is None else self._fed_v,
             is_read=np.repeat(self._links.sending() & is_followed, CHANNELS),
             trigger_mode=self.asics.mode.copy(),
             vth=self.asics.vth.copy(),
@@ -396,6 +397,11 @@ class PetsysFebd(CommandAccount):
     def advance(self, seconds: float = 0.0) -> list[bytes]:
         """Let simulated time pass; the data datagrams of all frames that ended since the last call."""
         return [datagram for block in self.advance_blocks(seconds) for datagram in data_datagrams(block)]
+
+    def feed_bias(self, volts: NDArray[np.float64]) -> None:
+        """Take the bias from supplies beside the board; (outputs of this board,)."""
+        self._fed_v = volts
+        self._changed()
 
     def hand_over(self) -> None:
         """Give the detector the settings, if they changed."""

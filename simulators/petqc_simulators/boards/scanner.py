@@ -10,6 +10,7 @@ from petqc_simulators.boards.frame_clock import FrameClock
 from petqc_simulators.boards.hardware_trigger import HardwareTrigger
 from petqc_simulators.boards.petsys_clktgr import ClockTrigger
 from petqc_simulators.boards.petsys_febd import PetsysFebd
+from petqc_simulators.boards.scanner_instruments import ScannerInstruments
 from petqc_simulators.physics.detector import Detector
 from petqc_simulators.profile import ProfileError
 
@@ -34,6 +35,7 @@ class Scanner:
         boards: the FEB/Ds, in the order of their modules.
         trigger: the clock and trigger unit, if it is one of its own.
         units: all of them by port and slave.
+        instruments: what stands beside the boards: bias supplies, chiller.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Scanner:
         self.units: dict[tuple[int, int], Unit] = dict(zip(hardware.addresses, self.boards, strict=True))
         if self.trigger is not None:
             self.units[hardware.trigger_address] = self.trigger
+        self.instruments = ScannerInstruments(profile, self.detector, witness_folder)
 
     @property
     def elapsed_s(self) -> float:
@@ -88,6 +91,7 @@ class Scanner:
 
     def advance_blocks(self) -> list[Block]:
         """The frames that ended since the last call."""
+        self.instruments.act_on(self.boards)
         if self._frames is None or self._hardware_trigger is None:
             return self.boards[0].advance_blocks()
         if self._frames.is_free:
@@ -113,6 +117,7 @@ class Scanner:
             "bias_supply_on": any(board.registers.value("power") & POWER_BIAS for board in self.boards),
             "bias_v": [round(float(v), 5) for v in self.detector.bias_v],
             "boards_in_step": sum(board.is_in_step for board in self.boards),
+            **self.instruments.state(),
             **{key: [v for summary in summaries for v in summary[key]] for key in summaries[0]},
         }
 
@@ -138,5 +143,6 @@ class Scanner:
     def close(self) -> None:
         """End its thread and close the files."""
         self._clock.close()
+        self.instruments.close()
         for board in self.boards:
             board.witness.close()

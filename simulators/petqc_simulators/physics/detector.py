@@ -191,6 +191,7 @@ class Detector:
         self.effects = Effects.none(profile.geometry)
         self.controls = nominal_controls(profile, self.draw)
         self.bias_v = np.zeros(profile.geometry.bias_channels)
+        self.coolant_k = 0.0
         self.counters = np.zeros(el.COUNTERS, np.int64)
         self.parameters = np.zeros((profile.geometry.channels, el.PARAMETERS))
         self.emission = Emission(profile, stream(seed, stream_name), self.plan.farthest_source_mm)
@@ -242,6 +243,14 @@ class Detector:
             return False
         return not (self._stale or self._onsets or self._pulses or (self.controls.bias_v != self.bias_v).any())
 
+    def set_coolant(self, warmer_k: float) -> bool:
+        """The coolant is so much warmer than on the calibration day, all modules with it; False while it is busy."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        self.coolant_k, self._stale = warmer_k, True
+        self._lock.release()
+        return True
+
     def settle(self) -> None:
         """Bring the bias outputs to their set-points at once."""
         self.bias_v = self.controls.bias_v.copy()
@@ -279,7 +288,7 @@ class Detector:
     @property
     def warmer_k(self) -> NDArray[np.float64]:
         """Temperature of each module's SiPMs above the calibration temperature, (modules,)."""
-        return np.asarray(self.draw.warmer_k + self.effects.warmer_k)
+        return np.asarray(self.draw.warmer_k + self.effects.warmer_k + self.coolant_k)
 
     def advance_bias(self, seconds: float) -> None:
         """Let the bias outputs follow their set-points."""

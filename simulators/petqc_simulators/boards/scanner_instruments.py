@@ -1,0 +1,103 @@
+"""What stands beside the boards of a scanner and acts on its detector: bias supplies and the chiller.
+
+Their wire sides are served each on a port of its own; here their true outputs become the detector's bias and
+temperature, and what the detector draws and feels becomes what they measure.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from petqc_simulators.boards.hamamatsu_c11204 import HamamatsuC11204Board
+from petqc_simulators.boards.julabo import JulaboBoard
+from petqc_simulators.physics.bias_current import dark_current_ma
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from petqc_simulators.boards.petsys_febd import PetsysFebd
+    from petqc_simulators.instrument_server import WireSide
+    from petqc_simulators.physics.detector import Detector
+    from petqc_simulators.profile import Profile
+
+MOVED_V = 0.001
+MOVED_K = 0.005
+
+
+class ScannerInstruments:
+    """The instruments of one scanner.
+
+    Args:
+        profile: the scanner.
+        detector: what they act on.
+        folder: for the records of what bias supplies were told and did; None for none.
+
+    Attributes:
+        supplies: one for each module, in their order; empty if bias comes from elsewhere.
+        chiller: None if nothing cools it.
+    """
+
+    def __init__(self, profile: Profile, detector: Detector, folder: Path | None = None) -> None:
+        self._profile, self._detector = profile, detector
+        self._current_ma = np.zeros(profile.geometry.bias_channels)
+        self._fed_v: NDArray[np.float64] | None = None
+        self._seen_v: NDArray[np.float64] | None = None
+        self.supplies: list[HamamatsuC11204Board] = []
+        if profile.hardware.bias_supply:
+            self.supplies = [
+                HamamatsuC11204Board(
+                    "C11204-02",
+                    serial=f"SIM{module:05d}",
+                    load_ma=self._load_of(module),
+                    sensor_degc=self._sensor_of(module),
+                    witness_path=None if folder is None else folder / f"bias-supply-{module}.jsonl",
+                )
+                for module in range(profile.geometry.modules)
+            ]
+        self.chiller: JulaboBoard | None = None
+        if profile.environment.chiller:
+            self.chiller = JulaboBoard(bath_degc=profile.environment.coolant_degc)
+            self.chiller.values |= {"in_sp_00": profile.environment.coolant_degc, "in_mode_05": 1.0}
+
+    def _load_of(self, module: int) -> Callable[[float], float]:
+        return lambda volts: float(self._current_ma[module]) if volts > 0.0 else 0.0
+
+    def _sensor_of(self, module: int) -> Callable[[], float]:
+        return lambda: self._profile.environment.calibration_degc + float(self._detector.warmer_k[module])
+
+    def wire_sides(self) -> dict[str, WireSide]:
+        """By name: what has to be served."""
+        found: dict[str, WireSide] = {f"bias-{module}": supply for module, supply in enumerate(self.supplies)}
+        return found if self.chiller is None else {**found, "chiller": self.chiller}
+
+    def act_on(self, boards: Sequence[PetsysFebd]) -> None:
+        """Let the detector have what they give now, if it changed."""
+        if self.chiller is not None:
+            warmer_k = self.chiller.bath_degc - self._profile.environment.coolant_degc
+            if abs(warmer_k - self._detector.coolant_k) > MOVED_K and self._detector.set_coolant(warmer_k):
+                self._seen_v = None
+        if not self.supplies:
+            return
+        volts = np.array([supply.output_v for supply in self.supplies])
+        if self._fed_v is None or np.abs(volts - self._fed_v).max() > MOVED_V:
+            self._fed_v = volts
+            for board in boards:
+                board.feed_bias(volts[board.share.outputs])
+        detector = self._detector
+        if detector.bias_v is not self._seen_v:
+            self._seen_v = detector.bias_v
+            self._current_ma = dark_current_ma(detector.sipm(), detector.draw.bias_of, self._current_ma.size)
+
+    def state(self) -> dict[str, Any]:
+        """For a state file."""
+        return {name: side.state() for name, side in self.wire_sides().items()}
+
+    def close(self) -> None:
+        """Close the records."""
+        for supply in self.supplies:
+            supply.close()
