@@ -124,7 +124,7 @@ def test_in_pieces_and_at_once(peer: Peer, link: ThreadedLink) -> None:
 
 def test_silence_and_the_late_reply(peer: Peer, link: ThreadedLink) -> None:
     """What comes late is never the answer to the next question, once the link was brought in step."""
-    peer.answer = lambda asked: [0.6 if asked == b"slow" else 0.0, b"re " + asked + b"\n"]
+    peer.answer = lambda asked: [0.3 if asked == b"slow" else 0.0, b"re " + asked + b"\n"]
 
     async def work() -> None:
         await link.drain(0.05, 1.0)
@@ -132,9 +132,9 @@ def test_silence_and_the_late_reply(peer: Peer, link: ThreadedLink) -> None:
         assert await ask(link, b"a") == b"re a\n"
         assert link.is_in_step
         with pytest.raises(ReplyTimeoutError, match="no reply"):
-            await ask(link, b"slow", 0.2)
+            await ask(link, b"slow", 0.1)
         assert not link.is_in_step
-        await link.drain(0.6, 3.0)
+        await link.drain(0.4, 3.0)
         assert await ask(link, b"b") == b"re b\n"
 
     session(link, work)

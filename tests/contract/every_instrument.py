@@ -1,0 +1,107 @@
+"""What the suite that every driver of an instrument runs has to know of each: one entry an instrument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from petqc_drivers.hamamatsu_c11204.settings import HamamatsuC11204Settings
+from petqc_drivers.hamamatsu_c11204.supply import HamamatsuC11204
+from petqc_drivers.julabo.circulator import JulaboCirculator, JulaboSettings
+from petqc_drivers.limits import HardLimit, Volts
+from petqc_simulators.boards.hamamatsu_c11204 import HamamatsuC11204Board
+from petqc_simulators.boards.julabo import JulaboBoard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from petqc_drivers.instrument import Instrument
+
+REPLY_TIMEOUT_S = 0.25
+
+
+@dataclass(frozen=True)
+class Case:
+    """One instrument.
+
+    board: it, with readings that all differ. another: one of the same kind that is not the one configured. device: its
+    driver for an address. truth: what a poll must read, with how far off. told: everything that it was ever told to
+    change. replies: of which replies of a poll faults are tried.
+    """
+
+    name: str
+    board: Callable[[], Any]
+    another: Callable[[], Any]
+    device: Callable[[str], Instrument]
+    truth: Callable[[Any], dict[str, tuple[float, float]]]
+    told: Callable[[Any], list[Any]]
+    replies: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _c11204(address: str) -> Instrument:
+    limit = HardLimit(channel="hv", v_min=Volts(41.0), v_max=Volts(57.0), max_step_v=4.0, slew_v_per_s=500.0)
+    return HamamatsuC11204(
+        HamamatsuC11204Settings(
+            name="hv",
+            address=address,
+            model="C11204-02",
+            serial="SIM00001",
+            limit=limit,
+            reply_timeout_s=REPLY_TIMEOUT_S,
+        )
+    )
+
+
+def _c11204_board() -> HamamatsuC11204Board:
+    board = HamamatsuC11204Board(sensor_degc=lambda: 31.0, load_ma=lambda volts: volts / 50.0)
+    board.reference = 30000
+    board.is_on, board.output_v = True, 30000 * 1.812e-3
+    board.witness.lines.clear()
+    return board
+
+
+def _julabo(address: str) -> Instrument:
+    return JulaboCirculator(
+        JulaboSettings(name="chiller", address=address, model="FL", reply_timeout_s=REPLY_TIMEOUT_S)
+    )
+
+
+def _julabo_board() -> JulaboBoard:
+    board = JulaboBoard(bath_degc=17.25, room_degc=17.25 - 15.0)  # an idle bath that stays where it is
+    board.values["in_sp_00"] = 19.5
+    board.external_degc = 23.75
+    return board
+
+
+CASES = [
+    Case(
+        "hamamatsu-c11204",
+        _c11204_board,
+        lambda: HamamatsuC11204Board(serial="SIM00002"),
+        _c11204,
+        lambda board: {
+            "bias_voltage": (board.output_v, 0.01),
+            "bias_current": (board.output_v / 50.0, 0.01),
+            "temperature_sipm": (31.0, 0.01),
+        },
+        lambda board: [line for line in board.witness.lines if line["event"] != "output"],
+        (0,),
+    ),
+    Case(
+        "julabo",
+        _julabo_board,
+        lambda: JulaboBoard("JULABO CRYOCOMPACT CF31 VERSION 5.0"),
+        _julabo,
+        lambda board: {
+            "temperature_coolant": (board.bath_degc, 0.02),
+            "temperature_coolant_set": (19.5, 0.001),
+            "temperature_coolant_external": (23.75, 0.001),
+            "coolant_status": (2.0, 0.0),
+        },
+        lambda board: board.told,
+        (0, 2),
+    ),
+]

@@ -1,0 +1,129 @@
+"""A line with faults between a simulated instrument and whoever talks to it, on a socket and a pseudo-terminal alike.
+
+It stands where an instrument stands (`InstrumentServer` serves it), passes requests on at once and does to replies what
+its `fault` says. A fault makes of one reply pieces with the seconds after which each comes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from petqc_simulators.instrument_server import WireSide
+
+    Pieces = list[tuple[float, bytes]]
+    Fault = Callable[[bytes], Pieces]
+
+
+class FaultyLine:
+    """One line.
+
+    Attributes:
+        fault: what is done to replies; None: nothing.
+        is_frozen: requests stay on the line, and reach the instrument when it ends.
+        replies: how many came from the instrument.
+    """
+
+    def __init__(self, inner: WireSide, *, speed: float = 1.0) -> None:
+        self.inner = inner
+        self.fault: Fault | None = None
+        self.is_frozen = False
+        self.replies = 0
+        self._speed = speed
+        self._now_s = 0.0
+        self._held = b""
+        self._on_the_way: Pieces = []
+
+    def receive(self, data: bytes) -> bytes:
+        if self.is_frozen:
+            self._held += data
+            return b""
+        reply = self.inner.receive(data)
+        if not reply:
+            return b""
+        self.replies += 1
+        pieces = [(0.0, reply)] if self.fault is None else self.fault(reply)
+        self._on_the_way += [(self._now_s + after_s, piece) for after_s, piece in pieces if after_s > 0]
+        return b"".join(piece for after_s, piece in pieces if after_s <= 0)
+
+    def let_pass(self, seconds: float) -> bytes:
+        self._now_s += seconds
+        said = self.inner.let_pass(self._speed * seconds) or b""
+        if not self.is_frozen and self._held:
+            held, self._held = self._held, b""
+            said += self.receive(held)
+        due = [piece for at_s, piece in self._on_the_way if at_s <= self._now_s]
+        self._on_the_way = [(at_s, piece) for at_s, piece in self._on_the_way if at_s > self._now_s]
+        return said + b"".join(due)
+
+    def forget(self) -> None:
+        self.inner.forget()
+
+    def state(self) -> dict[str, Any]:
+        return self.inner.state()
+
+
+def late(seconds: float) -> Fault:
+    """The whole reply after some time."""
+    return lambda reply: [(seconds, reply)]
+
+
+def split(gap_s: float) -> Fault:
+    """Byte by byte."""
+    return lambda reply: [(n * gap_s, reply[n : n + 1]) for n in range(len(reply))]
+
+
+def dropped() -> Fault:
+    """No reply."""
+    return lambda _reply: []
+
+
+def doubled(gap_s: float) -> Fault:
+    """The reply, and once more."""
+    return lambda reply: [(0.0, reply), (gap_s, reply)]
+
+
+def truncated(kept: int) -> Fault:
+    """Only its beginning."""
+    return lambda reply: [(0.0, reply[:kept])]
+
+
+def flipped(byte: int, bit: int) -> Fault:
+    """One bit of it."""
+
+    def fault(reply: bytes) -> Pieces:
+        at = byte % len(reply)
+        return [(0.0, reply[:at] + bytes((reply[at] ^ 1 << bit,)) + reply[at + 1 :])]
+
+    return fault
+
+
+def babbled(n_bytes: int) -> Fault:
+    """So many bytes that nobody asked for and that have no end, instead of it."""
+    return lambda _reply: [(0.0, b"U" * n_bytes)]
+
+
+def merged() -> Fault:
+    """Each reply comes together with the next one."""
+    held: list[bytes] = []
+
+    def fault(reply: bytes) -> Pieces:
+        if not held:
+            held.append(reply)
+            return []
+        return [(0.0, held.pop() + reply)]
+
+    return fault
+
+
+def nth(n: int, fault: Fault) -> Fault:
+    """A fault of the n-th reply from now on, counted from 0, and of no other."""
+    seen = [0]
+
+    def one(reply: bytes) -> Pieces:
+        seen[0] += 1
+        return fault(reply) if seen[0] == n + 1 else [(0.0, reply)]
+
+    return one
