@@ -1,4 +1,4 @@
-"""What every driver of an instrument must bear: late, doubled, damaged, missing, endless replies; nobody; another one."""
+"""What every driver of an instrument must bear: late, doubled, damaged, missing, endless replies; nobody; another."""
 
 from __future__ import annotations
 
