@@ -75,7 +75,7 @@ def _chart(
 
 def _crystals(run: Run, store: Store, learned: Sequence[str], since: Sequence[str]) -> list[CheckResult]:
     """Charts of single crystals; a run whose channel file is gone or damaged is passed over."""
-    from petqc.charts.crystals import CHARTED_CRYSTALS, LEAST_RUNS, crystals_outside
+    from petqc.charts.crystals import CHARTED_CRYSTALS, LEAST_RUNS, crystal_centre, crystals_outside
 
     checks = [column.id for column in run.columns if column.id in CHARTED_CRYSTALS]
     if len(learned) < LEAST_RUNS or not checks or not since:
@@ -89,6 +89,9 @@ def _crystals(run: Run, store: Store, learned: Sequence[str], since: Sequence[st
         if now is not None:
             base = [one for columns in of_learned if (one := _values(check, columns)) is not None]
             results.append(crystals_outside(check, base, _values(check, before), now))
+            centre = crystal_centre(base, now)
+            if centre is not None:
+                run.channels[f"{check}.baseline"] = centre
     return [result for result in results if result is not None]
 
 

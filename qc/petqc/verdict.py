@@ -149,6 +149,7 @@ def channel_table(topology: Topology) -> dict[str, NDArray[Any]]:
         "column": topology.column,
         "row": topology.row,
         "bias": np.array([topology.bias_nodes[i] if i >= 0 else "" for i in topology.bias], dtype=object),
+        **{f"{axis}_mm": topology.xyz_mm[:, k] for k, axis in enumerate("xyz")},
     }
 
 

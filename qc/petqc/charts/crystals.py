@@ -108,6 +108,22 @@ def crystals_outside(
     )  # fmt: skip
 
 
+def crystal_centre(learned: Sequence[CrystalValues], now: CrystalValues) -> NDArray[np.float64] | None:
+    """What each crystal had over the baseline, (n channels,), NaN where it had too few values; None: too few runs."""
+    values = _of_same(learned, now)
+    if len(values) < LEAST_RUNS:
+        return None
+    n = np.isfinite(values).sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(n >= LEAST_RUNS, np.nansum(values, axis=0) / n, np.nan)
+
+
+def _of_same(learned: Sequence[CrystalValues], now: CrystalValues) -> NDArray[np.float64]:
+    """(runs, channels) values of the runs that have the same channels."""
+    rows = [one.value for one in learned if np.array_equal(one.channel, now.channel)]
+    return np.array(rows) if rows else np.empty((0, now.value.size))
+
+
 def _by_itself(away: NDArray[np.float64], module: NDArray[np.int64]) -> NDArray[np.float64]:
     """Deviations less the median of each module's."""
     found = away.copy()

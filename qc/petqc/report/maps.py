@@ -24,6 +24,10 @@ LEVELS = 32
 """Colours of a map; lightness rises evenly, so the order survives a grey printer."""
 MOST_TITLES = 4096
 """Cells of one report that carry their number for the pointer; larger scanners draw cells without."""
+MOST_CHANNELS = 8192
+"""Of a detector with more, only modules in which something is wrong are drawn one by one ..."""
+MOST_MODULES = 6
+"""... and at most so many."""
 _CELL = 14
 _LEFT, _TOP, _BOTTOM = 24, 4, 20
 

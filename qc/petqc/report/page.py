@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from petqc.limits import Status
 from petqc.report import channels as channel_view
-from petqc.report import figures, maps, moved, tables, text, tiles
+from petqc.report import figures, maps, moved, ring_maps, tables, text, tiles
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jinja2 import Environment
     from markupsafe import Markup
 
-    from petqc.report.channels import Channels
+    from petqc.report.channels import Channels, Module
     from petqc.results import ChannelColumn, Run
 
 _VERDICT_WORD = {
@@ -28,6 +32,9 @@ _VERDICT_WORD = {
     Status.MISSED: "Missed",
     Status.NO_LIMITS: "No limits",
 }
+
+
+_FLAGGED = (str(Status.WARN), str(Status.FAIL))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +53,9 @@ def render(run: Run) -> str:
 
 
 def policy() -> str:
-    """Nothing is loaded and nothing runs; the one style sheet is known by its hash."""
+    """Nothing is loaded and nothing runs; the one style sheet is known by its hash, pictures stand in the page."""
     digest = base64.b64encode(hashlib.sha256(style().encode()).digest()).decode()
-    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    return f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
 @cache
@@ -95,7 +102,9 @@ def view(run: Run) -> dict[str, Any]:
         "energy": figures.energy_figures(run),
         "timing": figures.timing_figures(run),
         "other": figures.other_figures(run),
+        "ring_maps": ring_maps.ring_maps(run, found) if found else [],
         "maps": _maps(run, found) if found else [],
+        "modules_left_out": _modules_left_out(run, found) if found else 0,
         "calibration": tables.calibration_set(run),
         "checks": checks,
         "status_words": [(s, text.STATUS_WORD[s]) for s in text.STATUS_ORDER],
@@ -120,19 +129,43 @@ def _size(found: Channels | None) -> str:
 
 
 def _maps(run: Run, found: Channels) -> list[MapFigure]:
-    columns = channel_view.map_columns(run)
+    columns = [c for c in channel_view.map_columns(run) if c.value.size == len(found)]
     has_titles = len(found) * len(columns) <= maps.MOST_TITLES
-    return [_map_figure(column, found, has_titles=has_titles) for column in columns if column.value.size == len(found)]
+    shown = _shown_modules(run, found)
+    figures = []
+    for column in columns if shown else []:
+        figures.append(_map_figure(column, found, shown, has_titles=has_titles))
+        baseline = run.channels.get(f"{column.id}.baseline")
+        if baseline is not None:
+            since = replace(column, value=column.value - np.asarray(baseline, np.float64))
+            figure = _map_figure(since, found, shown, has_titles=has_titles)
+            figures.append(replace(figure, title=f"{figure.title} minus baseline"))
+    return figures
 
 
-def _map_figure(column: ChannelColumn, found: Channels, *, has_titles: bool) -> MapFigure:
+def _shown_modules(run: Run, found: Channels) -> tuple[Module, ...]:
+    """All modules of a small detector; of a large one those with crystals that are flagged, the worst first."""
+    if len(found) <= maps.MOST_CHANNELS:
+        return found.modules
+    bad = np.sum(list(found.marks.values()), axis=0).astype(np.int64)
+    for column in channel_view.map_columns(run):
+        if column.value.size == len(found):
+            bad = bad + np.isin(column.status.astype(str), _FLAGGED)
+    worst = sorted((m for m in found.modules if bad[m.index].any()), key=lambda m: -int(bad[m.index].sum()))
+    return tuple(worst[: maps.MOST_MODULES])
+
+
+def _modules_left_out(run: Run, found: Channels) -> int:
+    return len(found.modules) - len(_shown_modules(run, found))
+
+
+def _map_figure(column: ChannelColumn, found: Channels, shown: Sequence[Module], *, has_titles: bool) -> MapFigure:
     colours = maps.colour_range(column.value)
     return MapFigure(
         title=text.title_of(column.id),
         unit=column.unit,
         panels=tuple(
-            (m.node, m.is_mapped, maps.draw_map(column, found, m, colours, has_titles=has_titles))
-            for m in found.modules
+            (m.node, m.is_mapped, maps.draw_map(column, found, m, colours, has_titles=has_titles)) for m in shown
         ),
         scale=maps.draw_scale(column, colours) if colours is not None else None,
     )

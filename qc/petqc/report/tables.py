@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from petqc.results import ChannelColumn, CheckResult, Run
 
 MOST_OFFENDERS = 100
+MOST_CHECK_ROWS = 1200
+_UPPER = ("scanner", "module", "pair")
 MOST_CHANNEL_ROWS = 2048
 _MOST_ATTENTION = 8
 _SHARES_OF_FRAMES = {"frames_lost", "frames_partly_lost", "frames_empty", "frames_missing", "frames_dropped"}
@@ -62,20 +64,28 @@ class CheckRow:
 
 @dataclass(frozen=True, slots=True)
 class CheckTable:
-    """All rows, worst first within a check, and how many of each status there are."""
+    """Rows, how many of each status there are, and how many lower ones that pass were left out."""
 
     rows: tuple[CheckRow, ...]
     counts: tuple[tuple[Status, str, int], ...]
+    left_out: int = 0
 
 
 def check_table(run: Run) -> CheckTable:
-    """Every result above channel level, in the order of the run's checks, then of the hardware tree."""
+    """Results above channel level, in the order of the run's checks, then of the hardware tree.
+
+    All of a small detector. Of a large one those of scanner, modules and their pairs, and what is not passing below.
+    """
     above = [c for c in run.checks if level_of(c.node) != "channel"]
+    left_out = 0
+    if len(above) > MOST_CHECK_ROWS:
+        shown = [c for c in above if level_of(c.node) in _UPPER or c.status in _NEEDS_ATTENTION][:MOST_CHECK_ROWS]
+        left_out, above = len(above) - len(shown), shown
     first = {check_id: i for i, check_id in reversed(list(enumerate(c.id for c in above)))}
     ordered = sorted(above, key=lambda c: (first[c.id], node_sort_key(c.node)))
     rows = tuple(_row(i, c) for i, c in enumerate(ordered))
     counts = tuple((s, STATUS_WORD[s], sum(r.status is s for r in rows)) for s in STATUS_ORDER)
-    return CheckTable(rows, counts)
+    return CheckTable(rows, counts, left_out)
 
 
 def _row(number: int, result: CheckResult) -> CheckRow:
