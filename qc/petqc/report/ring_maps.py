@@ -140,9 +140,8 @@ def _figure(ring: Ring, found: Channels, column: ChannelColumn, since: NDArray[n
     if colours is None:
         return None
     title = title_of(column.id)
-    figure = RingFigure(
-        title, column.unit, _draw(ring, found, column, colours, title), draw_scale(column, colours, _WIDTH)
-    )
+    scale = draw_scale(column, colours, _WIDTH)
+    figure = RingFigure(title, column.unit, _draw(ring, found, column, colours, title), scale)
     if since is None or not np.isfinite(since).any():
         return figure
     low, high = (float(v) for v in np.nanpercentile(since, (1.0, 99.0)))
