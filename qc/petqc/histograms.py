@@ -14,6 +14,7 @@ from petqc.channel_map import pair_node
 from petqc.errors import BadInputError
 from petqc.event_times import EventTimes
 from petqc.jit import kernel
+from petqc.pair_energies import PairEnergies
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -109,6 +110,7 @@ class QcHistograms:
         unknown: singles and pairs of channels that the topology does not have.
         times: rates in slices of time and gaps between singles of a channel; only of singles that came by `add`, which
             are in the order of time.
+        pair_energies: energies of pairs, by module.
         pairs_seen: prompts of two modules inside the time axis; every pairs_stride-th of them is in the pair buffer.
     """
 
@@ -150,6 +152,7 @@ class QcHistograms:
         self.prompts = np.zeros(n_pairs, np.int64)
         self.delayed = np.zeros(n_pairs, np.int64)
         self.times = EventTimes(n, n_modules)
+        self.pair_energies = PairEnergies(n_modules, settings.energy_bins, settings.energy_bin)
         self.same_module = 0
         self.unknown = 0
         self.pairs_seen = 0
@@ -237,6 +240,7 @@ class QcHistograms:
             return
         self._expect(pairs.energy_unit)
         a, b, dt = self._count_pairs(pairs, self.tof_prompt, self.prompts)
+        self.pair_energies.add(pairs, self._index, self.topology.module, is_delayed=False)
         self._keep(a, b, dt)
 
     def add_delayed(self, pairs: Coincidences) -> None:
@@ -246,6 +250,7 @@ class QcHistograms:
         self._expect(pairs.energy_unit)
         same = self.same_module
         self._count_pairs(pairs, self.tof_delayed, self.delayed)
+        self.pair_energies.add(pairs, self._index, self.topology.module, is_delayed=True)
         self.same_module = same
 
     def pairs(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
@@ -276,6 +281,7 @@ class QcHistograms:
         ):  # fmt: skip
             getattr(self, name)[...] += getattr(other, name)
         self.times.merge(other.times)
+        self.pair_energies.merge(other.pair_energies)
         self.same_module += other.same_module
         self.unknown += other.unknown
         theirs = np.stack(other.pairs())
