@@ -20,6 +20,7 @@ from petqcd.kinds import all_kinds
 from petqcd.metrics import Metrics
 from petqcd.progress import Bus
 from petqcd.runs import RunManager
+from petqcd.scheduler import Scheduler
 from petqcd.store import Store
 from petqcd.supervisor import DeviceSupervisor
 from petqcd.web.api import make_app
@@ -109,6 +110,7 @@ class Daemon:
             "calibration_set": self.calibrations.in_use,
             "missing": self.not_ready(),
             "run": progress.document() if progress else None,
+            "schedule": self.scheduler.document(),
         }
 
     def not_ready(self) -> list[str]:
@@ -133,10 +135,13 @@ class Daemon:
         await self.calibrations.publish()
         await self.baselines.publish()
         await self.runs.recover()
+        self.scheduler = Scheduler(self.config.schedule, self.runs)
+        await self.scheduler.begin()
         self._own(asyncio.create_task(self.device.run(), name="device supervisor"), ends=self.device.runs_nothing)
         self._own(asyncio.create_task(self._housekeeping(), name="housekeeping"))
         await self._listen()
         self._stack.push_async_callback(self.runs.aclose)
+        self._own(asyncio.create_task(self.scheduler.run(), name="scheduler"))
 
     async def _restore(self) -> None:
         """Metrics continue where the last daemon left them, with the times they had."""
@@ -144,8 +149,10 @@ class Daemon:
 
         found = []
         for kind in all_kinds():
-            with suppress(NotFoundError):
-                found.append(Run.from_document(await asyncio.to_thread(self.store.last_document, kind)))
+            for missed in (False, True):
+                with suppress(NotFoundError):
+                    document = await asyncio.to_thread(self.store.last_document, kind, missed=missed)
+                    found.append(Run.from_document(document))
         # Some checks belong to several kinds: the newest run says what holds.
         for run in sorted(found, key=lambda run: run.finished_at):
             self.metrics.restore(run, finished_unix_s=datetime.fromisoformat(run.finished_at).timestamp())

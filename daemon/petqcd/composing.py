@@ -35,9 +35,17 @@ class Composing:
     """A composed run that is going on; the same calls as `Running`."""
 
     def __init__(
-        self, services: Services, kind: RunKind, settings: BaseModel, source: str, told: Callable[[Progress], None]
+        self,
+        services: Services,
+        kind: RunKind,
+        settings: BaseModel,
+        source: str,
+        told: Callable[[Progress], None],
+        *,
+        remark: str = "",
     ) -> None:
         self._services = services
+        self._remark = remark
         self._kind = kind
         self._source = source
         self._told = told
@@ -51,9 +59,11 @@ class Composing:
         self.run_id = new_run_id(kind.name, self._started_unix_s)
         self.progress = Progress(self.run_id, kind.name, "connect", 0.0, "starting")
 
-    async def claim(self) -> int:
-        """Claim the whole in the history; its parts are claimed when they begin."""
-        self._sequence = await self._services.begin(self.run_id, self._kind.name, self._started_unix_s)
+    async def claim(self, occasion: tuple[str, str, int] | None = None) -> int:
+        """Claim the whole in the history, and its occasion; its parts are claimed when they begin."""
+        self._sequence = await self._services.begin(
+            self.run_id, self._kind.name, self._started_unix_s, occasion=occasion
+        )
         return self._sequence
 
     def stop(self, reason: str) -> None:
@@ -127,6 +137,7 @@ class Composing:
         run = await asyncio.to_thread(
             composed, self._services, self.run_id, self._kind.name, self._started_unix_s, parts, stored, ended
         )
+        run.notes += [self._remark] if self._remark else []
         sequence = await self._services.finish(run, clock.monotonic_s() - self._started_s)
         told = {"run_id": run.run_id, "verdict": str(run.verdict), "sequence": sequence, "sentence": run.sentence}
         return Event("finished", told)

@@ -10,9 +10,11 @@ import hashlib
 import os
 import re
 import tomllib
+from datetime import time
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -310,6 +312,54 @@ class QcConfig(_Model):
         return found
 
 
+class JobConfig(_Model):
+    """[[schedule.job]]: a run that is started by itself."""
+
+    name: Name | None = None
+    """Default: the kind. A job keeps its days by its name."""
+    kind: Literal["daily", "housekeeping", "test-pulse", "dark", "lutetium", "source"]
+    at: time
+    """Local time, such as 06:00:00."""
+    days: Annotated[tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...], Field(min_length=1)] = (
+        "mon", "tue", "wed", "thu", "fri", "sat", "sun",
+    )  # fmt: skip
+    late_minutes: Annotated[Finite, Field(ge=1, le=1440)] = 120.0
+    """How late it may still start; then the day is missed."""
+
+    @field_validator("at")
+    @classmethod
+    def _local(cls, at: time) -> time:
+        if at.tzinfo is not None:
+            raise ValueError("a local time, without a zone: the zone is [schedule] timezone")
+        return at
+
+
+class ScheduleConfig(_Model):
+    """[schedule]: what runs by itself, and when."""
+
+    timezone: str = "UTC"
+    """Name of the time zone of all jobs, such as Europe/Amsterdam."""
+    job: tuple[JobConfig, ...] = ()
+
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, timezone: str) -> str:
+        try:
+            ZoneInfo(timezone)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(
+                f"no time zone {timezone!r} is known here: take a name such as Europe/Amsterdam"
+            ) from error
+        return timezone
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        names = [one.name or one.kind for one in self.job]
+        if len(set(names)) < len(names):
+            raise ValueError("two jobs have the same name: give each its own name")
+        return self
+
+
 class CheckLimits(_Model):
     """[limits.<check>] or [limits.<check>.<level>]: limits that replace the check's own, in the unit of the check."""
 
@@ -415,6 +465,7 @@ class PetqcConfig(_Model):
     """Limits by check, then by level; the level "*" is every level of the check."""
     baseline: dict[Name, dict[str, Finite]] = {}
     """Accepted values by check, then by node (`scanner`, `module:0.0.1`); limits relative to a baseline need one."""
+    schedule: ScheduleConfig = ScheduleConfig()
     store: StoreConfig = StoreConfig()
     api: ApiConfig = ApiConfig()
     qatrack: QatrackConfig | None = None

@@ -84,6 +84,24 @@ METRICS: tuple[Metric, ...] = (
         _RUN_KIND,
     ),
     Metric(
+        "petqc_schedule_next_due_timestamp_seconds",
+        "gauge",
+        "Unix time when the schedule starts a run of a kind next; 0: it is not in the schedule.",
+        _RUN_KIND,
+    ),
+    Metric(
+        "petqc_schedule_overdue",
+        "gauge",
+        "1 while a scheduled run of a kind is due and something stands in its way, else 0.",
+        _RUN_KIND,
+    ),
+    Metric(
+        "petqc_qc_run_last_missed_timestamp_seconds",
+        "gauge",
+        "Unix time when a scheduled run of a kind was last given up; 0: never.",
+        _RUN_KIND,
+    ),
+    Metric(
         "petqc_check_status",
         "gauge",
         "Status of a check in the last run that had it: 0 pass, 1 warn, 2 fail, 3 invalid. module is `scanner` for "
@@ -307,6 +325,9 @@ class Metrics:
             self.set("petqc_qc_run_verdict", -1, kind=name)
             self.set("petqc_qc_run_last_finished_timestamp_seconds", 0, kind=name)
             self.set("petqc_qc_run_last_success_timestamp_seconds", 0, kind=name)
+            self.set("petqc_qc_run_last_missed_timestamp_seconds", 0, kind=name)
+            self.set("petqc_schedule_next_due_timestamp_seconds", 0, kind=name)
+            self.set("petqc_schedule_overdue", 0, kind=name)
         for name in CALIBRATIONS:
             self.set("petqc_calibration_run_verdict", -1, kind=name)
             self.set("petqc_calibration_run_last_finished_timestamp_seconds", 0, kind=name)
@@ -343,6 +364,8 @@ class Metrics:
         """Publish the newest stored run of a kind at start, with the times it had, without counting it again."""
         if self._calibrated(run, finished_unix_s):
             return
+        if str(run.verdict) == "missed":
+            self.set("petqc_qc_run_last_missed_timestamp_seconds", finished_unix_s, kind=run.kind)
         # What judges dark counts alone must not hide what the daily run said.
         stems: list[tuple[str, dict[str, str]]] = [("petqc_qc_run", {"kind": run.kind})]
         if run.kind == DAILY:

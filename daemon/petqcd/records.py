@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+DIED = "the daemon stopped in mid-run, the run was interrupted"
+"""The reason of a run that a dead daemon left behind."""
+
 
 def software() -> dict[str, str]:
     """Versions of what made a result."""

@@ -65,8 +65,15 @@ class Services:
     permits: interlocks.Interlocks
     baselines: Baselines
 
-    async def begin(self, run_id: str, kind: str, started_unix_s: float, part_of: int | None = None) -> int:
-        """Claim a run in the history; its sequence."""
+    async def begin(
+        self,
+        run_id: str,
+        kind: str,
+        started_unix_s: float,
+        part_of: int | None = None,
+        occasion: tuple[str, str, int] | None = None,
+    ) -> int:
+        """Claim a run in the history, and its occasion in the schedule; its sequence."""
         return await self.store.begin_run(
             run_id,
             kind=kind,
@@ -75,7 +82,13 @@ class Services:
             started_at=clock.utc_text(started_unix_s),
             config_hash=self.config.hash,
             part_of=part_of,
+            occasion=occasion,
         )
+
+    async def miss(self, run: Run, occasion: tuple[str, str, int]) -> None:
+        """Store that a scheduled run never happened."""
+        await self.store.miss_run(run, occasion)
+        self.metrics.run_stored(run, finished_unix_s=clock.unix_s(), duration_s=0.0)
 
     async def finish(self, run: Run, duration_s: float) -> int:
         """Files first, then the durable record, then the news. Returns the sequence."""
@@ -142,13 +155,22 @@ class Running:
         settings: of the kind.
         source: who commands it.
         told: called with every step of progress.
+        remark: for the record.
     """
 
     def __init__(
-        self, services: Services, kind: RunKind, settings: BaseModel, source: str, told: Callable[[Progress], None]
+        self,
+        services: Services,
+        kind: RunKind,
+        settings: BaseModel,
+        source: str,
+        told: Callable[[Progress], None],
+        *,
+        remark: str = "",
     ) -> None:
         self._services = services
         self._kind = kind
+        self._remark = remark
         self._settings = settings
         self._source = source
         self._told = told
@@ -163,8 +185,8 @@ class Running:
         self.stored: Run | None = None
         """The record, once it is stored."""
 
-    async def claim(self, part_of: int | None = None) -> int:
-        """Claim it in the history; returns its sequence.
+    async def claim(self, part_of: int | None = None, occasion: tuple[str, str, int] | None = None) -> int:
+        """Claim it in the history, and its occasion in the schedule; returns its sequence.
 
         Raises:
             RefusedError: something stands in its way; nothing was claimed.
@@ -178,7 +200,7 @@ class Running:
         self._give(interlocks.COMMAND, self._source)
         if self._limits is not None:
             self._give(interlocks.LIMITS, "[device.bias]")
-        return await self._services.begin(self.run_id, self._kind.name, self._started_unix_s, part_of)
+        return await self._services.begin(self.run_id, self._kind.name, self._started_unix_s, part_of, occasion)
 
     def stop(self, reason: str) -> None:
         """Stop it: bias off first, then it becomes an invalid record."""
@@ -314,7 +336,7 @@ class Running:
         """Finalise what was taken, then analyse, or say why there is nothing to analyse."""
         self._tell("analyse", 0.88, "finalising what was taken", {})
         s, kind = self._services, self._kind.name
-        notes: list[str] = []
+        notes = [self._remark] if self._remark else []
         account: dict[str, int | float] = {}
         off: OffOutcome | None = None
         if procedure is not None:

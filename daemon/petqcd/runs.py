@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 STOP_DEADLINE_S = 25.0
 """For a run that was told to stop, until it is a stored record."""
 _TOLD_COMMAND = "stopped by command"
-_DIED = "the daemon stopped in mid-run, the run was interrupted"
 
 
 class RunManager:
@@ -81,13 +80,28 @@ class RunManager:
         """Where the run is that is going on, if one is."""
         return self._active.progress if self._active is not None else None
 
-    async def start(self, kind: str, *, source: str, parameters: Mapping[str, Any] | None = None) -> str:
+    @property
+    def services(self) -> Services:
+        """What runs work with."""
+        return self._services
+
+    async def start(
+        self,
+        kind: str,
+        *,
+        source: str,
+        parameters: Mapping[str, Any] | None = None,
+        remark: str = "",
+        occasion: tuple[str, str, int] | None = None,
+    ) -> str:
         """Start a run on an explicit command; returns its id once its claim is stored.
 
         Args:
             kind: one of `petqcd.kinds`.
             source: who commands it.
             parameters: settings of the kind that take the place of the configured ones.
+            remark: for the record.
+            occasion: job, local day and attempt of the schedule, claimed with the run.
 
         Raises:
             RefusedError: no such kind or parameter, one is going on, or hard limits are not configured.
@@ -100,10 +114,10 @@ class RunManager:
         if self._active is not None:
             raise BusyError(f"run {self._active.run_id} is going on; wait for it or abort it")
         make = Composing if found.is_composed else Running
-        active = make(self._services, found, settings, source, self._tell)
+        active = make(self._services, found, settings, source, self._tell, remark=remark)
         self._active = active  # before the first await: two commands at once must not both pass
         try:
-            await active.claim()
+            await active.claim(occasion=occasion)
         except BaseException:
             self._active = None
             raise
@@ -188,7 +202,7 @@ class RunManager:
             services.context(line.run_id, line.kind, line.started_at, notes=notes),
             raw_files=await asyncio.to_thread(resume.hashed, folder, resume.RECORDING),
         )
-        return await asyncio.to_thread(records.invalid, context, _DIED)
+        return await asyncio.to_thread(records.invalid, context, records.DIED)
 
     async def _recovered_whole(self, line: StoredRun, parts: list[StoredRun]) -> Run:
         from petqc.results import Run, RunPart
@@ -197,7 +211,7 @@ class RunManager:
             runs = [Run.load(self._services.store.folder_of(part.run_id)) for part in parts]
             at = datetime.fromisoformat(line.started_at).timestamp()
             those = [RunPart(run.run_id, run.kind, run.verdict, run.sentence) for run in runs]
-            return composed(self._services, line.run_id, line.kind, at, those, runs, _DIED)
+            return composed(self._services, line.run_id, line.kind, at, those, runs, records.DIED)
 
         return await asyncio.to_thread(make)
 

@@ -220,6 +220,8 @@ def print_history(runs: Sequence[Mapping[str, Any]]) -> None:
 
 def print_status(status: Mapping[str, Any]) -> None:
     """What is, now."""
+    from petqc.report.text import moment
+
     out = console()
     device, run, last = status["device"], status["run"], status.get("last_run")
     lines = {
@@ -234,6 +236,9 @@ def print_status(status: Mapping[str, Any]) -> None:
         **({"not ready": "; ".join(status["missing"])} if status["missing"] else {}),
         "run": f"{run['run_id']}: {run['stage']}, {run['fraction']:.0%}, {run['detail']}" if run else "none going on",
     }
+    for job in status.get("schedule", ()):
+        late = f", overdue: {job['overdue']}" if job["overdue"] else ""
+        lines[f"due {job['job']}"] = moment(job["next_due"]) + late
     if last:
         verdict = status_text(last["verdict"]).plain if last["verdict"] else "going on"
         lines["last run"] = f"{last['run_id']}: {verdict}: {last['sentence'] or ''}"

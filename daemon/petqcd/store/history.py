@@ -13,10 +13,11 @@ import os
 import uuid
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import and_, create_engine, event, exc, func, insert, inspect, or_, select, update
+from sqlalchemy import and_, create_engine, event, exc, func, insert, inspect, not_, or_, select, update
 from sqlalchemy.pool import NullPool
 
 from petqcd import clock
@@ -85,6 +86,17 @@ class StoredValues:
     statuses: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Occasion:
+    """The last attempt of a job of the schedule on a local day; verdict and sentence are None while it runs."""
+
+    day: date
+    attempt: int
+    run_id: str
+    verdict: str | None
+    sentence: str | None
+
+
 _LINE = (
     schema.runs.c.sequence,
     schema.runs.c.run_id,
@@ -149,13 +161,15 @@ class Reader:
         document: dict[str, Any] = json.loads(text)
         return document
 
-    def last_document(self, kind: str) -> dict[str, Any]:
-        """The document of the newest run of a kind that is stored.
+    def last_document(self, kind: str, *, missed: bool = False) -> dict[str, Any]:
+        """The document of the newest run of a kind that is stored; missed: of the newest one that never happened.
 
         Raises:
             NotFoundError: there is none.
         """
         query = select(schema.runs.c.document).where(schema.runs.c.state == "finished", self._is_of(kind))
+        is_missed = schema.runs.c.verdict == "missed"
+        query = query.where(is_missed if missed else not_(is_missed))
         rows = self._rows(query.order_by(schema.runs.c.sequence.desc()).limit(1))
         if not rows:
             raise NotFoundError(f"there is no {kind} run yet")
@@ -236,6 +250,30 @@ class Reader:
         """Runs that were claimed and never stored, oldest first."""
         query = self._lines().where(schema.runs.c.state == "running").order_by(schema.runs.c.sequence)
         return [StoredRun(**row) for row in self._rows(query)]
+
+    def occasions(self, job: str) -> list[Occasion]:
+        """What became of each day of a job of the schedule, oldest first: the last attempt."""
+        joined = schema.occasions.join(schema.runs, schema.runs.c.sequence == schema.occasions.c.run)
+        query = (
+            select(
+                schema.occasions.c.day,
+                schema.occasions.c.attempt,
+                schema.runs.c.run_id,
+                schema.runs.c.verdict,
+                schema.runs.c.sentence,
+            )
+            .select_from(joined)
+            .where(schema.occasions.c.job == job)
+            .order_by(schema.occasions.c.day, schema.occasions.c.attempt)
+        )
+        last = {row["day"]: row for row in self._rows(query)}
+        return [Occasion(**{**row, "day": date.fromisoformat(row["day"])}) for row in last.values()]
+
+    def newest_time(self) -> str | None:
+        """When the newest record was stored, by the clock of then; None: there is none."""
+        query = select(func.max(schema.runs.c.finished_at).label("at")).where(schema.runs.c.instance != IMPORTED)
+        at = self._rows(query)[0]["at"]
+        return None if at is None else str(at)
 
     def parts_of(self, sequence: int) -> list[StoredRun]:
         """The parts of a run that were claimed, in order."""
@@ -330,10 +368,12 @@ class Store(Reader):
         started_at: str,
         config_hash: str,
         part_of: int | None = None,
+        occasion: tuple[str, str, int] | None = None,
     ) -> int:
         """Claim a run: durable before it starts, so that it can never vanish. Returns its sequence.
 
-        part_of: sequence of the run that it is a part of.
+        part_of: sequence of the run that it is a part of. occasion: job, local day and attempt of the schedule; refused
+        if it is claimed already.
         """
         values = {
             "run_id": run_id,
@@ -354,6 +394,7 @@ class Store(Reader):
             assert key is not None  # noqa: S101 - one row was inserted; for the type checker
             if part_of is not None:
                 connection.execute(insert(schema.parts).values(whole=part_of, part=key[0]))
+            _insert_occasion(connection, occasion, int(key[0]))
             return int(key[0])
 
         return await _done(self._writer.submit(write))
@@ -391,23 +432,7 @@ class Store(Reader):
         Raises:
             StoreError: another run has its name, or the disk refuses.
         """
-        values = {
-            "run_id": run.run_id,
-            "kind": run.kind,
-            "scanner": run.scanner,
-            "simulated": run.simulated,
-            "state": "finished",
-            "started_at": run.started_at,
-            "started_monotonic_s": 0.0,
-            "boot_id": "",
-            "instance": IMPORTED,
-            "folder": f"{RUNS}/{run.run_id}",
-            "config_hash": run.config_hash,
-            "finished_at": run.finished_at,
-            "verdict": str(run.verdict),
-            "sentence": run.sentence,
-            "document": run.to_json(),
-        }
+        values = _whole(run, IMPORTED)
 
         def write(connection: Connection) -> bool:
             there = connection.execute(
@@ -421,6 +446,29 @@ class Store(Reader):
             assert key is not None  # noqa: S101 - one row was inserted; for the type checker
             _insert_results(connection, int(key[0]), run)
             return True
+
+        return await _done(self._writer.submit(write))
+
+    async def miss_run(self, run: Run, occasion: tuple[str, str, int]) -> None:
+        """Store, in one step, that a scheduled run never happened."""
+        values = _whole(run, self.instance)
+
+        def write(connection: Connection) -> None:
+            key = connection.execute(insert(schema.runs).values(**values)).inserted_primary_key
+            assert key is not None  # noqa: S101 - one row was inserted; for the type checker
+            _insert_occasion(connection, occasion, int(key[0]))
+
+        await _done(self._writer.submit(write))
+
+    async def schedule_since(self, job: str, now: str) -> str:
+        """When a job came into the schedule: now, if it is not known yet."""
+
+        def write(connection: Connection) -> str:
+            query = select(schema.schedules.c.since).where(schema.schedules.c.job == job)
+            since = connection.execute(query).scalar_one_or_none()
+            if since is None:
+                connection.execute(insert(schema.schedules).values(job=job, since=now))
+            return now if since is None else str(since)
 
         return await _done(self._writer.submit(write))
 
@@ -463,6 +511,33 @@ def read_only(state_dir: Path) -> Iterator[Reader]:
         raise NotFoundError(f"{state_dir}: no run was ever stored here")
     with closing(Reader(path)) as reader:
         yield reader
+
+
+def _whole(run: Run, instance: str) -> dict[str, Any]:
+    """The row of a run that was never claimed."""
+    return {
+        "run_id": run.run_id,
+        "kind": run.kind,
+        "scanner": run.scanner,
+        "simulated": run.simulated,
+        "state": "finished",
+        "started_at": run.started_at,
+        "started_monotonic_s": 0.0,
+        "boot_id": "",
+        "instance": instance,
+        "folder": f"{RUNS}/{run.run_id}",
+        "config_hash": run.config_hash,
+        "finished_at": run.finished_at,
+        "verdict": str(run.verdict),
+        "sentence": run.sentence,
+        "document": run.to_json(),
+    }
+
+
+def _insert_occasion(connection: Connection, occasion: tuple[str, str, int] | None, sequence: int) -> None:
+    if occasion is not None:
+        job, day, attempt = occasion
+        connection.execute(insert(schema.occasions).values(job=job, day=day, attempt=attempt, run=sequence))
 
 
 def _insert_results(connection: Connection, sequence: int, run: Run) -> None:

@@ -74,6 +74,23 @@ parts = Table(
     Index("parts_part", "part", unique=True),
 )
 
+occasions = Table(
+    "occasions",
+    metadata,
+    # A job of the schedule, its local day, and which attempt of it the run is: no day is run twice.
+    Column("job", String, primary_key=True),
+    Column("day", String, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("run", Integer, ForeignKey("runs.sequence"), nullable=False),
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("job", String, primary_key=True),
+    Column("since", String, nullable=False),
+)
+
 baselines = Table(
     "baselines",
     metadata,
@@ -101,6 +118,14 @@ TRIGGERS = (
     (
         "CREATE TRIGGER IF NOT EXISTS parts_kept BEFORE DELETE ON parts "
         "BEGIN SELECT RAISE(ABORT, 'a run is never deleted'); END"
+    ),
+    (
+        "CREATE TRIGGER IF NOT EXISTS occasions_unchanged BEFORE UPDATE ON occasions "
+        "BEGIN SELECT RAISE(ABORT, 'an occasion is never changed'); END"
+    ),
+    (
+        "CREATE TRIGGER IF NOT EXISTS occasions_kept BEFORE DELETE ON occasions "
+        "BEGIN SELECT RAISE(ABORT, 'an occasion is never deleted'); END"
     ),
     (
         "CREATE TRIGGER IF NOT EXISTS results_unchanged BEFORE UPDATE ON results "
