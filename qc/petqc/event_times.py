@@ -117,6 +117,8 @@ def fill_times(
     """See EventTimes; state: (2,) slice that is open, whether it is whole; now: (n_modules,) its counts."""
     n_modules = now.size
     bins = gaps.shape[1]
+    begin = state[_OPEN] * SLICE_PS  # of a slice that is not open yet: before all times
+    end = begin + SLICE_PS
     for k in range(time_ps.size):
         c = channel[k]
         i = index[c] if 0 <= c < index.size else -1
@@ -128,8 +130,10 @@ def fill_times(
         last_ps[i] = t
         if 0 <= gap < GAP_BIN_PS * bins:
             gaps[m, gap // GAP_BIN_PS] += 1
-        here = t // SLICE_PS
-        if here != state[_OPEN]:
+        if not begin <= t < end:
+            here = t // SLICE_PS
+            begin = here * SLICE_PS
+            end = begin + SLICE_PS
             follows = here == state[_OPEN] + 1 and state[_OPEN] >= 0
             if follows and state[_IS_WHOLE] == 1:
                 n_slices[0] += 1
