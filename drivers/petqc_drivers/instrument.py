@@ -1,8 +1,8 @@
 """What all instruments around the detector have in common: one link, an identity, readings with quality and age.
 
 A supervisor treats them alike: `connect` (opens, verifies who answers, looks, changes nothing), `poll` on its own
-period, `readings` at any time, `aclose`. What can energise something is also a `BiasSource`. Every method has a
-deadline of its own and may be cancelled anywhere; the next question then waits until the link is in step again.
+period, `readings` at any time, `aclose`. What can energise something is a `BiasSource` (`bias_source.py`). Every method
+has a deadline of its own and may be cancelled anywhere; the next question then waits until the link is in step again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from petqc_drivers.device import DeviceState, OutputState, Quality, Reading
+from petqc_drivers.device import DeviceState, Quality, Reading
 from petqc_drivers.errors import (
     DriverError,
     OvertakenError,
@@ -26,9 +26,7 @@ from petqc_drivers.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from petqc_drivers.limits import Volts
     from petqc_drivers.transport.threaded import ThreadedLink
-    from petqc_drivers.trip import Trip
 
 CONNECT_S: Final = 3.0
 """To open a session."""
@@ -227,60 +225,3 @@ class Instrument(ABC):
 
     def _last_good(self) -> str:
         return "never" if self.last_good_s is None else f"{time.monotonic() - self.last_good_s:.1f} s ago"
-
-
-class BiasSource(Instrument):
-    """An instrument that can put a voltage on a detector.
-
-    Attributes:
-        output: What is known about it.
-        trip: Whether it is tripped, why, and what may be done about it.
-    """
-
-    trip: Trip
-
-    def __init__(self, name: str, link: ThreadedLink, *, reply_timeout_s: float) -> None:
-        super().__init__(name, link, reply_timeout_s=reply_timeout_s)
-        self.output = OutputState.UNKNOWN
-        self._off_count = 0
-
-    @abstractmethod
-    async def off(self) -> OutputState:
-        """Take the voltage away, now, whatever happened before; also without a session, through one of its own.
-
-        Raises:
-            OffUnconfirmedError: It could not be confirmed.
-        """
-
-    @abstractmethod
-    async def on(self, target: Volts) -> None:
-        """Energise and ramp to a voltage, behind the guard.
-
-        Raises:
-            DriverError: Refused, or failed and switched off.
-        """
-
-    @abstractmethod
-    async def ramp(self, target: Volts) -> None:
-        """Ramp an output that is on to another voltage.
-
-        Raises:
-            DriverError: Refused, or stopped at the last confirmed step.
-        """
-
-    @abstractmethod
-    async def reset_trip(self) -> None:
-        """Clear an acknowledged trip whose cause is gone; energises nothing.
-
-        Raises:
-            DriverError: It is not so.
-        """
-
-    def _not_overtaken(self, since: int) -> None:
-        """Make sure that nobody switched off meanwhile.
-
-        Raises:
-            OvertakenError: Somebody did.
-        """
-        if self._off_count != since:
-            raise OvertakenError("switching off went first", device=self.name)

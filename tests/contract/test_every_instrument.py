@@ -16,6 +16,7 @@ from tests.contract.fault_line import FaultyLine
 from tests.contract.served_instruments import served
 
 from petqc_drivers import instrument, registry
+from petqc_drivers.bias_source import BiasSource
 from petqc_drivers.device import DeviceState, OutputState, Quality
 from petqc_drivers.errors import (
     ConnectError,
@@ -26,7 +27,7 @@ from petqc_drivers.errors import (
     StateError,
     WrongIdentityError,
 )
-from petqc_drivers.instrument import BackOff, BiasSource, Instrument
+from petqc_drivers.instrument import BackOff, Instrument
 from petqc_drivers.julabo import wire as julabo_wire
 
 if TYPE_CHECKING:
