@@ -73,6 +73,14 @@ _KINDS: Final = (
         readback="measured",
     ),
     DeviceKind(
+        kind="keithley-smu",
+        title="Keithley 2450 or 2400 source meter over VISA",
+        module="petqc_drivers.keithley_smu.meter",
+        settings="KeithleySmuSettings",
+        device="KeithleySmu",
+        readback="measured",
+    ),
+    DeviceKind(
         kind="julabo",
         title="Julabo circulator on a serial line",
         module="petqc_drivers.julabo.circulator",

@@ -245,11 +245,12 @@ class KeithleySmu:
         if not self._elements:
             raise ScpiError(OUT_OF_RANGE)
 
-    def _read(self, _: str) -> str:
+    def _read(self, asked: str) -> str:
         amps = f"{self.current_a():.6E}" if self.is_on else OVERFLOW
         volts = f"{self._volts:.6E}" if self.is_on else OVERFLOW
         if self.model == "2450":
-            return amps if self._sense == "CURR" else volts
+            reading = amps if self._sense == "CURR" else volts
+            return f"{volts},{reading}" if "SOUR" in asked.upper() else reading
         values = {"VOLT": volts, "CURR": amps, "RES": OVERFLOW, "TIME": f"{self._elapsed_s:.6E}"}
         status = f"{8 if self.is_limiting else 0:.6E}"
         return ",".join(values.get(name, status) for name in self._elements)

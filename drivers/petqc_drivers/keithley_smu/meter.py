@@ -1,0 +1,322 @@
+"""A Keithley 2450 or 2400: voltage behind the guard, current limit read back before it is switched on, IV curves.
+
+Source: the same as of `wire`. Replies do not repeat the question, so a link that fell out of step is in step again only
+after the instrument told who it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from petqc_drivers.bias_source import BiasSource
+from petqc_drivers.device import OutputState, Quality, Reading
+from petqc_drivers.errors import (
+    DeviceFaultError,
+    LimitError,
+    LocalProtocolError,
+    StateError,
+    VerifyError,
+    WrongIdentityError,
+)
+from petqc_drivers.instrument import Identity
+from petqc_drivers.keithley_smu import guard, wire
+from petqc_drivers.limits import HardLimit, SetOutput, Volts
+from petqc_drivers.transport.visa import check_resource, visa_link
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from petqc_drivers.transport.threaded import ThreadedLink
+
+_NA: Final = 1e9
+_OVER_LIMIT: Final = 1.1
+"""So many times its current limit an instrument cannot give; it trips."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeithleySmuSettings:
+    """One source meter.
+
+    Attributes:
+        name: Of the device; the hard limit names it as its channel.
+        address: TCPIP::HOST::5025::SOCKET, GPIB0::24::INSTR or another VISA resource.
+        model: 2450 or 2400.
+        serial: What *IDN? must say.
+        limit: Hard limit; without one the output is never switched on.
+        most_current_a: Current limit that the instrument itself is given before it is switched on.
+        power_line_cycles: Length of one reading, 0.01 to 10.
+        tolerance_v: How far the measured voltage may be from the commanded one.
+        settle_timeout_s: In which a step must have arrived.
+        reply_timeout_s: For one exchange.
+    """
+
+    name: str
+    address: str
+    model: str
+    serial: str
+    limit: HardLimit | None = None
+    most_current_a: float = 1e-5
+    power_line_cycles: float = 1.0
+    tolerance_v: float = 0.05
+    settle_timeout_s: float = 5.0
+    reply_timeout_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_resource(self.address)
+        if self.model not in wire.MODELS:
+            raise LocalProtocolError(f"model {self.model!r} is none of {', '.join(wire.MODELS)}", device=self.name)
+        if not 1e-9 <= self.most_current_a <= 1.0 or not 0.01 <= self.power_line_cycles <= 10.0:
+            raise LocalProtocolError("most_current_a is 1 nA to 1 A, power_line_cycles 0.01 to 10", device=self.name)
+        if self.limit is not None and (
+            self.limit.channel != self.name or max(abs(self.limit.v_min.value), abs(self.limit.v_max.value)) > 210.0
+        ):
+            raise LimitError(f"hard limit of {self.limit.channel}: -210 to 210 V of {self.name}", device=self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class IvPoint:
+    """One point of a curve, both measured. is_limiting: the current limit holds the voltage back."""
+
+    volts: float
+    amps: float
+    is_limiting: bool
+
+
+class KeithleySmu(BiasSource):
+    """One source meter.
+
+    Attributes:
+        is_limiting: Whether the current limit held the output back when it was last looked at.
+    """
+
+    kind: ClassVar[str] = "keithley-smu"
+
+    def __init__(self, settings: KeithleySmuSettings, link: ThreadedLink | None = None) -> None:
+        super().__init__(
+            settings.name,
+            link or visa_link(settings.name, settings.address),
+            reply_timeout_s=settings.reply_timeout_s,
+            limit=settings.limit,
+            tolerance_v=settings.tolerance_v,
+            settle_timeout_s=settings.settle_timeout_s,
+        )
+        self.settings = settings
+        self.model = wire.MODELS[settings.model]
+        self.is_limiting = False
+
+    # -- life cycle -------------------------------------------------------------------------------------------------
+
+    async def _identify(self) -> Identity:
+        raw = await self._exchange(wire.line(wire.IDENTITY), wire.end_of_identity)
+        model, serial, firmware = wire.identity(raw)
+        if (model, serial) != (self.settings.model, self.settings.serial):
+            raise WrongIdentityError(
+                f"it is a {model} with serial number {serial}, configured is a {self.settings.model} with "
+                f"{self.settings.serial}",
+                device=self.name,
+                do="check address and cable",
+            )
+        return Identity(model, serial, firmware)
+
+    async def _observe(self) -> None:
+        if self.model.language is not None:
+            language = wire.text(await self._exchange(wire.line(self.model.language), wire.end_of_line))
+            if language != "SCPI":
+                raise DeviceFaultError(
+                    f"its command set is {language}", device=self.name, do="set it to SCPI at its panel and restart it"
+                )
+        (is_on,) = wire.numbers(await self._exchange(wire.line(wire.OUTPUT), wire.end_of_line))
+        self.output = OutputState.ADOPTED if is_on else OutputState.OFF
+
+    # -- readings ---------------------------------------------------------------------------------------------------
+
+    async def _measure(self) -> list[Reading]:
+        volts, amps, is_on = await self._look()
+        reason = None if is_on else "output off"
+        quality = Quality.GOOD if is_on else Quality.ABSENT
+        commanded = None if self.commanded is None else self.commanded.value
+        readings = [
+            self._reading("bias_voltage", volts, "V", quality, reason),
+            self._reading("bias_current", None if amps is None else 1e3 * amps, "mA", quality, reason),
+            self._reading(
+                "bias_commanded",
+                commanded,
+                "V",
+                Quality.ABSENT if commanded is None else Quality.GOOD,
+                f"output {self.output.value}" if commanded is None else None,
+                measured=False,
+            ),
+            self._reading("bias_on", float(is_on), "", Quality.GOOD, None),
+            self._reading("bias_limiting", float(self.is_limiting), "", Quality.GOOD, None),
+        ]
+        if self._judge(volts, amps, readings):
+            await self.off()
+        return readings
+
+    def _reading(
+        self, name: str, value: float | None, unit: str, quality: Quality, reason: str | None, *, measured: bool = True
+    ) -> Reading:
+        is_there = quality is not Quality.ABSENT
+        return Reading(name, self.name, value, unit, measured and is_there, quality, time.monotonic(), reason)
+
+    async def _look(self) -> tuple[float | None, float | None, bool]:
+        """Voltage, current and whether the output is on; nothing is measured while it is off."""
+        (is_on,) = await self._numbers(wire.OUTPUT)
+        self._took_note(is_on=bool(is_on))
+        if not is_on:
+            self.is_limiting = False
+            return None, None, False
+        volts, amps = await self._numbers(self.model.read, 2)
+        (is_limiting,) = await self._numbers(self.model.tripped)
+        self.is_limiting = bool(is_limiting)
+        return volts, amps, True
+
+    def _judge(self, volts: float | None, amps: float | None, readings: Sequence[Reading]) -> bool:
+        """Latch a trip if there is a reason."""
+        limit, cause = self.settings.limit, None
+        if volts is not None and limit is not None and volts > limit.v_max.value + self.settings.tolerance_v:
+            cause = f"measured {volts:.3f} V, the hard limit ends at {limit.v_max}"
+        elif amps is not None and abs(amps) > _OVER_LIMIT * self.settings.most_current_a:
+            cause = f"measured {amps:.3e} A, allowed are {self.settings.most_current_a:.3e} A"
+        if cause is not None:
+            self.trip.latch(cause, readings)
+        return cause is not None
+
+    # -- asking and telling -----------------------------------------------------------------------------------------
+
+    async def _numbers(self, question: str, n: int = 1) -> tuple[float | None, ...]:
+        return wire.numbers(await self._ask(wire.line(question), _whole(n)), n)
+
+    async def _set(self, sealed: SetOutput, since: int) -> None:
+        self._not_overtaken(since)
+        (payload,) = sealed.payloads
+        (came_back,) = wire.numbers(await self._tell(payload, _whole(1)))
+        wanted = {
+            "voltage": lambda: wire.V_STEP * wire.parse_level(payload),
+            "lowest": lambda: 0.0,
+            "enable": lambda: 1.0,
+            "trim": lambda: wire.parse_current_limit(payload) / _NA,
+        }[sealed.role]()
+        if came_back is None or abs(came_back - wanted) > 1e-5 * abs(wanted) + 1e-12:
+            raise VerifyError(f"{payload.decode().strip()}: {came_back} came back", device=self.name)
+        self._not_overtaken(since)
+
+    # -- off --------------------------------------------------------------------------------------------------------
+
+    async def _off_once(self) -> bool:
+        reply = await self._link.exchange(wire.line(wire.OFF), _end_of_off, self._reply_timeout_s)
+        self.last_good_s = time.monotonic()
+        return wire.text(reply).partition(";")[0].strip() == "0"
+
+    async def _lowest_after_off(self) -> None:
+        (payload,) = guard.set_zero(channel=self.name).payloads
+        await self._link.exchange(payload, wire.end_of_line, self._reply_timeout_s)
+
+    # -- on ---------------------------------------------------------------------------------------------------------
+
+    async def _check_before_on(self) -> None:
+        """Everything but the level, each read back: source function, current limit, what is read."""
+        since = self._off_count
+        cycles = f"{self.settings.power_line_cycles:.2f}"
+        for message in (":SOUR:FUNC VOLT", ':SENS:FUNC "CURR"', *self.model.set_up):
+            await self._tell(wire.line(f"{message};*OPC?"), _whole(1))
+        for message in (":SOUR:VOLT:RANG:AUTO 1", ":SENS:CURR:RANG:AUTO 1", f":SENS:CURR:NPLC {cycles}"):
+            header, _, wanted = message.partition(" ")
+            (found,) = wire.numbers(await self._tell(wire.line(f"{message};{header}?"), _whole(1)))
+            if found is None or abs(found - float(wanted)) > 1e-6:
+                raise VerifyError(f"{message}: {found} came back", device=self.name)
+        most = int(self.settings.most_current_a * _NA)
+        await self._set(guard.set_current_limit(most, most=most, model=self.model, channel=self.name), since)
+        await self._no_errors()
+
+    async def _no_errors(self) -> None:
+        for _ in range(20):
+            number, text = wire.error(await self._ask(wire.line(wire.ERROR), wire.end_of_line))
+            if number == 0:
+                return
+            raise DeviceFaultError(f"it reports error {number}, {text}", device=self.name)
+
+    async def _enable(self, since: int) -> None:
+        zero = guard.set_zero(channel=self.name)
+        await self._set(zero, since)
+        await self._set(guard.switch_on(zero, channel=self.name), since)
+        self.output = OutputState.RAMPING
+        await self._arrived(0.0, since)
+        self.commanded = Volts(0.0)
+
+    def _guarded(self, request: Volts) -> SetOutput:
+        return guard.set_voltage(request, self.settings.limit, channel=self.name)
+
+    async def _at(self) -> tuple[float, bool]:
+        volts, amps, is_on = await self._look()
+        self._judge(volts, amps, self.readings())
+        return volts or 0.0, is_on and volts is not None
+
+    async def _clear_trip(self) -> str | None:
+        """The instrument latches nothing; off is off."""
+        _, is_on = await self._at()
+        return "its output is on" if is_on else None
+
+    # -- what it is for ---------------------------------------------------------------------------------------------
+
+    async def iv_curve(self, points: Sequence[Volts], *, settle_s: float = 0.05) -> list[IvPoint]:
+        """Measure a curve: on at 0 V, along the points by ramps, off at the end whatever happened.
+
+        Ends early, with that point, where the current limit holds the voltage back.
+
+        Raises:
+            DriverError: Refused, or failed; the output is off.
+        """
+        if not points:
+            raise LocalProtocolError("a curve without points", device=self.name)
+        if self.output is not OutputState.OFF:
+            raise StateError(f"a curve while the output is {self.output.value}", device=self.name)
+        for point in points:
+            self._guarded(point)
+        since, measured = self._off_count, []
+        try:
+            for number, point in enumerate(points):
+                try:
+                    await (self.ramp(point) if number else self.on(point))
+                except VerifyError:
+                    if not self.is_limiting:
+                        raise
+                await asyncio.sleep(settle_s)
+                self._not_overtaken(since)
+                volts, amps, is_on = await self._look()
+                if not is_on or volts is None or amps is None:
+                    raise VerifyError("no reading while the output should be on", device=self.name)
+                measured.append(IvPoint(volts, amps, self.is_limiting))
+                if self.is_limiting:
+                    break
+        finally:
+            if self._off_count == since:
+                await self.off()
+        return measured
+
+
+def _whole(n: int) -> Callable[[bytes], int | None]:
+    """The end of the first line, if it has so many numbers."""
+
+    def whole(came: bytes) -> int | None:
+        end = wire.end_of_line(came)
+        if end is not None:
+            wire.numbers(came[:end], n)
+        return end
+
+    return whole
+
+
+def _end_of_off(came: bytes) -> int | None:
+    """The end of the first line that has both parts; late replies before it are passed over."""
+    begin = 0
+    while (end := came.find(b"\n", begin)) >= 0:
+        with contextlib.suppress(UnicodeDecodeError):
+            if came[begin:end].decode("ascii").upper().lstrip().startswith((f"0;{wire.MAKER}", f"1;{wire.MAKER}")):
+                return end + 1
+        begin = end + 1
+    return None
