@@ -81,6 +81,14 @@ _KINDS: Final = (
         readback="measured",
     ),
     DeviceKind(
+        kind="sr620",
+        title="SRS SR620 time-interval counter on GPIB or RS-232",
+        module="petqc_drivers.sr620.counter",
+        settings="Sr620Settings",
+        device="Sr620",
+        readback="none",
+    ),
+    DeviceKind(
         kind="julabo",
         title="Julabo circulator on a serial line",
         module="petqc_drivers.julabo.circulator",

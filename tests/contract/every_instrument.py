@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Any
 from petqc_drivers.hamamatsu_c11204.settings import HamamatsuC11204Settings
 from petqc_drivers.hamamatsu_c11204.supply import HamamatsuC11204
 from petqc_drivers.julabo.circulator import JulaboCirculator, JulaboSettings
+from petqc_drivers.keithley_smu.meter import KeithleySmu, KeithleySmuSettings
 from petqc_drivers.limits import HardLimit, Volts
+from petqc_drivers.sr620.counter import Sr620, Sr620Settings
 from petqc_simulators.boards.hamamatsu_c11204 import HamamatsuC11204Board
 from petqc_simulators.boards.julabo import JulaboBoard
+from petqc_simulators.boards.keithley_smu import KeithleySmu as KeithleyBoard
+from petqc_simulators.boards.sr620 import ClockPair
+from petqc_simulators.boards.sr620 import Sr620 as Sr620Board
+from petqc_simulators.physics.leakage import SipmLoad
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +32,8 @@ class Case:
 
     board: it, with readings that all differ. another: one of the same kind that is not the one configured. device: its
     driver for an address. truth: what a poll must read, with how far off. told: everything that it was ever told to
-    change. replies: of which replies of a poll faults are tried.
+    change. replies: of which replies of a poll faults are tried. has_parity: its line notices a flipped bit, or its
+    frames do; raw sockets and GPIB lose none. is_serial: it can be on a pseudo-terminal.
     """
 
     name: str
@@ -36,6 +43,8 @@ class Case:
     truth: Callable[[Any], dict[str, tuple[float, float]]]
     told: Callable[[Any], list[Any]]
     replies: tuple[int, ...]
+    has_parity: bool = True
+    is_serial: bool = True
 
     def __str__(self) -> str:
         return self.name
@@ -76,6 +85,54 @@ def _julabo_board() -> JulaboBoard:
     return board
 
 
+def _visa(address: str) -> str:
+    host, _, port = address.removeprefix("socket://").rpartition(":")
+    return f"TCPIP::{host}::{port}::SOCKET"
+
+
+def _keithley(address: str) -> Instrument:
+    limit = HardLimit(channel="smu", v_min=Volts(0.0), v_max=Volts(57.0), max_step_v=10.0, slew_v_per_s=500.0)
+    return KeithleySmu(
+        KeithleySmuSettings(
+            name="smu",
+            address=_visa(address),
+            model="2450",
+            serial="04425111",
+            limit=limit,
+            reply_timeout_s=REPLY_TIMEOUT_S,
+        )
+    )
+
+
+def _keithley_board() -> KeithleyBoard:
+    board = KeithleyBoard(SipmLoad())
+    board.receive(b":SOUR:VOLT 55;:OUTP ON\n")
+    board.let_pass(1.0)
+    board.told_v.clear()
+    return board
+
+
+def _sr620(address: str) -> Instrument:
+    return Sr620(
+        Sr620Settings(
+            name="skew",
+            address=address,
+            serial="05203",
+            reply_timeout_s=REPLY_TIMEOUT_S,
+            seconds_per_sample=1e-5,
+        )
+    )
+
+
+_SR620_SETUP = {"SIZE": 1000.0, "CLCK": 1.0, "AUTM": 0.0}
+
+
+def _sr620_board() -> Sr620Board:
+    board = Sr620Board(ClockPair())
+    board.values |= _SR620_SETUP
+    return board
+
+
 CASES = [
     Case(
         "hamamatsu-c11204",
@@ -103,5 +160,30 @@ CASES = [
         },
         lambda board: board.told,
         (0, 2),
+    ),
+    Case(
+        "keithley-smu",
+        _keithley_board,
+        lambda: KeithleyBoard(SipmLoad(), serial="04425112"),
+        _keithley,
+        lambda board: {
+            "bias_voltage": (55.0, 0.01),
+            "bias_current": (1e3 * board.load.current_a(55.0), 2e-6),
+            "bias_limiting": (0.0, 0.0),
+        },
+        lambda board: board.told_v,
+        (0, 1, 2),
+        has_parity=False,
+        is_serial=False,
+    ),
+    Case(
+        "sr620",
+        _sr620_board,
+        lambda: Sr620Board(ClockPair(), serial="05204"),
+        _sr620,
+        lambda board: {"clock_skew": (board.clocks.skew_ps, 5.0), "clock_reference": (1.0, 0.0)},
+        lambda board: [n for n, value in board.values.items() if value != _sr620_board().values[n]],
+        (0, 1),
+        has_parity=False,
     ),
 ]

@@ -1,0 +1,1 @@
+"""SRS SR620: time-interval counter, for the skew of clocks and detector heads."""
