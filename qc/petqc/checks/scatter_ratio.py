@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.checks import CheckOutput, check
-from petqc.errors import QcError
+from petqc.errors import FitFailedError, TooFewCountsError
 from petqc.fits.energy_fits import Refusal
 from petqc.fits.kernels import MU1, S1
 from petqc.fits.randoms import BOTH_WAYS
-from petqc.fits.scatter import scatter_share
+from petqc.fits.scatter import WindowError, scatter_share
 from petqc.limits import Limits
 
 if TYPE_CHECKING:
@@ -45,11 +45,23 @@ def scatter_ratio(q: QcInput) -> CheckOutput:
         return q.not_applicable("scatter_ratio", "%", "a point source in air scatters nothing but in the crystals")
     if q.context.source == "none" or window is None or not h.pair_energies.prompt.any():
         return CheckOutput()
-    found = [_of_node(q, n, window) for n in q.nodes("scanner", "module")]
-    return CheckOutput([r for r in found if r is not None])
+    results: list[CheckResult] = []
+    few = 0
+    for node in q.nodes("scanner", "module"):
+        try:
+            results.append(_of_node(q, node, window))
+        except WindowError as why:
+            return q.not_applicable("scatter_ratio", "%", str(why))
+        except TooFewCountsError as why:
+            if node.level == "scanner":
+                results.append(q.missing("scatter_ratio", node, "%", 0, str(why), method=_METHOD, needed=False))
+            few += node.level == "module"
+    modules = len(h.topology.module_nodes)
+    told = f"Scatter ratio: {few} of {modules} modules have too few pairs for a number of their own."
+    return CheckOutput(results, notes=[told] if few else [])
 
 
-def _of_node(q: QcInput, node: Node, window: tuple[float, float]) -> CheckResult | None:
+def _of_node(q: QcInput, node: Node, window: tuple[float, float]) -> CheckResult:
     fit = q.energy_fit(node)
     h = q.histograms
     mine = np.unique(h.topology.module[node.members])
@@ -58,10 +70,11 @@ def _of_node(q: QcInput, node: Node, window: tuple[float, float]) -> CheckResult
         return q.missing("scatter_ratio", node, "%", int(prompt.sum()), fit.reason, method=_METHOD, needed=False)
     tail, _, missing = q.energy_tail()
     peak = (float(fit.parameters[MU1]), float(fit.parameters[S1]))
+    randoms = delayed / BOTH_WAYS
     try:
-        found = scatter_share(
-            h.energy_edges, prompt, delayed / BOTH_WAYS, delayed / BOTH_WAYS**2, window, peak, (tail, missing)
-        )
-    except QcError as problem:
-        return q.missing("scatter_ratio", node, "%", int(prompt.sum()), str(problem), method=_METHOD, needed=False)
+        found = scatter_share(h.energy_edges, prompt, randoms, randoms / BOTH_WAYS, window, peak, (tail, missing))
+    except (WindowError, TooFewCountsError):
+        raise
+    except FitFailedError as why:
+        return q.missing("scatter_ratio", node, "%", int(prompt.sum()), str(why), method=_METHOD, needed=False)
     return q.judge("scatter_ratio", node, 100.0 * found.share, "%", 100.0 * found.error, found.n, method=_METHOD)

@@ -1,7 +1,9 @@
 """Share of scattered photons among those of pairs in the energy window, from what lies below the photopeak.
 
-In the window a spectrum without randoms is A·P + B·S: P the photopeak as the singles' fit has it, S the step below it
-that scatter makes (half an erfc of the peak's width). Both are linear; least squares with the variances of counts.
+In the window a spectrum is A·P + B·S + C·R: P the photopeak as the singles' fit has it, S the step below it that
+scatter makes (half an erfc of the peak's width), R the randoms of the delayed window. All are linear; least squares
+with the variances of counts. C is near 1, but not known: ambiguous pairs are left out of the prompts, not of the
+delayed.
 
 Source: daily-qc.md §2a (erfc step carries scatter), §1.2 (scatter ratio).
 """
@@ -24,8 +26,14 @@ if TYPE_CHECKING:
 MIN_COUNTS = 2000
 """Fewest singles of pairs in the window: the ratio is then known to one or two per cent."""
 SIDEBAND_SIGMAS = 2.5
+RANDOMS_PRIOR = 0.1
+"""How far C is from 1: more than one in ten ambiguous pairs no scanner has on a daily source."""
 MIN_BINS = 3
 """Fewest bins of the window below the peak: nearer, scatter and peak cannot be told apart."""
+
+
+class WindowError(FitFailedError):
+    """The window begins too near the peak to show what scatters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +68,8 @@ def scatter_share(
 
     Raises:
         TooFewCountsError: too few pairs.
-        FitFailedError: the window begins too near the peak, or the two shapes do not describe the counts.
+        WindowError: the window begins too near the peak.
+        FitFailedError: the shapes do not describe the counts.
     """
     from scipy.stats import chi2 as chi2_distribution
 
@@ -68,24 +77,28 @@ def scatter_share(
     first, last = int(np.searchsorted(edges, low - 1e-6)), int(np.searchsorted(edges, high + 1e-6)) - 1
     below = int(np.searchsorted(edges, peak[0] - SIDEBAND_SIGMAS * peak[1])) - 1 - first
     if below < MIN_BINS:
-        raise FitFailedError(f"the energy window begins at {low:g} keV, too near the peak to show what scatters")
+        raise WindowError(f"the energy window begins at {low:g} keV, too near the peak to show what scatters")
     part = edges[first : last + 1].copy()
     net = prompt[first:last] - randoms[first:last]
     total = float(net.sum())
     if total < MIN_COUNTS:
         raise TooFewCountsError(f"{total:.0f} singles of pairs in the window, at least {MIN_COUNTS} wanted")
-    shapes = np.stack([_shape(part, peak, tail, of) for of in (A1, STEP)], axis=1)
+    own = randoms[first:last]
+    shapes = np.stack([*(_shape(part, peak, tail, of) for of in (A1, STEP)), own], axis=1)
     variance = np.maximum(prompt[first:last] + randoms_variance[first:last], 1.0)
-    areas: NDArray[np.float64] = np.zeros(2)
-    covariance: NDArray[np.float64] = np.eye(2)
+    areas: NDArray[np.float64] = np.zeros(3)
+    covariance: NDArray[np.float64] = np.eye(3)
+    known = np.diag([0.0, 0.0, RANDOMS_PRIOR**-2.0])
     for _ in range(3):  # variances from the model, since counts that are low by chance would weigh more
         weighted = shapes / variance[:, None]
-        covariance = np.asarray(np.linalg.inv(weighted.T @ shapes), np.float64)
-        areas = covariance @ (weighted.T @ net)
-        model = np.maximum(shapes @ areas, 0.5)
-        variance = model + randoms[first:last] + randoms_variance[first:last]
-    chi2 = float(np.sum((net - shapes @ areas) ** 2 / (variance + (SHAPE_TOLERANCE * (shapes @ areas)) ** 2)))
-    p_value = float(chi2_distribution.sf(chi2, net.size - 2))
+        covariance = np.asarray(np.linalg.inv(weighted.T @ shapes + known), np.float64)
+        areas = covariance @ (weighted.T @ prompt[first:last] + known @ np.ones(3))
+        model = shapes @ areas
+        variance = np.maximum(model, 0.5) + areas[2] ** 2 * randoms_variance[first:last]
+    model = shapes @ areas
+    trusted = variance + (SHAPE_TOLERANCE * (model - areas[2] * own)) ** 2
+    chi2 = float(np.sum((prompt[first:last] - model) ** 2 / trusted))
+    p_value = float(chi2_distribution.sf(chi2, own.size - 2))
     if p_value < MIN_P_VALUE:
         raise FitFailedError(f"peak and step do not describe the energies of pairs: p = {p_value:.1e}")
     # Of the whole window, whose ends need not be those of bins.
@@ -94,7 +107,7 @@ def scatter_share(
     scattered, peaked = float(areas[1] * inside[1]), float(areas[0] * inside[0])
     share = scattered / (scattered + peaked)
     gradient = np.array([-share * inside[0], (1.0 - share) * inside[1]]) / (scattered + peaked)
-    return Scatter(share, math.sqrt(float(gradient @ covariance @ gradient)), total, p_value)
+    return Scatter(share, math.sqrt(float(gradient @ covariance[:2, :2] @ gradient)), total, p_value)
 
 
 def _shape(
