@@ -5,7 +5,7 @@ It becomes part of the run's document, so that a report made from the document a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from petqc.compare import SIGNIFICANT, compare
@@ -83,9 +83,18 @@ class Past:
     trends: tuple[Trend, ...] = ()
     changes: tuple[Changes, ...] = ()
 
+    def document(self) -> dict[str, Any]:
+        """Plain types for JSON."""
+        return {
+            "trends": [{**asdict(t), "points": [asdict(p) for p in t.points]} for t in self.trends],
+            "changes": [
+                {**asdict(c), "found": [asdict(f) for f in c.found], "remarks": list(c.remarks)} for c in self.changes
+            ],
+        }
+
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Past:
-        """From plain types, as `dataclasses.asdict` made them."""
+        """What `document` wrote."""
         return cls(
             tuple(Trend(**{**t, "points": tuple(TrendPoint(**p) for p in t["points"])}) for t in document["trends"]),
             tuple(

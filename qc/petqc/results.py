@@ -257,7 +257,7 @@ class Run:
             "diagnosis": [{**asdict(h), "evidence": list(h.evidence)} for h in self.diagnosis],
             "notes": list(self.notes),
             **({} if self.calibration_set is None else {"calibration_set": self.calibration_set}),
-            **({} if self.past is None else {"past": asdict(self.past)}),
+            **({} if self.past is None else {"past": self.past.document()}),
             **({"parts": [{**asdict(p), "verdict": str(p.verdict)} for p in self.parts]} if self.parts else {}),
         }
 

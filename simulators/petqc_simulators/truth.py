@@ -335,7 +335,7 @@ def compute_truth(
         decays_hz = detector.emission.source_hz + detector.emission.lutetium_hz
         seconds = min(TRUTH_SECONDS, MOST_DECAYS / max(decays_hz, 1.0))
     detector.settle()
-    detector.effects = detector.plan.effects(math.inf)
+    detector.effects = detector.plan.effects(max((f.onset_s for f in faults), default=0.0))
     detector.refresh()
     groups = _groups(detector, seconds)
     geometry, numbers = profile.geometry, profile.processing

@@ -374,14 +374,15 @@ def test_channel_32_of_64_is_the_first_output_of_the_second_dac():
 def test_only_one_module_makes_messages_for_bias_dacs():
     package = Path(petqc_drivers.__file__).parent
     users = {
-        path.name
+        str(path.relative_to(package))
         for path in package.rglob("*.py")
         if re.search(
             r"2668_WRITE|5535_WRITE|5136_WRITE|bias_dac\(|_dac\(|\bguard\(|guard_lowest\(|guard_enable\(|seal=_SEAL",
             path.read_text(),
         )
     }
-    assert users == {"bias.py", "spi.py", "limits.py"}
+    supplies = {"hamamatsu_c11204/guard.py", "keithley_smu/guard.py"}
+    assert users == {"petsys/bias.py", "petsys/spi.py", "limits.py", *supplies}, "one file a device"
     source = (package / "petsys" / "bias.py").read_text()
     for timing in ("LTC2668_WRITE", "AD5535_WRITE", "MAX5136_WRITE"):
         assert source.count(f"{timing},") == 2, "the import and one use"
@@ -391,8 +392,8 @@ def test_only_one_module_makes_messages_for_bias_dacs():
 def test_only_one_module_makes_messages_for_the_supplies_of_modules():
     package = Path(petqc_drivers.__file__).parent
     words = re.compile(r"guard_trim\(|guard_harmless\(|i2c_write\(|i2c_read_register\(|Function\.I2C")
-    users = {path.name for path in package.rglob("*.py") if words.search(path.read_text())}
-    assert users == {"power_8k.py", "i2c.py", "limits.py", "link.py"}
+    users = {path.name for path in package.joinpath("petsys").rglob("*.py") if words.search(path.read_text())}
+    assert users == {"power_8k.py", "i2c.py", "link.py"}
     assert package.joinpath("petsys", "link.py").read_text().count("Function.I2C") == 1, "to refuse it"
 
 

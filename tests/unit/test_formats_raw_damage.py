@@ -405,7 +405,12 @@ def test_no_bytes_make_the_reader_fail_otherwise_or_lose_silently(tmp_path_facto
     folder = tmp_path_factory.mktemp("noise")
     good = RawHeader().to_bytes() + b"".join(frame(k).tobytes() for k in range(20))
     (folder / "x.rawf").write_bytes(good[: 64 + keep] + noise)
-    with RawReader(folder / "x") as reader:
+    try:
+        opened = RawReader(folder / "x")
+    except BadInputError as error:
+        assert "calibration run" in str(error), "noise may look like counted events, and like nothing else"  # noqa: PT017
+        return
+    with opened as reader:
         total = sum(words.nbytes for words in reader.blocks())
         assert 64 + total + reader.damages.bytes_left_out == reader.size == reader.bytes_read
 

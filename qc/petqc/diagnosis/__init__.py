@@ -79,6 +79,10 @@ def diagnose(topology: Topology, run: Run) -> tuple[list[Hypothesis], str]:
             fit = _fit(cause, group, found)
             if fit >= MIN_SCORE:
                 ranked.append((fit * share, number, _hypothesis(topology, cause, group, found, fit, is_out)))
+    best: dict[tuple[int, str], tuple[float, int, Hypothesis]] = {}
+    for one in ranked:
+        best.setdefault((one[1], one[2].cause), one)  # a cause may be known by more than one first sign
+    ranked = list(best.values())
     # Every place first with its best cause, the place that explains most before the others; then what else it could be.
     ranked.sort(key=lambda r: (-r[0], r[1]))
     firsts = {number: place for place, (_, number, _) in reversed(list(enumerate(ranked)))}

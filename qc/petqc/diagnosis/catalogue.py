@@ -104,7 +104,7 @@ CATALOGUE: tuple[Cause, ...] = (
         {"resolution": +1, "temperature": 0}, (8.0, 45.0),
     ),
     Cause(
-        "F11", "noise of the electronics: moisture, frost or a supply", {"module": 1.0, "asic": 0.8, "unit": 1.0},
+        "F11", "noise of the electronics: moisture, frost or a supply", {"module": 1.0, "asic": 0.6, "unit": 1.0},
         ("resolution", +1),
         "Look at the board of {here} and at the dew point; compare its supply voltages, and let it dry with the bias "
         "off before the next run.",
@@ -182,6 +182,11 @@ CATALOGUE: tuple[Cause, ...] = (
         "Repeat the run with the MR idle: if the rate is right then, look at shield, ferrites and filters that the "
         "last service touched.",
         {"energy": 0, "offset": 0}, may=frozenset({"dead_time", "hot"}),
+    ),
+    Cause(
+        "F28", "crystals go by a neighbour's name: decoding of light sharing", {"asic": 0.9}, ("resolution", +1),
+        "Look at the flood map of {here}: valleys that have moved between the crystals need a new crystal map.",
+        {"energy": 0, "width": +1}, may=frozenset({"offset", "side_peak"}),
     ),
     Cause(
         "F28", "crystals go by a neighbour's name: decoding of light sharing", {"asic": 1.0, "module": 0.8},
