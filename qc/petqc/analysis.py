@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
+from petqc.limits import Status
 from petqc.qc_input import QcInput, RunContext, SourceShape
 from petqc.recorded import analyse_file
 
@@ -11,6 +13,9 @@ if TYPE_CHECKING:
     from petqc.histograms import QcHistograms
     from petqc.lutetium import LutetiumCounts
     from petqc.results import Run
+
+MOST_TIMES_AS_LONG = 1000.0
+"""More is no advice: something else is wrong."""
 
 __all__ = ["RunContext", "SourceShape", "analyse", "analyse_file", "invalid_run"]
 
@@ -34,7 +39,17 @@ def analyse(histograms: QcHistograms, context: RunContext, lutetium: LutetiumCou
     shared = QcInput(histograms, context, lutetium=fits)
     outputs = [(c, c.function(shared)) for c in checks_of("source" if fits is None else "lutetium")]
     words = SCAN if fits is None else SCAN_BY_LUTETIUM
-    return conclude(histograms.topology, context, outputs, words)
+    run = conclude(histograms.topology, context, outputs, words)
+    if run.verdict is Status.INVALID and 1.0 < shared.times_as_long <= MOST_TIMES_AS_LONG:
+        run.sentence += _longer(shared.times_as_long, context.elapsed_s)
+    return run
+
+
+def _longer(times: float, elapsed_s: float | None) -> str:
+    """What would do where counts were too few."""
+    times = math.ceil(10.0 * times) / 10.0 if times < 3.0 else math.ceil(times)
+    seconds = "" if not elapsed_s else f", {times * elapsed_s:.2g} s"
+    return f" Counts are too few: measure {times:g} times as long{seconds}."
 
 
 def invalid_run(context: RunContext, reason: str) -> Run:

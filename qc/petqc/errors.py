@@ -25,9 +25,16 @@ class BadInputError(QcError, ValueError):
 
 
 class TooFewCountsError(QcError):
-    """Not enough counts for a number worth giving."""
+    """Not enough counts for a number worth giving.
+
+    times_as_long: how many times as many would do; 1: not known.
+    """
 
     code = "too-few-counts"
+
+    def __init__(self, what: str, *, times_as_long: float = 1.0) -> None:
+        self.times_as_long = times_as_long
+        super().__init__(what)
 
 
 class FitFailedError(QcError):

@@ -112,6 +112,7 @@ class QcInput(CheckInput):
     _tail: tuple[float, float, float] | None = None
     _place: SourcePlace | None = None
     lutetium: LutetiumFits | None = None
+    times_as_long: float = 1.0
 
     @property
     def topology(self) -> Topology:
@@ -145,6 +146,10 @@ class QcInput(CheckInput):
         live = self.context.live_time_s
         return live if live is not None and live > 0 else None
 
+    def want(self, times_as_long: float) -> None:
+        """A number that is missing would be there after so many times as long."""
+        self.times_as_long = max(self.times_as_long, times_as_long)
+
     def spectrum(self, members: NDArray[np.int64]) -> NDArray[np.float64]:
         """Energy spectrum of some channels together, (n bins,)."""
         summed: NDArray[np.float64] = self.histograms.energy_counts[members].sum(axis=0, dtype=np.float64)
@@ -153,7 +158,9 @@ class QcInput(CheckInput):
     def energy_fit(self, node: Node) -> PeakFit | Refusal:
         """Photopeak of a node's summed spectrum."""
         if node.name not in self._energy:
-            self._energy[node.name] = fit_energy(self, node)
+            found = self._energy[node.name] = fit_energy(self, node)
+            if isinstance(found, Refusal):
+                self.want(found.times_as_long)
         return self._energy[node.name]
 
     def humps(self, node: Node) -> TwoHumps | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -597,3 +598,12 @@ def test_single_modules_from_pairs_name_the_bad_one():
     for result, s in zip(modules, sigma, strict=True):
         assert abs(result.value - 2.35482 * s) < 4 * result.uncertainty
     assert max(modules, key=lambda r: r.value).node == "module:0.0.3"
+
+
+def test_a_run_with_too_few_counts_says_how_long_would_do():
+    run = Toy(seed=9, n_pairs=1500, n_singles=20_000).run()
+    assert run.verdict is Status.INVALID
+    found = re.search(r"Counts are too few: measure ([0-9.]+) times as long, ([0-9.e+]+) s\.$", run.sentence)
+    assert found is not None, run.sentence
+    assert 1.0 < float(found[1]) < 50.0
+    assert float(found[2]) == pytest.approx(SECONDS * float(found[1]), rel=0.06)

@@ -24,6 +24,8 @@ _METHOD = "offset of dt = t_a - t_b, robust least squares on the graph of coinci
 _DEPTH_PS = 2.5
 """What the classes of parallax leave to a single channel (the mean depth differs inside a class): stated as part of a
 channel's uncertainty wherever parallax was fitted along. Means over ASICs and modules do not have it."""
+_LEAST_SHARE = 0.5
+"""Of the channels with coincidences that must hang together, or nothing is compared."""
 _BLOCK = Limits(-75.0, -20.0, 20.0, 75.0)
 
 
@@ -52,6 +54,8 @@ def module_time_offset(q: QcInput) -> CheckOutput:
     if isinstance(found, Refusal):
         return CheckOutput([q.missing("module_time_offset", where, "ps", found.n, found.reason, method=_METHOD)])
     solved = found.solved
+    if why := _too_few(q, solved):
+        return CheckOutput([q.missing("module_time_offset", where, "ps", h.pairs_seen, why, method=_METHOD)])
     notes = []
     if solved.n_components > 1:
         cut = int((solved.component > 0).sum())
@@ -67,6 +71,21 @@ def module_time_offset(q: QcInput) -> CheckOutput:
     results += _asics(q, solved, module_mean)
     column, outside = _channels(q, solved, module_mean)
     return CheckOutput([*results, outside], column, notes=notes)
+
+
+def _too_few(q: QcInput, solved: Offsets) -> str:
+    """Why next to nothing can be compared, where that is for want of counts; empty otherwise."""
+    live = solved.pairs > 0.0
+    if not live.any() or (solved.component == 0).sum() >= _LEAST_SHARE * live.sum():
+        return ""
+    few = float(np.quantile(solved.pairs[live], 0.05))
+    if few >= MIN_PAIRS:
+        return ""  # enough of them, but they do not connect: the separate groups are told
+    q.want(MIN_PAIRS / max(few, 1.0))
+    return (
+        f"too few coincidences to compare channels: a twentieth of them has {few:.0f} or fewer, at least {MIN_PAIRS} "
+        "wanted"
+    )
 
 
 def _modules(q: QcInput, solved: Offsets) -> tuple[list[CheckResult], NDArray[np.float64]]:

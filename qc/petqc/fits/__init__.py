@@ -42,6 +42,8 @@ FWTM_OF_SIGMA = 2.0 * math.sqrt(2.0 * math.log(10.0))
 
 MIN_NET_COUNTS = 200
 """Fewest counts of the peak itself for a number. Source: daily-qc.md §2a."""
+_STANDS_OUT = 5.0
+"""Standard deviations that a peak must have above nothing. Source: as for channels, daily-qc.md §5.2."""
 MIN_P_VALUE = 1e-4
 """Lowest goodness of fit for a number. Source: daily-qc.md §2a."""
 SHAPE_TOLERANCE = 0.02
@@ -260,9 +262,16 @@ def accept(fit: PeakFit, min_p_value: float = MIN_P_VALUE, min_net_counts: float
     """
     low, high = float(fit.edges[0]), float(fit.edges[-1])
     if fit.area < min_net_counts:
-        raise TooFewCountsError(f"{fit.area:.0f} counts in the peak, at least {min_net_counts:.0f} wanted")
-    if fit.area < 5.0 * fit.area_error:
-        raise FitFailedError(f"no peak stands out of the background: {fit.area:.0f} ± {fit.area_error:.0f} counts")
+        raise TooFewCountsError(
+            f"{fit.area:.0f} counts in the peak, at least {min_net_counts:.0f} wanted",
+            times_as_long=min_net_counts / max(fit.area, 1.0),
+        )
+    if fit.area < _STANDS_OUT * fit.area_error:
+        # A peak that is half sure may yet be one: with more counts it would stand out, or be gone.
+        told = f"no peak stands out of the background: {fit.area:.0f} ± {fit.area_error:.0f} counts"
+        if fit.area > 0.5 * _STANDS_OUT * fit.area_error:
+            raise TooFewCountsError(told, times_as_long=(_STANDS_OUT * fit.area_error / fit.area) ** 2)
+        raise FitFailedError(told)
     if not low + fit.sigma < fit.mu < high - fit.sigma:
         raise FitFailedError(f"the peak at {fit.mu:.5g} stands at the edge of the fit range {low:.5g} to {high:.5g}")
     if fit.fwhm > 0.75 * (high - low):

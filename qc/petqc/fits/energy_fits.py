@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.errors import FitFailedError, TooFewCountsError
-from petqc.fits import MIN_NET_COUNTS, PeakFit
+from petqc.fits import MIN_NET_COUNTS, MIN_P_VALUE, PeakFit
 from petqc.fits.kernels import TAIL
 from petqc.fits.peaks import candidates, find_peaks, onset
 from petqc.fits.photopeaks import LU_EDGE_RATIO, PeakShape, apparent_peak, fit_photopeak
+from petqc.statistics import FAMILY_FALSE_ALARM
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,10 +37,14 @@ _MANY = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why there is no fit; n is the number of counts there were."""
+    """Why there is no fit; n is the number of counts there were.
+
+    times_as_long: how many times as many would do; 1: not known.
+    """
 
     reason: str
     n: int
+    times_as_long: float = 1.0
 
 
 def fit_energy(q: QcInput, node: Node, shape: PeakShape | None = None) -> PeakFit | Refusal:
@@ -47,7 +52,9 @@ def fit_energy(q: QcInput, node: Node, shape: PeakShape | None = None) -> PeakFi
     edges, counts = q.histograms.energy_edges, q.spectrum(node.members)
     n = int(counts.sum())
     if n < MIN_NET_COUNTS:
-        return Refusal(f"{n} counts, at least {MIN_NET_COUNTS} wanted" if n else "no counts at all", n)
+        if not n:
+            return Refusal("no counts at all", n)
+        return Refusal(f"{n} counts, at least {MIN_NET_COUNTS} wanted", n, MIN_NET_COUNTS / n)
     humps = q.humps(node)
     if humps is not None:
         unit = q.energy_unit
@@ -90,10 +97,10 @@ def fit_energy(q: QcInput, node: Node, shape: PeakShape | None = None) -> PeakFi
                 relative_sigma=plain.sigma / plain.mu,
                 min_p_value=least,
             )
-            for share, least in ((tail, None), (tail + error, 0.0))
+            for share, least in ((tail, _least_p_value(q, node)), (tail + error, 0.0))
         )
     except (TooFewCountsError, FitFailedError) as problem:
-        return Refusal(str(problem), n)
+        return Refusal(str(problem), n, getattr(problem, "times_as_long", 1.0))
     (shift, fwhm), (more_shift, more_fwhm) = (
         (float(v) for v in apparent_peak(fit.sigma, share, missing))
         for fit, share in ((found, tail), (more, tail + error))
@@ -108,6 +115,12 @@ def fit_energy(q: QcInput, node: Node, shape: PeakShape | None = None) -> PeakFi
         mu_error=math.hypot(found.mu_error, by_tail[0], MODEL_POSITION * found.mu),
         fwhm_error=math.hypot(found.fwhm_error, by_tail[1], MODEL_WIDTH * found.fwhm),
     )
+
+
+def _least_p_value(q: QcInput, node: Node) -> float:
+    """Of many nodes that fit well, a few have a low p-value by chance."""
+    asics = len(q.topology.asic_nodes) if node.level == "asic" else 1
+    return min(MIN_P_VALUE, FAMILY_FALSE_ALARM / max(asics, 1))
 
 
 def find_tail(q: QcInput) -> tuple[float, float, float]:
