@@ -73,6 +73,14 @@ _KINDS: Final = (
         readback="measured",
     ),
     DeviceKind(
+        kind="caen-a7585d",
+        title="CAEN A7585D SiPM bias supply on a serial line",
+        module="petqc_drivers.caen_a7585d",
+        settings="CaenA7585dSettings",
+        device="CaenA7585d",
+        readback="measured",
+    ),
+    DeviceKind(
         kind="keithley-smu",
         title="Keithley 2450 or 2400 source meter over VISA",
         module="petqc_drivers.keithley_smu.meter",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from petqc_drivers.hamamatsu_c11204.wire import MODELS as C11204_MODELS
+from petqc_simulators.boards.caen_a7585d import CaenA7585dBoard
 from petqc_simulators.boards.hamamatsu_c11204 import HamamatsuC11204Board
 from petqc_simulators.boards.julabo import JulaboBoard
 from petqc_simulators.boards.keithley_smu import KeithleySmu
@@ -62,7 +63,16 @@ JULABO_VERSIONS: Final = {
     "CF31": "JULABO CRYOCOMPACT CF31 VERSION 5.0",
 }
 
+
+def _a7585d(_model: str, serial: str, _folder: Path | None) -> WireSide:
+    load = SipmLoad()
+    return CaenA7585dBoard(
+        int(serial), load_ma=lambda volts: 1e3 * load.current_a(volts), sensor_degc=lambda: load.degc
+    )
+
+
 KINDS: Final = {
+    "caen-a7585d": InstrumentKind("CAEN A7585D bias supply", ("A7585D",), "10234", _a7585d),
     "hamamatsu-c11204": InstrumentKind("Hamamatsu C11204 bias supply", tuple(C11204_MODELS)[::-1], "SIM00001", _c11204),
     "julabo": InstrumentKind("Julabo circulator", tuple(JULABO_VERSIONS), "", _julabo),
     "keithley-smu": InstrumentKind("Keithley source meter", ("2450", "2400"), "04425111", _keithley),

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from petqc_drivers.caen_a7585d import CaenA7585d, CaenA7585dSettings, Register
 from petqc_drivers.hamamatsu_c11204.settings import HamamatsuC11204Settings
 from petqc_drivers.hamamatsu_c11204.supply import HamamatsuC11204
 from petqc_drivers.julabo.circulator import JulaboCirculator, JulaboSettings
 from petqc_drivers.keithley_smu.meter import KeithleySmu, KeithleySmuSettings
 from petqc_drivers.limits import HardLimit, Volts
 from petqc_drivers.sr620.counter import Sr620, Sr620Settings
+from petqc_simulators.boards.caen_a7585d import CaenA7585dBoard
 from petqc_simulators.boards.hamamatsu_c11204 import HamamatsuC11204Board
 from petqc_simulators.boards.julabo import JulaboBoard
 from petqc_simulators.boards.keithley_smu import KeithleySmu as KeithleyBoard
@@ -133,7 +135,35 @@ def _sr620_board() -> Sr620Board:
     return board
 
 
+def _a7585d(address: str) -> Instrument:
+    limit = HardLimit(channel="a7585d", v_min=Volts(21.0), v_max=Volts(57.0), max_step_v=4.0, slew_v_per_s=500.0)
+    return CaenA7585d(
+        CaenA7585dSettings(name="a7585d", address=address, serial=10234, limit=limit, reply_timeout_s=REPLY_TIMEOUT_S)
+    )
+
+
+def _a7585d_board() -> CaenA7585dBoard:
+    board = CaenA7585dBoard(sensor_degc=lambda: 28.5)
+    board.values |= {Register.VOLTAGE: 54.0, Register.ENABLE: 1.0}
+    board.output_v = 54.0
+    return board
+
+
 CASES = [
+    Case(
+        "caen-a7585d",
+        _a7585d_board,
+        lambda: CaenA7585dBoard(10235),
+        _a7585d,
+        lambda _board: {
+            "bias_voltage": (54.0, 0.001),
+            "bias_current": (0.54, 0.001),
+            "temperature_sipm": (28.5, 0.001),
+        },
+        lambda board: [line for line in board.witness.lines if line["event"] != "output"],
+        (1, 3),
+        has_parity=False,
+    ),
     Case(
         "hamamatsu-c11204",
         _c11204_board,
