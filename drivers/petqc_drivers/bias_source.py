@@ -43,6 +43,7 @@ class BiasSource(Instrument):
         limit: Hard limit; without one the output is never switched on.
         tolerance_v: How far the measured voltage may be from the commanded one.
         settle_timeout_s: In which a step must have arrived.
+        lowest_v: The lowest output, at which it is switched on.
 
     Attributes:
         output: What is known about it.
@@ -59,12 +60,14 @@ class BiasSource(Instrument):
         limit: HardLimit | None,
         tolerance_v: float,
         settle_timeout_s: float,
+        lowest_v: float,
     ) -> None:
         super().__init__(name, link, reply_timeout_s=reply_timeout_s)
         self.output = OutputState.UNKNOWN
         self.trip = Trip(name)
         self.commanded: Volts | None = None
         self._limit, self._tolerance_v, self._settle_timeout_s = limit, tolerance_v, settle_timeout_s
+        self._lowest_v = lowest_v
         self._off_count = 0
 
     # -- what a driver does -----------------------------------------------------------------------------------------
@@ -192,6 +195,12 @@ class BiasSource(Instrument):
         if self.state is not DeviceState.IDENTIFIED:
             raise StateError(f"switching on while {self.state.value}", device=self.name, do="connect first")
         self._guarded(target)
+        if self._limit is not None and self._limit.v_min.value - self._lowest_v > self._limit.max_step_v:
+            raise LimitError(
+                f"switching on refused: from the lowest output, {self._lowest_v:g} V, to the lowest of the hard limit, "
+                f"{self._limit.v_min}, is more than a step of {self._limit.max_step_v:g} V",
+                device=self.name,
+            )
         if self.output is not OutputState.OFF:
             raise StateError(f"switching on while the output is {self.output.value}", device=self.name)
         await self._check_before_on()
@@ -253,8 +262,11 @@ class BiasSource(Instrument):
             distance_v = target.value - at_v
             is_last = abs(distance_v) <= limit.max_step_v
             step_v = distance_v if is_last else limit.max_step_v * (1 if distance_v > 0 else -1)
-            # A step on the way may begin below the hard limit's lowest; the lowest is then passed at once.
-            sealed = self._guarded(target if is_last else type(target)(max(at_v + step_v, limit.v_min.value)))
+            # The first step may begin below the hard limit's lowest; `on` made sure that it is no longer than others.
+            next_v = max(at_v + step_v, limit.v_min.value)
+            if next_v - at_v > limit.max_step_v:
+                raise LimitError(f"a step from {at_v:.3f} V to {next_v:.3f} V refused", device=self.name)
+            sealed = self._guarded(target if is_last else type(target)(next_v))
             if sealed.commanded is None:
                 raise LocalProtocolError("a step without a voltage", device=self.name)
             started = time.monotonic()

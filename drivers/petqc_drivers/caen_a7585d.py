@@ -211,6 +211,7 @@ class CaenA7585d(BiasSource):
             limit=settings.limit,
             tolerance_v=settings.tolerance_v,
             settle_timeout_s=settings.settle_timeout_s,
+            lowest_v=LOWEST_V,
         )
         self.settings = settings
 

@@ -58,6 +58,7 @@ class HamamatsuC11204(BiasSource):
             limit=settings.limit,
             tolerance_v=settings.tolerance_v,
             settle_timeout_s=settings.settle_timeout_s,
+            lowest_v=wire.volts(wire.MODELS[settings.model].lowest_code),
         )
         self.settings = settings
         self.model = wire.MODELS[settings.model]

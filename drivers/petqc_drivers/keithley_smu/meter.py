@@ -103,6 +103,7 @@ class KeithleySmu(BiasSource):
             limit=settings.limit,
             tolerance_v=settings.tolerance_v,
             settle_timeout_s=settings.settle_timeout_s,
+            lowest_v=0.0,
         )
         self.settings = settings
         self.model = wire.MODELS[settings.model]
