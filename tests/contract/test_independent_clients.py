@@ -9,6 +9,7 @@ from tests.contract.client_environment import run_client
 from tests.contract.served_instruments import served
 
 from petqc_drivers.hamamatsu_c11204 import wire
+from petqc_simulators.boards.caen_a7585d import CaenA7585dBoard
 from petqc_simulators.boards.hamamatsu_c11204 import HamamatsuC11204Board
 from petqc_simulators.boards.julabo import JulaboBoard
 from petqc_simulators.instruments import JULABO_VERSIONS
@@ -76,3 +77,11 @@ def test_julabo(tmp_path: Path) -> None:
     assert found["bath"] == pytest.approx(board.bath_degc, abs=0.1)
     assert found["channel"] == 1
     assert found["status_then"] == "02 REMOTE STOP"
+
+
+def test_a7585d(tmp_path: Path) -> None:
+    board = CaenA7585dBoard(4711)
+    with served(board, f"pty:{tmp_path}/hv", speed=SPEED) as address:
+        found = run_client("serial", "a7585d_session.py", address)
+    assert found == {"on": pytest.approx(54.5, abs=0.01), "serial": 4711.0, "off": pytest.approx(0.0, abs=0.01)}
+    assert not board.is_on
