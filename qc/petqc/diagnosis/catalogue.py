@@ -184,6 +184,11 @@ CATALOGUE: tuple[Cause, ...] = (
         {"energy": 0, "offset": 0}, may=frozenset({"dead_time", "hot"}),
     ),
     Cause(
+        "F28", "crystals go by a neighbour's name: decoding of light sharing", {"asic": 1.0}, ("shape", +1),
+        "Look at the flood map of {here}: valleys that have moved between the crystals need a new crystal map.",
+        {"energy": 0}, may=frozenset({"width", "offset", "side_peak"}),
+    ),
+    Cause(
         "F28", "crystals go by a neighbour's name: decoding of light sharing", {"asic": 0.9}, ("resolution", +1),
         "Look at the flood map of {here}: valleys that have moved between the crystals need a new crystal map.",
         {"energy": 0, "width": +1}, may=frozenset({"offset", "side_peak"}),

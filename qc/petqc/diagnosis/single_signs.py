@@ -31,6 +31,8 @@ _CHARTED: dict[str, Quantity] = {
 }
 _NAMES = {"energy": "photopeak", "resolution": "energy resolution", "width": "CTR", "offset": "time offset"}
 _FLAGGED = {Status.WARN, Status.FAIL}
+_SHAPED = ("photopeak", "energy_resolution")
+_NO_SHAPE = "does not describe"
 _SEVERAL = 2
 _MOST_OF = 0.8
 """A node with this share of dead channels is dead itself. Source: daily-qc.md §3, root-cause logic."""
@@ -47,6 +49,7 @@ def single_signs(topology: Topology, run: Run, nodes: Sequence[Place]) -> list[S
         *dead,
         *rate_signs(topology, run, by_name, hot=hot, has_dead=any(s.place.members.size > 1 for s in dead)),
         *hot,
+        *_shapes(run, by_name),
         *_side_peaks(topology, columns.get("time_tails"), nodes),
         *_modules(topology, run, columns.get("module_time_offset"), by_name),
         *_temperatures(run, by_name),
@@ -126,6 +129,17 @@ def _marked(topology: Topology, column: ChannelColumn | None, quantity: str) -> 
         )
         for i in order
     ]  # fmt: skip
+
+
+def _shapes(run: Run, by_name: dict[str, Place]) -> list[Sign]:
+    """ASICs with enough counts whose summed spectrum is no photopeak any more."""
+    found = {}
+    for c in run.checks:
+        place = by_name.get(c.node)
+        is_other = c.status is Status.INVALID and c.value is None and _NO_SHAPE in (c.reason or "")
+        if place is not None and place.level == "asic" and c.id in _SHAPED and is_other:
+            found[c.node] = Sign("shape", place, 1.0, 0.0, "", 0, f"its spectrum has another shape: {c.reason}")
+    return list(found.values())
 
 
 def _side_peaks(topology: Topology, column: ChannelColumn | None, nodes: Sequence[Place]) -> list[Sign]:

@@ -35,6 +35,7 @@ NAMES: dict[str, str] = {
     "pairs": "coincidences",
     "dead_time": "dead time",
     "dark": "dark count rate",
+    "shape": "shape of the spectrum",
 }
 
 
