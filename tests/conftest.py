@@ -26,18 +26,15 @@ def _shared_data() -> Path | None:
     return None
 
 
-REAL_TIME = ("system", "contract")
-"""Folders whose tests run simulators against the clock: two of them at once would be late."""
+LONG = ("system", "contract")
+"""Folders whose tests wait for simulators and daemons: begun first, so that none of them is the last one left."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Handed out together: all tests that keep up with the clock, else each file; files with slow tests first."""
+    """The long files first; files are handed out whole, so that what a file prepares is prepared once."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    for item in items:
-        keeps_up = item.path.parent.name in REAL_TIME
-        item.add_marker(pytest.mark.xdist_group("real time" if keeps_up else item.path.stem))
-    items.sort(key=lambda item: (item.path.parent.name not in REAL_TIME, item.path not in slow))
+    items.sort(key=lambda item: (item.path.parent.name not in LONG, item.path not in slow))
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ import pytest
 from petqc.channel_map import absolute_channel, asic_node, channel_node
 from petqc.limits import Limits, Status, worst
 from petqc.report import channels, content_security_policy, maps, render_html, spectra, tables, write_html
+from petqc.report.pdf import render_pdf
 from petqc.report.text import THIN
 from petqc.results import (
     ChannelColumn,
@@ -28,6 +29,7 @@ from petqc.results import (
     Hypothesis,
     RawFile,
     Run,
+    RunPart,
     Spectrum,
 )
 
@@ -576,3 +578,15 @@ def test_each_verdict_has_its_word_and_sign(run: Run, status: Status) -> None:
     assert page.with_class("header", status)
     assert {"href": f"#s-{status}"} in [a for t, a in page.elements if t == "use"]
     assert f"s-{status}" in [a.get("id") for t, a in page.elements if t == "symbol"]
+
+
+def test_a_composed_run_shows_its_parts_with_links(run: Run) -> None:
+    parts = [
+        RunPart("r-1", "source", Status.WARN, "Scan, but look."),
+        RunPart(None, "dark", Status.MISSED, "never began"),
+    ]
+    composed = dataclasses.replace(run, parts=parts)
+    page = Page(render_html(composed))
+    assert "../r-1/report.html" in [a.get("href") for t, a in page.elements if t == "a"]
+    assert "never began" in page.text
+    assert render_pdf(composed).startswith(b"%PDF")
