@@ -292,3 +292,16 @@ def test_fewer_coincidences_alone_are_blind_channels_or_another_window():
     seen = flagged("dead_time", "module:0.0.1", 3.0, "%", Limits(warn_high=1.0, fail_high=5.0))
     found = first(a_run([seen]))
     assert (found.cause[:3], found.node) == ("F18", "module:0.0.1")
+
+
+def test_what_the_mr_does_is_false_triggers_or_heat():
+    limits = Limits(-5.0, -1.0, 1.0, 5.0)
+    rates = [flagged("mr_rate", f"module:0.0.{m}", 120.0 if m == 2 else 0.1, "%", limits) for m in range(MODULES)]
+    found = first(a_run(rates))
+    assert (found.cause[:3], found.node) == ("F23", "module:0.0.2")
+    assert "120.00 ± 0.10% at module:0.0.2 under stress of the MR" in found.evidence[0]
+    every = [flagged("mr_rate", f"module:0.0.{m}", 120.0, "%", limits) for m in range(MODULES)]
+    assert first(a_run(every)).cause.startswith("F25 ")
+    peaks = [flagged("mr_peak", f"module:0.0.{m}", -3.0, "%", Limits(-2.0, -0.5, 0.5, 2.0)) for m in range(MODULES)]
+    found = first(a_run(peaks))
+    assert (found.cause[:3], found.node) == ("F24", SCANNER)

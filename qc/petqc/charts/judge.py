@@ -120,13 +120,16 @@ def judge(
         half_life_d: of the source; None: it does not decay.
         accepted: ids of the runs of the accepted baseline; too few of them: the first runs of this calibration.
     """
+    families = _families(run)
+    if not families:
+        return Judged()
     learned, after = split(now, past, accepted)
     if len(learned) < LEAST_RUNS:
         return Judged(notes=[f"Control charts learn: {len(learned)} of {LEAST_RUNS} runs with this calibration."])
     found: list[CheckResult] = []
     young: dict[str, list[str]] = {}
     units = {c.id: c.unit for c in run.checks}
-    for family in _families(run):
+    for family in families:
         of_baseline = _matrix(family, learned, half_life_d)
         base = estimate(*of_baseline)
         values, _, degc = _matrix(family, after, half_life_d, first_d=learned[0].at_d)

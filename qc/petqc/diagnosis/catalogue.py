@@ -177,6 +177,11 @@ CATALOGUE: tuple[Cause, ...] = (
         {"energy": 0, "offset": 0}, may=frozenset({"dead_time", "hot"}),
     ),
     Cause(
+        "F24", "heating by the gradients", {"scanner": 1.0, "pair": 1.0, "module": 0.9}, ("mr_peak", -1),
+        "Let the cooling of {here} be looked at, and its compensation follow its sensors; repeat the run with a longer "
+        "pause: what comes back within minutes is heat.",
+    ),
+    Cause(
         "F25", "false triggers of all modules: RF shield, ferrite or filter missing", {"scanner": 1.0, "pair": 1.0},
         ("singles", +1),
         "Repeat the run with the MR idle: if the rate is right then, look at shield, ferrites and filters that the "

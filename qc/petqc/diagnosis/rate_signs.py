@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from petqc.results import CheckResult, Run
 
 _FLAGGED = {Status.WARN, Status.FAIL}
+_CHANGES = ("mr_rate", "mr_peak")
 _ALIKE = 0.8
 """Share of the modules from which on something is the scanner's. Source: daily-qc.md §3, root-cause logic."""
 
@@ -38,6 +39,8 @@ def rate_signs(
         *(s for s in rates if not any(s.place.overlap(h.place) > 0.0 for h in hot)),
         *_of_modules(topology, run, by_name, "dead_time", "dead_time"),
         *_of_modules(topology, run, by_name, "dark_count_rate", "dark"),
+        *_of_modules(topology, run, by_name, "mr_rate", "singles"),
+        *_of_modules(topology, run, by_name, "mr_peak", "mr_peak", way=-1.0),
     ]
     unpaired = _unpaired(topology, run, by_name)
     if has_dead:
@@ -46,11 +49,11 @@ def rate_signs(
 
 
 def _of_modules(
-    topology: Topology, run: Run, by_name: Mapping[str, Place], check: str, quantity: Quantity
+    topology: Topology, run: Run, by_name: Mapping[str, Place], check: str, quantity: Quantity, *, way: float = 1.0
 ) -> list[Sign]:
-    """Modules with more than they should have; nearly all of them are the scanner."""
+    """Modules with more than they should have (way -1: less); nearly all of them are the scanner."""
     results = [c for c in run.checks if c.id == check and c.node in topology.module_nodes and c.value is not None]
-    more = [c for c in results if c.status in _FLAGGED and _change(c) > 0.0]
+    more = [c for c in results if c.status in _FLAGGED and way * _change(c) > 0.0]
     if not more:
         return []
     if len(more) >= _ALIKE * len(topology.module_nodes) and len(topology.module_nodes) > 1:
@@ -61,8 +64,13 @@ def _of_modules(
 
 
 def _change(c: CheckResult) -> float:
-    """Over the baseline in per cent where there is one, else over the warn limit in the check's own unit."""
+    """Over the baseline in per cent where there is one, else over the warn limit in the check's own unit.
+
+    What the MR changes is a change already.
+    """
     value = c.value or 0.0
+    if c.id in _CHANGES:
+        return value
     if c.baseline:
         return 100.0 * (value - c.baseline) / abs(c.baseline)
     return value - (c.limits.warn_high if c.limits.warn_high is not None else value)
@@ -75,6 +83,8 @@ def _unit(c: CheckResult) -> str:
 def _told(c: CheckResult) -> str:
     from petqc.verdict import say
 
+    if c.id in _CHANGES:
+        return f"{say(c.value or 0.0, c.uncertainty, c.unit)} at {c.node} under stress of the MR"
     should = f"instead of {say(c.baseline, abs(c.baseline) * 1e-3, c.unit)}" if c.baseline else "above its limit"
     return f"{say(c.value or 0.0, c.uncertainty, c.unit)} at {c.node}, {should}"
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Quantity: TypeAlias = Literal[
     "energy", "resolution", "offset", "width", "onset", "temperature", "dead", "hot", "side_peak", "scatter", "frames",
-    "source", "singles", "prompts", "pairs", "dead_time", "dark", "shape",
+    "source", "singles", "prompts", "pairs", "dead_time", "dark", "shape", "mr_peak",
 ]  # fmt: skip
 
 

@@ -36,6 +36,7 @@ NAMES: dict[str, str] = {
     "dead_time": "dead time",
     "dark": "dark count rate",
     "shape": "shape of the spectrum",
+    "mr_peak": "photopeak under stress of the MR",
 }
 
 
