@@ -114,7 +114,21 @@ def _modules(q: QcInput, solved: Offsets) -> tuple[list[CheckResult], NDArray[np
                 method=_METHOD,
             )
         )  # fmt: skip
-    return results, mean
+    return [*results, *_rms(q, results)], mean
+
+
+def _rms(q: QcInput, modules: list[CheckResult]) -> list[CheckResult]:
+    """Root mean square of the modules' offsets: one number for how well they are in step."""
+    known = [(c.value, c.uncertainty or 0.0, c.n) for c in modules if c.value is not None]
+    if len(known) < 2:
+        return []
+    value, error, n = (np.array(part, np.float64) for part in zip(*known, strict=True))
+    rms = float(np.sqrt(np.mean(value**2)))
+    spread = float(np.sqrt(np.sum((value * error) ** 2)) / (value.size * rms)) if rms else float(error.mean())
+    where: tuple[Level, str] = ("scanner", SCANNER)
+    return [
+        q.judge("module_time_offset", where, rms, "ps", spread, n.sum(), limits=Limits(), part="rms", method=_METHOD)
+    ]
 
 
 def _asics(q: QcInput, solved: Offsets, mean: NDArray[np.float64]) -> list[CheckResult]:

@@ -31,7 +31,7 @@ WANTED = (
     ("photopeak", "Photopeak", (("window_acceptance", "window acceptance"),)),
     ("energy_resolution", "Energy resolution, FWHM", ()),
     ("ctr_fit", "CTR, FWHM of the fit", (("ctr_nema", "NEMA-style"),)),
-    ("module_time_offset", "Module time offset", ()),
+    ("module_time_offset", "Module time offset", (("module_time_offset.rms", "RMS of the modules"),)),
     (
         "prompts",
         "Coincidences",
