@@ -381,7 +381,7 @@ def test_only_one_module_makes_messages_for_bias_dacs():
             path.read_text(),
         )
     }
-    supplies = {"hamamatsu_c11204/guard.py", "keithley_smu/guard.py"}
+    supplies = {"hamamatsu_c11204/guard.py", "keithley_smu/guard.py", "caen_a7585d.py"}
     assert users == {"petsys/bias.py", "petsys/spi.py", "limits.py", *supplies}, "one file a device"
     source = (package / "petsys" / "bias.py").read_text()
     for timing in ("LTC2668_WRITE", "AD5535_WRITE", "MAX5136_WRITE"):
