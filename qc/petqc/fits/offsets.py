@@ -133,7 +133,7 @@ class Graph:
         diagonal = np.bincount(self.a, weights=weight, minlength=size)
         diagonal += np.bincount(self.b, weights=weight, minlength=size)
         if self.classes:
-            place, signed = (self.n + self.depth).astype(np.int32), weight * self.sign
+            place, signed = self.n + self.depth.astype(np.int32), weight * self.sign
             rows += [self.a, place, self.b, place]
             columns += [place, self.a, place, self.b]
             values += [signed, signed, -signed, -signed]
