@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from petqc_drivers import ascii_line
 from petqc_drivers.bias_source import BiasSource
 from petqc_drivers.device import OutputState, Quality, Reading
 from petqc_drivers.errors import (
@@ -85,15 +86,8 @@ def parse_put(message: bytes, register: Register) -> int:
 
 
 def end_of_line(came: bytes) -> int | None:
-    """How many bytes end with the first line.
-
-    Raises:
-        RemoteProtocolError: More came than any line has.
-    """
-    end = came.find(b"\n")
-    if end < 0 and len(came) > MOST_LINE_BYTES:
-        raise RemoteProtocolError(f"{len(came)} bytes without the end of a line")
-    return end + 1 or None
+    """See `ascii_line.end_of_line`."""
+    return ascii_line.end_of_line(came, MOST_LINE_BYTES)
 
 
 def number(raw: bytes) -> float:
@@ -108,18 +102,18 @@ def number(raw: bytes) -> float:
     return float(found[1])
 
 
-def _whole_number(came: bytes) -> int | None:
-    end = end_of_line(came)
-    if end is not None:
-        number(came[:end])
-    return end
+def done(raw: bytes) -> None:
+    """The reply to `put`.
+
+    Raises:
+        RemoteProtocolError: It is not that it was done.
+    """
+    if raw.strip() != b"OK":
+        raise RemoteProtocolError(f"a command was answered by {raw[:60]!r}")
 
 
-def _whole_done(came: bytes) -> int | None:
-    end = end_of_line(came)
-    if end is not None and came[:end].strip() != b"OK":
-        raise RemoteProtocolError(f"a command was answered by {came[:60]!r}")
-    return end
+_whole_number = ascii_line.understood(end_of_line, number)
+_whole_done = ascii_line.understood(end_of_line, done)
 
 
 # -- guard ------------------------------------------------------------------------------------------------------------

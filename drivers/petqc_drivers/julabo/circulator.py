@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from petqc_drivers import ascii_line
 from petqc_drivers.device import DeviceState, Quality, Reading
 from petqc_drivers.errors import (
     DeviceFaultError,
@@ -94,7 +95,7 @@ class JulaboCirculator(Instrument):
 
     async def _identify(self) -> Identity:
         raw = await self._paced("version", wire.end_of_version)
-        version = wire.text(raw.rstrip(b"\r\n").rpartition(b"\n")[2])
+        version = wire.text(ascii_line.last_line(raw))
         if self.settings.model.upper() not in version.upper():
             raise WrongIdentityError(
                 f"{version!r} is no {self.settings.model}", device=self.name, do="check which cable is in which port"
@@ -278,12 +279,4 @@ class JulaboCirculator(Instrument):
 
 
 def _whole(parse: Callable[[bytes], object]) -> Callable[[bytes], int | None]:
-    """The end of the first line, if it can be understood."""
-
-    def whole(came: bytes) -> int | None:
-        end = wire.end_of_line(came)
-        if end is not None:
-            parse(came[:end])
-        return end
-
-    return whole
+    return ascii_line.understood(wire.end_of_line, parse)

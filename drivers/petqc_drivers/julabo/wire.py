@@ -12,6 +12,7 @@ import re
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from petqc_drivers import ascii_line
 from petqc_drivers.errors import LocalProtocolError, RemoteProtocolError
 
 if TYPE_CHECKING:
@@ -121,37 +122,18 @@ def plain(came: bytes) -> bytes:
 
 
 def end_of_line(came: bytes) -> int | None:
-    """How many bytes end with the first line.
-
-    Raises:
-        RemoteProtocolError: More came than any line has.
-    """
-    end = came.find(b"\n")
-    if end < 0 and len(came) > MOST_LINE_BYTES:
-        raise RemoteProtocolError(f"{len(came)} bytes without the end of a line")
-    return end + 1 or None
+    """See `ascii_line.end_of_line`."""
+    return ascii_line.end_of_line(came, MOST_LINE_BYTES)
 
 
 def end_of_version(came: bytes) -> int | None:
     """How many bytes end with the first line that tells the maker; late replies before it are passed over."""
-    begin = 0
-    while (end := came.find(b"\n", begin)) >= 0:
-        if MAKER.encode() in plain(came[begin:end]).upper():
-            return end + 1
-        begin = end + 1
-    return None
+    return ascii_line.end_of_line_that(lambda line: MAKER.encode() in plain(line).upper(), came)
 
 
 def text(raw: bytes) -> str:
-    """A reply without its end.
-
-    Raises:
-        RemoteProtocolError: There are characters in it that no reply has.
-    """
-    found = plain(raw).rstrip(b"\r\n")
-    if not found or any(byte < 0x20 or byte > 0x7E for byte in found):
-        raise RemoteProtocolError(f"no line: {raw[:60]!r}")
-    return found.decode("ascii").strip()
+    """A reply without flow control and its end, see `ascii_line.text`."""
+    return ascii_line.text(plain(raw))
 
 
 def number(raw: bytes) -> float | None:

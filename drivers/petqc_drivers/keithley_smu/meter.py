@@ -7,11 +7,11 @@ after the instrument told who it is.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from petqc_drivers import ascii_line
 from petqc_drivers.bias_source import BiasSource
 from petqc_drivers.device import OutputState, Quality, Reading
 from petqc_drivers.errors import (
@@ -302,22 +302,14 @@ class KeithleySmu(BiasSource):
 
 def _whole(n: int) -> Callable[[bytes], int | None]:
     """The end of the first line, if it has so many numbers."""
-
-    def whole(came: bytes) -> int | None:
-        end = wire.end_of_line(came)
-        if end is not None:
-            wire.numbers(came[:end], n)
-        return end
-
-    return whole
+    return ascii_line.understood(wire.end_of_line, lambda raw: wire.numbers(raw, n))
 
 
 def _end_of_off(came: bytes) -> int | None:
     """The end of the first line that has both parts; late replies before it are passed over."""
-    begin = 0
-    while (end := came.find(b"\n", begin)) >= 0:
-        with contextlib.suppress(UnicodeDecodeError):
-            if came[begin:end].decode("ascii").upper().lstrip().startswith((f"0;{wire.MAKER}", f"1;{wire.MAKER}")):
-                return end + 1
-        begin = end + 1
-    return None
+
+    def has_both(line: bytes) -> bool:
+        both = (f"0;{wire.MAKER}", f"1;{wire.MAKER}")
+        return line.isascii() and line.decode("ascii").upper().lstrip().startswith(both)
+
+    return ascii_line.end_of_line_that(has_both, came)

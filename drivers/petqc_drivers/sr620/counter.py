@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from petqc_drivers import ascii_line
 from petqc_drivers.device import Quality, Reading
 from petqc_drivers.errors import (
     DeviceFaultError,
@@ -182,12 +183,4 @@ class Sr620(Instrument):
 
 
 def _whole(parse: Callable[[bytes], object]) -> Callable[[bytes], int | None]:
-    """The end of the first line, if it can be understood."""
-
-    def whole(came: bytes) -> int | None:
-        end = wire.end_of_line(came)
-        if end is not None:
-            parse(came[:end])
-        return end
-
-    return whole
+    return ascii_line.understood(wire.end_of_line, parse)

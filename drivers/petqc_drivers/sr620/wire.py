@@ -9,6 +9,7 @@ import re
 from enum import IntEnum, IntFlag
 from typing import Final
 
+from petqc_drivers import ascii_line
 from petqc_drivers.errors import LocalProtocolError, RemoteProtocolError
 
 MOST_LINE_BYTES: Final = 256
@@ -73,37 +74,18 @@ def set_up(*, size: int, is_clock_external: bool) -> str:
 
 
 def end_of_line(came: bytes) -> int | None:
-    """How many bytes end with the first line.
-
-    Raises:
-        RemoteProtocolError: More came than any line has.
-    """
-    end = came.find(b"\n")
-    if end < 0 and len(came) > MOST_LINE_BYTES:
-        raise RemoteProtocolError(f"{len(came)} bytes without the end of a line")
-    return end + 1 or None
+    """See `ascii_line.end_of_line`."""
+    return ascii_line.end_of_line(came, MOST_LINE_BYTES)
 
 
 def end_of_identity(came: bytes) -> int | None:
     """How many bytes end with the first line that tells who it is; late replies before it are passed over."""
-    begin = 0
-    while (end := came.find(b"\n", begin)) >= 0:
-        if b"SR620" in came[begin:end].upper():
-            return end + 1
-        begin = end + 1
-    return None
+    return ascii_line.end_of_line_that(lambda line: b"SR620" in line.upper(), came)
 
 
 def text(raw: bytes) -> str:
-    """The last line of what came, without its end.
-
-    Raises:
-        RemoteProtocolError: There are characters in it that no reply has.
-    """
-    found = raw.rstrip(b"\r\n").rpartition(b"\n")[2]
-    if not found or any(byte < 0x20 or byte > 0x7E for byte in found):
-        raise RemoteProtocolError(f"no line: {raw[:60]!r}")
-    return found.decode("ascii").strip()
+    """The last line of what came, see `ascii_line.text`."""
+    return ascii_line.text(ascii_line.last_line(raw))
 
 
 def numbers(raw: bytes, n: int = 1, separator: str = ";") -> tuple[float, ...]:
