@@ -125,11 +125,6 @@ class HamamatsuC11204Board:
         self.counters[f"error_{number}"] += 1
         return wire.frame(wire.ERROR_MNEMONIC, f"{number:04X}")
 
-    def parity_error(self) -> bytes:
-        """What it says after a character that came damaged, which no pty and no socket can carry."""
-        self._packet.clear()
-        return self._error(1)
-
     def _answer(self, packet: bytes) -> bytes:
         # Between ETX and CR stand two digits, however long the rest is.
         if len(packet) < 7 or packet[-4] != wire.ETX:

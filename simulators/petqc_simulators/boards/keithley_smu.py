@@ -27,7 +27,6 @@ SETTLE_S: Final = 0.005
 """Time constant of the output on its way to a new level."""
 NOISE_A: Final = 2.0e-11
 """Of a reading of one power line cycle on a low range."""
-_LINE_HZ = 50.0
 _NAMES: Final = {"VOLT": "VOLT", "VOLTAGE": "VOLT", "CURR": "CURR", "CURRENT": "CURR"}
 
 
