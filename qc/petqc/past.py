@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from petqc.compare import SIGNIFICANT, compare
+from petqc.statistics import family_sigmas
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -150,9 +151,7 @@ def since_baseline(run: Run, baseline: AcceptedBaseline, references: Mapping[str
 
 
 def _limit(n: int) -> float:
-    from petqc.charts.crystals import family_wise_limit
-
-    return max(family_wise_limit(n), SIGNIFICANT)
+    return max(family_sigmas(n), SIGNIFICANT)
 
 
 def _is_remarkable(sigmas: float | None, before: str, now: str, limit: float) -> bool:

@@ -69,9 +69,9 @@ def family_sigmas(n: int, false_alarm: float = FAMILY_FALSE_ALARM) -> float:
 
     Two-sided. 20 160 channels and 1 %: 5.03. Source: daily-qc.md §0.5 and §2j.
     """
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
-    return float(norm.isf(false_alarm / (2.0 * max(n, 1))))
+    return float(-ndtri(false_alarm / (2.0 * max(n, 1))))
 
 
 def channel_sigmas(n: int) -> float:

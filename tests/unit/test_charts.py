@@ -14,7 +14,7 @@ from petqc.baseline import AcceptedBaseline
 from petqc.charts.acceptance import since_acceptance
 from petqc.charts.baseline import LEAST_RUNS, MOST_RUNS, estimate
 from petqc.charts.chart import cusum, ewma, shewhart
-from petqc.charts.crystals import CrystalValues, crystals_outside, family_wise_limit
+from petqc.charts.crystals import CrystalValues, crystals_outside
 from petqc.charts.judge import Judged, PastRun, judge, learning, run_lengths, warn
 from petqc.charts.run_length import (
     cusum_limit,
@@ -26,6 +26,7 @@ from petqc.charts.run_length import (
 )
 from petqc.limits import Limits, Status
 from petqc.results import CheckResult, Run
+from petqc.statistics import family_sigmas
 
 TABLE = {  # shift -> Shewhart 3, EWMA 0.2 L 2.96, EWMA 0.1 L 3.3, CUSUM k 0.5 h 4.77; daily-qc.md section 2j
     0.0: (370, 497, 2109, 369),
@@ -310,5 +311,5 @@ def test_a_crystal_is_named_when_it_moved_twice_and_no_other_is() -> None:
     assert first is not None
     assert first.status is Status.NO_LIMITS, "nothing can have been outside twice"
     assert crystals_outside("photopeak", learned[:9], None, crystals(rng)) is None
-    assert family_wise_limit(20_160) == pytest.approx(5.03, abs=0.01)
-    assert family_wise_limit(60_800) == pytest.approx(5.24, abs=0.01)
+    assert family_sigmas(20_160) == pytest.approx(5.03, abs=0.01)
+    assert family_sigmas(60_800) == pytest.approx(5.24, abs=0.01)

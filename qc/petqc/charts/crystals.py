@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from scipy.special import ndtri
 
 from petqc.limits import Limits, Status
 from petqc.results import CheckResult
+from petqc.statistics import family_sigmas
 from petqc.verdict import say
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 CHARTED_CRYSTALS: Final[Mapping[str, str]] = {"photopeak": "keV", "module_time_offset": "ps"}
 """Checks with a value for each crystal, and its unit. Source: daily-qc.md §5.2, rows with 5.0 σ and two days."""
-FAMILY_WISE: Final = 0.01
-"""Chance that any of a healthy scanner's crystals is outside on one day. Source: daily-qc.md §0.5."""
 LEAST_RUNS: Final = 10
 """Fewest runs of the baseline in which a crystal must have had a value."""
 _NAMED: Final = 3
@@ -45,11 +43,6 @@ class CrystalValues:
     uncertainty: NDArray[np.float64]
 
 
-def family_wise_limit(n: int) -> float:
-    """Standard deviations that one of n healthy values exceeds on one day in a hundred; 5.03 for 20 160."""
-    return float(-ndtri(FAMILY_WISE / (2.0 * max(n, 1))))
-
-
 def crystals_outside(
     check: str, learned: Sequence[CrystalValues], before: CrystalValues | None, now: CrystalValues
 ) -> CheckResult | None:
@@ -67,20 +60,18 @@ def crystals_outside(
     None: too few runs.
     """
     unit = CHARTED_CRYSTALS[check]
-    usable = [of_run for of_run in learned if np.array_equal(of_run.channel, now.channel)]
-    if len(usable) < LEAST_RUNS:
+    usable = _usable(learned, now)
+    if usable is None:
         return None
-    values = np.array([of_run.value for of_run in usable])
-    n = np.isfinite(values).sum(axis=0)
+    n, centre = _centre(usable)
     has = n >= LEAST_RUNS
     with np.errstate(invalid="ignore", divide="ignore"):
-        centre = np.where(has, np.nansum(values, axis=0) / n, np.nan)
-        away = np.array([_by_itself(row - centre, now.module) for row in values])
+        away = np.array([_by_itself(of_run.value - centre, now.module) for of_run in usable])
         errors = np.array([of_run.uncertainty for of_run in usable])
         beyond = _beyond(away[:, has], errors[:, has])
         own = np.sqrt(np.nansum(away**2, axis=0) / np.maximum(n - 1, 1))
     today = _sigmas(now, centre, own, beyond, n)
-    limit = family_wise_limit(int(np.isfinite(today).sum()))
+    limit = family_sigmas(int(np.isfinite(today).sum()))
     outside = np.zeros(today.size, dtype=bool)
     is_twice = before is not None and np.array_equal(before.channel, now.channel)
     if before is not None and is_twice:
@@ -110,18 +101,22 @@ def crystals_outside(
 
 def crystal_centre(learned: Sequence[CrystalValues], now: CrystalValues) -> NDArray[np.float64] | None:
     """What each crystal had over the baseline, (n channels,), NaN where it had too few values; None: too few runs."""
-    values = _of_same(learned, now)
-    if len(values) < LEAST_RUNS:
-        return None
+    usable = _usable(learned, now)
+    return None if usable is None else _centre(usable)[1]
+
+
+def _usable(learned: Sequence[CrystalValues], now: CrystalValues) -> list[CrystalValues] | None:
+    """The runs that have the same channels; None: too few."""
+    usable = [of_run for of_run in learned if np.array_equal(of_run.channel, now.channel)]
+    return usable if len(usable) >= LEAST_RUNS else None
+
+
+def _centre(usable: Sequence[CrystalValues]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Number of values and mean of each crystal, (n channels,) each; NaN where there are too few."""
+    values = np.array([of_run.value for of_run in usable])
     n = np.isfinite(values).sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(n >= LEAST_RUNS, np.nansum(values, axis=0) / n, np.nan)
-
-
-def _of_same(learned: Sequence[CrystalValues], now: CrystalValues) -> NDArray[np.float64]:
-    """(runs, channels) values of the runs that have the same channels."""
-    rows = [one.value for one in learned if np.array_equal(one.channel, now.channel)]
-    return np.array(rows) if rows else np.empty((0, now.value.size))
+        return n, np.where(n >= LEAST_RUNS, np.nansum(values, axis=0) / n, np.nan)
 
 
 def _by_itself(away: NDArray[np.float64], module: NDArray[np.int64]) -> NDArray[np.float64]:
