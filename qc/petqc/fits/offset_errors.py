@@ -7,6 +7,7 @@ samples follows the error of any mean or difference.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from petqc.fits.offset_kernels import join_groups, shake
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from scipy.sparse import csr_array
 
     from petqc.fits.offsets import Graph
 
@@ -135,45 +137,64 @@ def covariance(
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Thinned:
+    """Every stride-th pair, what each tells, and their normal matrix, (n + classes, n + classes)."""
+
+    stride: int
+    graph: Graph
+    tells: NDArray[np.float32]
+    normal: csr_array
+
+    @classmethod
+    def of(cls, graph: Graph, tells: NDArray[np.float32]) -> Thinned:
+        """At most MOST_SAMPLED of the pairs.
+
+        Args:
+            graph: the pairs.
+            tells: (m,) weights of what each pair tells.
+        """
+        stride = -(-graph.a.size // MOST_SAMPLED)
+        thin, weight = graph.every(stride), np.ascontiguousarray(tells[::stride])
+        return cls(stride, thin, weight, thin.normal(weight))
+
+
 def samples(
-    graph: Graph,
+    thin: Thinned,
     dt: NDArray[np.float32],
     x: NDArray[np.float64],
     weight: NDArray[np.float32],
-    tells: NDArray[np.float32],
     component: NDArray[np.int64],
     pattern: NDArray[np.float64] | None,
 ) -> NDArray[np.float64]:
     """Offsets as noise alone would make them, (n, SAMPLES).
 
     Args:
-        graph: the pairs.
+        thin: of the m pairs.
         dt: (m,) their time differences.
         x: (n + classes,) the solution.
         weight: (m,) weights of the solution.
-        tells: (m,) weights of what each pair tells.
         component: (n,) see components.
         pattern: (n,) see without.
     """
-    stride = -(-graph.a.size // MOST_SAMPLED)
-    thin = graph.every(stride)
-    dt, weight, tells = (np.ascontiguousarray(v[::stride]) for v in (dt, weight, tells))
-    right = np.empty((graph.n + graph.classes, SAMPLES))
-    shake(thin.a, thin.b, thin.depth, thin.sign, graph.n, dt, x, weight, _SEED, right)
+    g = thin.graph
+    dt, weight = (np.ascontiguousarray(v[:: thin.stride]) for v in (dt, weight))
+    right = np.empty((g.n + g.classes, SAMPLES))
+    shake(g.a, g.b, g.depth, g.sign, g.n, dt, x, weight, _SEED, right)
     # Of every stride-th pair alone the noise is that much larger.
-    found = _solve(thin, tells, right)[: graph.n] / math.sqrt(stride)
+    found = _solve(thin, right)[: g.n] / math.sqrt(thin.stride)
     return without(centred(found, component), pattern)
 
 
-def _solve(graph: Graph, weight: NDArray[np.float32], right: NDArray[np.float64]) -> NDArray[np.float64]:
+def _solve(thin: Thinned, right: NDArray[np.float64]) -> NDArray[np.float64]:
     """Conjugate gradients for many right sides, (n + classes, samples); see offset_kernels.conjugate_gradients."""
     from scipy.sparse import csr_array
 
+    graph, normal = thin.graph, thin.normal
     n = graph.n
-    normal = graph.normal(weight)
     diagonal = normal.diagonal()
     scale = np.where(diagonal > 1e-6, 1.0 / np.maximum(diagonal, 1e-6), 0.0)[:, None]
-    coarse = coarse_inverse(graph, weight)
+    coarse = coarse_inverse(graph, thin.tells)
     seen = np.flatnonzero(diagonal[:n] > 1e-6)
     gather = csr_array((np.ones(seen.size), (graph.group[seen], seen)), shape=(graph.n_groups, diagonal.size))
     spread = gather.T.tocsr()
@@ -201,15 +222,11 @@ def _solve(graph: Graph, weight: NDArray[np.float32], right: NDArray[np.float64]
 
 
 def channel_errors(
-    graph: Graph,
-    weight: NDArray[np.float32],
-    degree: NDArray[np.float64],
-    drawn: NDArray[np.float64],
-    sigma: float,
+    thin: Thinned, degree: NDArray[np.float64], drawn: NDArray[np.float64], sigma: float
 ) -> NDArray[np.float64]:
     """Error of each channel, (n,): what its own pairs leave, and that of its partners' mean, from the samples."""
-    stride = -(-graph.a.size // MOST_SAMPLED)
-    normal = graph.every(stride).normal(np.ascontiguousarray(weight[::stride]))[: graph.n, : graph.n]
+    n = thin.graph.n
+    normal = thin.normal[:n, :n]
     diagonal = normal.diagonal()
     partners = drawn - (normal @ drawn) / np.maximum(diagonal, 1e-9)[:, None]
     own = sigma**2 / np.maximum(degree, 1e-9)

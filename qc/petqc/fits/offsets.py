@@ -217,8 +217,9 @@ def solve_offsets(
     error = np.full(n, np.nan)
     known = component >= 0
     if n > DENSE:
-        drawn = errors.samples(graph, dt, state.x, weight, tells, component, pattern)
-        error[known] = errors.channel_errors(graph, tells, degree[:n], drawn, state.sigma)[known]
+        thin = errors.Thinned.of(graph, tells)
+        drawn = errors.samples(thin, dt, state.x, weight, component, pattern)
+        error[known] = errors.channel_errors(thin, degree[:n], drawn, state.sigma)[known]
         return Offsets(offset, error, degree[:n].copy(), component, state.sigma, share, None, drawn)
     covariance = errors.covariance(graph, tells, component, pattern, state.sigma)
     error[known] = np.sqrt(np.maximum(np.diag(covariance)[known], 0.0))
