@@ -7,15 +7,14 @@ command, and outputs that are not known to be off after a part, for then nothing
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from petqcd import clock
-from petqcd.errors import DaemonError, RefusedError
+from petqcd.errors import RefusedError
 from petqcd.kinds import all_kinds, find_kind
 from petqcd.progress import Event, Progress
-from petqcd.running import Running, Services, new_run_id
+from petqcd.running import Running, Services, finished, lost, new_run_id
 from petqcd.supervisor import BiasState
 
 if TYPE_CHECKING:
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
     from petqc.results import Run, RunPart
     from petqcd.kinds import Part, RunKind
-
-log = logging.getLogger(__name__)
 
 _IS_OFF = (BiasState.OFF_CONFIRMED, BiasState.OFF_COMMANDED)
 
@@ -93,10 +90,8 @@ class Composing:
                 ended = self._stopped_because or self._unsafe(number)
                 parts.append(_missed(self._parts[number], ended) if ended else await self._one(number, stored))
             return await self._store(parts, stored, self._stopped_because or ended)
-        except Exception as error:
-            log.exception("run %s could not be stored", self.run_id)
-            code = error.code if isinstance(error, DaemonError) else DaemonError.code
-            return Event("lost", {"run_id": self.run_id, "code": code, "error": str(error)})
+        except Exception as error:  # noqa: BLE001 - told in the log and to everybody who waits
+            return lost(self.run_id, error)
 
     def _unsafe(self, number: int) -> str:
         """Why no further part may begin; empty: nothing forbids it."""
@@ -138,9 +133,7 @@ class Composing:
             composed, self._services, self.run_id, self._kind.name, self._started_unix_s, parts, stored, ended
         )
         run.notes += [self._remark] if self._remark else []
-        sequence = await self._services.finish(run, clock.monotonic_s() - self._started_s)
-        told = {"run_id": run.run_id, "verdict": str(run.verdict), "sequence": sequence, "sentence": run.sentence}
-        return Event("finished", told)
+        return finished(run, await self._services.finish(run, clock.monotonic_s() - self._started_s))
 
     def _tell(self, number: int, of_part: Progress) -> None:
         n = len(self._parts)

@@ -146,6 +146,19 @@ def new_run_id(kind: str, started_unix_s: float) -> str:
     return f"{clock.compact_utc(started_unix_s)}-{kind}-{secrets.token_hex(3)}"
 
 
+def finished(run: Run, sequence: int) -> Event:
+    """The news of a run that is stored."""
+    told: dict[str, Any] = {"run_id": run.run_id, "verdict": str(run.verdict), "sequence": sequence}
+    return Event("finished", {**told, "sentence": run.sentence})
+
+
+def lost(run_id: str, error: Exception) -> Event:
+    """The news of a run that could not be stored."""
+    log.error("run %s could not be stored", run_id, exc_info=error)
+    code = error.code if isinstance(error, DaemonError) else DaemonError.code
+    return Event("lost", {"run_id": run_id, "code": code, "error": str(error)})
+
+
 class Running:
     """A run that is going on; everything is called from the event loop.
 
@@ -238,7 +251,7 @@ class Running:
             run = await self._conclude(procedure, reason)
             return await self.store(run)
         except Exception as error:  # noqa: BLE001 - told in the log and to everybody who waits
-            return self._lost(error)
+            return lost(self.run_id, error)
 
     async def refused(self, reason: str) -> Event:
         """Make a record of a run that was claimed and could not even begin."""
@@ -247,19 +260,13 @@ class Running:
             await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
             return await self.store(await self._conclude(None, reason))
         except Exception as error:  # noqa: BLE001 - told in the log and to everybody who waits
-            return self._lost(error)
+            return lost(self.run_id, error)
 
     async def store(self, run: Run) -> Event:
         """Store the record; the news of it."""
         sequence = await self._services.finish(run, clock.monotonic_s() - self._started_s)
         self.stored = run
-        told: dict[str, Any] = {"run_id": run.run_id, "verdict": str(run.verdict), "sequence": sequence}
-        return Event("finished", {**told, "sentence": run.sentence})
-
-    def _lost(self, error: Exception) -> Event:
-        log.error("run %s could not be stored", self.run_id, exc_info=error)
-        code = error.code if isinstance(error, DaemonError) else DaemonError.code
-        return Event("lost", {"run_id": self.run_id, "code": code, "error": str(error)})
+        return finished(run, sequence)
 
     async def _endpoint(self) -> Endpoint:
         """Where the board answers; gives up when the run is stopped."""
