@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from petqc.calibrate import EventPoint
     from petqc.channel_map import Topology
+    from petqc.checks import CheckOutput
     from petqc.qc_input import RunContext
     from petqc.results import CheckResult, Run
 
@@ -154,6 +155,25 @@ class PulseInput(CheckInput):
     def medians(self, check_id: str, unit: str, value: NDArray[np.float64], *, method: str) -> list[CheckResult]:
         """Medians of values of all channels, see `CheckInput.medians_of`."""
         return self.medians_of(check_id, unit, value, self.test.hits, self.test.reason, method=method)
+
+    def measured(
+        self, check_id: str, unit: str, value: NDArray[np.float64], error: NDArray[np.float64], *, method: str
+    ) -> CheckOutput:
+        """A check of one number a channel, 0 where all is well: medians, channels further out than noise, all values.
+
+        Args:
+            check_id: the check.
+            unit: of the values.
+            value: (n,) values, NaN where there is none.
+            error: (n,) their standard deviations.
+            method: how they were measured.
+        """
+        from petqc.checks import CheckOutput
+
+        results = self.medians(check_id, unit, value, method=method)
+        status = self.channel_status(check_id, value, error, 0.0)
+        results.append(self.channels_outside(check_id, status))
+        return CheckOutput(results, self.column(check_id, unit, value, error, status))
 
     def column(
         self,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from petqc.checks import CheckOutput, check
+from petqc.checks import check
 from petqc.limits import Limits
 
 if TYPE_CHECKING:
+    from petqc.checks import CheckOutput
     from petqc.test_pulse import PulseInput
 
 
@@ -25,8 +26,4 @@ if TYPE_CHECKING:
 )
 def pulse_charge_gain(q: PulseInput) -> CheckOutput:
     """How much more charge is measured than was integrated, median of channels; and channels further out than noise."""
-    value, error = q.test.gain, q.test.gain_error
-    results = q.medians("pulse_charge_gain", "%", value, method="test pulses of several lengths")
-    status = q.channel_status("pulse_charge_gain", value, error, 0.0)
-    results.append(q.channels_outside("pulse_charge_gain", status))
-    return CheckOutput(results, q.column("pulse_charge_gain", "%", value, error, status))
+    return q.measured("pulse_charge_gain", "%", q.test.gain, q.test.gain_error, method="test pulses of several lengths")

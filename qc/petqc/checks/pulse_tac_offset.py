@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from petqc.checks import CheckOutput, check
+from petqc.checks import check
 from petqc.limits import Limits
 
 if TYPE_CHECKING:
+    from petqc.checks import CheckOutput
     from petqc.test_pulse import PulseInput
 
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 )
 def pulse_tac_offset(q: PulseInput) -> CheckOutput:
     """Largest distance of a buffer from the median of its channel's four, median of channels; and single channels."""
-    value, error = q.test.tac_ps, q.test.tac_error
-    results = q.medians("pulse_tac_offset", "ps", value, method="test pulses, calibrated times by buffer")
-    status = q.channel_status("pulse_tac_offset", value, error, 0.0)
-    results.append(q.channels_outside("pulse_tac_offset", status))
-    return CheckOutput(results, q.column("pulse_tac_offset", "ps", value, error, status))
+    return q.measured(
+        "pulse_tac_offset", "ps", q.test.tac_ps, q.test.tac_error, method="test pulses, calibrated times by buffer"
+    )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from petqc.checks import CheckOutput, check
+from petqc.checks import check
 from petqc.limits import Limits
 
 if TYPE_CHECKING:
+    from petqc.checks import CheckOutput
     from petqc.test_pulse import PulseInput
 
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 )
 def pulse_tdc_inl(q: PulseInput) -> CheckOutput:
     """Rms error of calibrated times over one clock beyond scale and delay, median of channels; and single channels."""
-    value, error = q.test.inl_ps, q.test.inl_error
-    results = q.medians("pulse_tdc_inl", "ps", value, method="test pulses at phases of one clock")
-    status = q.channel_status("pulse_tdc_inl", value, error, 0.0)
-    results.append(q.channels_outside("pulse_tdc_inl", status))
-    return CheckOutput(results, q.column("pulse_tdc_inl", "ps", value, error, status))
+    return q.measured(
+        "pulse_tdc_inl", "ps", q.test.inl_ps, q.test.inl_error, method="test pulses at phases of one clock"
+    )

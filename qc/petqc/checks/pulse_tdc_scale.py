@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from petqc.checks import CheckOutput, check
+from petqc.checks import check
 from petqc.limits import Limits
 
 if TYPE_CHECKING:
+    from petqc.checks import CheckOutput
     from petqc.test_pulse import PulseInput
 
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 )
 def pulse_tdc_scale(q: PulseInput) -> CheckOutput:
     """How much longer an interval is measured than it is, median of channels; and channels further out than noise."""
-    value, error = q.test.scale, q.test.scale_error
-    results = q.medians("pulse_tdc_scale", "%", value, method="test pulses at phases of one clock")
-    status = q.channel_status("pulse_tdc_scale", value, error, 0.0)
-    results.append(q.channels_outside("pulse_tdc_scale", status))
-    return CheckOutput(results, q.column("pulse_tdc_scale", "%", value, error, status))
+    return q.measured(
+        "pulse_tdc_scale", "%", q.test.scale, q.test.scale_error, method="test pulses at phases of one clock"
+    )
