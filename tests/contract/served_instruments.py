@@ -11,6 +11,7 @@ from petqc_simulators.instrument_server import InstrumentServer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from petqc_drivers.device import Reading
     from petqc_simulators.instrument_server import WireSide
 
 ENOUGH_S = 20.0
@@ -28,3 +29,9 @@ def served(instrument: WireSide, listen: str = "tcp://127.0.0.1:0", *, speed: fl
         server.stop()
         thread.join(ENOUGH_S)
         server.close()
+
+
+def of(readings: list[Reading], name: str) -> Reading:
+    """The one reading of that name."""
+    (found,) = [reading for reading in readings if reading.name == name]
+    return found

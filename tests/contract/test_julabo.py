@@ -7,7 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.contract.served_instruments import served
+from tests.contract.served_instruments import of, served
 
 from petqc_drivers.device import Quality
 from petqc_drivers.errors import DeviceFaultError, LimitError, StateError, VerifyError, WrongIdentityError
@@ -17,8 +17,6 @@ from petqc_simulators.boards.julabo import JulaboBoard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    from petqc_drivers.device import Reading
 
 
 @pytest.fixture(autouse=True)
@@ -37,11 +35,6 @@ async def connected(board: JulaboBoard, *, speed: float = 1.0, **changed: Any) -
             yield device
         finally:
             await device.aclose()
-
-
-def of(readings: list[Reading], name: str) -> Reading:
-    (found,) = [reading for reading in readings if reading.name == name]
-    return found
 
 
 def test_a_session() -> None:

@@ -7,7 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.contract.served_instruments import served
+from tests.contract.served_instruments import of, served
 
 from petqc_drivers.device import OutputState, Quality
 from petqc_drivers.errors import LimitError, StateError, VerifyError, WrongIdentityError
@@ -21,8 +21,6 @@ from petqc_simulators.physics.leakage import SipmLoad
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    from petqc_drivers.device import Reading
 
 MOST_V = 58.0
 LIMIT = HardLimit(channel="smu", v_min=Volts(0.0), v_max=Volts(MOST_V), max_step_v=20.0, slew_v_per_s=2000.0)
@@ -151,11 +149,6 @@ async def counter(board: Sr620Board, **changed: Any) -> AsyncIterator[Sr620]:
             yield device
         finally:
             await device.aclose()
-
-
-def of(readings: list[Reading], name: str) -> Reading:
-    (found,) = [reading for reading in readings if reading.name == name]
-    return found
 
 
 def test_skew_with_its_uncertainty_and_a_missing_reference() -> None:
