@@ -1,0 +1,83 @@
+"""The whole of petqc.toml."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from petqcd.bias_limits import Finite
+from petqcd.config.model import Model, Name
+from petqcd.config.readout import DeviceConfig, simulated_device
+from petqcd.config.runs import CheckLimits, QcConfig
+from petqcd.config.schedule import ScheduleConfig
+from petqcd.config.service import ApiConfig, QatrackConfig, ScannerConfig, StoreConfig
+
+
+class PetqcConfig(Model):
+    """The whole of petqc.toml."""
+
+    scanner: ScannerConfig = ScannerConfig()
+    device: Annotated[tuple[DeviceConfig, ...], Field(min_length=1, max_length=1)] = (simulated_device(),)
+    """Readout boards; one, for now, and a second one is refused rather than ignored."""
+    qc: QcConfig = QcConfig()
+    limits: dict[Name, dict[str, CheckLimits]] = Field(default_factory=dict)
+    """Limits by check, then by level; the level "*" is every level of the check."""
+    baseline: dict[Name, dict[str, Finite]] = Field(default_factory=dict)
+    """Accepted values by check, then by node (`scanner`, `module:0.0.1`); limits relative to a baseline need one."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    store: StoreConfig = StoreConfig()
+    api: ApiConfig = ApiConfig()
+    qatrack: QatrackConfig | None = None
+    source_file: Path | None = Field(default=None, exclude=True)
+    """The file it came from; None: no configuration, simulated bench."""
+
+    @field_validator("limits", mode="before")
+    @classmethod
+    def _levels(cls, limits: Any) -> Any:
+        """[limits.photopeak] speaks for every level, [limits.photopeak.module] for one."""
+        if not isinstance(limits, dict):
+            return limits
+        grouped: dict[str, Any] = {}
+        for check, table in limits.items():
+            if not isinstance(table, dict):
+                grouped[check] = table
+                continue
+            flat = {k: v for k, v in table.items() if not isinstance(v, dict)}
+            nested = {k: v for k, v in table.items() if isinstance(v, dict)}
+            grouped[check] = {**({"*": flat} if flat or not nested else {}), **nested}
+        return grouped
+
+    @property
+    def board(self) -> DeviceConfig:
+        """The readout board."""
+        return self.device[0]
+
+    @property
+    def nuclide(self) -> str:
+        """Of the source; empty where nobody said."""
+        simulator = self.board.simulator
+        return self.qc.source.nuclide if simulator is None else simulator.source
+
+    @property
+    def source(self) -> tuple[Literal["point", "line", "extended", "none"], str]:
+        """Shape of the source, and what it is, for people; empty where nobody said."""
+        simulator = self.board.simulator
+        if simulator is None:
+            return self.qc.source.source, self.qc.source.source_name
+        return "none" if simulator.source == "none" else self.qc.source.source, f"simulated {simulator.source}"
+
+    def limit_overrides(self) -> dict[str, dict[str, float]]:
+        """Limits as the analysis takes them: by `check` or `check.level`, only the sides that were given."""
+        return {
+            check if level == "*" else f"{check}.{level}": limits.model_dump(exclude_none=True)
+            for check, levels in self.limits.items()
+            for level, limits in levels.items()
+        }
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of everything that is configured, as hexadecimal text."""
+        return hashlib.sha256(self.model_dump_json(exclude={"source_file"}).encode()).hexdigest()
