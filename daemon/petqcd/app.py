@@ -12,6 +12,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from petqcd import clock
+from petqcd.access import daemon_itself
+from petqcd.audit import Audit
 from petqcd.baselines import Baselines
 from petqcd.calibrations import Calibrations
 from petqcd.client import SOCKET_NAME
@@ -42,7 +44,7 @@ class Daemon:
     """`async with Daemon(config, state_dir) as daemon:` starts everything and ends everything.
 
     Attributes:
-        config, store, bus, metrics, device, runs, calibrations: its parts.
+        config, store, audit, bus, metrics, device, runs, calibrations: its parts.
         http: address of the read-only listener.
     """
 
@@ -125,6 +127,11 @@ class Daemon:
     async def _start(self) -> None:
         self.store = Store(self.state_dir)
         self._stack.callback(self.store.close)
+        self.audit = Audit(self.store, self.version)
+        self._stack.push_async_callback(self._end_audit)
+        await self.audit.note(
+            daemon_itself("daemon"), "start", self.config.scanner.name, configuration=self.config.hash
+        )
         self.device = DeviceSupervisor(self.config.board, self.state_dir, self.bus, self.metrics)
         self.runs = RunManager(
             self.config, self.store, self.bus, self.metrics, self.device, self._make_board or _petsys_board
@@ -142,6 +149,10 @@ class Daemon:
         await self._listen()
         self._stack.push_async_callback(self.runs.aclose)
         self._own(asyncio.create_task(self.scheduler.run(), name="scheduler"))
+
+    async def _end_audit(self) -> None:
+        await self.audit.note(daemon_itself("daemon"), "stop", self.config.scanner.name)
+        await self.audit.aclose()
 
     async def _restore(self) -> None:
         """Metrics continue where the last daemon left them, with the times they had."""
@@ -210,6 +221,7 @@ class Daemon:
             self.metrics.set("petqc_store_wal_bytes", self.store.wal_bytes)
             self.metrics.add("petqc_listeners_dropped_total", self.bus.dropped - dropped)
             dropped = self.bus.dropped
+            await self.audit.flush()
             await asyncio.sleep(HOUSEKEEPING_EVERY_S)
 
 

@@ -307,6 +307,10 @@ class Reader:
         """Close; there is nothing open between reads."""
         self._engine.dispose()
 
+    def rows(self, query: Select[Any]) -> list[dict[str, Any]]:
+        """What a query of another part finds, by column."""
+        return self._rows(query)
+
     def _rows(self, query: Select[Any]) -> list[dict[str, Any]]:
         try:
             with self._engine.connect() as connection:
@@ -458,7 +462,7 @@ class Store(Reader):
             assert key is not None  # noqa: S101 - one row was inserted; for the type checker
             _insert_occasion(connection, occasion, int(key[0]))
 
-        await _done(self._writer.submit(write))
+        await self.write(write)
 
     async def schedule_since(self, job: str, now: str) -> str:
         """When a job came into the schedule: now, if it is not known yet."""
@@ -488,6 +492,14 @@ class Store(Reader):
             connection.execute(insert(schema.baselines).values(document=document, **values))
             return found
 
+        return await _done(self._writer.submit(write))
+
+    async def write(self, write: Callable[[Connection], T]) -> T:
+        """Run a write of another part in its own transaction; returns after the commit is on the disk.
+
+        Raises:
+            StoreError: not stored.
+        """
         return await _done(self._writer.submit(write))
 
     def close(self) -> None:

@@ -102,7 +102,26 @@ baselines = Table(
     sqlite_autoincrement=True,
 )
 
+audit = Table(
+    "audit",
+    metadata,
+    # Each row's document holds the hash of the row before; hash: of the document's own text.
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("actor", String, nullable=False),
+    Column("document", Text, nullable=False),
+    Column("hash", String, nullable=False),
+    Index("audit_actor", "actor", "number"),
+)
+
 TRIGGERS = (
+    (
+        "CREATE TRIGGER IF NOT EXISTS audit_unchanged BEFORE UPDATE ON audit "
+        "BEGIN SELECT RAISE(ABORT, 'the audit log is never changed'); END"
+    ),
+    (
+        "CREATE TRIGGER IF NOT EXISTS audit_kept BEFORE DELETE ON audit "
+        "BEGIN SELECT RAISE(ABORT, 'the audit log is never deleted'); END"
+    ),
     (
         "CREATE TRIGGER IF NOT EXISTS runs_unchanged BEFORE UPDATE ON runs WHEN OLD.state = 'finished' "
         "BEGIN SELECT RAISE(ABORT, 'a stored run is never changed'); END"
