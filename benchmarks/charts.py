@@ -50,8 +50,11 @@ QUANTITIES = (
     Quantity("window_acceptance", "scanner", 0.03, 0.01),
     Quantity("window_acceptance", "module", 0.08, 0.01),
     Quantity("ctr_fit", "scanner", 0.3, 0.3),
+    Quantity("time_tails", "scanner", 0.3, 0.0),
     Quantity("module_time_offset", "module", 4.0, 0.5),
+    Quantity("block_efficiency", "module", 0.15, -0.05),
     Quantity("prompts", "scanner", 0.2, -0.05),
+    Quantity("randoms_delayed", "scanner", 0.5, 0.0),
 )
 """Scatter: day-to-day of real reports where there are (block efficiency 0.15 %, width 0.4 %, time offset 4 ps:
 daily-qc.md §0.2), slopes what compensation leaves of -1 %/K."""

@@ -15,7 +15,7 @@ from petqc.charts.acceptance import since_acceptance
 from petqc.charts.baseline import LEAST_RUNS, MOST_RUNS, estimate
 from petqc.charts.chart import cusum, ewma, shewhart
 from petqc.charts.crystals import CrystalValues, crystals_outside
-from petqc.charts.judge import Judged, PastRun, judge, learning, run_lengths, warn
+from petqc.charts.judge import CHARTED, Judged, PastRun, judge, learning, run_lengths, warn
 from petqc.charts.run_length import (
     cusum_limit,
     cusum_run_length,
@@ -24,6 +24,7 @@ from petqc.charts.run_length import (
     shewhart_limit,
     shewhart_run_length,
 )
+from petqc.checks import get_check
 from petqc.limits import Limits, Status
 from petqc.results import CheckResult, Run
 from petqc.statistics import family_sigmas
@@ -230,6 +231,11 @@ def test_the_decay_of_the_source_is_no_drift() -> None:
     assert told(now, past, 60.0, half_life_d=half_life_d)["prompts.ewma", "scanner"].status is Status.PASS
     again = a_run(511.0, prompts=25_000.0 * 2.0 ** (-60 / half_life_d))
     assert told(again, past, 60.0)["prompts.ewma", "scanner"].status is Status.WARN
+
+
+def test_what_is_charted_is_a_check_that_has_that_level() -> None:
+    for check, levels in CHARTED.items():
+        assert set(levels) <= set(get_check(check).levels), check
 
 
 def test_run_lengths_share_what_the_scanner_is_allowed() -> None:

@@ -27,17 +27,26 @@ if TYPE_CHECKING:
     from petqc.charts.chart import Charted
 
 RUNS_TO_FALSE_ALARM: Final = 60.0
-"""All charts of a scanner together warn of a healthy one so often: once in two months of daily runs. Half of that is
-the scanner's own charts, half those of its modules. Source: daily-qc.md §5.2 (at most one a month)."""
+"""All charts of a kind of run together warn of a healthy scanner so often: once in two months of daily runs. Half of
+that is the scanner's own charts, half those of its modules. Source: daily-qc.md §5.2 (at most one a month)."""
 CHARTED: Final[Mapping[str, tuple[Literal["scanner", "module"], ...]]] = {
     "photopeak": ("scanner", "module"),
     "energy_resolution": ("scanner", "module"),
     "window_acceptance": ("scanner", "module"),
     "ctr_fit": ("scanner",),
+    "time_tails": ("scanner",),
     "module_time_offset": ("module",),
+    "block_efficiency": ("module",),
     "prompts": ("scanner",),
+    "randoms_delayed": ("scanner",),
+    "lu_energy_scale": ("module",),
+    "lu_efficiency": ("module",),
+    "lu_time_offset": ("module",),
+    "lu_tdc_scale": ("module",),
+    "dark_count_rate": ("module",),
 }
-"""Checks and levels. Source: daily-qc.md §5.2, rows with EWMA."""
+"""Checks and levels. Source: daily-qc.md §5.2, rows with EWMA; those of lutetium stand for the same quantities where no
+source is there."""
 TEMPERATURE: Final = "temperature"
 """The check whose modules' values are the temperatures that charts regress on."""
 DECAYING: Final = frozenset({"prompts"})
