@@ -18,7 +18,7 @@ from petqc_drivers.errors import (
     StateError,
     VerifyError,
 )
-from petqc_drivers.instrument import Identity, Instrument
+from petqc_drivers.instrument import Identity, LinkedInstrument
 from petqc_drivers.trip import Trip
 from petqc_drivers.uninterrupted import uninterrupted
 
@@ -33,7 +33,7 @@ LOOK_EVERY_S: Final = 0.05
 """How often a step on its way is looked at."""
 
 
-class BiasSource(Instrument):
+class BiasSource(LinkedInstrument):
     """One output with its guard, its ramp and its trip.
 
     Args:

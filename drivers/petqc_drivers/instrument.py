@@ -1,8 +1,9 @@
-"""What all instruments around the detector have in common: one link, an identity, readings with quality and age.
+"""What all instruments around the detector have in common: an identity, readings with quality and age.
 
-A supervisor treats them alike: `connect` (opens, verifies who answers, looks, changes nothing), `poll` on its own
-period, `readings` at any time, `aclose`. What can energise something is a `BiasSource` (`bias_source.py`). Every method
-has a deadline of its own and may be cancelled anywhere; the next question then waits until the link is in step again.
+A supervisor treats them alike: `connect` (opens, verifies who answers, looks, changes nothing), `stage` (sets it up to
+measure), `poll` on its own period, `readings` at any time, `aclose`. What can energise something is a `BiasSource`
+(`bias_source.py`). Every method has a deadline of its own and may be cancelled anywhere; the next question then waits
+until the link is in step again.
 """
 
 from __future__ import annotations
@@ -71,12 +72,10 @@ class BackOff:
 
 
 class Instrument(ABC):
-    """One instrument behind a request-reply link.
+    """One instrument, as whoever supervises it sees it.
 
     Args:
         name: From the configuration.
-        link: To it; nobody else uses it.
-        reply_timeout_s: For one exchange.
 
     Attributes:
         state: Of the life cycle.
@@ -86,19 +85,14 @@ class Instrument(ABC):
 
     kind: ClassVar[str]
 
-    def __init__(self, name: str, link: ThreadedLink, *, reply_timeout_s: float) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
         self.state = DeviceState.DISCONNECTED
         self.identity: Identity | None = None
         self.last_good_s: float | None = None
-        self._link = link
-        self._reply_timeout_s = reply_timeout_s
-        self._turn = asyncio.Lock()
-        self._readings: dict[str, Reading] = {}
-        self._is_switching_off = False
+        self._readings: dict[tuple[str, str], Reading] = {}
 
-    # -- what a supervisor calls ------------------------------------------------------------------------------------
-
+    @abstractmethod
     async def connect(self) -> Identity:
         """Open a new session, verify who answers and look at its state; nothing is changed.
 
@@ -107,6 +101,82 @@ class Instrument(ABC):
             WrongIdentityError: It is another device than configured.
             DriverError: It does not answer as it should.
         """
+
+    async def stage(self) -> None:  # noqa: B027 - not abstract
+        """Set it up so that `poll` reads what it is there for, and read that back; energises nothing.
+
+        Most read what they have without being set up: then this does nothing.
+
+        Raises:
+            DriverError: It did not take the settings.
+        """
+
+    async def poll(self) -> list[Reading]:
+        """Ask for everything that it measures.
+
+        Raises:
+            DriverError: It cannot be asked; readings then grow old.
+        """
+        if not self.is_open:
+            raise StateError(f"poll while {self.state.value}", device=self.name, do="connect first")
+        for reading in await self._measure():
+            self._readings[reading.name, reading.node] = reading
+        return self.readings()
+
+    def readings(self) -> list[Reading]:
+        """The last ones, each as good as its age allows."""
+        now = time.monotonic()
+        return [_aged(reading, now) for reading in self._readings.values()]
+
+    @property
+    @abstractmethod
+    def is_open(self) -> bool:
+        """There is a session; whether somebody answers at its other end is another question."""
+
+    @property
+    @abstractmethod
+    def link_counters(self) -> dict[str, int]:
+        """What went over the link and what went wrong there."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """End the session; outputs stay as they are. Safe at any time and more than once."""
+
+    @abstractmethod
+    async def _measure(self) -> list[Reading]:
+        """Readings, fresh from the device."""
+
+    def _last_good(self) -> str:
+        return "never" if self.last_good_s is None else f"{time.monotonic() - self.last_good_s:.1f} s ago"
+
+
+def _aged(reading: Reading, now: float) -> Reading:
+    age_s = now - reading.at_monotonic_s
+    if age_s <= STALE_AFTER_S or reading.quality is Quality.ABSENT:
+        return reading
+    return replace(reading, value=None, quality=Quality.BAD, reason=f"stale: {age_s:.0f} s old")
+
+
+class LinkedInstrument(Instrument):
+    """An instrument behind a request-reply link of its own.
+
+    Args:
+        name: From the configuration.
+        link: To it; nobody else uses it.
+        reply_timeout_s: For one exchange.
+    """
+
+    def __init__(self, name: str, link: ThreadedLink, *, reply_timeout_s: float) -> None:
+        super().__init__(name)
+        self._link = link
+        self._reply_timeout_s = reply_timeout_s
+        self._turn = asyncio.Lock()
+        self._is_switching_off = False
+
+    # -- what a supervisor calls ------------------------------------------------------------------------------------
+
+    async def connect(self) -> Identity:
+        """See `Instrument.connect`."""
         self.state = DeviceState.CONNECTING
         try:
             async with self._turn:
@@ -120,22 +190,10 @@ class Instrument(ABC):
         self.state = DeviceState.IDENTIFIED
         return self.identity
 
-    async def poll(self) -> list[Reading]:
-        """Ask for everything that it measures.
-
-        Raises:
-            DriverError: It cannot be asked; readings then grow old.
-        """
-        if not self._link.is_open:
-            raise StateError(f"poll while {self.state.value}", device=self.name, do="connect first")
-        for reading in await self._measure():
-            self._readings[reading.name] = reading
-        return self.readings()
-
-    def readings(self) -> list[Reading]:
-        """The last ones, each as good as its age allows."""
-        now = time.monotonic()
-        return [self._aged(reading, now) for reading in self._readings.values()]
+    @property
+    def is_open(self) -> bool:
+        """See `Instrument.is_open`."""
+        return self._link.is_open
 
     @property
     def link_counters(self) -> dict[str, int]:
@@ -156,16 +214,6 @@ class Instrument(ABC):
     @abstractmethod
     async def _observe(self) -> None:
         """Look at its state after connecting; through `_exchange` only."""
-
-    @abstractmethod
-    async def _measure(self) -> list[Reading]:
-        """Readings, fresh from the device."""
-
-    def _aged(self, reading: Reading, now: float) -> Reading:
-        age_s = now - reading.at_monotonic_s
-        if age_s <= STALE_AFTER_S or reading.quality is Quality.ABSENT:
-            return reading
-        return replace(reading, value=None, quality=Quality.BAD, reason=f"stale: {age_s:.0f} s old")
 
     async def _ask(self, request: bytes, whole: Callable[[bytes], int | None]) -> bytes:
         """An exchange that changes nothing, in its turn; asked once more if the link fell out of step.
@@ -222,6 +270,3 @@ class Instrument(ABC):
         """Refuse an exchange that must not be made now."""
         if self._is_switching_off:
             raise OvertakenError("switching off goes first", device=self.name)
-
-    def _last_good(self) -> str:
-        return "never" if self.last_good_s is None else f"{time.monotonic() - self.last_good_s:.1f} s ago"

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from tests.contract.served_instruments import served
+
+from petqc_drivers.caen_a5203.board import CaenA5203, CaenA5203Settings
+from petqc_drivers.caen_a5203.registers import Register as A5203Register
 from petqc_drivers.caen_a7585d import CaenA7585d, CaenA7585dSettings, Register
 from petqc_drivers.hamamatsu_c11204.settings import HamamatsuC11204Settings
 from petqc_drivers.hamamatsu_c11204.supply import HamamatsuC11204
@@ -12,6 +18,7 @@ from petqc_drivers.julabo.circulator import JulaboCirculator, JulaboSettings
 from petqc_drivers.keithley_smu.meter import KeithleySmu, KeithleySmuSettings
 from petqc_drivers.limits import HardLimit, Volts
 from petqc_drivers.sr620.counter import Sr620, Sr620Settings
+from petqc_simulators.boards.caen_a5203 import CaenA5203Board
 from petqc_simulators.boards.caen_a7585d import CaenA7585dBoard
 from petqc_simulators.boards.hamamatsu_c11204 import HamamatsuC11204Board
 from petqc_simulators.boards.julabo import JulaboBoard
@@ -21,9 +28,10 @@ from petqc_simulators.boards.sr620 import Sr620 as Sr620Board
 from petqc_simulators.physics.leakage import SipmLoad
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from petqc_drivers.instrument import Instrument
+    from petqc_simulators.instrument_server import WireSide
 
 REPLY_TIMEOUT_S = 0.25
 
@@ -35,7 +43,8 @@ class Case:
     board: it, with readings that all differ. another: one of the same kind that is not the one configured. device: its
     driver for an address. truth: what a poll must read, with how far off. told: everything that it was ever told to
     change. replies: of which replies of a poll faults are tried. has_parity: its line notices a flipped bit, or its
-    frames do; raw sockets and GPIB lose none. is_serial: it can be on a pseudo-terminal.
+    frames do; raw sockets and GPIB lose none. is_serial: it can be on a pseudo-terminal. data: what it sends by itself
+    on a second socket, if it has one.
     """
 
     name: str
@@ -47,9 +56,21 @@ class Case:
     replies: tuple[int, ...]
     has_parity: bool = True
     is_serial: bool = True
+    data: Callable[[Any], WireSide] | None = None
 
     def __str__(self) -> str:
         return self.name
+
+    @contextlib.contextmanager
+    def served(self, board: Any, side: WireSide, listen: str = "tcp://127.0.0.1:0") -> Iterator[str]:
+        """Serve it, through whatever side stands for it; the address for `device`, and to listen at again."""
+        listen, _, data_port = listen.partition("+")
+        with contextlib.ExitStack() as stack:
+            address = stack.enter_context(served(side, listen))
+            if self.data is not None:
+                beside = stack.enter_context(served(self.data(board), f"tcp://127.0.0.1:{data_port or 0}"))
+                address += "+" + beside.rpartition(":")[2]
+            yield address
 
 
 def _c11204(address: str) -> Instrument:
@@ -149,7 +170,91 @@ def _a7585d_board() -> CaenA7585dBoard:
     return board
 
 
+class A5203Control:
+    """The control socket of a timing board, as an instrument that never speaks first."""
+
+    def __init__(self, serial: int = 52_030_001) -> None:
+        self.board = CaenA5203Board(serial)
+
+    def receive(self, data: bytes) -> bytes:
+        return self.board.handle(data)
+
+    def let_pass(self, _seconds: float) -> bytes:
+        return b""
+
+    def forget(self) -> None:
+        self.board.forget()
+
+    def state(self) -> dict[str, Any]:
+        return self.board.state()
+
+    def told(self) -> list[int]:
+        """Registers that are not as they were at the beginning, but for those that reading the card goes through."""
+        fresh = CaenA5203Board().registers
+        through = {A5203Register.SPI_DATA, A5203Register.I2C_ADDRESS, A5203Register.I2C_DATA}
+        return [r for r, value in self.board.registers.items() if r not in through and value != fresh.get(r)]
+
+
+class A5203Data:
+    """Its data socket: time passes, and nothing is at its inputs."""
+
+    def __init__(self, control: A5203Control) -> None:
+        self.board = control.board
+
+    def receive(self, _data: bytes) -> bytes:
+        return b""
+
+    def let_pass(self, seconds: float) -> bytes:
+        nothing = np.empty(0, np.int64)
+        return self.board.advance(seconds, nothing, nothing)
+
+    def forget(self) -> None:
+        """Nothing is kept for a client."""
+
+    def state(self) -> dict[str, Any]:
+        return self.board.state()
+
+
+def _a5203(address: str) -> Instrument:
+    host, _, ports = address.removeprefix("socket://").rpartition(":")
+    control_port, data_port = map(int, ports.split("+"))
+    return CaenA5203(
+        CaenA5203Settings(
+            name="timing",
+            host=host,
+            control_port=control_port,
+            data_port=data_port,
+            serial=52_030_001,
+            inputs=(0, 1),
+            reply_s=REPLY_TIMEOUT_S,
+        )
+    )
+
+
+def _a5203_control() -> A5203Control:
+    control = A5203Control()
+    control.board.environment.ambient_degc = 21.5
+    return control
+
+
 CASES = [
+    Case(
+        "caen-a5203",
+        _a5203_control,
+        lambda: A5203Control(52_030_002),
+        _a5203,
+        lambda _control: {
+            "temperature_board": (33.5, 0.001),
+            "temperature_fpga": (49.5, 0.2),
+            "temperature_tdc": (38.5, 0.001),
+            "clock_locked": (1.0, 0.0),
+        },
+        lambda control: control.told(),
+        (0, 3, 4),
+        has_parity=False,
+        is_serial=False,
+        data=A5203Data,
+    ),
     Case(
         "caen-a7585d",
         _a7585d_board,

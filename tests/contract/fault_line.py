@@ -20,14 +20,21 @@ if TYPE_CHECKING:
 class FaultyLine:
     """One line.
 
+    Args:
+        inner: the instrument.
+        speed: simulated seconds per second.
+        has_sessions: what is on its way ends with the connection, as TCP of the instrument's own does; a serial line
+            behind a socket goes on.
+
     Attributes:
         fault: what is done to replies; None: nothing.
         is_frozen: requests stay on the line, and reach the instrument when it ends.
         replies: how many came from the instrument.
     """
 
-    def __init__(self, inner: WireSide, *, speed: float = 1.0) -> None:
+    def __init__(self, inner: WireSide, *, speed: float = 1.0, has_sessions: bool = False) -> None:
         self.inner = inner
+        self._has_sessions = has_sessions
         self.fault: Fault | None = None
         self.is_frozen = False
         self.replies = 0
@@ -59,6 +66,8 @@ class FaultyLine:
         return said + b"".join(due)
 
     def forget(self) -> None:
+        if self._has_sessions:
+            self._held, self._on_the_way = b"", []
         self.inner.forget()
 
     def state(self) -> dict[str, Any]:

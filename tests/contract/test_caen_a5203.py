@@ -63,8 +63,10 @@ def test_it_times_the_coincidences_of_the_photons_that_the_readout_sees(detector
     async def work() -> None:
         async with served(detector) as server:
             device = client(server)
-            card = await device.connect()
-            assert (card.serial, card.code, card.channels) == (SERIAL, 5203, 64)
+            identity = await device.connect()
+            assert (identity.model, identity.serial, identity.firmware) == ("A5203", str(SERIAL), "1.6")
+            assert device.card is not None
+            assert (device.card.serial, device.card.code, device.card.channels) == (SERIAL, 5203, 64)
             assert device.firmware == (1, 6)
             await device.configure()
             assert device.state is DeviceState.STAGED
@@ -79,7 +81,7 @@ def test_it_times_the_coincidences_of_the_photons_that_the_readout_sees(detector
             async with asyncio.timeout(60.0):
                 while device.account.windows < 2000 or device.account.service < 2:  # noqa: ASYNC110 - it has no event
                     await asyncio.sleep(0.05)
-            readings = {r.name: r for r in await device.readings()}
+            readings = {r.name: r for r in await device.poll()}
             await device.stop()
             account = device.account
             await device.close()
@@ -126,7 +128,7 @@ def test_a_lost_reference_clock_is_told_and_its_readings_are_bad() -> None:
             await device.connect()
             await device.configure()
             server.board.environment.reference_lost = True
-            readings = {r.name: r for r in await device.readings()}
+            readings = {r.name: r for r in await device.poll()}
             assert readings["clock_locked"].value == 0.0
             assert readings["clock_locked"].quality is Quality.BAD
             assert readings["clock_locked"].reason == "the reference clock is not locked"
@@ -167,7 +169,7 @@ def test_a_board_that_falls_silent_is_lost_by_name_and_stop_still_ends() -> None
             await device.start(lambda _: None)
             await asyncio.sleep(1.2)
             with pytest.raises(LinkLostError, match=r"running, and no service event for 1\.\d s"):
-                await device.readings()
+                await device.poll()
             assert device.state is DeviceState.FAULTED
             await device.close()
             assert device.state is DeviceState.DISCONNECTED

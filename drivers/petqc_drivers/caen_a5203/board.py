@@ -1,21 +1,23 @@
-"""The board as a device: connect, see that it is the right one, configure, take events, tell how it is.
+"""The board as an instrument: see that it is the right one, set it up, take events, tell how it is.
 
 It has no output that could be energised; what it can do wrong is to give times that are not true, so lock, temperature
 and service events are watched, and readings say when they are not to be believed.
+
+A supervisor calls `connect`, `stage` and `poll`, as of every instrument. Whoever wants the list of events itself uses
+`configure`, `start` and `stop`, or listens to what a staged board takes anyway (`listen`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, ClassVar
 
-from petqc_drivers.caen_a5203 import picotdc, wire
-from petqc_drivers.caen_a5203.control import Control, open_stream
-from petqc_drivers.caen_a5203.events import ListEvents, ServiceEvent, StreamParser
+from petqc_drivers.caen_a5203 import picotdc
+from petqc_drivers.caen_a5203.control import Control
+from petqc_drivers.caen_a5203.intervals import RecentIntervals
 from petqc_drivers.caen_a5203.registers import (
     CHANNELS_128,
     FAULTS,
@@ -35,107 +37,59 @@ from petqc_drivers.caen_a5203.registers import (
     faults_of,
     fpga_degc,
 )
+from petqc_drivers.caen_a5203.settings import CaenA5203Settings
+from petqc_drivers.caen_a5203.stream import DataStream, StreamAccount
 from petqc_drivers.device import DeviceState, Quality, Reading
 from petqc_drivers.errors import (
+    ConnectError,
     DeviceFaultError,
     DriverError,
     LinkLostError,
     LocalProtocolError,
+    RemoteProtocolError,
+    ReplyTimeoutError,
     StateError,
     WrongIdentityError,
 )
+from petqc_drivers.instrument import Identity, Instrument
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_LOG = logging.getLogger(__name__)
-_READ_BYTES = 1 << 16
+    from petqc_drivers.caen_a5203.events import ListEvents
+
+__all__ = ["CaenA5203", "CaenA5203Settings", "StreamAccount"]
+
 _SOFTWARE_RUN = 0x01
 _OLDEST_FIRMWARE = 1
+_TDC_LOCK = StatusBit.TDC0_UNLOCKED | StatusBit.TDC1_UNLOCKED
+_LOCK_BITS = StatusBit.CLOCK_UNLOCKED | _TDC_LOCK
+_DRAIN_S = 0.05
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CaenA5203Settings:
-    """What one board is and how it is used.
-
-    Attributes:
-        name: In messages and readings.
-        host: Address of the board.
-        control_port, data_port: Fixed by the board; others for a simulator or a tunnel.
-        serial: Number (PID) that the board must have; None: any.
-        inputs: Channels that are timed.
-        reply_s: Longest wait for an answer.
-        silence_s: Running without a service event for so long, the link counts as lost.
-        external_clock: Take the reference clock from outside; False: the board's own.
-    """
-
-    name: str
-    host: str
-    control_port: int = wire.CONTROL_PORT
-    data_port: int = wire.DATA_PORT
-    serial: int | None = None
-    inputs: tuple[int, ...] = ()
-    reply_s: float = 1.0
-    silence_s: float = 3.0
-    external_clock: bool = False
-
-    def __post_init__(self) -> None:
-        if len(set(self.inputs)) != len(self.inputs) or any(not 0 <= c < 2 * picotdc.CHANNELS for c in self.inputs):
-            raise LocalProtocolError(f"inputs {self.inputs}: each of 0 to 127 once", device=self.name)
-        if not (self.reply_s > 0.0 and self.silence_s > 1.0):
-            raise LocalProtocolError("reply_s must be above 0 and silence_s above 1 s", device=self.name)
-
-
-@dataclass(slots=True)
-class StreamAccount:
-    """What came on the data socket since the last start.
-
-    windows: events with hits. hits. service: service events. bytes_skipped, events_damaged: not understood.
-    refused: windows that the consumer raised on.
-    """
-
-    windows: int = 0
-    hits: int = 0
-    service: int = 0
-    bytes_skipped: int = 0
-    events_damaged: int = 0
-    refused: int = 0
-
-
-@dataclass(slots=True)
-class _Stream:
-    task: asyncio.Task[None]
-    writer: asyncio.StreamWriter
-    account: StreamAccount = field(default_factory=StreamAccount)
-    sink: Callable[[ListEvents], None] | None = None
-    service: ServiceEvent | None = None
-    service_s: float | None = None
-    lost: str | None = None
-
-
-class CaenA5203:
+class CaenA5203(Instrument):
     """One board. Not for several event loops.
 
     Attributes:
         settings: As given.
-        state: Where it is in its life.
-        card: Its identity, once connected.
+        card: Its identity card, once connected.
         firmware: Revision of the FPGA as (major, minor).
     """
 
+    kind: ClassVar[str] = "caen-a5203"
+
     def __init__(self, settings: CaenA5203Settings) -> None:
+        super().__init__(settings.name)
         self.settings = settings
-        self.state = DeviceState.DISCONNECTED
         self.card: BoardCard | None = None
         self.firmware = (0, 0)
+        self._revision = 0
         self._control: Control | None = None
-        self._stream: _Stream | None = None
+        self._stream: DataStream | None = None
+        self._turn = asyncio.Lock()
+        self._counters: Counter[str] = Counter()
+        self._intervals: RecentIntervals | None = None
         self._started_s = 0.0
-
-    @property
-    def name(self) -> str:
-        """Its name in messages."""
-        return self.settings.name
 
     @property
     def account(self) -> StreamAccount:
@@ -143,35 +97,51 @@ class CaenA5203:
         return StreamAccount() if self._stream is None else self._stream.account
 
     @property
+    def is_open(self) -> bool:
+        """See `Instrument.is_open`."""
+        return self._control is not None and self.state is not DeviceState.FAULTED
+
+    @property
+    def link_counters(self) -> dict[str, int]:
+        """What went over both connections and what went wrong there."""
+        account, exchanges = self.account, 0 if self._control is None else self._control.exchanges
+        return {
+            **self._counters,
+            "exchanges": self._counters["exchanges"] + exchanges,
+            "bytes_skipped": account.bytes_skipped,
+            "events_damaged": account.events_damaged,
+            "windows_refused": account.refused,
+        }
+
+    @property
     def _tdcs(self) -> int:
         return 1 if self.card is None or self.card.channels <= picotdc.CHANNELS else 2
 
     # -- connecting -------------------------------------------------------------------------------------------------
 
-    async def connect(self) -> BoardCard:
-        """Reach the board on both sockets, end what runs there, and see that it is the right one.
+    async def connect(self) -> Identity:
+        """Reach the board on both sockets and see that it is the right one; what it does is left as it is.
 
         Raises:
             ConnectError: Nothing answers.
             WrongIdentityError: It is another board, or another kind of board.
         """
-        await self.close()
+        await self.aclose()
         s = self.settings
         self.state = DeviceState.CONNECTING
         try:
-            self._control = await Control.open(s.name, s.host, s.control_port, s.reply_s)
-            reader, writer = await open_stream(s.host, s.data_port, s.name, s.reply_s)
-            self._open_stream(reader, writer)
-            for command in (Command.STOP, Command.CLEAR):
-                await self._control.command(command)
-            self.card = await self._identify(self._control)
+            async with self._turn:
+                self._control = await Control.open(s.name, s.host, s.control_port, s.reply_s)
+                self._stream = await DataStream.open(s.name, s.host, s.data_port, s.reply_s)
+                self.identity = await self._identify(self._control)
         except BaseException:
-            await self.close()
+            await self._let_go()
+            self.state = DeviceState.FAULTED
             raise
         self.state = DeviceState.IDENTIFIED
-        return self.card
+        return self.identity
 
-    async def _identify(self, control: Control) -> BoardCard:
+    async def _identify(self, control: Control) -> Identity:
         s, card = self.settings, await control.card()
         if card.code != FERS_CODE:
             raise WrongIdentityError(f"is a board of code {card.code}, not a {FERS_CODE}", device=s.name)
@@ -184,7 +154,7 @@ class CaenA5203:
         missing = [c for c in s.inputs if c >= card.channels]
         if missing:
             raise WrongIdentityError(f"has {card.channels} channels, and inputs {missing} are asked for", device=s.name)
-        revision = await control.read(Register.FIRMWARE_REVISION)
+        self._revision = revision = await control.read(Register.FIRMWARE_REVISION)
         self.firmware = (revision >> 8 & 0xFF, revision & 0xFF)
         if self.firmware[0] < _OLDEST_FIRMWARE:
             raise WrongIdentityError(
@@ -192,22 +162,49 @@ class CaenA5203:
                 device=s.name,
                 do="update it with the maker's tool",
             )
-        return card
+        self.card, self.last_good_s = card, time.monotonic()
+        return Identity(card.name, str(card.serial), f"{self.firmware[0]}.{self.firmware[1]}")
 
     # -- configuring ------------------------------------------------------------------------------------------------
 
+    async def stage(self) -> None:
+        """Set up and start, if inputs are configured, so that readings have the time intervals of the modules.
+
+        Raises:
+            DriverError: It does not lock, or did not take the settings.
+        """
+        if self.settings.inputs:
+            await self.configure()
+            await self.start()
+
     async def configure(self) -> None:
-        """Reset the board and make it stream the leading edges of the inputs; every setting is read back.
+        """End what runs, reset the board and make it stream the leading edges of the inputs; all is read back.
 
         Raises:
             DeviceFaultError: Clock or TDC do not lock.
             VerifyError: A register does not hold what was written.
         """
-        control = self._ready("configure", DeviceState.IDENTIFIED, DeviceState.STAGED)
         s = self.settings
         if not s.inputs:
             raise LocalProtocolError("no inputs are configured", device=s.name, do="name the channels that are wired")
-        await control.command(Command.RESET)
+        async with self._turn:
+            control = await self._ready("configure", DeviceState.IDENTIFIED, DeviceState.STAGED, DeviceState.RUNNING)
+            self.state = DeviceState.IDENTIFIED
+            for command in (Command.STOP, Command.CLEAR, Command.RESET):
+                await control.command(command)
+            await self._write_settings(control)
+            status = await control.read(Register.STATUS)
+        wrong = faults_of(status, tdcs=self._tdcs)
+        if wrong:
+            raise DeviceFaultError(
+                f"after configuring, {wrong[0]} (status {status:#x})",
+                device=s.name,
+                do="check the reference clock's cable and the board's cooling",
+            )
+        self.state = DeviceState.STAGED
+
+    async def _write_settings(self, control: Control) -> None:
+        s = self.settings
         wide = CHANNELS_128 if self._tdcs > 1 else 0
         settings = {
             Register.IO_CONTROL: 0x4 if s.external_clock else 0x0,
@@ -233,15 +230,6 @@ class CaenA5203:
             steps = picotdc.power_up(mine, period_clk=STREAMING_PERIOD_CLK)
             await control.tdc_steps(tdc, steps)
             await self._verify_tdc(control, tdc, steps)
-        status = await control.read(Register.STATUS)
-        wrong = faults_of(status, tdcs=self._tdcs)
-        if wrong:
-            raise DeviceFaultError(
-                f"after configuring, {wrong[0]} (status {status:#x})",
-                device=s.name,
-                do="check the reference clock's cable and the board's cooling",
-            )
-        self.state = DeviceState.STAGED
 
     async def _verify_tdc(self, control: Control, tdc: int, steps: list[picotdc.Step]) -> None:
         last = {step.address: step.value for step in steps}
@@ -256,29 +244,42 @@ class CaenA5203:
 
     # -- events -----------------------------------------------------------------------------------------------------
 
-    async def start(self, sink: Callable[[ListEvents], None]) -> None:
-        """Begin: time is reset, and every window with hits goes to `sink`, in the event loop.
+    async def start(self, *sinks: Callable[[ListEvents], None]) -> None:
+        """Begin: time is reset, and every window with hits goes to the sinks, in the event loop.
 
         Raises:
             StateError: Not configured.
         """
-        control = self._ready("start", DeviceState.STAGED)
+        async with self._turn:
+            control = await self._ready("start", DeviceState.STAGED)
+            s, stream = self.settings, self._data()
+            self._intervals = RecentIntervals(s.pairs, s.window_ps, s.intervals_s) if s.pairs else None
+            stream.begin(*sinks, *([] if self._intervals is None else [self._intervals]))
+            for command in (Command.CLEAR, Command.TIME_RESET, Command.START):
+                await control.command(command)
+            self._started_s = time.monotonic()
+            self.state = DeviceState.RUNNING
+
+    def listen(self, sink: Callable[[ListEvents], None]) -> Callable[[], None]:
+        """Give another consumer the windows of a running board too; what is returned ends that."""
         stream = self._data()
-        stream.account, stream.sink, stream.service_s, stream.service = StreamAccount(), sink, None, None
-        for command in (Command.CLEAR, Command.TIME_RESET, Command.START):
-            await control.command(command)
-        self._started_s = time.monotonic()
-        self.state = DeviceState.RUNNING
+        stream.sinks = (*stream.sinks, sink)
+
+        def end() -> None:
+            stream.sinks = tuple(one for one in stream.sinks if one is not sink)
+
+        return end
 
     async def stop(self) -> None:
         """End; what is still on its way is taken for a moment. Does nothing where nothing runs."""
-        if self._control is None or not self._control.is_open:
-            raise LinkLostError("cannot stop: not connected", device=self.name, do="connect again")
-        await self._control.command(Command.STOP)
-        if self.state is DeviceState.RUNNING:
-            await asyncio.sleep(_DRAIN_S)
-            self._data().sink = None
-            self.state = DeviceState.STAGED
+        async with self._turn:
+            if self._control is None or not self._control.is_open:
+                raise LinkLostError("cannot stop: not connected", device=self.name, do="connect again")
+            await self._control.command(Command.STOP)
+            if self.state is DeviceState.RUNNING:
+                await asyncio.sleep(_DRAIN_S)
+                self._data().sinks = ()
+                self.state = DeviceState.STAGED
 
     def check_flow(self) -> None:
         """See that a running board still speaks.
@@ -286,129 +287,148 @@ class CaenA5203:
         Raises:
             LinkLostError: The data socket was closed, or no service event has come for too long.
         """
-        if self.state is not DeviceState.RUNNING:
-            return
         stream = self._data()
-        since = time.monotonic() - (self._started_s if stream.service_s is None else stream.service_s)
         reason = stream.lost
-        if reason is None and since > self.settings.silence_s:
-            reason = f"running, and no service event for {since:.1f} s"
+        if self.state is DeviceState.RUNNING and reason is None:
+            since = time.monotonic() - (self._started_s if stream.service_s is None else stream.service_s)
+            if since > self.settings.silence_s:
+                reason = f"running, and no service event for {since:.1f} s"
         if reason is not None:
-            self.state = DeviceState.FAULTED
             raise LinkLostError(reason, device=self.name, do="check the board's power and network, then connect again")
-
-    def _open_stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._pump(reader), name=f"{self.name} data")
-        self._stream = _Stream(task, writer)
-
-    async def _pump(self, reader: asyncio.StreamReader) -> None:
-        parser = StreamParser()
-        while True:
-            try:
-                data = await reader.read(_READ_BYTES)
-            except OSError as error:
-                self._data().lost = f"the data connection broke: {error}"
-                return
-            stream = self._data()
-            if not data:
-                stream.lost = "the board closed the data connection"
-                return
-            skipped, damaged = parser.bytes_skipped, parser.events_damaged
-            batch = parser.feed(data)
-            for service in batch.service:
-                stream.service, stream.service_s = service, time.monotonic()
-            stream.account.service += len(batch.service)
-            self._take(stream, batch.lists)
-            stream.account.bytes_skipped += parser.bytes_skipped - skipped
-            stream.account.events_damaged += parser.events_damaged - damaged
-
-    def _take(self, stream: _Stream, events: ListEvents) -> None:
-        stream.account.windows += events.trigger_id.size
-        stream.account.hits += events.channel.size
-        if stream.sink is None or not events.trigger_id.size:
-            return
-        try:
-            stream.sink(events)
-        except Exception:  # noqa: BLE001 - whatever a consumer does wrong, the stream goes on and it is counted
-            if not stream.account.refused:
-                _LOG.exception("%s: the consumer of events failed; further ones are counted", self.name)
-            stream.account.refused += events.trigger_id.size
 
     # -- readings ---------------------------------------------------------------------------------------------------
 
-    async def readings(self) -> list[Reading]:
-        """Lock, temperatures, counters and, while running, the age of the last service event.
+    async def _measure(self) -> list[Reading]:
+        """Lock, temperatures, and while running trigger counters and time intervals."""
+        async with self._turn:
+            try:
+                self.check_flow()
+                try:
+                    found = await self._registers()
+                except (ReplyTimeoutError, RemoteProtocolError, LinkLostError):
+                    found = await self._registers()  # over a new control connection
+            except DriverError:
+                await self._let_go()
+                self.state = DeviceState.FAULTED
+                raise
+        self.last_good_s = time.monotonic()
+        return [*found, *self._of_service(), *self._of_intervals()]
 
-        Raises:
-            LinkLostError: Not connected.
-            ReplyTimeoutError: No answer in time.
-        """
-        control = self._ready("read", DeviceState.IDENTIFIED, DeviceState.STAGED, DeviceState.RUNNING)
-        self.check_flow()
+    async def _registers(self) -> list[Reading]:
+        control = await self._ready("read", DeviceState.IDENTIFIED, DeviceState.STAGED, DeviceState.RUNNING)
         status = await control.read(Register.STATUS)
         fpga = fpga_degc(await control.read(Register.FPGA_TEMPERATURE))
         board = board_degc(await control.read(Register.BOARD_TEMPERATURE))
         places = (Register.TDC0_TEMPERATURE, Register.TDC1_TEMPERATURE)[: self._tdcs]
         tdcs = [board_degc(await control.read(place)) for place in places]
-        now = time.monotonic()
+        await control.check_step(Register.FIRMWARE_REVISION, self._revision)
+        if self.state is DeviceState.IDENTIFIED:
+            status &= ~_TDC_LOCK  # nobody has set the TDCs up yet
         wrong = faults_of(status, tdcs=self._tdcs)
-        quality, reason = (Quality.BAD, "; ".join(wrong)) if wrong else (Quality.GOOD, None)
-
-        def reading(name: str, value: float, unit: str, node: str = "") -> Reading:
-            return Reading(name, node or self.name, value, unit, True, Quality.GOOD, now)
-
-        found = [
-            Reading("clock_locked", self.name, float(not status & _LOCK_BITS), "1", True, quality, now, reason),
-            Reading("status_faults", self.name, float(status & FAULTS), "1", True, quality, now, reason),
-            reading("temperature_fpga", fpga, "degC"),
-            reading("temperature_board", board, "degC"),
-            *(reading("temperature_tdc", t, "degC", f"{self.name}:tdc{k}") for k, t in enumerate(tdcs)),
+        return [
+            self._reading("clock_locked", float(not status & _LOCK_BITS), "1", wrong=wrong),
+            self._reading("clock_external", float(self.settings.external_clock), "1"),
+            self._reading("status_faults", float(status & FAULTS), "1", wrong=wrong),
+            self._reading("temperature_fpga", fpga, "degC"),
+            self._reading("temperature_board", board, "degC"),
+            *(self._reading("temperature_tdc", t, "degC", node=f"{self.name}:tdc{k}") for k, t in enumerate(tdcs)),
         ]
-        service = None if self._stream is None else self._stream.service
-        if service is not None and self._stream is not None and self._stream.service_s is not None:
-            at = self._stream.service_s
+
+    def _of_service(self) -> list[Reading]:
+        """Counters, as old as the last service event."""
+        stream = self._data()
+        service, at_s = stream.service, stream.service_s
+        if service is None or at_s is None:
+            return []
+        counters = {
+            "triggers": service.triggers,
+            "triggers_rejected": service.triggers_rejected,
+            "triggers_suppressed": service.triggers_suppressed,
+        }
+        return [self._reading(name, float(value), "1", at_s=at_s) for name, value in counters.items()]
+
+    def _of_intervals(self) -> list[Reading]:
+        """What the modules' fast outputs differ by in time, t of the first minus t of the second."""
+        if self._intervals is None or self.state is not DeviceState.RUNNING:
+            return []
+        locked = self._readings.get(("clock_locked", self.name))
+        wrong = [] if locked is None or locked.value == 1.0 or locked.reason is None else [locked.reason]
+        found = []
+        for interval in self._intervals.found():
+            node = self.settings.node((interval.a, interval.b))
+            nothing = None if interval.mean_ps is not None else f"no peak in {interval.n} pairs"
             for name, value in (
-                ("triggers", service.triggers),
-                ("triggers_rejected", service.triggers_rejected),
-                ("triggers_suppressed", service.triggers_suppressed),
+                ("time_interval", interval.mean_ps),
+                ("time_interval_uncertainty", interval.error_ps),
+                ("time_interval_sigma", interval.sigma_ps),
             ):
-                found.append(Reading(name, self.name, float(value), "1", True, Quality.GOOD, at))
+                found.append(self._reading(name, value, "ps", node=node, wrong=wrong, absent=nothing))
         return found
+
+    def _reading(
+        self,
+        name: str,
+        value: float | None,
+        unit: str,
+        *,
+        node: str = "",
+        wrong: list[str] | tuple[str, ...] = (),
+        absent: str | None = None,
+        at_s: float | None = None,
+    ) -> Reading:
+        quality = Quality.ABSENT if absent else Quality.BAD if wrong else Quality.GOOD
+        reason = absent or "; ".join(wrong) or None
+        at_s = time.monotonic() if at_s is None else at_s
+        return Reading(name, node or self.name, value, unit, value is not None, quality, at_s, reason)
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
+    async def aclose(self) -> None:
+        """Let both connections go; a board that runs goes on. Safe at any time and more than once."""
+        await self._let_go()
+        self.state = DeviceState.DISCONNECTED
+
     async def close(self) -> None:
         """Stop what runs, as far as the board can be reached, and let both connections go."""
-        control, stream = self._control, self._stream
-        if control is not None and control.is_open and self.state is DeviceState.RUNNING:
+        if self.state is DeviceState.RUNNING:
             with contextlib.suppress(DriverError):
-                await control.command(Command.STOP)
-        self._control = self._stream = None
-        self.state, self.card = DeviceState.DISCONNECTED, None
-        if stream is not None:
-            stream.task.cancel()
-            await asyncio.wait({stream.task})
-            stream.writer.close()
-            with contextlib.suppress(OSError):
-                await stream.writer.wait_closed()
-        if control is not None:
-            await control.close()
+                await self.stop()
+        await self.aclose()
 
-    def _ready(self, to: str, *states: DeviceState) -> Control:
+    async def _let_go(self) -> None:
+        control, stream, self._control, self._stream = self._control, self._stream, None, None
+        self.card = self._intervals = None
+        if control is not None:
+            self._counters["exchanges"] += control.exchanges
+            await control.close()
+        if stream is not None:
+            await stream.close()
+
+    async def _ready(self, to: str, *states: DeviceState) -> Control:
+        """The control connection; a new one, with the same board at its end, after one that fell out of step.
+
+        Raises:
+            StateError: Not in one of these states.
+            DriverError: The board cannot be reached any more, or is another one.
+        """
         if self._control is None or self.state not in states:
             do = (
                 "connect" if self._control is None else "configure" if DeviceState.STAGED in states else "connect again"
             )
             raise StateError(f"cannot {to} while {self.state.value}", device=self.name, do=f"{do} first")
         if not self._control.is_open:
-            raise LinkLostError(f"cannot {to}: the connection is closed", device=self.name, do="connect again")
+            s = self.settings
+            try:
+                control = await Control.open(s.name, s.host, s.control_port, s.reply_s)
+            except ConnectError as error:
+                raise LinkLostError(f"cannot {to}: {error.what}", device=self.name, do=error.do) from error
+            before, self._control = self._control, control
+            self._counters["exchanges"] += before.exchanges
+            self._counters["resynchronised"] += 1
+            await self._identify(self._control)
         return self._control
 
-    def _data(self) -> _Stream:
+    def _data(self) -> DataStream:
         if self._stream is None:
             raise LinkLostError("not connected", device=self.name, do="connect first")
         return self._stream
-
-
-_LOCK_BITS = StatusBit.CLOCK_UNLOCKED | StatusBit.TDC0_UNLOCKED
-_DRAIN_S = 0.05

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -20,13 +21,38 @@ from petqc_drivers.caen_a5203.registers import (
     Register,
     StatusBit,
 )
-from petqc_drivers.errors import ConnectError, DeviceFaultError, LinkLostError, ReplyTimeoutError, VerifyError
+from petqc_drivers.errors import (
+    ConnectError,
+    DeviceFaultError,
+    LinkLostError,
+    RemoteProtocolError,
+    ReplyTimeoutError,
+    VerifyError,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 _I2C_TRIES = 50
 _CARD_TRIES = 3
+_MOST_HELD = 1 << 16
+
+
+@contextlib.contextmanager
+def _told(where: str, device: str, within_s: float) -> Iterator[None]:
+    """Say of a connection that is not to be had what a person can do.
+
+    Raises:
+        ConnectError: It is not.
+    """
+    try:
+        yield
+    except TimeoutError as error:
+        do = "check that the board is powered and on this network"
+        raise ConnectError(f"{where} did not answer within {within_s:g} s", device=device, do=do) from error
+    except OSError as error:
+        do = "check address and power; the board takes one client at a time"
+        raise ConnectError(f"{where} cannot be reached: {error.strerror or error}", device=device, do=do) from error
 
 
 async def open_stream(
@@ -37,33 +63,56 @@ async def open_stream(
     Raises:
         ConnectError: Nothing answers there in time.
     """
-    where = f"{host}:{port}"
-    try:
+    with _told(f"{host}:{port}", device, within_s):
         async with asyncio.timeout(within_s):
             return await asyncio.open_connection(host, port)
-    except TimeoutError as error:
-        do = "check that the board is powered and on this network"
-        raise ConnectError(f"{where} did not answer within {within_s:g} s", device=device, do=do) from error
-    except OSError as error:
-        do = "check address and power; the board takes one client at a time"
-        raise ConnectError(f"{where} cannot be reached: {error.strerror or error}", device=device, do=do) from error
+
+
+class _Incoming(asyncio.Protocol):
+    """What came and was not looked at yet, so that it can be seen before a question is asked."""
+
+    def __init__(self) -> None:
+        self.held = bytearray()
+        self.is_lost = False
+        self._more = asyncio.Event()
+        self._transport: asyncio.BaseTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.held += data
+        self._more.set()
+        if len(self.held) > _MOST_HELD and isinstance(self._transport, asyncio.Transport):
+            self._transport.abort()  # it babbles
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self.is_lost = True
+        self._more.set()
+
+    async def wait(self, n_bytes: float) -> None:
+        """Until so much came, or the connection is lost."""
+        while len(self.held) < n_bytes and not self.is_lost:
+            self._more.clear()
+            await self._more.wait()
 
 
 class Control:
     """The control socket of one board. One caller at a time has it.
 
-    After a timeout, a lost connection or a cancelled question the connection is closed for good: what the board still
-    had to say would answer the next question. The owner connects anew.
+    After a timeout, a lost connection, a cancelled question or bytes that nobody asked for, the connection is closed
+    for good: what the board still had to say would answer the next question. The owner connects anew.
 
     Args:
         device: name for messages.
-        reader, writer: the open connection.
+        incoming, transport: the open connection.
         reply_s: longest wait for an answer.
     """
 
-    def __init__(self, device: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reply_s: float) -> None:
+    def __init__(self, device: str, incoming: _Incoming, transport: asyncio.Transport, reply_s: float) -> None:
         self._device = device
-        self._reader, self._writer = reader, writer
+        self._incoming, self._transport = incoming, transport
         self._reply_s = reply_s
         self._lock = asyncio.Lock()
         self._heard_s: float | None = None
@@ -77,7 +126,11 @@ class Control:
         Raises:
             ConnectError: Nothing answers there.
         """
-        return cls(device, *await open_stream(host, port, device, reply_s), reply_s)
+        loop = asyncio.get_running_loop()
+        with _told(f"{host}:{port}", device, reply_s):
+            async with asyncio.timeout(reply_s):
+                transport, incoming = await loop.create_connection(_Incoming, host, port)
+        return cls(device, incoming, transport, reply_s)
 
     @property
     def heard_s_ago(self) -> float | None:
@@ -184,15 +237,27 @@ class Control:
             do="power the board off and on; if it stays, have it looked at",
         )
 
+    async def check_step(self, register: Register, known: int) -> None:
+        """Make sure that answers still belong to questions, by one whose answer is known.
+
+        Raises:
+            RemoteProtocolError: They do not; the connection is closed.
+        """
+        found = await self.read(register)
+        if found != known:
+            self._end()
+            what = f"{register.name} was {known:#x} and is now {found:#x}: answers and questions are out of step"
+            raise RemoteProtocolError(what, device=self._device)
+
     async def _ask(self, request: bytes, n_bytes: int, doing: str) -> bytes:
         async with self._lock:
             if not self.is_open:
                 raise LinkLostError(f"{doing}: the connection is closed", device=self._device, do="connect again")
             try:
+                self._check_quiet(doing)
                 async with asyncio.timeout(self._reply_s):
-                    self._writer.write(request)
-                    await self._writer.drain()
-                    found = await self._reader.readexactly(n_bytes)
+                    self._transport.write(request)
+                    await self._incoming.wait(n_bytes)
             except TimeoutError as error:
                 self._end()
                 raise ReplyTimeoutError(
@@ -201,20 +266,34 @@ class Control:
                     last_good=self._last_good(),
                     do="it is connected anew; check power and network if this comes again",
                 ) from error
-            except (asyncio.IncompleteReadError, OSError) as error:
+            except BaseException:
+                self._end()
+                raise
+            if len(self._incoming.held) < n_bytes:
                 self._end()
                 raise LinkLostError(
                     f"{doing}: the board closed the connection",
                     device=self._device,
                     last_good=self._last_good(),
                     do="connect again; the board takes one client at a time",
-                ) from error
-            except BaseException:
-                self._end()
-                raise
+                )
+            found = bytes(self._incoming.held[:n_bytes])
+            del self._incoming.held[:n_bytes]
+            self._check_quiet(doing)
             self._heard_s = time.monotonic()
             self.exchanges += 1
             return found
+
+    def _check_quiet(self, doing: str) -> None:
+        """Nothing may be there that nobody asked for.
+
+        Raises:
+            RemoteProtocolError: There is; the connection is closed.
+        """
+        held = len(self._incoming.held)
+        if held:
+            self._end()
+            raise RemoteProtocolError(f"{doing}: {held} bytes came that nobody asked for", device=self._device)
 
     def _last_good(self) -> str:
         ago = self.heard_s_ago
@@ -222,10 +301,9 @@ class Control:
 
     def _end(self) -> None:
         self.is_open = False
-        self._writer.close()
+        self._transport.abort()
 
     async def close(self) -> None:
         """End the connection."""
         self._end()
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
+        await self._incoming.wait(math.inf)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
+from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -64,6 +66,10 @@ class Intervals:
             between = np.repeat(of_a, partners) - of_b[pairs]
             self._histograms[k] += np.bincount(between + self._half, minlength=2 * self._half + 1)
 
+    def add(self, other: Intervals) -> None:
+        """Take what another one of the same pairs and window has collected."""
+        self._histograms += other._histograms
+
     def found(self) -> list[Interval]:
         """What has been collected: mean and spread of the peak, without what lies flat under it.
 
@@ -95,5 +101,41 @@ class Intervals:
         return Interval(a, b, n, mean * LSB_PS, sigma * LSB_PS, error * LSB_PS)
 
 
-_LEAST_PAIRS = 20.0
-_ROUNDS = 3
+class RecentIntervals:
+    """The same over the last so many seconds, in a fixed number of parts; a sink for events.
+
+    Args:
+        pairs: inputs (a, b).
+        window_ps: full width, 2τ.
+        over_s: over how long; a part of that is forgotten at once.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[int, int]], window_ps: float, over_s: float) -> None:
+        self._pairs, self._window_ps, self._part_s = tuple(pairs), window_ps, over_s / _PARTS
+        self._parts: deque[tuple[float, Intervals]] = deque()
+
+    def __call__(self, events: ListEvents) -> None:
+        """Take the hits of some windows."""
+        self._forget()
+        now = time.monotonic()
+        if not self._parts or now - self._parts[-1][0] >= self._part_s:
+            self._parts.append((now, Intervals(self._pairs, self._window_ps)))
+        self._parts[-1][1](events)
+
+    def _forget(self) -> None:
+        oldest = time.monotonic() - _PARTS * self._part_s
+        while self._parts and self._parts[0][0] < oldest:
+            self._parts.popleft()
+
+    def found(self) -> list[Interval]:
+        """See `Intervals.found`."""
+        self._forget()
+        whole = Intervals(self._pairs, self._window_ps)
+        for _, part in self._parts:
+            whole.add(part)
+        return whole.found()
+
+
+_LEAST_PAIRS: Final = 20.0
+_ROUNDS: Final = 3
+_PARTS: Final = 6

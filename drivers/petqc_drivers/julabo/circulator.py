@@ -22,7 +22,7 @@ from petqc_drivers.errors import (
     VerifyError,
     WrongIdentityError,
 )
-from petqc_drivers.instrument import Identity, Instrument
+from petqc_drivers.instrument import Identity, LinkedInstrument
 from petqc_drivers.julabo import wire
 from petqc_drivers.transport.serial import SerialLine, check_address, serial_link
 
@@ -71,7 +71,7 @@ class JulaboSettings:
             raise LocalProtocolError(f"{self.rs485_address} is no address on RS-485", device=self.name)
 
 
-class JulaboCirculator(Instrument):
+class JulaboCirculator(LinkedInstrument):
     """One circulator on its serial line.
 
     Attributes:

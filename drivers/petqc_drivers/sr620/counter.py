@@ -20,7 +20,7 @@ from petqc_drivers.errors import (
     VerifyError,
     WrongIdentityError,
 )
-from petqc_drivers.instrument import Identity, Instrument
+from petqc_drivers.instrument import Identity, LinkedInstrument
 from petqc_drivers.sr620 import wire
 from petqc_drivers.transport.serial import SerialLine, check_address, serial_link
 from petqc_drivers.transport.visa import check_resource, visa_link
@@ -69,7 +69,7 @@ class Sr620Settings:
             raise LocalProtocolError(f"seconds_per_sample {self.seconds_per_sample!r}", device=self.name)
 
 
-class Sr620(Instrument):
+class Sr620(LinkedInstrument):
     """One counter."""
 
     kind: ClassVar[str] = "sr620"
