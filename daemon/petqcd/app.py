@@ -17,14 +17,15 @@ from petqcd.audit import Audit
 from petqcd.baselines import Baselines
 from petqcd.calibrations import Calibrations
 from petqcd.client import SOCKET_NAME
-from petqcd.errors import NotFoundError
+from petqcd.errors import DaemonError, NotFoundError
 from petqcd.kinds import all_kinds
 from petqcd.metrics import Metrics
 from petqcd.progress import Bus
 from petqcd.runs import RunManager
+from petqcd.safe_state import HARDWARE_SWITCH, SafeOutcome, SafeState, together
 from petqcd.scheduler import Scheduler
 from petqcd.store import Store
-from petqcd.supervisor import DeviceSupervisor
+from petqcd.supervisor import BiasState, DeviceSupervisor
 from petqcd.web.api import make_app
 from petqcd.web.server import Server, make_server, tcp_socket, unix_socket
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING_EVERY_S = 5.0
+_SAFE = {BiasState.OFF_CONFIRMED: SafeState.IN_SAFE_STATE, BiasState.OFF_COMMANDED: SafeState.SAFE_COMMANDED}
 
 
 class Daemon:
@@ -114,6 +116,18 @@ class Daemon:
             "run": progress.document() if progress else None,
             "schedule": self.scheduler.document(),
         }
+
+    async def off(self) -> list[SafeOutcome]:
+        """Every output off, now and all at once; needs no permit and no store, and overtakes whatever goes on."""
+        return await together([self._board_off()])
+
+    async def _board_off(self) -> SafeOutcome:
+        name = self.device.state.name
+        try:
+            outcome = await self.runs.off()
+        except DaemonError as error:
+            return SafeOutcome(name, SafeState.UNKNOWN, f"{error} ({HARDWARE_SWITCH})")
+        return SafeOutcome(name, _SAFE.get(outcome.state, SafeState.UNKNOWN), outcome.told)
 
     def not_ready(self) -> list[str]:
         """What stands in the way of a run, for /readyz."""

@@ -56,6 +56,14 @@ class Client:
         """Answer to a POST, decoded."""
         return self._request("POST", path, body, deadline_s)
 
+    def alive(self, deadline_s: float) -> None:
+        """Make sure that a daemon answers.
+
+        Raises:
+            UnreachableError: none does.
+        """
+        self._answer("GET", "/healthz", None, deadline_s)
+
     def events(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Events as they come: the first is always `state`. Ends when the daemon closes the stream."""
         connection = _UnixConnection(self.path, EVENTS_DEADLINE_S)
@@ -77,6 +85,9 @@ class Client:
             connection.close()
 
     def _request(self, method: str, path: str, body: dict[str, Any] | None, deadline_s: float) -> Any:
+        return json.loads(self._answer(method, path, body, deadline_s))
+
+    def _answer(self, method: str, path: str, body: dict[str, Any] | None, deadline_s: float) -> bytes:
         connection = _UnixConnection(self.path, deadline_s)
         headers = {"Content-Type": "application/json"} if body is not None else {}
         try:
@@ -89,7 +100,7 @@ class Client:
             connection.close()
         if response.status >= http.client.BAD_REQUEST:
             raise _error(response.status, data)
-        return json.loads(data)
+        return data
 
     def _unreachable(self, error: Exception) -> UnreachableError:
         if isinstance(error, FileNotFoundError | ConnectionRefusedError):

@@ -5,8 +5,7 @@ One board on UDP, or all units behind the readout maker's daemon; the address sa
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from petqc.channel_map import absolute_channel
 from petqc_drivers.device import OutputState
@@ -18,6 +17,7 @@ from petqc_drivers.petsys.udp_readout import PetsysUdpReadout
 from petqcd import clock
 from petqcd.board import ChannelCounts, Received, TimeReference
 from petqcd.errors import ConfigError, RefusedError
+from petqcd.output_settings import readout_way
 from petqcd.petsys_settings import INTERNAL_TRIGGER_ID, Bias, asic_settings, bias_settings, bias_targets, febds
 from petqcd.supervisor import BiasState
 
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
 CLOCK_HZ = 200_000_000
 """System clock. Source: PETsys TOFPET2 readout, one clock is 5 ns."""
-
-DAQD_SCHEME = "unix:"
-"""What the address of a daemon begins with; the path of its socket follows."""
 
 COUNTER_TAGS = 256
 """Tags of channel counter readings; each reading has another one than that before."""
@@ -191,38 +188,19 @@ def _word(reason: str) -> str:
 
 def _readout(endpoint: Endpoint, config: PetsysConfig | None, bias: Bias) -> PetsysReadout:
     """The driver for an address. The daemon switches off itself, first thing on every way out; closing must not."""
-    if endpoint.address.startswith(DAQD_SCHEME):
-        settings = PetsysDaqdSettings(
-            socket=endpoint.address.removeprefix(DAQD_SCHEME),
-            bias=bias.outputs,
-            bias_mezzanines=bias.mezzanines,
-            bias_starts_with=bias.starts_with,
-            on_close="hold",
-            expected_febds=None if config is None else febds(config),
-        )
-        if endpoint.shared_memory is not None:
-            settings = replace(settings, shared_memory=endpoint.shared_memory)
-        return PetsysDaqdReadout(settings)
-    host, port = _host_and_port(endpoint.address)
-    return PetsysUdpReadout(
-        PetsysUdpSettings(
-            host=host,
-            udp_port=port,
-            bias=bias.outputs,
-            bias_mezzanines=bias.mezzanines,
-            bias_starts_with=bias.starts_with,
-            on_close="hold",
-        )
-    )
+    way = readout_way(endpoint.address, endpoint.shared_memory)
+    settings: dict[str, Any] = {
+        "bias": bias.outputs,
+        "bias_mezzanines": bias.mezzanines,
+        "bias_starts_with": bias.starts_with,
+        "on_close": "hold",
+    }
+    if "socket" in way:
+        expected = None if config is None else febds(config)
+        return PetsysDaqdReadout(PetsysDaqdSettings(**way, **settings, expected_febds=expected))
+    return PetsysUdpReadout(PetsysUdpSettings(**way, **settings))
 
 
 def _place(number: int) -> tuple[int, int, int, int]:
     """Port, slave, chip and channel of an absolute channel number."""
     return number >> 17, number >> 12 & 31, number >> 6 & 63, number & 63
-
-
-def _host_and_port(address: str) -> tuple[str, int]:
-    host, _, port = address.removeprefix("udp://").rpartition(":")
-    if not host or not port.isdecimal():
-        raise ConfigError(f"{address!r} is not udp://HOST:PORT")
-    return ("127.0.0.1" if host == "localhost" else host), int(port)

@@ -173,6 +173,34 @@ class BiasSource(LinkedInstrument):
             do="treat the output as live: use the switch of the supply or pull its plug",
         )
 
+    async def ramp_off(self) -> OutputState:
+        """Off by a ramp down, where everything is as it should be; off at once as soon as anything is not.
+
+        Raises:
+            OffUnconfirmedError: It could not be confirmed.
+        """
+        try:
+            await self._ramp_down()
+        except DriverError:
+            pass  # at once, then
+        except BaseException:
+            await self.off()
+            raise
+        return await self.off()
+
+    async def _ramp_down(self) -> None:
+        """To the set-point of the hard limit that is next to the lowest output; never away from it."""
+        if self.output is OutputState.ADOPTED:
+            await self.confirm_adopted()
+        if self.output is not OutputState.ON or self._limit is None:
+            return
+        at_v, _ = await self._at()
+        rest = min((self._limit.v_min, self._limit.v_max), key=lambda end: abs(end.value - self._lowest_v))
+        if self._limit.v_min.value <= self._lowest_v <= self._limit.v_max.value:
+            rest = type(rest)(self._lowest_v)
+        if abs(at_v - self._lowest_v) > abs(rest.value - self._lowest_v):
+            await self.ramp(rest)
+
     def _not_overtaken(self, since: int) -> None:
         """Make sure that nobody switched off meanwhile.
 

@@ -120,7 +120,7 @@ def test_serve_and_everything_one_asks_of_it(tmp_path: Path, serve: Callable[...
         assert shown.code == ran.code
         assert shown.json() == {k: v for k, v in document.items() if k != "where"}
         off = daemon.petqc("off")
-        assert (off.code, off.out) == (0, "bias is off, read back from the board\n")
+        assert (off.code, off.out) == (0, "board: IN_SAFE_STATE: bias is off, read back from the board\n")
         assert daemon.petqc("abort").code == 2
 
         # What loopback gives to read, and what it refuses.
@@ -221,7 +221,7 @@ def test_off_works_with_the_daemon_down(tmp_path: Path, petqc: Callable[..., Any
         assert asyncio.run(energised(ready, energise=False)) is OutputState.ADOPTED
         done = petqc("off", "--config", str(config), "--state-dir", str(tmp_path / "state"))
         assert done.code == 0, done.err
-        assert "bias is off, read back from the board" in done.out
+        assert "board: IN_SAFE_STATE: off, read back after the command" in done.out
         assert asyncio.run(energised(ready, energise=False)) is OutputState.OFF
         simulator.kill()
         simulator.wait()

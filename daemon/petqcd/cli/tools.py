@@ -1,28 +1,19 @@
-"""simulate, faults, check-config, off, version."""
+"""simulate, faults, check-config, version."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path  # noqa: TC003 - typer reads annotations when it runs
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from petqcd.cli.common import ConfigFile, Json, StateDir, configuration, give_json, say
-from petqcd.errors import EXIT_UNREACHABLE, DaemonError
-
-if TYPE_CHECKING:
-    from petqcd.board import OffOutcome
-    from petqcd.config import PetqcConfig
-
-OFF_DAEMON_DEADLINE_S = 8.0
-"""For a daemon that is alive: it may try three connections. A dead one refuses at once."""
+from petqcd.cli.common import Json, configuration, give_json
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    app.command("off")(off)
     app.command("check-config")(check_config)
     for name, command in (("simulate", simulate), ("faults", faults)):
         app.command(
@@ -31,50 +22,6 @@ def register(app: typer.Typer) -> None:
             context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
         )(command)
     app.command("version")(version)
-
-
-def off(*, config: ConfigFile = None, state_dir: StateDir = None, as_json: Json = False) -> None:
-    """Emergency off: bias off now. Works with the daemon down, then straight to the configured board."""
-    from petqcd.client import Client
-
-    loaded, folder = configuration(config, state_dir)
-    try:
-        told = Client(folder).post("/api/v1/off", {}, OFF_DAEMON_DEADLINE_S)
-    except DaemonError as error:
-        say(f"petqc: {error}; switching off directly")
-        outcome = _off_directly(loaded)
-        told = {"state": str(outcome.state), "told": outcome.told}
-    if as_json:
-        give_json(told)
-    else:
-        sys.stdout.write(told["told"] + "\n")
-    if told["state"] not in ("off-confirmed", "off-commanded"):
-        raise typer.Exit(EXIT_UNREACHABLE)
-
-
-def _off_directly(config: PetqcConfig) -> OffOutcome:
-    import asyncio
-
-    from petqcd.board import close, switch_off
-    from petqcd.errors import UnreachableError
-    from petqcd.petsys_board import PetsysBoard
-    from petqcd.supervisor import Endpoint
-
-    board = config.board
-    if board.address is None or board.configuration is None:
-        raise UnreachableError(
-            f"{board.name} is a simulator that lives with its daemon, and there is no daemon: nothing is on"
-        )
-    endpoint = Endpoint(board.address, board.configuration, board.shared_memory)
-
-    async def work() -> OffOutcome:
-        connection = PetsysBoard.for_off(endpoint)
-        try:
-            return await switch_off(connection)
-        finally:
-            await close(connection)
-
-    return asyncio.run(work())
 
 
 def check_config(

@@ -7,7 +7,6 @@ the time of a statement.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import uuid
@@ -22,6 +21,7 @@ from sqlalchemy.pool import NullPool
 
 from petqcd import clock
 from petqcd.errors import NotFoundError, StoreError
+from petqcd.places import hold
 from petqcd.store import schema
 from petqcd.store.writer import Writer
 
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DATABASE = "history.sqlite"
-LOCK = "petqcd.lock"
 RUNS = "runs"
 DAILY, SOURCE = "daily", "source"
 IMPORTED = "imported"
@@ -333,7 +332,7 @@ class Store(Reader):
         self.instance = uuid.uuid4().hex
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         _refuse_network_file_system(state_dir)
-        self._lock = _lock(state_dir / LOCK)
+        self._lock = hold(state_dir)
         try:
             path = state_dir / DATABASE
             _prepare(path)
@@ -616,20 +615,6 @@ def _reader_engine(path: Path) -> Engine:
         connection.set_progress_handler(stop, _PROGRESS_STEPS)
 
     return engine
-
-
-def _lock(path: Path) -> int:
-    """Take the state directory for this process; the kernel gives it back when the process dies, however it dies."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
-        os.close(descriptor)
-        raise StoreError(f"{path.parent}: a daemon uses this state directory already (process {holder})") from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    return descriptor
 
 
 def _refuse_network_file_system(folder: Path) -> None:

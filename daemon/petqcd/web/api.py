@@ -16,6 +16,7 @@ from petqc.errors import QcError
 from petqc.report import content_security_policy
 from petqc.vendor_reports import imported_run
 from petqcd.errors import BusyError, DaemonError, NotFoundError, RefusedError, StoreError, UnreachableError
+from petqcd.safe_state import worst
 from petqcd.web import pages
 from petqcd.web.guard import LOCAL_HOSTS, SOCKET_HOST, Guard
 
@@ -289,9 +290,9 @@ def _add_commands(app: FastAPI, daemon: Daemon) -> None:
 
     @app.post("/api/v1/off")
     async def off(_body: Nothing) -> dict[str, Any]:
-        """Bias off, now; overtakes a run."""
-        outcome = await daemon.runs.off()
-        return {"state": str(outcome.state), "told": outcome.told}
+        """Every bias output off, now; overtakes a run."""
+        outcomes = await daemon.off()
+        return {"state": str(worst(outcomes)), "devices": [one.document() for one in outcomes]}
 
 
 def _last(daemon: Daemon) -> dict[str, Any] | None:

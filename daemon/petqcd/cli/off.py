@@ -1,0 +1,98 @@
+"""off: everything that can put a voltage on the detector, now, whatever else works or does not."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import typer
+
+from petqcd.cli.common import ConfigFile, Json, StateDir, configuration, give_json, say
+from petqcd.errors import EXIT_UNREACHABLE, ConfigError, DaemonError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from petqcd.outputs import Output
+    from petqcd.safe_state import SafeOutcome
+
+ALIVE_DEADLINE_S = 2.0
+"""For a daemon to answer that it is there: one that hangs must not stand between a person and off."""
+DAEMON_DEADLINE_S = 14.0
+"""For a daemon that is alive: every device has ten seconds, all at once."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("off")(off)
+
+
+def off(*, config: ConfigFile = None, state_dir: StateDir = None, as_json: Json = False) -> None:
+    """Emergency off: every bias output, now. Works with the daemon down, then straight to every device."""
+    from petqcd.safe_state import SafeState, worst
+
+    outputs, in_daemon, folder = _known(config, state_dir)
+    try:
+        outcomes = _by_daemon(folder)
+    except DaemonError as error:
+        say(f"petqc: {error}; switching off directly")
+        outcomes = _directly(outputs, in_daemon)
+    state = worst(outcomes) if outcomes else SafeState.UNKNOWN
+    if as_json:
+        give_json({"state": str(state), "devices": [one.document() for one in outcomes]})
+    else:
+        sys.stdout.writelines(f"{one.device}: {one.state}: {one.told}\n" for one in outcomes)
+    if not outcomes:
+        say("petqc: no output is known: neither a configuration nor what a daemon left behind says where one is")
+    if state is not SafeState.IN_SAFE_STATE:
+        raise typer.Exit(EXIT_UNREACHABLE)
+
+
+def _known(config: Path | None, state_dir: Path | None) -> tuple[list[Output], list[str], Path]:
+    """The outputs there are, the devices that exist within the daemon only, and the state directory.
+
+    What the daemon last wrote of its outputs speaks for those that the configuration does not name, or if there is no
+    configuration that can be read.
+    """
+    from petqcd import outputs as last_known
+    from petqcd.config import state_directory
+
+    found: dict[str, Output] = {}
+    in_daemon: list[str] = []
+    try:
+        from petqcd.output_settings import configured_outputs
+
+        loaded, folder = configuration(config, state_dir)
+        found = {one.name: one for one in configured_outputs(loaded)}
+        in_daemon = [] if loaded.board.name in found else [loaded.board.name]
+    except ConfigError as error:
+        folder = state_dir.absolute() if state_dir else state_directory()
+        say(f"petqc: {error}; going by what the daemon last wrote in {folder}")
+    last = last_known.read(folder)
+    if last.why:
+        say(f"petqc: {last.why}")
+    for one in last.outputs:
+        known = found.get(one.name)
+        found[one.name] = one if known is None else replace(known, state=one.state)
+    return list(found.values()), in_daemon, folder
+
+
+def _by_daemon(folder: Path) -> list[SafeOutcome]:
+    from petqcd.client import Client
+    from petqcd.safe_state import of_documents
+
+    client = Client(folder)
+    client.alive(ALIVE_DEADLINE_S)
+    return of_documents(client.post("/api/v1/off", {}, DAEMON_DEADLINE_S)["devices"])
+
+
+def _directly(outputs: list[Output], in_daemon: list[str]) -> list[SafeOutcome]:
+    from petqcd.safe_state import SafeOutcome, SafeState, outputs_off
+
+    gone = "a simulator that lives with its daemon; no daemon answers, so nobody can say"
+    return [
+        *asyncio.run(outputs_off(outputs)),
+        *(SafeOutcome(name, SafeState.UNKNOWN, gone) for name in in_daemon),
+    ]

@@ -1,0 +1,38 @@
+"""Which bias outputs a configuration names, and what their drivers need to reach them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from petqcd.errors import ConfigError
+from petqcd.outputs import Output
+
+if TYPE_CHECKING:
+    from petqcd.config import PetqcConfig
+
+DAQD_SCHEME = "unix:"
+"""What the address of a daemon of the readout maker begins with; the path of its socket follows."""
+
+
+def readout_way(address: str, shared_memory: str | None = None) -> dict[str, Any]:
+    """What the driver of a readout needs to reach it, as plain values.
+
+    Raises:
+        ConfigError: the address is none of a readout.
+    """
+    if address.startswith(DAQD_SCHEME):
+        way = {"socket": address.removeprefix(DAQD_SCHEME)}
+        return way if shared_memory is None else {**way, "shared_memory": shared_memory}
+    host, _, port = address.removeprefix("udp://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(f"{address!r} is not udp://HOST:PORT")
+    return {"host": "127.0.0.1" if host == "localhost" else host, "udp_port": int(port)}
+
+
+def configured_outputs(config: PetqcConfig) -> list[Output]:
+    """Every device of a configuration that can put a voltage on the detector and can be reached without the daemon."""
+    board = config.board
+    if board.address is None:
+        return []
+    way = readout_way(board.address, board.shared_memory)
+    return [Output(name=board.name, kind=board.kind, settings=way)]
