@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from petqcd import clock
 from petqcd.access import daemon_itself
+from petqcd.accounts import Accounts
 from petqcd.audit import Audit
 from petqcd.baselines import Baselines
 from petqcd.calibrations import Calibrations
@@ -46,8 +47,8 @@ class Daemon:
     """`async with Daemon(config, state_dir) as daemon:` starts everything and ends everything.
 
     Attributes:
-        config, store, audit, bus, metrics, device, runs, calibrations: its parts.
-        http: address of the read-only listener.
+        config, store, audit, accounts, bus, metrics, device, runs, calibrations: its parts.
+        http: address of the TCP listener.
     """
 
     def __init__(self, config: PetqcConfig, state_dir: Path, make_board: MakeBoard | None = None) -> None:
@@ -146,6 +147,8 @@ class Daemon:
         await self.audit.note(
             daemon_itself("daemon"), "start", self.config.scanner.name, configuration=self.config.hash
         )
+        self.accounts = Accounts(self.store, self.audit)
+        await self.accounts.load()
         self.device = DeviceSupervisor(self.config.board, self.state_dir, self.bus, self.metrics)
         self.runs = RunManager(
             self.config, self.store, self.bus, self.metrics, self.device, self._make_board or _petsys_board
@@ -205,9 +208,9 @@ class Daemon:
         self.http = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         servers: list[Server] = []
         tasks = []
-        for listener, commands in ((reading, False), (commanding, True)):
-            server = make_server(make_app(self, commands=commands))
-            name = "command socket" if commands else "read-only listener"
+        for listener, on_socket in ((reading, False), (commanding, True)):
+            server = make_server(make_app(self, on_socket=on_socket), on_socket=on_socket)
+            name = "command socket" if on_socket else "TCP listener"
             tasks.append(asyncio.create_task(server.serve(sockets=[listener]), name=name))
             servers.append(server)
         self._tasks += tasks

@@ -7,7 +7,17 @@ import json
 import socket
 from typing import TYPE_CHECKING, Any
 
-from petqcd.errors import BusyError, DaemonError, NotFoundError, PermitError, RefusedError, StoreError, UnreachableError
+from petqcd.errors import (
+    BusyError,
+    DaemonError,
+    InvalidRequestError,
+    NotAllowedError,
+    NotFoundError,
+    PermitError,
+    RefusedError,
+    StoreError,
+    UnreachableError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +31,17 @@ EVENTS_DEADLINE_S = 30.0
 """The daemon sends a comment every few seconds, so a longer silence is a dead daemon."""
 
 _BY_CODE: dict[str, type[DaemonError]] = {
-    e.code: e for e in (BusyError, NotFoundError, PermitError, RefusedError, StoreError, UnreachableError)
+    e.code: e
+    for e in (
+        BusyError,
+        InvalidRequestError,
+        NotAllowedError,
+        NotFoundError,
+        PermitError,
+        RefusedError,
+        StoreError,
+        UnreachableError,
+    )
 }
 
 

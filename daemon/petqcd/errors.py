@@ -51,6 +51,38 @@ class NotFoundError(DaemonError):
     exit_code = EXIT_USAGE
 
 
+class InvalidRequestError(DaemonError):
+    """A request that is not what the interface says."""
+
+    code = "invalid-request"
+    exit_code = EXIT_USAGE
+
+
+class UnknownActorError(DaemonError):
+    """It is not known who asks: log in, or show a token."""
+
+    code = "not-logged-in"
+    exit_code = EXIT_USAGE
+
+
+class NotAllowedError(DaemonError):
+    """Whoever asks may not do this."""
+
+    code = "not-allowed"
+    exit_code = EXIT_USAGE
+
+
+class TooManyError(DaemonError):
+    """Too often: wrong passwords, or requests. wait_s: how long to wait."""
+
+    code = "too-many"
+    exit_code = EXIT_USAGE
+
+    def __init__(self, message: str, wait_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+
+
 class UnreachableError(DaemonError):
     """The daemon or a device does not answer."""
 

@@ -19,10 +19,12 @@ from petqcd.app import Daemon
 from petqcd.bias_limits import BiasLimits
 from petqcd.client import Client
 from petqcd.config import ApiConfig, DeviceConfig, PetqcConfig, QcConfig, SourceConfig
-from petqcd.errors import BusyError, NotFoundError, RefusedError, UnreachableError
+from petqcd.errors import BusyError, InvalidRequestError, NotFoundError, RefusedError, UnreachableError
 from petqcd.metrics import METRICS, Metrics, reference_page
 from petqcd.progress import QUEUE_LENGTH, Bus, Event
-from petqcd.web.api import ACTIONS, make_app
+from petqcd.web.actions import ACTIONS, ROLES, SOCKET_ONLY
+from petqcd.web.api import make_app
+from petqcd.web.gate import GatedRoute
 from petqcd.web.guard import MAX_BODY_BYTES, Guard
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ def test_loopback_reads_and_is_refused_everything_else(tmp_path: Path, board_con
                 assert status == 200, path
                 assert headers["x-content-type-options"] == "nosniff"
                 assert "frame-ancestors 'none'" in headers["content-security-policy"]
-                assert "script" not in headers["content-security-policy"]
+                assert "unsafe" not in headers["content-security-policy"]
                 assert "access-control-allow-origin" not in headers
             for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
                 for path in ("/api/v1/runs", "/api/v1/off", "/api/v1/abort", "/"):
@@ -121,7 +123,7 @@ def test_commands_go_through_the_socket_and_errors_have_codes(tmp_path: Path, bo
                     client.post("/api/v1/runs", {"kind": "weekly"})
                 with pytest.raises(NotFoundError):
                     client.get("/api/v1/runs/nothing")
-                with pytest.raises(Exception, match="422"):
+                with pytest.raises(InvalidRequestError, match="Extra inputs"):
                     client.post("/api/v1/runs", {"kind": "source", "extra": 1})
                 with closing(client.events()) as events:
                     assert next(events)[0] == "state"
@@ -181,19 +183,21 @@ def test_a_stale_socket_does_not_stand_in_the_way(tmp_path: Path, board_config: 
     asyncio.run(work())
 
 
-def test_every_route_has_an_action_and_only_views_are_on_loopback(tmp_path: Path, board_config: Path) -> None:
+def test_every_route_has_an_action(tmp_path: Path, board_config: Path) -> None:
     def routes(app: Any) -> set[tuple[str, str]]:
         assert isinstance(app, Guard)
         inner: Any = app._app
-        return {(m, r.path) for r in inner.routes for m in r.methods if m != "HEAD"}
+        assert all(isinstance(route, GatedRoute) for route in inner.routes)
+        return {(m, r.path) for r in inner.routes for m in r.methods}
 
     async def work() -> None:
         async with daemon(tmp_path, board_config) as d:
-            reading, commanding = routes(make_app(d, commands=False)), routes(make_app(d, commands=True))
-            assert commanding == set(ACTIONS)
-            assert reading == {route for route, action in ACTIONS.items() if action == "view"}
+            over_tcp, on_socket = routes(make_app(d, on_socket=False)), routes(make_app(d, on_socket=True))
+            assert on_socket == set(ACTIONS)
+            assert over_tcp == {route for route, action in ACTIONS.items() if action not in SOCKET_ONLY}
 
     asyncio.run(work())
+    assert set(ROLES) == set(ACTIONS.values())
 
 
 def call_guard(method: str, headers: dict[str, str], *, commands: bool) -> int:
@@ -214,7 +218,7 @@ def call_guard(method: str, headers: dict[str, str], *, commands: bool) -> int:
         "method": method,
         "headers": [(k.lower().encode(), v.encode()) for k, v in headers.items()],
     }
-    asyncio.run(Guard(app, hosts={"petqcd"}, commands=commands)(scope, receive, send))
+    asyncio.run(Guard(app, hosts={"petqcd"}, commands=lambda: commands)(scope, receive, send))
     status: int = sent[0]["status"]
     return status
 

@@ -113,6 +113,30 @@ audit = Table(
     Index("audit_actor", "actor", "number"),
 )
 
+users = Table(
+    "users",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("role", String, nullable=False),
+    Column("password", String, nullable=False),  # Argon2id, in its own notation
+    Column("created_at", String, nullable=False),
+    Column("created_by", String, nullable=False),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("hash", String, nullable=False, unique=True),  # SHA-256 of the secret
+    Column("role", String, nullable=False),
+    Column("scope", String),  # actions with spaces between; none: all of the role
+    Column("created_at", String, nullable=False),
+    Column("created_by", String, nullable=False),
+    Column("expires_at", String, nullable=False),
+    Column("revoked_at", String),
+    Column("used_at", String),
+)
+
 TRIGGERS = (
     (
         "CREATE TRIGGER IF NOT EXISTS audit_unchanged BEFORE UPDATE ON audit "

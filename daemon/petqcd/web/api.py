@@ -1,4 +1,4 @@
-"""The routes. One table says for each of them what kind of action it is; a route without an entry fails a test."""
+"""The routes. Who may use each of them is in `petqcd.web.actions`; a route without an entry is refused."""
 
 from __future__ import annotations
 
@@ -15,9 +15,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from petqc.errors import QcError
 from petqc.report import content_security_policy
 from petqc.vendor_reports import imported_run
-from petqcd.errors import BusyError, DaemonError, NotFoundError, RefusedError, StoreError, UnreachableError
+from petqcd.errors import (
+    DaemonError,
+    InvalidRequestError,
+    NotAllowedError,
+    NotFoundError,
+    RefusedError,
+    StoreError,
+    TooManyError,
+    UnknownActorError,
+    UnreachableError,
+)
 from petqcd.safe_state import worst
 from petqcd.web import pages
+from petqcd.web.accounts import Nothing, add_accounts, add_management
+from petqcd.web.gate import PAGE, Gate, GatedRoute, Who, signed
 from petqcd.web.guard import LOCAL_HOSTS, SOCKET_HOST, Guard
 
 if TYPE_CHECKING:
@@ -28,34 +40,13 @@ if TYPE_CHECKING:
     from petqc.baseline import AcceptedBaseline
     from petqcd.app import Daemon
 
-ACTIONS: dict[tuple[str, str], str] = {
-    ("GET", "/"): "view",
-    ("GET", "/static/{name}"): "view",
-    ("GET", "/metrics"): "view",
-    ("GET", "/healthz"): "view",
-    ("GET", "/readyz"): "view",
-    ("GET", "/api/v1/openapi.json"): "view",
-    ("GET", "/api/v1/status"): "view",
-    ("GET", "/api/v1/runs"): "view",
-    ("GET", "/api/v1/runs/{run_id}"): "view",
-    ("GET", "/api/v1/runs/{run_id}/report"): "view",
-    ("GET", "/api/v1/calibrations"): "view",
-    ("GET", "/api/v1/events"): "view",
-    ("POST", "/api/v1/runs"): "start-run",
-    ("POST", "/api/v1/abort"): "start-run",
-    ("POST", "/api/v1/confirm"): "start-run",
-    ("POST", "/api/v1/calibrations/accept"): "accept-calibration",
-    ("GET", "/api/v1/baselines"): "view",
-    ("POST", "/api/v1/baselines/accept"): "accept-baseline",
-    ("POST", "/api/v1/baselines/end"): "accept-baseline",
-    ("POST", "/api/v1/imports"): "import",
-    ("POST", "/api/v1/off"): "off",
-}
-"""What each route does; everything but `view` exists on the UNIX socket only."""
-
 HEARTBEAT_S = 5.0
 """A comment in a silent event stream, so that either end notices a dead one."""
 MOST_RUNS = 500
+
+
+Signature = Annotated[str, Field(min_length=1, max_length=100)] | None
+"""Who signs; needed on the UNIX socket only, elsewhere it is whoever is logged in."""
 
 
 class StartRun(BaseModel):
@@ -74,7 +65,7 @@ class Accept(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     set_id: Annotated[str, Field(max_length=100)] | None
-    who: Annotated[str, Field(min_length=1, max_length=100)]
+    who: Signature = None
     reason: Annotated[str, Field(max_length=1000)] = ""
 
 
@@ -87,7 +78,7 @@ class AcceptBaseline(BaseModel):
     run_ids: Annotated[list[Annotated[str, Field(max_length=100)]], Field(max_length=200)] = []
     last: Annotated[int, Field(ge=1, le=200)] = 60
     is_acceptance: bool = False
-    who: Annotated[str, Field(min_length=1, max_length=100)]
+    who: Signature = None
     reason: Annotated[str, Field(min_length=1, max_length=1000)]
 
 
@@ -98,7 +89,7 @@ class EndBaseline(BaseModel):
 
     kind: Annotated[str, Field(max_length=100)]
     is_acceptance: bool = False
-    who: Annotated[str, Field(min_length=1, max_length=100)]
+    who: Signature = None
     reason: Annotated[str, Field(min_length=1, max_length=1000)]
 
 
@@ -118,51 +109,65 @@ class Confirm(BaseModel):
     note: Annotated[str, Field(max_length=200)] = ""
 
 
-class Nothing(BaseModel):
-    """Body of a command that needs none."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-def make_app(daemon: Daemon, *, commands: bool) -> ASGIApp:
-    """The guarded application of one listener."""
+def make_app(daemon: Daemon, *, on_socket: bool) -> ASGIApp:
+    """The guarded application of one listener; on_socket: of the UNIX socket."""
+    api = daemon.config.api
     app = FastAPI(
         title="petqc",
         version=daemon.version,
         docs_url=None,  # the page would load its code from elsewhere
         redoc_url=None,
-        openapi_url="/api/v1/openapi.json",
+        openapi_url=None,  # below, behind the gate
     )
+    app.router.route_class = GatedRoute
+    gate = Gate(daemon, on_socket=on_socket, is_tls=False, anonymous=True)
+    app.state.gate = gate
     _add_reading(app, daemon)
-    if commands:
-        _add_commands(app, daemon)
+    _add_commands(app, daemon)
+    add_accounts(app, daemon, gate)
+    if on_socket:
+        add_management(app, daemon)
 
     @app.exception_handler(DaemonError)
     async def failed(_request: Request, error: DaemonError) -> JSONResponse:
-        return JSONResponse({"code": error.code, "error": str(error)}, status_code=_status(error))
+        headers = {"Retry-After": f"{error.wait_s:.0f}"} if isinstance(error, TooManyError) else None
+        return JSONResponse({"code": error.code, "error": str(error)}, status_code=_status(error), headers=headers)
 
     @app.exception_handler(QcError)
     async def unfit(_request: Request, error: QcError) -> JSONResponse:
         return JSONResponse({"code": RefusedError.code, "error": str(error)}, status_code=409)
 
-    hosts = {SOCKET_HOST} if commands else LOCAL_HOSTS | set(daemon.config.api.hosts)
-    return Guard(app, hosts=hosts, commands=commands)
+    hosts = {SOCKET_HOST} if on_socket else LOCAL_HOSTS | set(api.hosts)
+    return Guard(app, hosts=hosts, commands=lambda: on_socket or bool(daemon.accounts.users))
 
 
 def _status(error: DaemonError) -> int:
-    if isinstance(error, NotFoundError):
-        return 404
-    if isinstance(error, BusyError | RefusedError):
-        return 409
-    if isinstance(error, StoreError | UnreachableError):
-        return 503
+    for kind, status in _STATUS.items():
+        if isinstance(error, kind):
+            return status
     return 500
+
+
+_STATUS: dict[type[DaemonError], int] = {
+    UnknownActorError: 401,
+    NotAllowedError: 403,
+    NotFoundError: 404,
+    RefusedError: 409,
+    InvalidRequestError: 422,
+    TooManyError: 429,
+    StoreError: 503,
+    UnreachableError: 503,
+}
 
 
 def _add_reading(app: FastAPI, daemon: Daemon) -> None:
     store = daemon.store
 
-    @app.get("/", include_in_schema=False)
+    @app.get("/api/v1/openapi.json", include_in_schema=False)
+    async def schema() -> dict[str, Any]:
+        return app.openapi()
+
+    @app.get("/", include_in_schema=False, response_class=PAGE)
     async def index() -> HTMLResponse:
         lines = await asyncio.to_thread(store.history, 100)
         return HTMLResponse(pages.index(daemon.status(), lines))
@@ -239,35 +244,34 @@ def _add_reading(app: FastAPI, daemon: Daemon) -> None:
 
 def _add_commands(app: FastAPI, daemon: Daemon) -> None:
     @app.post("/api/v1/runs", status_code=201)
-    async def start(body: StartRun) -> dict[str, str]:
+    async def start(body: StartRun, who: Who) -> dict[str, str]:
         """Start a run; answered once its claim is stored."""
-        source = "command on the UNIX socket"
-        return {"run_id": await daemon.runs.start(body.kind, source=source, parameters=body.parameters)}
+        return {"run_id": await daemon.runs.start(body.kind, source=who.signature, parameters=body.parameters)}
 
     @app.post("/api/v1/calibrations/accept")
-    async def accept(body: Accept) -> dict[str, Any]:
+    async def accept(body: Accept, actor: Who) -> dict[str, Any]:
         """Make a calibration set the one that later runs use."""
-        act = await daemon.calibrations.accept(body.set_id, who=body.who, reason=body.reason)
+        act = await daemon.calibrations.accept(body.set_id, who=signed(actor, body.who), reason=body.reason)
         return act.document()
 
     @app.post("/api/v1/baselines/accept", status_code=201)
-    async def accept_baseline(body: AcceptBaseline) -> dict[str, Any]:
+    async def accept_baseline(body: AcceptBaseline, actor: Who) -> dict[str, Any]:
         """Make a baseline of runs; later runs of the kind are judged against it."""
         found: AcceptedBaseline = await daemon.baselines.accept(
             body.kind,
             run_ids=body.run_ids,
             last=body.last,
-            who=body.who,
+            who=signed(actor, body.who),
             reason=body.reason,
             is_acceptance=body.is_acceptance,
         )
         return found.document()
 
     @app.post("/api/v1/baselines/end", status_code=201)
-    async def end_baseline(body: EndBaseline) -> dict[str, Any]:
+    async def end_baseline(body: EndBaseline, actor: Who) -> dict[str, Any]:
         """End the baseline of a kind of run."""
         found: AcceptedBaseline = await daemon.baselines.end(
-            body.kind, who=body.who, reason=body.reason, is_acceptance=body.is_acceptance
+            body.kind, who=signed(actor, body.who), reason=body.reason, is_acceptance=body.is_acceptance
         )
         return found.document()
 

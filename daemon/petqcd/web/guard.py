@@ -1,7 +1,7 @@
 """What stands in front of every request: Host, method, size, and headers that keep pages of elsewhere out.
 
-Loopback TCP is not a credential, any local program or web page can reach it: there everything is read-only. The UNIX
-socket lies in a directory that only its owner can enter, so what comes from there may command.
+Loopback TCP is not a credential, any local program or web page can reach it: without users everything there is
+read-only. Who may do what is decided behind this, in `petqcd.web.gate`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, MutableMapping
+    from collections.abc import Callable, Iterable, MutableMapping
     from typing import Any
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,8 +19,8 @@ MAX_BODY_BYTES = 1 << 20
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 SOCKET_HOST = "petqcd"
 PAGE_POLICY = (
-    "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _READING = ("GET", "HEAD")
 _HEADERS = (
@@ -37,10 +37,10 @@ class Guard:
     Args:
         app: what it guards.
         hosts: names that the Host header may carry, without ports.
-        commands: whether methods that change state are let through.
+        commands: asked at each request whether methods that change state are let through.
     """
 
-    def __init__(self, app: ASGIApp, *, hosts: Iterable[str], commands: bool) -> None:
+    def __init__(self, app: ASGIApp, *, hosts: Iterable[str], commands: Callable[[], bool]) -> None:
         self._app = app
         self._hosts = frozenset(h.lower() for h in hosts)
         self._commands = commands
@@ -71,8 +71,8 @@ class Guard:
             return 403, "wrong-origin", "requests from pages of other servers are refused"
         if method in _READING:
             return None
-        if not self._commands:
-            return 405, "read-only", "this listener only reads; commands go through the UNIX socket"
+        if not self._commands():
+            return 405, "read-only", "this listener only reads until there is a user: petqc user add NAME --role ROLE"
         if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             return 415, "not-json", "commands are application/json"
         length = headers.get("content-length", "")

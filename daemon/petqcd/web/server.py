@@ -1,4 +1,4 @@
-"""The two listeners: loopback TCP for reading, the UNIX socket for commands."""
+"""The two listeners: TCP for people and programs, the UNIX socket for the command line."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import os
 import socket
+import struct
 from typing import TYPE_CHECKING
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from petqcd.client import SOCKET_NAME, SOCKET_PATH_MAX
 from petqcd.errors import ConfigError
@@ -22,6 +24,19 @@ if TYPE_CHECKING:
 GRACE_S = 3
 MOST_CONNECTIONS = 100
 _BACKLOG = 64
+
+
+class PeerProtocol(H11Protocol):
+    """HTTP on the UNIX socket: who asks is what the kernel says, process and user in place of host and port."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Ask the kernel."""
+        super().connection_made(transport)
+        raw = transport.get_extra_info("socket").getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
+        )
+        pid, uid, _ = struct.unpack("3i", raw)
+        self.client = (str(pid), uid)
 
 
 class Server(uvicorn.Server):
@@ -42,8 +57,8 @@ class Server(uvicorn.Server):
         yield
 
 
-def make_server(app: ASGIApp) -> Server:
-    """A server for one application."""
+def make_server(app: ASGIApp, *, on_socket: bool) -> Server:
+    """A server for one application; on_socket: it listens on the UNIX socket."""
     return Server(
         uvicorn.Config(
             app,
@@ -54,7 +69,8 @@ def make_server(app: ASGIApp) -> Server:
             limit_concurrency=MOST_CONNECTIONS,
             timeout_keep_alive=5,
             timeout_graceful_shutdown=GRACE_S,
-            http="h11",
+            http=PeerProtocol if on_socket else "h11",
+            proxy_headers=False,  # anybody on this host could write them, and be somebody else for the limits
             ws="none",
             loop="none",
         )

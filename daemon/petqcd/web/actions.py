@@ -1,0 +1,113 @@
+"""The one table of access: what each route does, and which roles may do that. What is not in it is refused.
+
+Run as `python -m petqcd.web.actions`, it writes its page of the reference.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from petqcd.access import Actor, Proof, Role
+
+ANYBODY = "anybody"
+VIEW = "view"
+MANAGE = "manage-users"
+
+_ALL = frozenset(Role)
+_COMMANDING = frozenset({Role.PHYSICIST, Role.ENGINEER})
+_ENGINEER = frozenset({Role.ENGINEER})
+
+ROLES: dict[str, tuple[frozenset[Role], str]] = {
+    ANYBODY: (_ALL, "Nothing but how to log in, and that the process answers; needs no login."),
+    VIEW: (_ALL, "See values, runs, reports, calibrations, baselines."),
+    "session": (_ALL, "See and end one's own session."),
+    "audit": (_ALL, "Read the audit log: engineers all of it, others their own rows."),
+    "off": (_COMMANDING, "Bias off, now. Never limited in rate, never refused because it cannot be recorded."),
+    "abort": (_COMMANDING, "Stop the run that is going on; its bias goes off first."),
+    "start-run": (_COMMANDING, "Start a run, and tell it that what it waits for is done. Runs energise."),
+    "accept-baseline": (_COMMANDING, "Accept or end a baseline."),
+    "import": (_COMMANDING, "Store what another system measured."),
+    "accept-calibration": (_ENGINEER, "Choose the calibration set that runs use."),
+    MANAGE: (_ENGINEER, "Add and remove users and tokens. On the UNIX socket only."),
+}
+"""Which roles may do what, and what it is."""
+
+SOCKET_ONLY = frozenset({MANAGE})
+"""Not over TCP, whoever asks."""
+TOWARDS_SAFE = frozenset({"off", "abort"})
+"""Acted on first and recorded after, and never limited in rate."""
+READING = frozenset({ANYBODY, VIEW, "session", "audit"})
+"""Changes nothing, so the audit log has no row of it."""
+
+ACTIONS: dict[tuple[str, str], str] = {
+    ("GET", "/"): VIEW,
+    ("GET", "/static/{name}"): ANYBODY,
+    ("GET", "/metrics"): VIEW,
+    ("GET", "/healthz"): ANYBODY,
+    ("GET", "/readyz"): VIEW,
+    ("GET", "/api/v1/openapi.json"): VIEW,
+    ("GET", "/api/v1/status"): VIEW,
+    ("GET", "/api/v1/runs"): VIEW,
+    ("GET", "/api/v1/runs/{run_id}"): VIEW,
+    ("GET", "/api/v1/runs/{run_id}/report"): VIEW,
+    ("GET", "/api/v1/calibrations"): VIEW,
+    ("GET", "/api/v1/events"): VIEW,
+    ("GET", "/api/v1/baselines"): VIEW,
+    ("GET", "/api/v1/audit"): "audit",
+    ("GET", "/api/v1/me"): "session",
+    ("POST", "/api/v1/login"): ANYBODY,
+    ("POST", "/api/v1/logout"): "session",
+    ("POST", "/api/v1/runs"): "start-run",
+    ("POST", "/api/v1/abort"): "abort",
+    ("POST", "/api/v1/confirm"): "start-run",
+    ("POST", "/api/v1/calibrations/accept"): "accept-calibration",
+    ("POST", "/api/v1/baselines/accept"): "accept-baseline",
+    ("POST", "/api/v1/baselines/end"): "accept-baseline",
+    ("POST", "/api/v1/imports"): "import",
+    ("POST", "/api/v1/off"): "off",
+    ("GET", "/api/v1/users"): MANAGE,
+    ("POST", "/api/v1/users"): MANAGE,
+    ("POST", "/api/v1/users/password"): MANAGE,
+    ("POST", "/api/v1/users/remove"): MANAGE,
+    ("GET", "/api/v1/tokens"): MANAGE,
+    ("POST", "/api/v1/tokens"): MANAGE,
+    ("POST", "/api/v1/tokens/revoke"): MANAGE,
+}
+"""What each route does."""
+
+
+def may(actor: Actor, action: str) -> bool:
+    """Whether somebody may do something. An action that is not in the table may nobody."""
+    if action == ANYBODY:
+        return True
+    if action not in ROLES or actor.role not in ROLES[action][0]:
+        return False
+    if action in SOCKET_ONLY and actor.proof is not Proof.SOCKET:
+        return False
+    return actor.scope is None or action in actor.scope
+
+
+def reference_page() -> str:
+    """The page of the reference, made of the table."""
+    lines = [
+        "# Who may do what over HTTP",
+        "",
+        "Made from the table in `daemon/petqcd/web/actions.py` by",
+        "`python -m petqcd.web.actions > docs/reference/api-access.md`. What is not in the table is refused.",
+        "How to make users and tokens: [users and tokens](../how-to/users-and-tokens.md).",
+        "",
+        "## Actions and roles",
+        "",
+        "| action | " + " | ".join(Role) + " | what it is |",
+        "| --- |" + " --- |" * len(Role) + " --- |",
+    ]
+    for action, (roles, what) in ROLES.items():
+        marks = " | ".join("yes" if role in roles else "–" for role in Role)
+        lines.append(f"| `{action}` | {marks} | {what} |")
+    lines += ["", "## Routes", "", "| route | action |", "| --- | --- |"]
+    lines += [f"| `{method} {path}` | `{action}` |" for (method, path), action in ACTIONS.items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference_page())
