@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numba import njit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,7 +19,6 @@ def mixture_density(
     grid: NDArray[np.float64],
     mean: NDArray[np.float64],
     sigma: NDArray[np.float64],
-    weight: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Sum of Gaussians on an even grid, per unit of the grid.
 
@@ -29,38 +29,55 @@ def mixture_density(
         grid: (g,) evenly spaced points; components outside are left out.
         mean: (n,) of each component.
         sigma: (n,) standard deviation of each component.
-        weight: (n,) of each component; None: 1 each.
 
     Returns:
-        (g,) density; its integral is the sum of the weights inside the grid.
+        (g,) density; its integral is the number of components inside the grid.
     """
     step = float(grid[1] - grid[0])
     place = (mean - grid[0]) / step
     inside = (place >= 0) & (place < grid.size - 1)
     place, sigma = place[inside], sigma[inside]
-    weights = np.ones(place.size) if weight is None else weight[inside]
     density = np.zeros(grid.size)
     if not place.size:
         return density
     n_classes = min(_CLASSES, 1 + place.size // _PER_CLASS)
     edges = np.unique(np.quantile(sigma, np.linspace(0, 1, n_classes + 1)))
     group = np.clip(np.searchsorted(edges, sigma, side="right") - 1, 0, max(edges.size - 2, 0))
-    low = place.astype(np.int64)
-    part = place - low
-    for k in range(max(edges.size - 1, 1)):
-        mine = group == k
-        if not mine.any():
-            continue
-        counts = np.bincount(low[mine], weights[mine] * (1 - part[mine]), grid.size)
-        counts += np.bincount(low[mine] + 1, weights[mine] * part[mine], grid.size)
-        spread = np.average(part[mine] * (1 - part[mine]), weights=weights[mine]) * step**2
-        variance = max(float(np.average(sigma[mine] ** 2, weights=weights[mine]) - spread), 1e-12)
-        width = np.sqrt(variance)
-        half = min(int(np.ceil(6 * width / step)), grid.size)
-        shape = np.exp(-0.5 * (np.arange(-half, half + 1) * step / width) ** 2)
-        full = np.convolve(counts, shape / shape.sum())
-        density += full[half : half + grid.size]
+    _add_classes(density, place, sigma / step, group, max(edges.size - 1, 1))
     return density / step
+
+
+@njit(cache=True)
+def _add_classes(
+    density: NDArray[np.float64],
+    place: NDArray[np.float64],
+    sigma: NDArray[np.float64],
+    group: NDArray[np.int64],
+    n_classes: int,
+) -> None:
+    """Add every class to the density, each by the one Gaussian that stands for it; all in steps of the grid."""
+    n = density.size
+    counts = np.zeros((n_classes, n))
+    total, spread, variance = np.zeros(n_classes), np.zeros(n_classes), np.zeros(n_classes)
+    for i in range(place.size):
+        k, low = group[i], int(place[i])
+        part = place[i] - low
+        counts[k, low] += 1.0 - part
+        counts[k, low + 1] += part
+        total[k] += 1.0
+        spread[k] += part * (1.0 - part)
+        variance[k] += sigma[i] ** 2
+    for k in range(n_classes):
+        if total[k] == 0.0:
+            continue
+        width = np.sqrt(max((variance[k] - spread[k]) / total[k], 1e-12))
+        half = min(int(np.ceil(6.0 * width)), n)
+        shape = np.exp(-0.5 * (np.arange(-half, half + 1) / width) ** 2)
+        shape /= shape.sum()
+        for j in range(n):
+            if counts[k, j] != 0.0:
+                for at in range(max(j - half, 0), min(j + half + 1, n)):
+                    density[at] += counts[k, j] * shape[at - j + half]
 
 
 def peak_and_fwhm(grid: NDArray[np.float64], density: NDArray[np.float64]) -> tuple[float, float]:

@@ -218,28 +218,33 @@ def _groups(detector: Detector, seconds: float) -> _Groups:
 
 
 def _peak(
-    groups: _Groups, mine: NDArray[np.bool_], *, step_kev: float, least: int = 20
+    groups: _Groups, mine: NDArray[np.int64], *, step_kev: float, least: int = 20
 ) -> tuple[float, float, int] | None:
-    """Place and FWHM of the full-energy peak of some singles, and how many singles stand for it."""
-    n = int(mine.sum())
-    if n < least:
+    """Place and FWHM of the full-energy peak of some singles (their indices), and how many stand for it."""
+    if mine.size < least:
         return None
-    middle = float(np.median(groups.mean_kev[mine]))
+    mean = groups.mean_kev[mine]
+    middle = float(np.median(mean))
     grid = np.arange(middle - 150.0, middle + 150.0, step_kev)
-    density = mixture_density(grid, groups.mean_kev[mine], groups.sigma_kev[mine])
-    return (*peak_and_fwhm(grid, density), n)
+    return (*peak_and_fwhm(grid, mixture_density(grid, mean, groups.sigma_kev[mine])), mine.size)
+
+
+def _by_node(node: NDArray[np.int64], nodes: int) -> list[NDArray[np.int64]]:
+    """Indices of the members of each node."""
+    order = np.argsort(node, kind="stable")
+    return np.split(order, np.searchsorted(node[order], np.arange(1, nodes)))
 
 
 def _energy(groups: _Groups, of: NDArray[np.int64], names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Photopeak and resolution of every node; `of` is the node's index for each channel."""
-    full = np.abs(groups.deposited_kev - _PHOTON_KEV) < 0.01
-    node = of[groups.channel]
+    full = np.flatnonzero(np.abs(groups.deposited_kev - _PHOTON_KEV) < 0.01)
+    members = _by_node(of[groups.channel[full]], len(names))
+    step = 0.5 if len(names) < 64 else 2.0
     found: dict[str, dict[str, Any]] = {}
-    for index, name in enumerate(names):
-        mine = full & (node == index)
-        step = 0.5 if len(names) < 64 else 2.0
+    for name, inside in zip(names, members, strict=True):
+        mine = full[inside]
         both = _peak(groups, mine, step_kev=step)
-        single = _peak(groups, mine & (groups.n_hits == 1), step_kev=step)
+        single = _peak(groups, mine[groups.n_hits[mine] == 1], step_kev=step)
         if both is None or single is None:
             continue
         found[name] = {
@@ -407,9 +412,9 @@ def compute_truth(
         of, level_names = levels[level]
         if len(level_names) > MOST_NODES:
             continue
-        side_a, side_b = of[groups.channel[a]], of[groups.channel[b]]
-        for i, name in enumerate(level_names):
-            mine = (side_a == i) | (side_b == i)
+        sides = [_by_node(of[groups.channel[side]], len(level_names)) for side in (a, b)]
+        for name, *both in zip(level_names, *sides, strict=True):
+            mine = np.union1d(*both)
             one_side = _ctr(dt[mine], sigma[mine], step_ps=step_ps)
             if one_side is not None:
                 nodes[level][name].update(one_side)
