@@ -3,7 +3,7 @@
 Node names (everywhere: results, metrics, reports, messages):
 `scanner` · `unit:PORT.SLAVE` (a board) · `module:PORT.SLAVE.INDEX` · `asic:PORT.SLAVE.CHIP` ·
 `channel:PORT.SLAVE.CHIP.CHANNEL` · `bias:PORT.SLAVE.SLOT.CHANNEL` (an output) ·
-a pair of modules is `module:… - module:…`.
+a pair of modules is `module:… - module:…`; of clocks one of them may be `reference`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SCANNER = "scanner"
+REFERENCE_CLOCK = "reference"
+"""The clock that all boards share, as one end of a measured skew."""
 
 
 def absolute_channel(port: int, slave: int, chip: int, channel: int) -> int:

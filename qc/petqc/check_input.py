@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from petqc.channel_map import Topology
     from petqc.checks import CheckOutput, Level
     from petqc.qc_input import RunContext
+    from petqc.results import EnvironmentReading
 
 SCANNER_SIGMAS = 3.0
 """Warn limits of nodes (scanner, modules, ASICs) are never tighter than this many standard deviations, so that a short
@@ -78,6 +79,15 @@ class CheckInput(ABC):
         if "bias" in levels:
             for i, name in enumerate(topology.bias_nodes):
                 yield Node("bias", name, np.flatnonzero(topology.bias == i))
+
+    def read(self, name: str) -> dict[str, EnvironmentReading]:
+        """Readings of a name taken with the run, by node, whatever their quality."""
+        return {r.node: r for r in self.context.environment if r.name == name}
+
+    def around_baseline(self, check_id: str, node: tuple[Level, str], warn: float) -> Limits:
+        """Warn limits so far to both sides of a node's baseline; none where it has no baseline."""
+        _, baseline = self.limits(check_id, *node)
+        return Limits() if baseline is None else Limits(warn_low=baseline - warn, warn_high=baseline + warn)
 
     def sipm_temperatures(self) -> dict[str, list[tuple[str, float]]]:
         """Good readings of sensors at the SiPMs, by module: names of the ASICs they sit at, and degrees Celsius."""

@@ -363,6 +363,7 @@ class CaenA5203(Instrument):
                 ("time_interval_sigma", interval.sigma_ps),
             ):
                 found.append(self._reading(name, value, "ps", node=node, wrong=wrong, absent=nothing))
+            found.append(self._reading("time_interval_pairs", float(interval.n), "1", node=node))
         return found
 
     def _reading(

@@ -45,6 +45,8 @@ class Sr620Settings:
         name: Of the device.
         address: GPIB0::16::INSTR, or /dev/serial/by-id/... or socket://HOST:PORT for its RS-232.
         serial: What *IDN? must say.
+        clocks: Nodes whose clocks are at A and B, for example `reference` and `module:0.0.1`; with them the readings of
+            the skew are about `module:0.0.1 - reference`, else about the counter.
         samples: Intervals of a measurement: 1, 2, 5, 10 … 1000000.
         external_reference: It must use a 10 MHz reference from outside; without one its times are its own crystal's.
         reply_timeout_s: For one exchange; a measurement takes its own time on top.
@@ -54,6 +56,7 @@ class Sr620Settings:
     name: str
     address: str
     serial: str
+    clocks: tuple[str, ...] = ()
     samples: int = 1000
     external_reference: bool = True
     reply_timeout_s: float = 2.0
@@ -65,6 +68,8 @@ class Sr620Settings:
         else:
             check_address(self.address)
         wire.set_up(size=self.samples, is_clock_external=self.external_reference)
+        if self.clocks and (len(self.clocks) != 2 or len(set(self.clocks)) != 2):
+            raise LocalProtocolError(f"clocks {self.clocks}: two of them, those at A and B", device=self.name)
         if not 0.0 < self.seconds_per_sample < 1.0:
             raise LocalProtocolError(f"seconds_per_sample {self.seconds_per_sample!r}", device=self.name)
 
@@ -179,7 +184,9 @@ class Sr620(LinkedInstrument):
         return self._reading("clock_reference", 1.0, "", Quality.GOOD, None)
 
     def _reading(self, name: str, value: float | None, unit: str, quality: Quality, reason: str | None) -> Reading:
-        return Reading(name, self.name, value, unit, value is not None, quality, time.monotonic(), reason)
+        clocks = self.settings.clocks
+        node = self.name if not clocks or name == "clock_reference" else " - ".join(reversed(clocks))
+        return Reading(name, node, value, unit, value is not None, quality, time.monotonic(), reason)
 
 
 def _whole(parse: Callable[[bytes], object]) -> Callable[[bytes], int | None]:

@@ -20,6 +20,7 @@ from petqc.diagnosis.catalogue import CATALOGUE, EITHER, Cause
 from petqc.diagnosis.places import SAME, Place, scanner, topology_of, tree
 from petqc.diagnosis.signs import Deviations, Quantity, Sign, deviations, scattered, steps
 from petqc.diagnosis.single_signs import SIGMAS, chart_signs, single_signs
+from petqc.diagnosis.witnesses import Witnesses
 from petqc.diagnosis.words import evidence, next_step
 from petqc.limits import Status
 from petqc.results import Hypothesis
@@ -72,13 +73,14 @@ def diagnose(topology: Topology, run: Run) -> tuple[list[Hypothesis], str]:
         return [], ""
     nodes = tree(topology)
     found = deviations(topology, run)
+    witnesses = Witnesses(run, topology.module_nodes)
     groups = _groups(_signs(topology, run, nodes, found))
     ranked: list[tuple[float, int, Hypothesis]] = []
     for number, (group, share) in enumerate(zip(groups, _shares(groups, is_out), strict=True)):
         for cause in CATALOGUE:
-            fit = _fit(cause, group, found)
+            fit = _fit(cause, group, found, witnesses)
             if fit >= MIN_SCORE:
-                ranked.append((fit * share, number, _hypothesis(topology, cause, group, found, fit, is_out)))
+                ranked.append((fit * share, number, _hypothesis(topology, cause, group, found, fit, is_out, witnesses)))
     best: dict[tuple[int, str], tuple[float, int, Hypothesis]] = {}
     for one in ranked:
         best.setdefault((one[1], one[2].cause), one)  # a cause may be known by more than one first sign
@@ -224,13 +226,20 @@ def _shares(groups: Sequence[_Group], is_out: NDArray[np.bool_]) -> list[float]:
     return shares
 
 
-def _fit(cause: Cause, group: _Group, found: Mapping[Quantity, Deviations]) -> float:
+def _fit(cause: Cause, group: _Group, found: Mapping[Quantity, Deviations], witnesses: Witnesses) -> float:
     """How well a cause's signature fits what moved and what did not, 0 to 1."""
     level = cause.levels.get(group.place.level, 0.0)
     sign = group.find(cause.first[0])
     if level == 0.0 or sign is None or not _is(cause.first[1], 1 if sign.value > 0 else -1):
         return 0.0
-    right = 2.0
+    right, weight = 2.0, 2.0 + len(cause.signs)
+    for quantity, wanted in cause.witnesses.items():
+        heard = witnesses.seen(quantity, group.place, sign.value) if sign.unit == "ps" else None
+        if heard is None and quantity == cause.needs:
+            return 0.0
+        if heard is not None:
+            weight += 1.0
+            right += 1.0 if _is(wanted, heard) else -1.0
     for quantity, wanted in cause.signs.items():
         seen = _seen(quantity, group, found)
         if seen is not None:
@@ -238,7 +247,7 @@ def _fit(cause: Cause, group: _Group, found: Mapping[Quantity, Deviations]) -> f
     # What moved here and is not part of the signature speaks against it.
     expected = {cause.first[0], "resolution", *cause.signs, *cause.may}
     strange = [s for s in group.signs if s.quantity not in expected]
-    score = max(right - 0.5 * len(strange), 0.0) / (2.0 + len(cause.signs))
+    score = max(right - 0.5 * len(strange), 0.0) / weight
     if cause.sizes is not None and sign.unit != SIGMAS and not cause.sizes[0] <= abs(sign.value) <= cause.sizes[1]:
         score *= 0.7
     return level * min(score, 1.0)
@@ -267,12 +276,12 @@ def _seen(quantity: Quantity, group: _Group, found: Mapping[Quantity, Deviations
 
 def _hypothesis(
     topology: Topology, cause: Cause, group: _Group, found: Mapping[Quantity, Deviations], score: float,
-    is_out: NDArray[np.bool_],
+    is_out: NDArray[np.bool_], witnesses: Witnesses,
 ) -> Hypothesis:  # fmt: skip
     return Hypothesis(
         f"{cause.id} {cause.title}",
         group.place.node,
         round(score, 3),
-        tuple(evidence(topology, group.place, group.signs, cause, found, is_out)),
+        tuple(evidence(topology, group.place, group.signs, cause, found, is_out, witnesses)),
         next_step(topology, cause, group.place),
     )

@@ -24,7 +24,9 @@ class Cause:
 
     levels: places where it sits, each with how well it goes with the cause (0 to 1). first: the quantity that it always
     moves, and which way. signs: what else it moves (+1, -1, EITHER) or must leave alone (0). sizes: usual sizes of the
-    first quantity, in its unit. may: what it may move along, and need not. next_step: what to do; {here} is the place's
+    first quantity, in its unit. may: what it may move along, and need not. witnesses: what instruments with a clock of
+    their own must have seen of it (EITHER) or not (0), where there are any. needs: the witness without which nobody
+    could tell this cause from another. next_step: what to do; {here} is the place's
     address, {next} the place to swap with.
     """
 
@@ -36,6 +38,8 @@ class Cause:
     signs: Mapping[Quantity, int] = field(default_factory=dict)
     sizes: tuple[float, float] | None = None
     may: frozenset[Quantity] = frozenset()
+    witnesses: Mapping[Quantity, int] = field(default_factory=dict)
+    needs: Quantity | None = None
 
 
 CATALOGUE: tuple[Cause, ...] = (
@@ -125,7 +129,26 @@ CATALOGUE: tuple[Cause, ...] = (
         ("offset", EITHER),
         "Synchronise again and repeat the run: a step that goes away was a lost lock; one that comes back with another "
         "size is the clock cable or its receiver of {here}. Then calibrate time offsets.",
-        {"energy": 0, "width": 0, "onset": 0},
+        {"energy": 0, "width": 0, "onset": 0}, may=frozenset({"clock"}),
+        witnesses={"interval": 0, "clock": EITHER},
+    ),
+    Cause(
+        "F29", "signals of the module have moved in time: front end, cable or supply", {"module": 1.0, "pair": 1.0},
+        ("offset", EITHER),
+        "The clocks are in step: look at cables, supply and discriminator of {here} before its time converters, and "
+        "swap its signal cable with a neighbour's. Then calibrate time offsets.",
+        {"energy": 0, "width": 0, "onset": 0}, witnesses={"interval": EITHER, "clock": 0}, needs="interval",
+    ),
+    Cause(
+        "F30", "reference clock or its distribution drifts", {"module": 1.0, "pair": 1.0}, ("clock", EITHER),
+        "Look at the reference clock, its fan-out and the cable to {here}; repeat the run once the skew stays where it "
+        "is.",
+        {"offset": 0},
+    ),
+    Cause(
+        "F30", "reference clock of a timing instrument is missing", {"scanner": 1.0}, ("reference", +1),
+        "Look at the 10 MHz reference and its cable to the instrument that is named; until it is back, modules and "
+        "clocks cannot be told apart.",
     ),
     Cause(
         "F15", "clock jitter: noise or PLL", {"module": 1.0, "unit": 1.0, "pair": 1.0, "scanner": 0.6}, ("width", +1),

@@ -9,6 +9,7 @@ import numpy as np
 from petqc.diagnosis.places import Place, channel, compared, scanner
 from petqc.diagnosis.rate_signs import rate_signs
 from petqc.diagnosis.signs import Sign, module_medians
+from petqc.diagnosis.witnesses import clock_signs
 from petqc.limits import Status
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def single_signs(topology: Topology, run: Run, nodes: Sequence[Place]) -> list[S
         *_side_peaks(topology, columns.get("time_tails"), nodes),
         *_modules(topology, run, columns.get("module_time_offset"), by_name),
         *_temperatures(run, by_name),
+        *clock_signs(topology, run, by_name),
     ]
 
 

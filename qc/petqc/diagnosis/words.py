@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from petqc.channel_map import Topology
     from petqc.diagnosis.catalogue import Cause
     from petqc.diagnosis.signs import Deviations, Quantity, Sign
+    from petqc.diagnosis.witnesses import Witnesses
 
 NAMES: dict[str, str] = {
     "energy": "photopeak",
@@ -37,6 +38,9 @@ NAMES: dict[str, str] = {
     "dark": "dark count rate",
     "shape": "shape of the spectrum",
     "mr_peak": "photopeak under stress of the MR",
+    "interval": "time interval on the timing board",
+    "clock": "clock skew",
+    "reference": "reference clock",
 }
 
 
@@ -47,9 +51,13 @@ def evidence(
     cause: Cause,
     found: Mapping[Quantity, Deviations],
     is_out: NDArray[np.bool_],
+    witnesses: Witnesses,
 ) -> list[str]:
     """What moved, what did not although the cause says something about it, and how much of the flags is there."""
     told = [_moved(sign) for sign in signs]
+    offset = next((s.value for s in signs if s.quantity == "offset" and s.unit == "ps"), None)
+    if offset is not None:
+        told += filter(None, (witnesses.told(quantity, place, offset) for quantity in cause.witnesses))
     for quantity in cause.signs:
         one = found.get(quantity)
         if one is None or any(s.quantity == quantity for s in signs):
