@@ -56,7 +56,7 @@ class Daemon:
         self.state_dir = state_dir
         self.version = importlib.metadata.version("petqcd")
         self.bus = Bus()
-        self.metrics = Metrics(config.scanner.name, config.board.name, simulated=config.board.is_simulated)
+        self.metrics = Metrics(config.scanner.name, config.board.name, simulated=config.is_simulated)
         self._make_board = make_board
         self._started_unix_s = clock.unix_s()
         self._stack = AsyncExitStack()
@@ -104,7 +104,7 @@ class Daemon:
         progress = self.runs.progress
         return {
             "scanner": self.config.scanner.name,
-            "simulated": self.config.board.is_simulated,
+            "simulated": self.config.is_simulated,
             "version": self.version,
             "process": os.getpid(),
             "started_at": clock.utc_text(self._started_unix_s),

@@ -37,7 +37,7 @@ class Baselines:
         self._config = config
         self._metrics = metrics
         self._scanner = config.scanner.name
-        self._simulated = config.board.is_simulated
+        self._simulated = config.is_simulated
         self._store = store
 
     def listing(self) -> list[AcceptedBaseline]:

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from petqc_drivers.petsys.mezzanines import KINDS
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+MaxStepV = Annotated[Finite, Field(gt=0, le=20)]
+SlewVPerS = Annotated[Finite, Field(gt=0, le=100)]
 _ANY_V_MAX = min(kind.full_scale_v for kind in KINDS.values())
 _HEAR_NOTHING = " or ".join(kind.name for kind in KINDS.values() if not kind.hears_without_supply)
 
@@ -26,9 +28,9 @@ class OutputLimits(BaseModel):
     """Kind of mezzanine that these limits are for; a board that has another one is refused."""
     v_min: Annotated[Finite, Field(ge=0)]
     v_max: Annotated[Finite, Field(gt=0)]
-    max_step_v: Annotated[Finite, Field(gt=0, le=20)]
+    max_step_v: MaxStepV
     """Largest single step of a ramp."""
-    slew_v_per_s: Annotated[Finite, Field(gt=0, le=100)]
+    slew_v_per_s: SlewVPerS
     """Fastest ramp upwards."""
     starts_with_v: Annotated[Finite, Field(ge=0)] | None = None
     """For outputs that hear nothing before the supply is on: the highest voltage any of them then has, as measured with

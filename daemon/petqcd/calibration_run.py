@@ -38,7 +38,7 @@ def conclude(job: Job, context: RunContext, calibration: Calibration, channels: 
         created_at=clock.utc_text(),
         device=job.config.board.name,
         scanner=job.config.scanner.name,
-        simulated=job.config.board.is_simulated,
+        simulated=job.config.is_simulated,
         software=context.software,
         root_hash=job.root_hash,
         verdict=run.verdict,

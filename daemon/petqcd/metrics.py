@@ -7,6 +7,7 @@ exists from the start. Labels are scanner, module, device, check and kind, never
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,6 +38,7 @@ _MODULE = ("scanner", "module")
 _KIND = ("scanner", "device", "kind")
 _RUN_KIND = ("scanner", "kind")
 _CHECK = ("scanner", "module", "check")
+_READING = ("scanner", "device", "module", "quantity")
 
 METRICS: tuple[Metric, ...] = (
     Metric("petqc_start_time_seconds", "gauge", "Unix time when the daemon started."),
@@ -163,6 +165,47 @@ METRICS: tuple[Metric, ...] = (
         "gauge",
         "Bias outputs: 0 off and read back, 1 off commanded without read-back, 2 on, 3 unknown.",
         _DEVICE,
+    ),
+    Metric(
+        "petqc_instrument_state",
+        "gauge",
+        "Instrument: 0 connecting, 1 answers, 2 off, 3 ramping, 4 on, 5 adopted (found on), 6 tripped, 7 fault, 8 unknown "
+        "(it does not answer, its output may be on).",
+        _DEVICE,
+    ),
+    Metric("petqc_instrument_polls_total", "counter", "Polls of the instrument.", _DEVICE),
+    Metric("petqc_instrument_polls_failed_total", "counter", "Polls that it did not answer as it must.", _DEVICE),
+    Metric("petqc_instrument_losses_total", "counter", "Times the instrument was lost.", _DEVICE),
+    Metric(
+        "petqc_instrument_link_faults_total",
+        "counter",
+        "Time-outs, unasked bytes, babble and lost sessions on the instrument's link.",
+        _DEVICE,
+    ),
+    Metric("petqc_instrument_waiting", "gauge", "Requests that wait for the instrument, at most 32.", _DEVICE),
+    Metric(
+        "petqc_reading_volts",
+        "gauge",
+        "Reading of an instrument, a voltage; `bias_commanded` is no measurement.",
+        _READING,
+    ),
+    Metric("petqc_reading_amperes", "gauge", "Reading of an instrument, a current.", _READING),
+    Metric("petqc_reading_celsius", "gauge", "Reading of an instrument, a temperature.", _READING),
+    Metric("petqc_reading_seconds", "gauge", "Reading of an instrument, a time.", _READING),
+    Metric("petqc_reading_hertz", "gauge", "Reading of an instrument, a rate.", _READING),
+    Metric("petqc_reading_ratio", "gauge", "Reading of an instrument, a share.", _READING),
+    Metric("petqc_reading_value", "gauge", "Reading of an instrument, a count or a state: 1 is yes.", _READING),
+    Metric(
+        "petqc_reading_quality",
+        "gauge",
+        "Reading of an instrument: 0 good, 1 uncertain, 2 bad or stale, 3 there is nothing to read.",
+        _READING,
+    ),
+    Metric(
+        "petqc_reading_last_success_timestamp_seconds",
+        "gauge",
+        "Unix time of the last reading that had a value.",
+        _READING,
     ),
     Metric("petqc_temperature_min_celsius", "gauge", "Lowest temperature of the last reading.", _DEVICE),
     Metric("petqc_temperature_max_celsius", "gauge", "Highest temperature of the last reading.", _DEVICE),
@@ -315,7 +358,8 @@ class Metrics:
         for metric in METRICS:
             kind = Gauge if metric.kind == "gauge" else Counter
             self._by_name[metric.name] = kind(metric.name, metric.help, metric.labels, registry=self._registry)
-            if metric.labels in (("scanner",), _DEVICE) and "celsius" not in metric.name:
+            is_of_board = metric.labels == _DEVICE and not metric.name.startswith("petqc_instrument_")
+            if (metric.labels == ("scanner",) or is_of_board) and "celsius" not in metric.name:
                 self._child(metric.name)
         self.set("petqc_start_time_seconds", clock.unix_s())
         self.set("petqc_simulated", float(simulated))
@@ -344,6 +388,12 @@ class Metrics:
         """Give a gauge its value; scanner and device are filled in."""
         with self._lock:
             self._child(name, **labels).set(value)
+            self._text = None
+
+    def clear(self, name: str, **labels: str) -> None:
+        """Take a gauge away that has no value that could be believed; it is back with the next `set`."""
+        with self._lock, suppress(KeyError):
+            self._by_name[name].remove(*self._values(name, labels).values())
             self._text = None
 
     def add(self, name: str, amount: float = 1, **labels: str) -> None:
@@ -414,8 +464,11 @@ class Metrics:
             self.set(name, result.value * factor, module=module)
 
     def _child(self, name: str, **labels: str) -> Any:
+        return self._by_name[name].labels(**self._values(name, labels))
+
+    def _values(self, name: str, labels: Mapping[str, str]) -> dict[str, str]:
         known = {"scanner": self._scanner, "device": self._device, **labels}
-        return self._by_name[name].labels(**{label: known[label] for label in self._labels[name]})
+        return {label: known[label] for label in self._labels[name]}
 
 
 def _module_of(node: str) -> str | None:
@@ -439,6 +492,10 @@ def reference_page() -> str:
         "check that gives no number keeps its last value together with that value's old timestamp, so alert on both.",
         "The label `module` is `PORT.SLAVE.INDEX`, or `scanner` for the whole scanner. Values per channel are in the",
         "files of a run, never in metrics.",
+        "",
+        "A reading of an instrument (`petqc_reading_…`) is there while it can be believed: once it is bad, or older than",
+        "ten seconds, the series is gone and only its quality and the time of its last value are left. `module` is then the",
+        "one module that the instrument is configured for, and empty otherwise; `quantity` is the name of the reading.",
         "",
         "| name | type | labels | meaning |",
         "| --- | --- | --- | --- |",

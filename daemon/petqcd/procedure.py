@@ -104,7 +104,7 @@ class Job:
         return {
             "run_id": self.run_id,
             "scanner": self.config.scanner.name,
-            "simulated": self.config.board.is_simulated,
+            "simulated": self.config.is_simulated,
             "config_hash": self.config.hash,
         }
 

@@ -146,7 +146,7 @@ def _document(job: Job, plan: Mapping[str, Any], identity: str | None) -> dict[s
         "run_id": job.run_id,
         "device": job.config.board.name,
         "address": job.config.board.address,
-        "simulated": job.config.board.is_simulated,
+        "simulated": job.config.is_simulated,
         "identity": identity,
         "configuration": job.board_config.config_hash,
         "calibration_set": job.set_id,

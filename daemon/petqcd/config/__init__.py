@@ -6,6 +6,7 @@ a real device without its own hard limits is refused when a run asks for bias.
 
 from __future__ import annotations
 
+from petqcd.config.instruments import BiasSourceConfig, InstrumentConfig, SupplyLimits, instrument_config
 from petqcd.config.load import (
     find_config,
     load_config,
@@ -57,12 +58,14 @@ __all__ = [
     "BENCH_BIAS",
     "ApiConfig",
     "BiasScanConfig",
+    "BiasSourceConfig",
     "CheckLimits",
     "DailyConfig",
     "DarkScanConfig",
     "DeviceConfig",
     "EnergyCalibrationConfig",
     "HousekeepingConfig",
+    "InstrumentConfig",
     "JobConfig",
     "LutetiumConfig",
     "MrDeltaConfig",
@@ -79,10 +82,12 @@ __all__ = [
     "SourceConfig",
     "SourceRunConfig",
     "StoreConfig",
+    "SupplyLimits",
     "ThresholdScanConfig",
     "TimeOffsetCalibrationConfig",
     "bench_baseline",
     "find_config",
+    "instrument_config",
     "load_config",
     "simulated_device",
     "state_directory",

@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from petqc_drivers.registry import KINDS
 from petqcd.config.readout import DeviceConfig, bench_baseline, simulated_device
 from petqcd.config.service import StoreConfig
-from petqcd.config.whole import PetqcConfig
+from petqcd.config.whole import TABLES, PetqcConfig
 from petqcd.errors import ConfigError
 
 
@@ -74,7 +75,9 @@ def _absolute_device(device: DeviceConfig, folder: Path) -> DeviceConfig:
 
 
 def _absolute(config: PetqcConfig, folder: Path) -> PetqcConfig:
-    devices = tuple(_absolute_device(device, folder) for device in config.device)
+    devices = tuple(
+        _absolute_device(device, folder) if isinstance(device, DeviceConfig) else device for device in config.device
+    )
     directory = config.store.directory
     store = config.store if directory is None else StoreConfig(directory=folder / directory)
     qatrack = config.qatrack
@@ -84,8 +87,17 @@ def _absolute(config: PetqcConfig, folder: Path) -> PetqcConfig:
     return config.model_copy(update={"device": devices, "store": store, "qatrack": qatrack})
 
 
+def _keys(loc: tuple[Any, ...]) -> list[Any]:
+    """The keys of a place, without what only says which of several kinds of table it is."""
+    keys = [k for k in loc if k != "*"]
+    if keys[:1] == ["device"]:
+        while len(keys) > 2 and keys[2] in {*TABLES, *KINDS}:
+            del keys[2]
+    return keys
+
+
 def _explain(path: Path, text: str, error: Any) -> str:
-    keys = [k for k in error["loc"] if k != "*"]
+    keys = _keys(error["loc"])
     dotted = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in keys).lstrip(".")
     line = _line_of(text, keys)
     where = f"{path}:{line}" if line else str(path)

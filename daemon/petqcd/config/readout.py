@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from petqc_drivers.registry import KINDS
 from petqcd.bias_limits import BiasLimits, Finite
 from petqcd.config.model import Model, Name
 
@@ -48,6 +49,13 @@ class DeviceConfig(Model):
     """True: what answers at `address` is a simulator or a replay, and everything made from it says so."""
     simulator: SimulatorConfig | None = None
     bias: BiasLimits | None = None
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _known(cls, kind: Any) -> Any:
+        if kind not in KINDS:
+            raise ValueError(f"{kind!r} is none of {', '.join(KINDS)}")
+        return kind
 
     @model_validator(mode="after")
     def _one_source(self) -> DeviceConfig:

@@ -6,22 +6,41 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator
 
+from petqc_drivers.registry import KINDS
 from petqcd.bias_limits import Finite
+from petqcd.config.instruments import AnyInstrument, InstrumentConfig
 from petqcd.config.model import Model, Name
-from petqcd.config.readout import DeviceConfig, simulated_device
+from petqcd.config.readout import ADDRESS_FORMS, DeviceConfig, simulated_device
 from petqcd.config.runs import CheckLimits, QcConfig
 from petqcd.config.schedule import ScheduleConfig
 from petqcd.config.service import ApiConfig, QatrackConfig, ScannerConfig, StoreConfig
+
+INSTRUMENT_KINDS = frozenset(KINDS) - frozenset(ADDRESS_FORMS)
+TABLES = _READOUT, _INSTRUMENT = "readout", "instrument"
+"""The two sorts of [[device]]."""
+
+
+def _which(device: Any) -> str:
+    """Which of the two a table of [[device]] is; without a kind, or of an unknown one, it counts as the readout."""
+    if isinstance(device, InstrumentConfig):
+        return _INSTRUMENT
+    kind = device.get("kind") if isinstance(device, dict) else None
+    return _INSTRUMENT if kind in INSTRUMENT_KINDS else _READOUT
+
+
+AnyDevice = Annotated[
+    Annotated[DeviceConfig, Tag(_READOUT)] | Annotated[AnyInstrument, Tag(_INSTRUMENT)], Discriminator(_which)
+]
 
 
 class PetqcConfig(Model):
     """The whole of petqc.toml."""
 
     scanner: ScannerConfig = ScannerConfig()
-    device: Annotated[tuple[DeviceConfig, ...], Field(min_length=1, max_length=1)] = (simulated_device(),)
-    """Readout boards; one, for now, and a second one is refused rather than ignored."""
+    device: tuple[AnyDevice, ...] = (simulated_device(),)
+    """One readout, and the instruments around the detector."""
     qc: QcConfig = QcConfig()
     limits: dict[Name, dict[str, CheckLimits]] = Field(default_factory=dict)
     """Limits by check, then by level; the level "*" is every level of the check."""
@@ -50,10 +69,32 @@ class PetqcConfig(Model):
             grouped[check] = {**({"*": flat} if flat or not nested else {}), **nested}
         return grouped
 
+    @field_validator("device")
+    @classmethod
+    def _one_readout(cls, devices: tuple[AnyDevice, ...]) -> tuple[AnyDevice, ...]:
+        readouts = [device.name for device in devices if isinstance(device, DeviceConfig)]
+        if len(readouts) != 1:
+            kinds = " or ".join(ADDRESS_FORMS)
+            raise ValueError(f"{len(readouts)} readouts ({kinds}) are configured, and there must be exactly one")
+        names = [device.name for device in devices]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two devices are called {twice[0]!r}: give each a name of its own")
+        return devices
+
     @property
     def board(self) -> DeviceConfig:
         """The readout board."""
-        return self.device[0]
+        return next(device for device in self.device if isinstance(device, DeviceConfig))
+
+    @property
+    def instruments(self) -> tuple[InstrumentConfig, ...]:
+        """What stands around the detector, as configured; a simulated readout may tell of more."""
+        return tuple(device for device in self.device if isinstance(device, InstrumentConfig))
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether anything that is measured with these devices is simulated."""
+        return self.board.is_simulated or any(instrument.simulated for instrument in self.instruments)
 
     @property
     def nuclide(self) -> str:

@@ -1,0 +1,238 @@
+"""[[device]] of what stands around the detector: bias supplies, source meter, chiller, counter, timing board.
+
+Each table becomes the settings of its driver, and is checked by them: what the driver would refuse is refused here,
+with the line. A supply without [device.bias] is supervised, and can never be energised.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, model_validator
+
+from petqc_drivers.errors import DriverError
+from petqc_drivers.limits import HardLimit, Volts
+from petqc_drivers.registry import device_kind
+from petqcd.bias_limits import Finite, MaxStepV, SlewVPerS
+from petqcd.config.model import Model, Name
+
+PollS = Annotated[Finite, Field(ge=0.2, le=5)]
+Module = Annotated[str, Field(pattern=r"^\d{1,2}\.\d{1,2}\.\d{1,2}$")]
+
+
+class SupplyLimits(Model):
+    """[device.bias] of a bias supply or source meter: its hard limit, which nothing but this file changes."""
+
+    v_min: Finite
+    v_max: Finite
+    max_step_v: MaxStepV
+    """Largest single step of a ramp."""
+    slew_v_per_s: SlewVPerS
+    """Fastest ramp, up and down."""
+    most_current_ma: Annotated[Finite, Field(gt=0, le=100)]
+    """More trips; where the device has a limit of its own it gets this one."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> SupplyLimits:
+        if self.v_min >= self.v_max:
+            raise ValueError(f"v_min ({self.v_min:g} V) must be below v_max ({self.v_max:g} V)")
+        return self
+
+
+class InstrumentConfig(Model):
+    """What every instrument has."""
+
+    name: Name
+    """Of this device, in results, metrics and commands."""
+    kind: str
+    address: str
+    """As its driver writes it: the page of instruments says how."""
+    simulated: bool = False
+    """True: what answers there is a simulator, and everything made from it says so."""
+    modules: tuple[Module, ...] = ()
+    """Modules that it feeds, cools or listens to, as PORT.SLAVE.INDEX; empty: nobody said."""
+    poll_s: PollS = 1.0
+    """Seconds from one poll to the next; readings are stale after ten."""
+    reply_timeout_s: Annotated[Finite, Field(ge=0.05, le=5)] | None = None
+    """For one exchange; default: the driver's."""
+
+    @model_validator(mode="after")
+    def _as_its_driver_wants(self) -> InstrumentConfig:
+        try:
+            self.settings()
+        except DriverError as error:
+            raise ValueError(error.what + (f" ({error.do})" if error.do else "")) from error
+        return self
+
+    @property
+    def can_energise(self) -> bool:
+        """Whether it has an output, and a hard limit within which it may be switched on."""
+        return False
+
+    @property
+    def module(self) -> str:
+        """The one module that it belongs to; empty if there are several or none."""
+        return self.modules[0] if len(self.modules) == 1 else ""
+
+    def settings(self) -> Any:
+        """The settings of its driver.
+
+        Raises:
+            DriverError: they are none that the driver takes.
+        """
+        settings, _ = device_kind(self.kind).load()
+        return settings(**self._plain())
+
+    def driver(self) -> Any:
+        """Its driver, not connected; whoever supervises it talks to nothing else."""
+        _, device = device_kind(self.kind).load()
+        return device(self.settings())
+
+    def _plain(self) -> dict[str, Any]:
+        """What the driver's settings are made of; a key that nobody gave has the driver's default."""
+        of_service = {"kind", "simulated", "modules", "poll_s", "bias"}
+        return self.model_dump(exclude=of_service, exclude_none=True)
+
+
+class BiasSourceConfig(InstrumentConfig):
+    """What can put a voltage on a detector."""
+
+    bias: SupplyLimits | None = None
+    """Without it the output is never switched on."""
+    tolerance_v: Annotated[Finite, Field(gt=0, le=2)] | None = None
+    """How far the measured voltage may be from the commanded one."""
+    settle_timeout_s: Annotated[Finite, Field(gt=0, le=60)] | None = None
+    """In which a step must have arrived."""
+
+    @property
+    def can_energise(self) -> bool:
+        """See `InstrumentConfig.can_energise`."""
+        return self.bias is not None
+
+    def _plain(self) -> dict[str, Any]:
+        plain = super()._plain()
+        if self.bias is not None:
+            plain["limit"] = HardLimit(
+                channel=self.name,
+                v_min=Volts(self.bias.v_min),
+                v_max=Volts(self.bias.v_max),
+                max_step_v=self.bias.max_step_v,
+                slew_v_per_s=self.bias.slew_v_per_s,
+            )
+            plain |= self._current(self.bias.most_current_ma)
+        return plain
+
+    def _current(self, most_ma: float) -> dict[str, float]:
+        return {"most_current_ma": most_ma}
+
+
+class HamamatsuC11204Config(BiasSourceConfig):
+    """kind = "hamamatsu-c11204"."""
+
+    kind: Literal["hamamatsu-c11204"]
+    model: Literal["C11204-01", "C11204-02"]
+    serial: str | None = None
+    """What it must answer; a -01 has no words for it."""
+    firmware: str | None = None
+    """What its version must begin with."""
+    compensates: bool = False
+    """It follows its own temperature sensor, with the set that it has stored."""
+    compensation_bit_when: bool | None = None
+    """Value of its status bit 6 while it does."""
+
+
+class CaenA7585dConfig(BiasSourceConfig):
+    """kind = "caen-a7585d"."""
+
+    kind: Literal["caen-a7585d"]
+    serial: Annotated[int, Field(ge=0)]
+    """What it must answer."""
+
+
+class KeithleySmuConfig(BiasSourceConfig):
+    """kind = "keithley-smu"."""
+
+    kind: Literal["keithley-smu"]
+    model: Literal["2450", "2400"]
+    serial: str
+    """What it must answer."""
+    power_line_cycles: Finite | None = None
+    """Length of one reading, 0.01 to 10."""
+
+    def _current(self, most_ma: float) -> dict[str, float]:
+        return {"most_current_a": 1e-3 * most_ma}
+
+
+class JulaboConfig(InstrumentConfig):
+    """kind = "julabo"."""
+
+    kind: Literal["julabo"]
+    model: Annotated[str, Field(min_length=1)]
+    """What must stand in the version that it tells, such as FL601."""
+    lowest_degc: Finite | None = None
+    highest_degc: Finite | None = None
+    """No other set point is ever sent."""
+    baud: Literal[4800, 9600, 19_200, 38_400] | None = None
+    rts_cts: bool | None = None
+    """Hardware handshake."""
+    rs485_address: int | None = None
+    """On a bus of several."""
+    tells_unit: bool | None = None
+    """It knows whether it counts in Celsius (HighTech)."""
+
+
+class Sr620Config(InstrumentConfig):
+    """kind = "sr620"."""
+
+    kind: Literal["sr620"]
+    serial: str
+    """What it must answer."""
+    poll_s: PollS = 5.0
+    samples: int | None = None
+    """Intervals of a measurement: 1, 2, 5, 10 … 1000000."""
+    external_reference: bool | None = None
+    """It must use a 10 MHz reference from outside."""
+    seconds_per_sample: Finite | None = None
+    """How long a sample takes at most."""
+
+
+class CaenA5203Config(InstrumentConfig):
+    """kind = "caen-a5203"."""
+
+    kind: Literal["caen-a5203"]
+    address: Annotated[str, Field(pattern=r"^tcp://[^:/\s]+$")]
+    """tcp://HOST"""
+    control_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    data_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    """The board's own unless it is simulated or behind a tunnel."""
+    serial: Annotated[int, Field(ge=0)]
+    """What it must answer (PID)."""
+    inputs: tuple[int, ...] = ()
+    """Channels that are timed."""
+    external_clock: bool | None = None
+    """It takes its reference clock from outside."""
+    silence_s: Finite | None = None
+    """Running without a service event for so long, its link counts as lost."""
+
+    def _plain(self) -> dict[str, Any]:
+        plain = super()._plain()
+        plain["host"] = plain.pop("address").removeprefix("tcp://")
+        if "reply_timeout_s" in plain:
+            plain["reply_s"] = plain.pop("reply_timeout_s")
+        return plain
+
+
+AnyInstrument = Annotated[
+    HamamatsuC11204Config | CaenA7585dConfig | KeithleySmuConfig | JulaboConfig | Sr620Config | CaenA5203Config,
+    Field(discriminator="kind"),
+]
+_ADAPTER: TypeAdapter[InstrumentConfig] = TypeAdapter(AnyInstrument)
+
+
+def instrument_config(table: dict[str, Any]) -> InstrumentConfig:
+    """One table, as a simulator tells it.
+
+    Raises:
+        ValidationError: it is none.
+    """
+    return _ADAPTER.validate_python(table)

@@ -1,0 +1,109 @@
+"""The instruments around the detector, each with its supervisor; those of a simulated readout come with its simulator."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from petqcd.errors import NotFoundError
+from petqcd.instrument_supervisor import InstrumentSupervisor
+from petqcd.progress import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from petqcd.board import OffOutcome
+    from petqcd.config import InstrumentConfig
+    from petqcd.metrics import Metrics
+    from petqcd.progress import Bus
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+
+
+class Instruments:
+    """All supervisors by name, in the order of the configuration; everything is called from the event loop."""
+
+    def __init__(self, configs: Iterable[InstrumentConfig], bus: Bus, metrics: Metrics) -> None:
+        self._bus, self._metrics = bus, metrics
+        self._configured = {config.name for config in configs}
+        self._all = {config.name: InstrumentSupervisor(config, bus, metrics) for config in configs}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._is_running = False
+
+    def __iter__(self) -> Iterator[InstrumentSupervisor]:
+        """Every supervisor."""
+        return iter(self._all.values())
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._all)
+
+    def __getitem__(self, name: str) -> InstrumentSupervisor:
+        """The one of that name.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        found = self._all.get(name)
+        if found is None:
+            known = ", ".join(self._all) or "none"
+            raise NotFoundError(f"there is no instrument {name!r} (configured: {known})")
+        return found
+
+    @property
+    def bias_sources(self) -> list[InstrumentSupervisor]:
+        """Those that have an output."""
+        return [one for one in self if one.bias is not None]
+
+    def documents(self) -> list[dict[str, Any]]:
+        """What is known of each, as plain types."""
+        return [one.document() for one in self]
+
+    async def off(self) -> list[OffOutcome]:
+        """Every output off, all at once; what came of each."""
+        return list(await asyncio.gather(*(one.off() for one in self.bias_sources)))
+
+    def told(self, configs: Iterable[InstrumentConfig]) -> None:
+        """A simulator says where its instruments answer; those of an earlier one are forgotten."""
+        configs = list(configs)
+        for name in [name for name in self._all if name not in self._configured]:
+            self._end(name)
+        for config in configs:
+            if config.name in self._configured:
+                log.warning("%s: the simulator has one, and petqc.toml another: the latter is used", config.name)
+                continue
+            self._all[config.name] = InstrumentSupervisor(config, self._bus, self._metrics)
+            if self._is_running:
+                self._begin(config.name)
+
+    async def run(self) -> None:
+        """Supervise until cancelled."""
+        self._is_running = True
+        try:
+            for name in self._all:
+                self._begin(name)
+            while True:
+                await asyncio.sleep(TICK_S)
+                for one in self:
+                    one.tick()
+                if self._all:
+                    self._bus.publish(Event("readings", {"devices": self.documents()}))
+        finally:
+            self._is_running = False
+            tasks = list(self._tasks.values())
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
+
+    def _begin(self, name: str) -> None:
+        self._tasks[name] = asyncio.create_task(self._all[name].run(), name=f"supervisor of {name}")
+
+    def _end(self, name: str) -> None:
+        del self._all[name]
+        task = self._tasks.get(name)
+        if task is not None:
+            task.cancel()
