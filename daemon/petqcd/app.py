@@ -19,6 +19,7 @@ from petqcd.baselines import Baselines
 from petqcd.calibrations import Calibrations
 from petqcd.client import SOCKET_NAME
 from petqcd.errors import DaemonError, NotFoundError
+from petqcd.instruments import Instruments
 from petqcd.kinds import all_kinds
 from petqcd.metrics import Metrics
 from petqcd.progress import Bus
@@ -47,7 +48,7 @@ class Daemon:
     """`async with Daemon(config, state_dir) as daemon:` starts everything and ends everything.
 
     Attributes:
-        config, store, audit, accounts, bus, metrics, device, runs, calibrations: its parts.
+        config, store, audit, accounts, bus, metrics, device, instruments, runs, calibrations: its parts.
         http: address of the TCP listener.
     """
 
@@ -112,6 +113,7 @@ class Daemon:
             "state_dir": str(self.state_dir),
             "configuration": str(self.config.source_file) if self.config.source_file else None,
             "device": self.device.state.document(),
+            "devices": self.instruments.documents(),
             "calibration_set": self.calibrations.in_use,
             "missing": self.not_ready(),
             "run": progress.document() if progress else None,
@@ -120,7 +122,7 @@ class Daemon:
 
     async def off(self) -> list[SafeOutcome]:
         """Every output off, now and all at once; needs no permit and no store, and overtakes whatever goes on."""
-        return await together([self._board_off()])
+        return await together([self._board_off(), *(one.off() for one in self.instruments.bias_sources)])
 
     async def _board_off(self) -> SafeOutcome:
         name = self.device.state.name
@@ -149,7 +151,10 @@ class Daemon:
         )
         self.accounts = Accounts(self.store, self.audit)
         await self.accounts.load()
-        self.device = DeviceSupervisor(self.config.board, self.state_dir, self.bus, self.metrics)
+        self.instruments = Instruments(self.config.instruments, self.bus, self.metrics)
+        self.device = DeviceSupervisor(
+            self.config.board, self.state_dir, self.bus, self.metrics, told=self.instruments.told
+        )
         self.runs = RunManager(
             self.config, self.store, self.bus, self.metrics, self.device, self._make_board or _petsys_board
         )
@@ -162,6 +167,7 @@ class Daemon:
         self.scheduler = Scheduler(self.config.schedule, self.runs)
         await self.scheduler.begin()
         self._own(asyncio.create_task(self.device.run(), name="device supervisor"), ends=self.device.runs_nothing)
+        self._own(asyncio.create_task(self.instruments.run(), name="instruments"))
         self._own(asyncio.create_task(self._housekeeping(), name="housekeeping"))
         await self._listen()
         self._stack.push_async_callback(self.runs.aclose)

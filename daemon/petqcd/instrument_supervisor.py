@@ -1,4 +1,4 @@
-"""One instrument around the detector: a task of its own that connects, verifies, polls, serves commands, and reconnects.
+"""One instrument around the detector: a task of its own that connects, verifies, polls, serves commands, reconnects.
 
 Nothing here waits for another device. Every exchange has a deadline in the driver, every command one here. Connecting
 changes no output, whatever is found. Off never waits: not for the queue, not for a session, not for an answer.
@@ -15,7 +15,6 @@ from petqc_drivers.errors import DriverError, OvertakenError
 from petqc_drivers.instrument import STALE_AFTER_S, BackOff
 from petqc_drivers.uninterrupted import uninterrupted
 from petqcd import clock
-from petqcd.board import HARDWARE_SWITCH, OffOutcome
 from petqcd.errors import RefusedError, UnreachableError
 from petqcd.instrument_metrics import InstrumentMetrics
 from petqcd.instrument_queue import Command, CommandQueue, Priority, Request
@@ -28,6 +27,7 @@ from petqcd.instrument_state import (
     trip_document,
 )
 from petqcd.progress import Event
+from petqcd.safe_state import OFF_DEADLINE_S, SafeOutcome, SafeState, brought_to_off
 from petqcd.supervisor import BiasState
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class InstrumentSupervisor:
         if self._current_priority is Priority.COMMAND:
             self._overtake("it was stopped")
 
-    async def off(self) -> OffOutcome:
+    async def off(self) -> SafeOutcome:
         """Output off, now, whatever else goes on and whether or not it is connected; the truth about what came of it.
 
         Raises:
@@ -144,27 +144,26 @@ class InstrumentSupervisor:
         if not isinstance(driver, BiasSource):
             raise RefusedError(f"{self.name}: a {self.config.kind} has no output to switch off")
         self._switching_off += 1
-        switching = asyncio.create_task(driver.off(), name=f"off {self.name}")
+        # Its first step comes before those of what it overtakes, which then know that they need not switch off.
+        switching = asyncio.create_task(brought_to_off(self.name, driver.off, OFF_DEADLINE_S), name=f"off {self.name}")
         try:
             self._queue.refuse_all(OvertakenError("switching off goes first", device=self.name))
             self._overtake("switching off went first")
             self._bias_is(BiasState.UNKNOWN)  # until it is confirmed
-            await uninterrupted(switching)
-        except Exception as error:  # noqa: BLE001 - whatever it was, the output is unknown now and that must be told
-            log.error("%s: off could not be confirmed: %s", self.name, error)  # noqa: TRY400 - the reason says it all
-            self._known_off = False
-            self._now(InstrumentState.UNKNOWN, f"off was sent and could not be confirmed: {error}")
-            told = f"{self.name}: off was sent and could not be confirmed, its output is UNKNOWN: {HARDWARE_SWITCH}"
-            return OffOutcome(BiasState.UNKNOWN, f"{told} ({error})")
+            outcome = await uninterrupted(switching)
         finally:
             self._switching_off -= 1
             self._poll_due_s = 0.0
             self._wake.set()
-        self._known_off = True
-        self._bias_is(BiasState.OFF_CONFIRMED)
-        self._now(state_of(driver), self._causes())
+        self._known_off = outcome.state is SafeState.IN_SAFE_STATE
+        if self._known_off:
+            self._bias_is(BiasState.OFF_CONFIRMED)
+            self._now(state_of(driver), self._causes())
+        else:
+            log.error("%s: %s", self.name, outcome.told)
+            self._now(InstrumentState.UNKNOWN, outcome.told)
         self._publish()
-        return OffOutcome(BiasState.OFF_CONFIRMED, f"{self.name}: off, read back")
+        return outcome
 
     def document(self) -> dict[str, Any]:
         """Everything that is known, as plain types for JSON."""
@@ -293,10 +292,8 @@ class InstrumentSupervisor:
         except _OvertakenHereError as error:
             request.refuse(OvertakenError(str(error), device=self.name))
         except TimeoutError as error:
-            told = _words(error) if isinstance(error, DriverError) else f"not done in {request.command.deadline_s:g} s"
-            request.refuse(
-                error if isinstance(error, DriverError) else UnreachableError(f"{self.name}: {what}: {told}")
-            )
+            late = UnreachableError(f"{self.name}: {what}: not done in {request.command.deadline_s:g} s")
+            request.refuse(error if isinstance(error, DriverError) else late)
         except Exception as error:  # noqa: BLE001 - goes to whoever commanded it
             request.refuse(error)
         else:

@@ -1,4 +1,4 @@
-"""The instruments around the detector, each with its supervisor; those of a simulated readout come with its simulator."""
+"""The instruments around the detector, each with its supervisor; a simulated readout brings its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from petqcd.progress import Event
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from petqcd.board import OffOutcome
     from petqcd.config import InstrumentConfig
     from petqcd.metrics import Metrics
     from petqcd.progress import Bus
@@ -61,10 +60,6 @@ class Instruments:
     def documents(self) -> list[dict[str, Any]]:
         """What is known of each, as plain types."""
         return [one.document() for one in self]
-
-    async def off(self) -> list[OffOutcome]:
-        """Every output off, all at once; what came of each."""
-        return list(await asyncio.gather(*(one.off() for one in self.bias_sources)))
 
     def told(self, configs: Iterable[InstrumentConfig]) -> None:
         """A simulator says where its instruments answer; those of an earlier one are forgotten."""

@@ -169,8 +169,8 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "petqc_instrument_state",
         "gauge",
-        "Instrument: 0 connecting, 1 answers, 2 off, 3 ramping, 4 on, 5 adopted (found on), 6 tripped, 7 fault, 8 unknown "
-        "(it does not answer, its output may be on).",
+        "Instrument: 0 connecting, 1 answers, 2 off, 3 ramping, 4 on, 5 adopted (found on), 6 tripped, 7 fault, "
+        "8 unknown (it does not answer, its output may be on).",
         _DEVICE,
     ),
     Metric("petqc_instrument_polls_total", "counter", "Polls of the instrument.", _DEVICE),
@@ -493,9 +493,10 @@ def reference_page() -> str:
         "The label `module` is `PORT.SLAVE.INDEX`, or `scanner` for the whole scanner. Values per channel are in the",
         "files of a run, never in metrics.",
         "",
-        "A reading of an instrument (`petqc_reading_…`) is there while it can be believed: once it is bad, or older than",
-        "ten seconds, the series is gone and only its quality and the time of its last value are left. `module` is then the",
-        "one module that the instrument is configured for, and empty otherwise; `quantity` is the name of the reading.",
+        "A reading of an instrument (`petqc_reading_…`) is there while it has a value: once there is none to believe,",
+        "or it is older than ten seconds, the series is gone, and its quality and the time of its last value are left.",
+        "`module` is then the one module that the instrument is configured for, and empty otherwise; `quantity` is the",
+        "name of the reading.",
         "",
         "| name | type | labels | meaning |",
         "| --- | --- | --- | --- |",

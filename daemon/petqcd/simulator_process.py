@@ -15,13 +15,13 @@ import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from petqcd.client import SOCKET_PATH_MAX
 from petqcd.errors import EXIT_USAGE, SimulatorError, SimulatorRefusedError
 
 if TYPE_CHECKING:
-    from petqcd.config import SimulatorConfig
+    from petqcd.config import InstrumentConfig, SimulatorConfig
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ STOP_DEADLINE_S = 5.0
 MODULE = "petqc_simulators"
 SHARED_MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
 LINE_LIMIT = 65_536
+SIMULATED_PLACES = ("socket://127.0.0.1:", "tcp://127.0.0.1", "TCPIP::127.0.0.1::")
+"""Where a simulator's instruments can be: its word for limits must never reach a real one."""
 _KEPT_LINES = 20
 
 
@@ -46,6 +48,8 @@ class Ready:
     seed: int
     shared_memory: str | None = None
     """Name of the frame ring of a simulated daemon."""
+    instruments: tuple[InstrumentConfig, ...] = ()
+    """What it serves beside the readout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +229,7 @@ class SimulatorProcess:
                 str(said["profile"]),
                 int(said["seed"]),
                 None if said.get("shared_memory") is None else str(said["shared_memory"]),
+                tuple(_simulated(table) for table in said.get("devices", ())),
             )
         except (ValueError, KeyError, TypeError) as error:
             if b'"simulator-refused"' in line:
@@ -246,6 +251,20 @@ class SimulatorProcess:
 
     def _tail(self) -> str:
         return ": " + " | ".join(self._last_lines[-3:]) if self._last_lines else ""
+
+
+def _simulated(table: dict[str, Any]) -> InstrumentConfig:
+    """An instrument that a simulator serves: of this machine, and never taken for a real one.
+
+    Raises:
+        ValueError: it is none, or elsewhere.
+    """
+    from petqcd.config import instrument_config
+
+    found = instrument_config({**table, "simulated": True})
+    if not found.address.startswith(SIMULATED_PLACES):
+        raise ValueError(f"{found.name}: a simulated instrument at {found.address}")
+    return found
 
 
 def _refusal(line: bytes) -> str:

@@ -15,11 +15,11 @@ from petqcd.progress import Event
 from petqcd.simulator_process import SimulatorProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from petqcd.board import ReadingLike
-    from petqcd.config import DeviceConfig
+    from petqcd.config import DeviceConfig, InstrumentConfig
     from petqcd.metrics import Metrics
     from petqcd.progress import Bus
 
@@ -82,10 +82,26 @@ class DeviceState:
 
 
 class DeviceSupervisor:
-    """Owns one device's place in the daemon. `run` is its task; only programming errors come out of it."""
+    """Owns the readout's place in the daemon. `run` is its task; only programming errors come out of it.
 
-    def __init__(self, config: DeviceConfig, state_dir: Path, bus: Bus, metrics: Metrics) -> None:
+    Args:
+        config: its table in petqc.toml.
+        state_dir: of the daemon.
+        bus: where changes are told.
+        metrics: where they are published.
+        told: is called with the instruments that a simulator serves beside the readout, each time it is begun.
+    """
+
+    def __init__(
+        self,
+        config: DeviceConfig,
+        state_dir: Path,
+        bus: Bus,
+        metrics: Metrics,
+        told: Callable[[Sequence[InstrumentConfig]], None] = lambda _: None,
+    ) -> None:
         self._config = config
+        self._told = told
         self._simulator_dir = state_dir / "simulator" / config.name
         self._bus = bus
         self._metrics = metrics
@@ -194,6 +210,7 @@ class DeviceSupervisor:
         try:
             ready = await process.start()
             self._publish(Endpoint(ready.address, ready.config, ready.shared_memory))
+            self._told(ready.instruments)
             return str(await process.wait_ended())
         except SimulatorRefusedError as error:
             self._refused = error

@@ -259,7 +259,7 @@ def serve(settings: ServeSettings) -> int:
             config=config,
             truth=truth,
             faults=planted,
-            instruments=instruments,
+            instruments=scanner.instruments.device_tables(instruments),
             highest_start_v=math.ceil(100.0 * max(scanner.detector.draw.dac_offset_v.max(initial=0.0), 0.0)) / 100.0,
         )
         _say(json.dumps(announcement.document()) if settings.as_json else announcement.text())

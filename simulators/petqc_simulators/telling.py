@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from petqc_drivers.petsys.registers import POWER_BIAS
@@ -43,7 +43,8 @@ class Announcement:
     """What is simulated, where it answers, and how others are pointed at it.
 
     again: the command that gives the same detector once more. faults: as the truth describes them. highest_start_v: of
-    outputs that come up before they can be told anything. instruments: address of each that stands beside the boards.
+    outputs that come up before they can be told anything. instruments: what stands beside the boards, each as its
+    table of petqc.toml.
     """
 
     profile: Profile
@@ -55,7 +56,7 @@ class Announcement:
     truth: Path | None
     faults: Sequence[dict[str, Any]]
     highest_start_v: float
-    instruments: Mapping[str, str] = field(default_factory=dict)
+    instruments: Sequence[Mapping[str, Any]] = ()
 
     def document(self) -> dict[str, Any]:
         """For programs: the first line of JSON."""
@@ -77,7 +78,7 @@ class Announcement:
             "channels": geometry.channels,
             "bias_outputs": geometry.bias_channels,
             "faults": list(self.faults),
-            **({"instruments": dict(self.instruments)} if self.instruments else {}),
+            **({"devices": [dict(one) for one in self.instruments]} if self.instruments else {}),
             "petqc_toml": self.device_table(),
         }
 
@@ -131,7 +132,7 @@ class Announcement:
         place = {"address": self.address}
         if self.shared_memory is not None:
             place["shared memory"] = f"{self.shared_memory} (the daemon's ring of frames)"
-        place |= self.instruments
+        place |= {one["name"]: one["address"] for one in self.instruments}
         place["configuration"] = str(self.config)
         if self.truth is not None:
             place["truth"] = f"{self.truth} (what a perfect analysis finds)"
@@ -150,6 +151,7 @@ class Announcement:
                 f"configuration = {json.dumps(str(self.config))}",
                 "simulated = true             # everything that is made from it says so",
                 *self._bias_tables(),
+                *(line for one in self.instruments for line in _table(one)),
             )
         )
 
@@ -199,6 +201,16 @@ class Announcement:
             f"  {self.again} --listen udp://{MAKERS_BOARD}:2000",
             "  daqd --daq-type GBE",
         ]
+
+
+def _table(instrument: Mapping[str, Any]) -> list[str]:
+    """[[device]] of an instrument, with its limits in a table of their own."""
+    lines = ["", "[[device]]"]
+    lines += [f"{key} = {json.dumps(value)}" for key, value in instrument.items() if not isinstance(value, dict)]
+    for key, value in instrument.items():
+        if isinstance(value, dict):
+            lines += [f"[device.{key}]", *(f"{name} = {json.dumps(one)}" for name, one in value.items())]
+    return lines
 
 
 def _bias_from_outside(supply: str) -> str:

@@ -16,7 +16,8 @@ from petqc_drivers.registry import device_kind
 from petqcd.bias_limits import Finite, MaxStepV, SlewVPerS
 from petqcd.config.model import Model, Name
 
-PollS = Annotated[Finite, Field(ge=0.2, le=5)]
+LONGEST_POLL_S = 5.0
+PollS = Annotated[Finite, Field(ge=0.2, le=LONGEST_POLL_S)]
 Module = Annotated[str, Field(pattern=r"^\d{1,2}\.\d{1,2}\.\d{1,2}$")]
 
 
@@ -96,6 +97,9 @@ class InstrumentConfig(Model):
 
 class BiasSourceConfig(InstrumentConfig):
     """What can put a voltage on a detector."""
+
+    poll_s: Annotated[Finite, Field(ge=0.2, le=1)] = 1.0
+    """What is measured above a limit must be off within two seconds."""
 
     bias: SupplyLimits | None = None
     """Without it the output is never switched on."""
@@ -195,6 +199,16 @@ class Sr620Config(InstrumentConfig):
     seconds_per_sample: Finite | None = None
     """How long a sample takes at most."""
 
+    @model_validator(mode="after")
+    def _measures_within_a_poll(self) -> Sr620Config:
+        settings = self.settings()
+        if settings.samples * settings.seconds_per_sample > LONGEST_POLL_S:
+            raise ValueError(
+                f"{settings.samples} samples of up to {settings.seconds_per_sample:g} s take longer than "
+                f"{LONGEST_POLL_S:g} s: what is read would be stale before the next reading"
+            )
+        return self
+
 
 class CaenA5203Config(InstrumentConfig):
     """kind = "caen-a5203"."""
@@ -208,7 +222,11 @@ class CaenA5203Config(InstrumentConfig):
     serial: Annotated[int, Field(ge=0)]
     """What it must answer (PID)."""
     inputs: tuple[int, ...] = ()
-    """Channels that are timed."""
+    """Channels that are timed; with `modules`, one for each of them, the intervals between every two are read."""
+    window_ps: Finite | None = None
+    """Coincidence window of these intervals, full width."""
+    intervals_s: Finite | None = None
+    """Over how long a time they are collected."""
     external_clock: bool | None = None
     """It takes its reference clock from outside."""
     silence_s: Finite | None = None
@@ -217,6 +235,7 @@ class CaenA5203Config(InstrumentConfig):
     def _plain(self) -> dict[str, Any]:
         plain = super()._plain()
         plain["host"] = plain.pop("address").removeprefix("tcp://")
+        plain["modules"] = tuple(f"module:{module}" for module in self.modules)
         if "reply_timeout_s" in plain:
             plain["reply_s"] = plain.pop("reply_timeout_s")
         return plain

@@ -6,16 +6,18 @@ temperature, and what the detector draws and feels becomes what they measure.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from petqc.channel_map import module_node
 from petqc_simulators.boards.hamamatsu_c11204 import HamamatsuC11204Board
 from petqc_simulators.boards.julabo import JulaboBoard
 from petqc_simulators.physics.bias_current import dark_current_ma
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     from petqc_simulators.physics.detector import Detector
     from petqc_simulators.profile import Profile
 
+SUPPLY, CHILLER = "bias-{}", "chiller"
+"""Names of a module's supply and of what cools them all."""
+ABOVE_OPERATION_V = 2.0
+"""So far above the working voltage the hard limit of a simulated supply ends."""
 MOVED_V = 0.001
 MOVED_K = 0.005
 
@@ -72,8 +78,38 @@ class ScannerInstruments:
 
     def wire_sides(self) -> dict[str, WireSide]:
         """By name: what has to be served."""
-        found: dict[str, WireSide] = {f"bias-{module}": supply for module, supply in enumerate(self.supplies)}
-        return found if self.chiller is None else {**found, "chiller": self.chiller}
+        found: dict[str, WireSide] = {SUPPLY.format(module): supply for module, supply in enumerate(self.supplies)}
+        return found if self.chiller is None else {**found, CHILLER: self.chiller}
+
+    def _modules(self) -> list[str]:
+        """Of every module: PORT.SLAVE.INDEX."""
+        geometry, channels = self._profile.geometry, self._profile.absolute_channels()
+        first = channels[:: channels.size // geometry.modules]
+        return [module_node(int(one), geometry.asics_per_module).removeprefix("module:") for one in first]
+
+    def device_tables(self, addresses: Mapping[str, str]) -> list[dict[str, Any]]:
+        """What petqc needs to supervise them, as tables of petqc.toml; limits are of these simulated detectors.
+
+        Args:
+            addresses: of each that is served, by its name.
+        """
+        sipm, modules = self._profile.sipm, self._modules()
+        tables: list[dict[str, Any]] = []
+        for number, (supply, module) in enumerate(zip(self.supplies, modules, strict=False)):
+            limits = {
+                "v_min": supply.model.lowest_v + 1.0,
+                "v_max": float(math.ceil(sipm.breakdown_v + sipm.overvoltage_v) + ABOVE_OPERATION_V),
+                "max_step_v": 5.0,
+                "slew_v_per_s": 50.0,
+                "most_current_ma": 2.0,
+            }
+            about = {"model": supply.model.name, "serial": supply.serial, "modules": [module], "bias": limits}
+            name = SUPPLY.format(number)
+            tables.append({"name": name, "kind": "hamamatsu-c11204", "address": addresses[name], **about})
+        if self.chiller is not None:
+            about = {"model": self.chiller.version.split()[2], "modules": modules}
+            tables.append({"name": CHILLER, "kind": "julabo", "address": addresses[CHILLER], **about})
+        return [{**table, "simulated": True} for table in tables]
 
     def act_on(self, boards: Sequence[PetsysFebd]) -> None:
         """Let the detector have what they give now, if it changed."""
