@@ -18,7 +18,7 @@ from petqcd.audit import Audit
 from petqcd.baselines import Baselines
 from petqcd.calibrations import Calibrations
 from petqcd.client import SOCKET_NAME
-from petqcd.errors import DaemonError, NotFoundError
+from petqcd.errors import ConfigError, DaemonError, NotFoundError
 from petqcd.instruments import Instruments
 from petqcd.kinds import all_kinds
 from petqcd.metrics import Metrics
@@ -29,7 +29,7 @@ from petqcd.scheduler import Scheduler
 from petqcd.store import Store
 from petqcd.supervisor import BiasState, DeviceSupervisor
 from petqcd.web.api import make_app
-from petqcd.web.server import Server, make_server, tcp_socket, unix_socket
+from petqcd.web.server import Server, Tls, make_server, tcp_socket, unix_socket
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +64,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[Any]] = []
         self.http = ""
+        self._tls: Tls | None = None
 
     async def __aenter__(self) -> Self:
         """Start: store, history of interrupted runs, device, listeners.
@@ -205,17 +206,27 @@ class Daemon:
         self._stack.push_async_callback(end)
 
     async def _listen(self) -> None:
-        reading = tcp_socket(self.config.api.host, self.config.api.port)
+        api = self.config.api
+        if not api.is_loopback and not self.accounts.users:
+            raise ConfigError(
+                f"[api] listen = {api.listen}: nobody could log in there: listen on loopback first and add a user "
+                "(petqc user add NAME --role engineer)"
+            )
+        if api.tls_certificate is not None and api.tls_key is not None:
+            self._tls = Tls(api.tls_certificate, api.tls_key)
+        reading = tcp_socket(api.host, api.port)
         self._stack.callback(reading.close)
         commanding = unix_socket(self.state_dir)
         self._stack.callback(commanding.close)
         self._stack.callback(lambda: (self.state_dir / SOCKET_NAME).unlink(missing_ok=True))
         host, port = reading.getsockname()[:2]
-        self.http = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        self.http = f"{'http' if self._tls is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
         servers: list[Server] = []
         tasks = []
         for listener, on_socket in ((reading, False), (commanding, True)):
-            server = make_server(make_app(self, on_socket=on_socket), on_socket=on_socket)
+            server = make_server(
+                make_app(self, on_socket=on_socket), on_socket=on_socket, tls=None if on_socket else self._tls
+            )
             name = "command socket" if on_socket else "TCP listener"
             tasks.append(asyncio.create_task(server.serve(sockets=[listener]), name=name))
             servers.append(server)
@@ -245,6 +256,8 @@ class Daemon:
             self.metrics.add("petqc_listeners_dropped_total", self.bus.dropped - dropped)
             dropped = self.bus.dropped
             await self.audit.flush()
+            if self._tls is not None:
+                await asyncio.to_thread(self._tls.refresh)
             await asyncio.sleep(HOUSEKEEPING_EVERY_S)
 
 

@@ -6,6 +6,8 @@ import asyncio
 import http.client
 import json
 import sqlite3
+import ssl
+import subprocess
 from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,8 @@ from tests.unit.test_daemon_web import ask, board_config, daemon
 
 from petqcd.access import Actor, Proof, Role
 from petqcd.client import Client
-from petqcd.errors import NotAllowedError, RefusedError, TooManyError
+from petqcd.config import ApiConfig
+from petqcd.errors import ConfigError, NotAllowedError, RefusedError, TooManyError
 from petqcd.sessions import FREE_FAILURES, IDLE_S, LONGEST_S, LoginLimit, RateLimit, Sessions
 from petqcd.store import Store
 from petqcd.tokens import DAY_S, Tokens
@@ -350,6 +353,68 @@ def test_nobody_signs_as_somebody_else() -> None:
     with pytest.raises(NotAllowedError, match="otto"):
         signed(anna, "otto")
     assert signed(Actor("root", Role.ENGINEER, Proof.SOCKET, ""), "otto") == "otto"
+
+
+def certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """A certificate for localhost that signs itself, and its key."""
+    files = folder / f"{name}.pem", folder / f"{name}.key"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    command += ["-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost"]
+    done = subprocess.run([*command, "-out", files[0], "-keyout", files[1]], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return files
+
+
+def test_elsewhere_it_listens_with_tls_and_users_only(tmp_path: Path, board_config: Path) -> None:
+    pem, key = certificate(tmp_path, "first")
+    api = ApiConfig(listen="0.0.0.0:0", hosts=("localhost",), tls_certificate=pem, tls_key=key)
+    state_dir = tmp_path / "state"
+
+    async def nobody() -> None:
+        with pytest.raises(ConfigError, match="user add"):
+            async with daemon(state_dir, board_config, api):
+                pass
+        async with daemon(state_dir, board_config) as d:
+            await d.accounts.users.add("anna", Role.ENGINEER, WORDS, by="test")
+
+    async def work() -> None:
+        async with daemon(state_dir, board_config, api) as d:
+            port = int(d.http.rpartition(":")[2])
+            assert d.http.startswith("https://")
+
+            def get(ca: Path, path: str) -> tuple[int, dict[str, str]]:
+                context = ssl.create_default_context(cafile=ca)
+                with closing(http.client.HTTPSConnection("localhost", port, context=context, timeout=10)) as connection:
+                    connection.request("GET", path)
+                    response = connection.getresponse()
+                    response.read()
+                    return response.status, {k.lower(): v for k, v in response.getheaders()}
+
+            for path, status in (("/healthz", 200), ("/metrics", 401), ("/api/v1/status", 401), ("/", 303)):
+                assert (await asyncio.to_thread(get, pem, path))[0] == status, path
+            new_pem, new_key = certificate(tmp_path, "second")
+            pem.write_bytes(new_pem.read_bytes())
+            key.write_bytes(new_key.read_bytes())
+            assert d._tls is not None
+            d._tls.refresh()
+            assert (await asyncio.to_thread(get, new_pem, "/healthz"))[0] == 200
+            pem.write_text("broken")
+            d._tls.refresh()  # the certificate that works stays
+            assert (await asyncio.to_thread(get, new_pem, "/healthz"))[0] == 200
+
+    asyncio.run(nobody())
+    asyncio.run(work())
 
 
 def test_the_reference_page_is_the_table(pytestconfig: pytest.Config) -> None:

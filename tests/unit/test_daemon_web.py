@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 ROOT = Path(__file__).resolve().parents[2]
+ANY_PORT = ApiConfig(listen="127.0.0.1:0")
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +41,7 @@ def board_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @asynccontextmanager
-async def daemon(state_dir: Path, board_config: Path) -> AsyncIterator[Daemon]:
+async def daemon(state_dir: Path, board_config: Path, api: ApiConfig = ANY_PORT) -> AsyncIterator[Daemon]:
     """A daemon whose board is at an address where nobody answers."""
     device = DeviceConfig(
         address="udp://127.0.0.1:9",
@@ -48,9 +49,7 @@ async def daemon(state_dir: Path, board_config: Path) -> AsyncIterator[Daemon]:
         simulated=True,
         bias=BiasLimits(v_min=0, v_max=50, max_step_v=1, slew_v_per_s=10),
     )
-    config = PetqcConfig(
-        device=(device,), qc=QcConfig(source=SourceConfig(seconds=1)), api=ApiConfig(listen="127.0.0.1:0")
-    )
+    config = PetqcConfig(device=(device,), qc=QcConfig(source=SourceConfig(seconds=1)), api=api)
     async with Daemon(config, state_dir) as running:
         yield running
 

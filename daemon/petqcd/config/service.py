@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from petqcd.config.model import Model, Name
 
@@ -25,12 +25,21 @@ class StoreConfig(Model):
 
 
 class ApiConfig(Model):
-    """[api]: the read-only HTTP listener."""
+    """[api]: the HTTP listener, for people and programs.
 
-    listen: Annotated[str, Field(pattern=r"^(127\.0\.0\.1|localhost|\[::1\]):\d{1,5}$")] = "127.0.0.1:8642"
-    """Loopback HOST:PORT; port 0 takes a free one. Elsewhere it would need users and TLS, so it is refused."""
+    On loopback it needs nothing. Elsewhere it needs TLS, the names under which it is asked, and a user.
+    """
+
+    listen: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d{1,5}$")] = "127.0.0.1:8642"
+    """HOST:PORT; port 0 takes a free one."""
     hosts: tuple[str, ...] = ()
-    """Further names that the Host header may carry, for a reverse proxy."""
+    """Further names that the Host header may carry: those under which other machines or a reverse proxy ask."""
+    tls_certificate: Path | None = None
+    """PEM file with the certificate and those between it and a known authority; read again when it changes."""
+    tls_key: Path | None = None
+    """PEM file with its private key, readable by the daemon only."""
+    anonymous: bool = True
+    """Whether whoever reaches a loopback listener may look without logging in. Elsewhere nobody ever may."""
 
     @property
     def host(self) -> str:
@@ -42,12 +51,27 @@ class ApiConfig(Model):
         """Port to bind, 0 for any."""
         return int(self.listen.rpartition(":")[2])
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this host reaches it."""
+        return self.host in ("127.0.0.1", "localhost", "::1")
+
     @field_validator("listen")
     @classmethod
     def _port(cls, listen: str) -> str:
         if int(listen.rpartition(":")[2]) > 65_535:
             raise ValueError("the port must be 0 to 65535")
         return listen
+
+    @model_validator(mode="after")
+    def _protected(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together: give both")
+        if not self.is_loopback and self.tls_certificate is None:
+            raise ValueError(f"listen = {self.listen}: elsewhere than on loopback it needs tls_certificate and tls_key")
+        if not self.is_loopback and not self.hosts:
+            raise ValueError(f"listen = {self.listen}: elsewhere than on loopback it needs hosts, as it is asked for")
+        return self
 
 
 class QatrackConfig(Model):

@@ -120,7 +120,8 @@ def make_app(daemon: Daemon, *, on_socket: bool) -> ASGIApp:
         openapi_url=None,  # below, behind the gate
     )
     app.router.route_class = GatedRoute
-    gate = Gate(daemon, on_socket=on_socket, is_tls=False, anonymous=True)
+    anonymous = api.is_loopback and api.anonymous
+    gate = Gate(daemon, on_socket=on_socket, is_tls=api.tls_certificate is not None, anonymous=anonymous)
     app.state.gate = gate
     _add_reading(app, daemon)
     _add_commands(app, daemon)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
+import ssl
 import struct
 from typing import TYPE_CHECKING
 
@@ -21,9 +23,44 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
+log = logging.getLogger(__name__)
+
 GRACE_S = 3
 MOST_CONNECTIONS = 100
 _BACKLOG = 64
+
+
+class Tls:
+    """The certificate of a listener; a renewed file is taken without a restart.
+
+    Raises:
+        ConfigError: the files are no certificate and its key.
+    """
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        self._files = certificate, key
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            self._read_ns = self._changed_ns()
+            self.context.load_cert_chain(certificate, key)
+        except OSError as error:  # an error of TLS is one, too
+            raise ConfigError(f"[api] tls_certificate = {certificate}, tls_key = {key}: {error}") from error
+
+    def refresh(self) -> None:
+        """Take files that have changed; those that are wrong are told of, and the old certificate stays."""
+        try:
+            changed_ns = self._changed_ns()
+            if changed_ns != self._read_ns:
+                self._read_ns = changed_ns
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*self._files)
+                self.context.load_cert_chain(*self._files)
+                log.info("%s: a new certificate is in use", self._files[0])
+        except OSError as error:
+            log.error("the old certificate stays in use: %s: %s", self._files[0], error)  # noqa: TRY400 - says it all
+
+    def _changed_ns(self) -> tuple[int, ...]:
+        return tuple(path.stat().st_mtime_ns for path in self._files)
 
 
 class PeerProtocol(H11Protocol):
@@ -57,8 +94,8 @@ class Server(uvicorn.Server):
         yield
 
 
-def make_server(app: ASGIApp, *, on_socket: bool) -> Server:
-    """A server for one application; on_socket: it listens on the UNIX socket."""
+def make_server(app: ASGIApp, *, on_socket: bool, tls: Tls | None = None) -> Server:
+    """A server for one application; on_socket: it listens on the UNIX socket. tls: None: not encrypted."""
     return Server(
         uvicorn.Config(
             app,
@@ -72,16 +109,17 @@ def make_server(app: ASGIApp, *, on_socket: bool) -> Server:
             http=PeerProtocol if on_socket else "h11",
             proxy_headers=False,  # anybody on this host could write them, and be somebody else for the limits
             ws="none",
+            ssl_context_factory=None if tls is None else lambda _config, _default: tls.context,
             loop="none",
         )
     )
 
 
 def tcp_socket(host: str, port: int) -> socket.socket:
-    """A listening socket on loopback.
+    """A listening socket.
 
     Raises:
-        ConfigError: the port is taken.
+        ConfigError: the port is taken, or the address is not one of this host.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -92,7 +130,9 @@ def tcp_socket(host: str, port: int) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise ConfigError(f"[api] listen = {host}:{port}: {error.strerror} (choose another port, or 0)") from error
+        raise ConfigError(
+            f"[api] listen = {host}:{port}: {error.strerror or error} (choose another port, or 0)"
+        ) from error
     return listener
 
 
