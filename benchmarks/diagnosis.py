@@ -48,7 +48,8 @@ HEALTHY = "healthy"
 BASELINES = frozenset(
     {
         "photopeak", "bias_peak", "energy_resolution", "window_acceptance", "ctr_fit", "timing_width", "singles_rate",
-        "prompts", "block_efficiency", "temperature",
+        "prompts", "block_efficiency", "temperature", "windows.coincidence", "windows.energy_low",
+        "windows.energy_high",
     }
 )  # fmt: skip
 """Checks whose healthy values become baselines, as a site's [baseline] would have them."""
@@ -100,7 +101,7 @@ def measure(
     detector = Detector(profile, seed, [] if fault is None else [Fault.parse(fault)], stream_name=events)
     detector.settle()
     with tempfile.TemporaryDirectory() as folder:
-        config = load_config(write_config_folder(Path(folder), profile, detector.draw))
+        config = load_config(write_config_folder(Path(folder), detector.plan.configured(profile), detector.draw))
     calibration = CalibrationSet.from_config(config)
     settings = replace(ProcessingSettings.from_config(config), compacted=False)
     histograms = QcHistograms(

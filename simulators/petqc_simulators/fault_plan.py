@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,10 +92,29 @@ class FaultPlan:
         effects = Effects.none(self.geometry)
         for number, (fault, place) in enumerate(zip(self.faults, self._places, strict=True)):
             if fault.acts(seconds) or (fault.has_begun(seconds) and fault.kind.id == "F24"):
-                # What a fault draws for itself is the same whenever it is asked for.
-                rng = np.random.default_rng([self.seed, 0xFA17, number])
-                self._add(effects, fault, place, rng, seconds - fault.onset_s)
+                self._add(effects, fault, place, self._rng(number), seconds - fault.onset_s)
         return effects
+
+    def configured(self, profile: Profile) -> Profile:
+        """The profile as its configuration is written: with the wrong windows that are planted, if any.
+
+        The seed says whether it is the coincidence window, or the lower edge of the energy window.
+        """
+        numbers = profile.processing
+        for number, fault in enumerate(self.faults):
+            if fault.kind.id != "F22":
+                continue
+            if self._rng(number).random() < 0.5:
+                numbers = replace(numbers, coincidence_time_window_clk=fault.size * numbers.coincidence_time_window_clk)
+            else:
+                high = numbers.energy_window_high_kev
+                low = high - fault.size * (high - numbers.energy_window_low_kev)
+                numbers = replace(numbers, energy_window_low_kev=low)
+        return replace(profile, processing=numbers)
+
+    def _rng(self, number: int) -> np.random.Generator:
+        """What a fault draws for itself is the same whenever it is asked for."""
+        return np.random.default_rng([self.seed, 0xFA17, number])
 
     def _add(
         self, effects: Effects, fault: Fault, place: NDArray[np.int64], rng: np.random.Generator, since_s: float
@@ -157,8 +176,10 @@ class FaultPlan:
                 effects.gain *= 1.0 + np.clip(rng.normal(0.0, size * GAIN_PERCENT_PER_PS / 100.0, n), -0.5, 0.5)
             case "F28":
                 effects.leak[channels] = np.maximum(effects.leak[channels], size / 100.0)
-            case _:
+            case "F19":
                 effects.frame_loss = max(effects.frame_loss, size / 100.0)
+            case _:
+                pass  # what is configured wrongly is nothing that the detector does
 
     def _add_varying(self, effects: Effects, fault: Fault, place: NDArray[np.int64], since_s: float) -> bool:
         """What changes of itself with the time since the fault began; False: this one does not."""

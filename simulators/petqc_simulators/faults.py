@@ -115,6 +115,11 @@ KINDS: dict[str, FaultKind] = {
             "photopeaks and time offsets of two ASICs scatter to both sides, rates unmoved",
         ),
         FaultKind(
+            "F22", "a window of the configuration is another one",
+            "times as wide: the coincidence window, or the energy window downwards (the seed says which)", 2.0, 2.5,
+            "scanner", "the windows in use against those of the baseline; prompts and randoms",
+        ),
+        FaultKind(
             "F23", "RF pick-up of one module", "1000 false triggers per second of a channel during RF pulses", 5.0,
             100.0, "module", "singles rate and lowest energies of one module while a sequence runs",
         ),
@@ -141,6 +146,8 @@ KINDS: dict[str, FaultKind] = {
     )
 }  # fmt: skip
 
+OF_CONFIGURATION = frozenset({"F22"})
+"""Faults of what the QC is configured with, not of the detector: there from the beginning, whole."""
 _PATTERN = re.compile(r"(?P<id>F\d\d)(=(?P<size>[-+0-9.eE]+))?(@(?P<onset>[0-9.]+)(-(?P<end>[0-9.]+))?)?\Z")
 
 
@@ -184,4 +191,6 @@ class Fault:
             raise ProfileError(f"fault {text!r}: {kind.size_means} must be above 0 and at most {kind.largest_size:g}")
         if not onset_s < end_s:
             raise ProfileError(f"fault {text!r}: it must end after it begins")
+        if kind.id in OF_CONFIGURATION and (onset_s > 0.0 or math.isfinite(end_s)):
+            raise ProfileError(f"fault {text!r}: it is in the configuration, which is read once; give no begin or end")
         return cls(kind, size, onset_s, end_s)

@@ -69,7 +69,8 @@ def write_recording(
     if change_controls is not None:
         detector.set(change_controls(detector.controls))
     detector.settle()
-    config = write_config_folder(config_folder or prefix.parent / "config", chosen, detector.draw)
+    configured = detector.plan.configured(chosen)
+    config = write_config_folder(config_folder or prefix.parent / "config", configured, detector.draw)
     blocks = math.ceil(seconds / BLOCK_S)
     header = RawHeader(all_charge=True, trigger_id=chosen.hardware.trigger_id, sync_epoch_s=sync_epoch_s)
     hits = 0

@@ -238,10 +238,11 @@ def serve(settings: ServeSettings) -> int:
         stack.callback(server.close)
         sides = scanner.instruments.wire_sides()
         instruments = stack.enter_context(served_beside(sides, settings.instruments_at, settings.speed))
-        config = write_config_folder(folder / "config", profile, scanner.detector.draw)
+        plan = scanner.detector.plan
+        config = write_config_folder(folder / "config", plan.configured(profile), scanner.detector.draw)
         if settings.write_config is not None:
             config = write_config_beside(settings.write_config.absolute(), config)
-        planted = scanner.detector.plan.describe(profile)
+        planted = plan.describe(profile)
         truth = None
         if settings.state_dir is not None:
             truth = folder / "truth.json"

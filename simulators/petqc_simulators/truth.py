@@ -343,7 +343,7 @@ def compute_truth(
     detector.effects = detector.plan.effects(max((f.onset_s for f in faults), default=0.0))
     detector.refresh()
     groups = _groups(detector, seconds)
-    geometry, numbers = profile.geometry, profile.processing
+    geometry, numbers = profile.geometry, detector.plan.configured(profile).processing
     channels = np.arange(geometry.channels)
     absolute = profile.absolute_channels()
     first_of_module = absolute[:: geometry.crystals_per_module]

@@ -19,7 +19,7 @@ import numpy as np
 from petqc.diagnosis.catalogue import CATALOGUE, EITHER, Cause
 from petqc.diagnosis.places import SAME, Place, scanner, topology_of, tree
 from petqc.diagnosis.signs import Deviations, Quantity, Sign, deviations, scattered, steps
-from petqc.diagnosis.single_signs import SIGMAS, chart_signs, single_signs
+from petqc.diagnosis.single_signs import SIGMAS, chart_signs, mixed, single_signs
 from petqc.diagnosis.witnesses import Witnesses
 from petqc.diagnosis.words import evidence, next_step
 from petqc.limits import Status
@@ -42,8 +42,11 @@ MOST = 8
 _ECHO = 0.85
 """Timing that is off by less than this share of what another module's part is off by may be its echo."""
 _TIMES = frozenset({"width", "offset", "side_peak"})
-_OF_ALL = frozenset({"frames", "source"})
+_OF_ALL = frozenset({"frames", "source", "window"})
 """Quantities of the whole run: they explain what else is off, and come first."""
+
+_OF_WINDOWS = frozenset({"prompts", "width"})
+"""What another window moves of the whole scanner, and need not be said beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +138,11 @@ def _signs(topology: Topology, run: Run, nodes: Sequence[Place], found: Mapping[
         for s in steps(topology, one, nodes, left_out)
         if _is_flagged(run, one, s)
     ]
-    known = _without_echoes(topology, [*single, *moved])
-    return [*known, *chart_signs(topology, run, nodes, known)]
+    known = mixed(_without_echoes(topology, [*single, *moved]), nodes)
+    signs = [*known, *chart_signs(topology, run, nodes, known)]
+    if any(s.quantity == "window" for s in of_all):
+        return [s for s in signs if s.quantity not in _OF_WINDOWS or s.place.level not in {"scanner", "pair"}]
+    return signs
 
 
 def _others(names: Sequence[str], name: str) -> str:

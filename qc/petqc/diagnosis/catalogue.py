@@ -160,7 +160,7 @@ CATALOGUE: tuple[Cause, ...] = (
         "F16", "thresholds have drifted or are set wrong", {"asic": 1.0, "channel": 0.8, "module": 0.8},
         ("onset", EITHER),
         "Read the thresholds of {here} back and compare them with the configuration; run `petqc calibrate threshold`.",
-        {"energy": 0},
+        {"energy": 0}, may=frozenset({"width", "mixed"}),
     ),
     Cause(
         "F17", "baseline moves with the rate", {"scanner": 0.8, "pair": 0.8}, ("energy", -1),
@@ -188,6 +188,11 @@ CATALOGUE: tuple[Cause, ...] = (
         {"energy": 0}, may=frozenset({"prompts"}),
     ),
     Cause(
+        "F22", "coincidence or energy window is another one", {"scanner": 1.0}, ("window", EITHER),
+        "Load the configuration of the last good run and analyse this recording with it: windows are a setting, nothing "
+        "has to be measured again. Then see who changed it (the hashes of both are in the report).",
+    ),
+    Cause(
         "F22", "coincidence or energy window is another one", {"scanner": 0.6}, ("prompts", EITHER),
         "Compare the windows of the configuration with those of the last good run (the hashes of both are in the "
         "report).",
@@ -212,6 +217,11 @@ CATALOGUE: tuple[Cause, ...] = (
         {"energy": 0, "offset": 0}, may=frozenset({"dead_time", "hot"}),
     ),
     Cause(
+        "F28", "crystals go by a neighbour's name: decoding of light sharing", {"asic": 1.0}, ("mixed", +1),
+        "Look at the flood map of {here}: valleys that have moved between the crystals need a new crystal map.",
+        {"energy": 0}, may=frozenset({"width", "offset", "side_peak", "shape"}),
+    ),
+    Cause(
         "F28", "crystals go by a neighbour's name: decoding of light sharing", {"asic": 1.0}, ("shape", +1),
         "Look at the flood map of {here}: valleys that have moved between the crystals need a new crystal map.",
         {"energy": 0}, may=frozenset({"width", "offset", "side_peak"}),
@@ -225,7 +235,7 @@ CATALOGUE: tuple[Cause, ...] = (
         "F28", "crystals go by a neighbour's name: decoding of light sharing", {"asic": 1.0, "module": 0.8},
         ("side_peak", +1),
         "Look at the flood map of {here}: valleys that have moved between the crystals need a new crystal map.",
-        {"energy": 0}, may=frozenset({"width", "offset"}),
+        {"energy": 0}, may=frozenset({"width", "offset", "mixed"}),
     ),
     Cause(
         "F19", "frames lost between the boards and the computer", {"scanner": 1.0}, ("frames", +1),

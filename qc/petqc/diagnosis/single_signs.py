@@ -30,11 +30,19 @@ _CHARTED: dict[str, Quantity] = {
     "ctr_fit": "width",
     "module_time_offset": "offset",
 }
+_WINDOWS = {
+    "coincidence": "coincidence window",
+    "energy_low": "lower edge of the energy window",
+    "energy_high": "upper edge of the energy window",
+}
 _NAMES = {"energy": "photopeak", "resolution": "energy resolution", "width": "CTR", "offset": "time offset"}
 _FLAGGED = {Status.WARN, Status.FAIL}
 _SHAPED = ("photopeak", "energy_resolution")
 _NO_SHAPE = "does not describe"
 _SEVERAL = 2
+_MANY = 3
+_OF_MIXED = frozenset({"width", "side_peak", "resolution"})
+"""What hits under a neighbour's name do to single channels."""
 _MOST_OF = 0.8
 """A node with this share of dead channels is dead itself. Source: daily-qc.md §3, root-cause logic."""
 
@@ -82,7 +90,7 @@ def _flagged(run: Run, check_id: str) -> list[CheckResult]:
 
 def _of_all(topology: Topology, run: Run) -> list[Sign]:
     place = scanner(topology)
-    signs = []
+    signs = _windows(place, run)
     lost = next(iter(_flagged(run, "lost_frames")), None)
     if lost is not None and lost.value is not None:
         signs.append(Sign("frames", place, lost.value, 0.0, "%", 0, f"{lost.value:.2f} % of {lost.n} frames were lost"))
@@ -99,6 +107,21 @@ def _of_all(topology: Topology, run: Run) -> list[Sign]:
         told = f"the source was found {source.value:.1f} ± {source.uncertainty or 0:.1f} mm off its place ({where} mm)"
         signs.append(Sign("source", place, source.value, source.uncertainty or 0.0, "mm", 0, told))
     return signs
+
+
+def _windows(place: Place, run: Run) -> list[Sign]:
+    """Settings that are others than those of the baseline, the one that differs most first."""
+    found = []
+    for c in run.checks:
+        low, high = c.limits.warn_low, c.limits.warn_high
+        if c.id.startswith("windows.") and c.status in _FLAGGED and None not in (c.value, low, high):
+            usual = 0.5 * (low + high)
+            name = _WINDOWS[c.id.partition(".")[2]]
+            found.append((100.0 * (c.value - usual) / usual, f"{name} {c.value:g} {c.unit} instead of {usual:g} {c.unit}"))
+    if not found:
+        return []
+    found.sort(key=lambda one: -abs(one[0]))
+    return [Sign("window", place, found[0][0], 0.0, "%", 0, "; ".join(told for _, told in found))]
 
 
 def _dead(topology: Topology, column: ChannelColumn | None, nodes: Sequence[Place]) -> list[Sign]:
@@ -155,6 +178,34 @@ def _side_peaks(topology: Topology, column: ChannelColumn | None, nodes: Sequenc
             found.append(Sign("side_peak", place, float(len(mine)), 0.0, "channels", len(mine), told))
             single = [s for s in single if s not in mine]
     return [*found, *single]
+
+
+def mixed(signs: Sequence[Sign], nodes: Sequence[Place]) -> list[Sign]:
+    """Several channels of one ASIC that are wide one by one are the ASIC's: each has times of more than one channel.
+
+    Channels that something else is the matter with are left as they are.
+    """
+    found = list(signs)
+    for place in nodes:
+        inside = [s for s in found if place.level == "asic" and np.isin(s.place.members, place.members).all()]
+        others = [s for s in inside if s.quantity not in _OF_MIXED and s.place is not place]
+        wide = [
+            s for s in inside
+            if s.quantity == "width" and s.value > 0.0 and s.place.level in {"channel", "patch"}
+            and not any(s.place.overlap(o.place) > 0.0 for o in others)
+        ]  # fmt: skip
+        wide.sort(key=lambda s: -s.value)
+        count = sum(s.place.members.size for s in wide)
+        if count < _MANY:
+            continue
+        peaks = [s for s in inside if s.quantity == "side_peak"]
+        lone = [s for s in peaks if s.place.level == "channel"]
+        told = f"{count} of its channels are too wide in time, each by itself, the worst by {wide[0].value:.0f} %"
+        told += f", and one has a {lone[0].told}" if lone else ""
+        gone = {id(s) for s in (*wide, *lone)}
+        found = [s for s in found if id(s) not in gone]
+        found.append(Sign("mixed", place, float(count), 0.0, "channels", count, told))
+    return found
 
 
 def _modules(topology: Topology, run: Run, column: ChannelColumn | None, by_name: dict[str, Place]) -> list[Sign]:

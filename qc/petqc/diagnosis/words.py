@@ -37,6 +37,8 @@ NAMES: dict[str, str] = {
     "dead_time": "dead time",
     "dark": "dark count rate",
     "shape": "shape of the spectrum",
+    "window": "window",
+    "mixed": "times of its channels",
     "mr_peak": "photopeak under stress of the MR",
     "interval": "time interval on the timing board",
     "clock": "clock skew",
