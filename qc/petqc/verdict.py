@@ -315,6 +315,8 @@ def _phrase(result: CheckResult, titles: dict[str, str]) -> str:
     if part == "channels_outside" and result.value is not None:
         many = "s" if result.value != 1 else ""
         told = f"{_title(titles.get(base, base))} of {result.value:.0f} channel{many}"
+    elif part == "channels_without":
+        told = f"no {_title(titles.get(base, base))} of {result.value:.0f} channel{'s' if result.value != 1 else ''}"
     elif result.unit == "channels":
         what = title if result.value != 1 else title.replace("channels", "channel")
         told = f"{result.value:.0f} {what}{'' if result.node == SCANNER else f' in {place(result.node)}'}"

@@ -607,3 +607,46 @@ def test_a_run_with_too_few_counts_says_how_long_would_do():
     assert found is not None, run.sentence
     assert 1.0 < float(found[1]) < 50.0
     assert float(found[2]) == pytest.approx(SECONDS * float(found[1]), rel=0.06)
+
+
+def windows_of(**context):
+    settings = HistogramSettings(energy_window=(425.0, 650.0), coincidence_window_ps=10_000)
+    q = QcInput(QcHistograms(TOPOLOGY, "kev", settings), RunContext("toy", **context))
+    return {c.id: c for c in get_check("windows").function(q).results}
+
+
+def test_windows_in_use_are_held_against_the_baseline_and_said_without_one():
+    alone = windows_of(account=ACCOUNT)
+    assert {id_: (c.value, c.unit) for id_, c in alone.items()} == {
+        "windows.coincidence": (10.0, "ns"),
+        "windows.energy_low": (425.0, "keV"),
+        "windows.energy_high": (650.0, "keV"),
+    }  # fmt: skip
+    assert all(c.status is Status.NO_LIMITS and "nothing to compare with" in c.reason for c in alone.values())
+    accepted = {"windows.coincidence": {"scanner": 5.0}, "windows.energy_low": {"scanner": 430.0}}
+    held = windows_of(account=ACCOUNT, baselines={**accepted, "windows.energy_high": {"scanner": 650.0}})
+    status = {id_.partition(".")[2]: c.status for id_, c in held.items()}
+    assert status == {"coincidence": Status.FAIL, "energy_low": Status.WARN, "energy_high": Status.PASS}
+    assert held["windows.coincidence"].baseline == 5.0
+    assert windows_of() == {}, "files of sorted events have no windows"
+
+
+def test_windows_of_a_known_kind_of_scanner_are_held_against_the_published_ones_without_failing():
+    from petqc.scanners import load_scanner
+
+    status = {id_: c.status for id_, c in windows_of(account=ACCOUNT, reference=load_scanner("ge-signa-petmr")).items()}
+    assert status == {
+        "windows.coincidence": Status.WARN, "windows.energy_low": Status.PASS, "windows.energy_high": Status.PASS,
+    }  # fmt: skip
+
+
+def test_a_crystal_with_counts_and_without_a_photopeak_is_no_pass(healthy):
+    toy, _ = healthy
+    h = toy.histograms()
+    h.energy_counts[77] = np.where(h.energy_edges[:-1] < 400.0, 12, 1)
+    output = get_check("photopeak").function(QcInput(h, RunContext("toy", account=ACCOUNT)))
+    found = next(c for c in output.results if c.id == "photopeak.channels_without")
+    assert (found.value, found.status) == (1.0, Status.WARN)
+    assert "channel 0.0.1.13" in found.reason
+    assert output.column.status[77] == str(Status.WARN)
+    assert np.isnan(output.column.value[77])

@@ -305,3 +305,49 @@ def test_what_the_mr_does_is_false_triggers_or_heat():
     peaks = [flagged("mr_peak", f"module:0.0.{m}", -3.0, "%", Limits(-2.0, -0.5, 0.5, 2.0)) for m in range(MODULES)]
     found = first(a_run(peaks))
     assert (found.cause[:3], found.node) == ("F24", SCANNER)
+
+
+def test_another_window_explains_rate_and_width_of_the_whole_scanner():
+    width = flagged("windows.coincidence", SCANNER, 20.0, "ns", Limits(8.0, 9.9, 10.1, 12.0))
+    edge = flagged("windows.energy_low", SCANNER, 423.0, "keV", Limits(405.0, 424.0, 426.0, 445.0))
+    run = a_run([width, edge, rate("prompts", SCANNER, 1200.0, 1000.0)], timing_width=np.full(N, 12.0))
+    found, _ = diagnose(TOPOLOGY, run)
+    assert [(h.cause[:3], h.node) for h in found] == [("F22", SCANNER)]
+    assert found[0].evidence[0] == (
+        "coincidence window 20 ns instead of 10 ns; lower edge of the energy window 423 keV instead of 425 keV"
+    )
+
+
+def test_several_wide_channels_of_an_asic_are_one_sign_and_go_with_their_side_peak():
+    places = asic(6)[[3, 17, 30, 44]]
+    wide = flagged("timing_width", "asic:0.0.6", 240.0, "ps", Limits(warn_high=234.0, fail_high=256.0))
+    status = np.full(N, str(Status.PASS), object)
+    status[places[1]] = str(Status.WARN)
+    reason = np.where(status == str(Status.WARN), "side peak of 12 % of the pairs, -825 ps from the main one", "")
+    tails = ChannelColumn("time_tails", "%", np.full(N, 1.0), np.full(N, 0.2), np.full(N, 900), status, reason)
+    found, _ = diagnose(TOPOLOGY, a_run([wide], [tails], timing_width=at(places, 130.0)))
+    assert {h.node for h in found} == {"asic:0.0.6"}
+    assert found[0].cause.startswith("F28 ")
+    assert "4 of its channels are too wide in time" in found[0].evidence[0]
+    assert "one has a side peak of 12 %" in found[0].evidence[0]
+    # Cracked crystals are wide in time, too, but that is not all.
+    cracked = {"photopeak": at(places, -120.0), "energy_resolution": at(places, 4.0)}
+    found, _ = diagnose(TOPOLOGY, a_run([wide], timing_width=at(places, 130.0), **cracked))
+    assert [(h.cause[:3], h.node) for h in found[:4]] == [("F10", f"channel:0.0.6.{i}") for i in (3, 17, 30, 44)]
+
+
+def test_a_crystal_without_a_photopeak_is_named():
+    run = a_run()
+    peaks = run.columns[0]
+    peaks.value[700], peaks.status[700] = np.nan, str(Status.WARN)
+    peaks.reason[700] = "the model does not describe the spectrum"
+    assert (first(run).cause[:3], first(run).node) == ("F10", "channel:0.0.10.60")
+    for near in (701, 702):
+        peaks.value[near], peaks.status[near] = np.nan, str(Status.WARN)
+    assert (first(run).cause[:3], first(run).node) == ("F28", "asic:0.0.10")
+
+
+def test_an_asic_that_is_late_and_hardly_wider_is_its_tdc_and_no_clock():
+    late = flagged("module_time_offset", "asic:0.0.6", -74.0, "ps", Limits(-75.0, -20.0, 20.0, 75.0))
+    found, _ = diagnose(TOPOLOGY, a_run([late], module_time_offset=at(asic(6), -90.0), timing_width=at(asic(6), 9.0)))
+    assert [h.cause[:3] for h in found] == ["F12", "F14"]

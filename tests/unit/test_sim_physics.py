@@ -421,7 +421,22 @@ def test_too_many_hits_for_a_frame_are_lost_and_said_to_be() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["F99", "F03=", "F03=-5", "F03=nan", "F03@x", "F24@9-3", "F24@3-3", "F24@-3", "F01=1000", "", "F03=1e"]
+    "text",
+    [
+        "F99",
+        "F03=",
+        "F03=-5",
+        "F03=nan",
+        "F03@x",
+        "F24@9-3",
+        "F24@3-3",
+        "F24@-3",
+        "F01=1000",
+        "",
+        "F03=1e",
+        "F22@5",
+        "F22=2@0-9",
+    ],
 )
 def test_bad_faults_are_refused(text: str) -> None:
     with pytest.raises(ProfileError):
@@ -472,7 +487,24 @@ def test_a_fault_of_any_kind_sits_at_one_address_and_a_healthy_detector_has_none
         for name in Effects.__dataclass_fields__
         if not np.array_equal(getattr(healthy, name), getattr(broken, name))
     ]
-    assert len(moved) == (2 if kind in {"F10", "F27"} else 1), moved
+    # A setting is in what the QC is configured with, and nothing that the detector does.
+    is_setting = detector.plan.configured(BENCH) != BENCH
+    assert is_setting == (kind == "F22")
+    assert len(moved) == (0 if is_setting else 2 if kind in {"F10", "F27"} else 1), moved
+
+
+def test_a_wrong_window_is_the_coincidence_window_or_the_lower_energy_edge() -> None:
+    right = BENCH.processing
+    seen = set()
+    for seed in range(8):
+        wrong = FaultPlan([Fault.parse("F22=2")], BENCH.geometry, seed).configured(BENCH).processing
+        if wrong.coincidence_time_window_clk != right.coincidence_time_window_clk:
+            assert wrong == replace(right, coincidence_time_window_clk=2.0 * right.coincidence_time_window_clk)
+            seen.add("coincidence")
+        else:
+            assert wrong == replace(right, energy_window_low_kev=200.0)
+            seen.add("energy")
+    assert seen == {"coincidence", "energy"}
 
 
 def test_swapped_asics_exchange_their_names_and_nothing_else() -> None:

@@ -6,16 +6,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from petqc.channel_map import SCANNER
+from petqc.check_input import channel_name
 from petqc.checks import CheckOutput, check
+from petqc.fits import MIN_NET_COUNTS
 from petqc.fits.energy_fits import ANNIHILATION_KEV, Refusal
 from petqc.limits import Limits, Status
 from petqc.results import ChannelColumn, Spectrum
+from petqc.statistics import channel_sigmas
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from petqc.qc_input import QcInput
     from petqc.results import CheckResult
 
 _METHOD = "Poisson likelihood: Gauss + missing light + erfc step + line + Lu-176 edge, 400-620 keV around the peak"
+_NAMED = 5
+_RANGE = 0.5, 1.3
+"""Part of a spectrum, in multiples of the peak, in which the shapes of channels without a number are compared."""
 _METHOD_LINE = "Poisson likelihood: Gauss + erfc step + line, around the most significant line"
 
 
@@ -48,7 +57,9 @@ def _deviation(warn_percent: float, fail_percent: float) -> Limits:
         "module": Limits(-3.0, -1.0, 1.0, 3.0),
         "asic": Limits(-3.0, -1.0, 1.0, 3.0),
     },
-    source="formula: daily-qc.md §2a; limits: daily-qc.md §5.2, rows photopeak of block and crystal",
+    source="formula: daily-qc.md §2a; limits: daily-qc.md §5.2, rows photopeak of block and crystal; a crystal with "
+    "counts and without a photopeak is a warning, a hundredth of all a fail as of dead ones: §5.2 (missing data is no "
+    "pass)",
 )
 def photopeak(q: QcInput) -> CheckOutput:
     """Position of the photopeak in keV; without a calibration in keV it is given in the unit there is, unjudged."""
@@ -99,6 +110,10 @@ def photopeak(q: QcInput) -> CheckOutput:
     if q.is_kev:
         status = q.channel_status("photopeak", channels.mu, channels.mu_error, ANNIHILATION_KEV)
         results.append(q.channels_outside("photopeak", status))
+        is_other = _is_other(q, ~np.isfinite(channels.mu))
+        results += _without(q, is_other)
+        # What has counts and no number is no pass: it is flagged like what has a wrong one.
+        status[is_other] = str(Status.WARN)
     else:
         known = np.isfinite(channels.mu)
         status = np.where(known, str(Status.NO_LIMITS), str(Status.INVALID)).astype(object)
@@ -112,6 +127,46 @@ def photopeak(q: QcInput) -> CheckOutput:
         channels.reason,
     )
     return CheckOutput(results, column, spectra, notes)
+
+
+def _is_other(q: QcInput, has_none: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Channels without a number whose spectra differ from their module's: no chance of the fit.
+
+    Of the counts of a fit's range, the share within one FWHM of the module's peak is held against that of the module.
+    """
+    h = q.histograms
+    other = np.zeros(has_none.size, np.bool_)
+    middle = 0.5 * (h.energy_edges[:-1] + h.energy_edges[1:])
+    for node in q.nodes("module"):
+        fit = q.energy_fit(node)
+        mine = node.members[has_none[node.members]]
+        if isinstance(fit, Refusal) or not mine.size:
+            continue
+        near = np.abs(middle - fit.mu) < fit.fwhm
+        wide = (middle > _RANGE[0] * fit.mu) & (middle < _RANGE[1] * fit.mu)
+        usual = h.energy_counts[np.setdiff1d(node.members, mine)].sum(axis=0, dtype=np.float64)
+        share = float(usual[near].sum()) / max(float(usual[wide].sum()), 1.0)
+        all_ = h.energy_counts[mine][:, wide].sum(axis=1, dtype=np.float64)
+        peak = h.energy_counts[mine][:, near].sum(axis=1, dtype=np.float64)
+        noise = np.sqrt(np.maximum(all_ * share * (1.0 - share), 1.0))
+        other[mine] = (all_ >= MIN_NET_COUNTS) & (np.abs(peak - share * all_) > channel_sigmas(has_none.size) * noise)
+    return other
+
+
+def _without(q: QcInput, is_other: NDArray[np.bool_]) -> list[CheckResult]:
+    """How many channels have counts enough and no photopeak; nothing where there are none."""
+    found = np.flatnonzero(is_other)
+    if not found.size:
+        return []
+    names = ", ".join(channel_name(int(q.topology.channels[i])) for i in found[:_NAMED])
+    more = f" and {found.size - _NAMED} more" if found.size > _NAMED else ""
+    n, limits = len(q.topology), Limits(warn_high=0.0, fail_high=max(0.01 * len(q.topology), 1.0))
+    return [
+        q.judge(
+            "photopeak", ("scanner", SCANNER), float(found.size), "channels", 0.0, n, limits=limits,
+            part="channels_without", reason=f"{names}{more}: counts enough, and not the shape of a photopeak",
+        )
+    ]  # fmt: skip
 
 
 def _lines(q: QcInput) -> list[CheckResult]:

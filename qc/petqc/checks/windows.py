@@ -28,10 +28,10 @@ _NS = 1e-3
     unit="ns, keV",
     levels=("scanner",),
     order=95,
-    source="formula: the settings that events were processed with, coincidence window as full width 2τ, daily-qc.md §2c; "
-    f"limits: ±{COINCIDENCE_PERCENT[0]:g} % (warn) and ±{COINCIDENCE_PERCENT[1]:g} % (fail) of the coincidence window, "
-    f"±{EDGE_KEV[0]:g} and ±{EDGE_KEV[1]:g} keV of each edge of the energy window, around the accepted baseline; around "
-    "the published value of this kind of scanner, which is no setting of this one, warn limits only; §3, F22",
+    source="formula: the settings that events were processed with, coincidence window as full width 2τ, daily-qc.md "
+    f"§2c; limits: ±{COINCIDENCE_PERCENT[0]:g} % (warn) and ±{COINCIDENCE_PERCENT[1]:g} % (fail) of the coincidence "
+    f"window, ±{EDGE_KEV[0]:g} and ±{EDGE_KEV[1]:g} keV of an edge of the energy window, around the accepted baseline; "
+    "around the published value of this kind of scanner, which is no setting of this one, warn limits only; §3, F22",
 )
 def windows(q: QcInput) -> CheckOutput:
     """Full width of the coincidence window, and the two edges of the energy window.
@@ -59,14 +59,15 @@ def _one(q: QcInput, part: str, value: float, unit: str, side: int | None) -> Ch
     where: tuple[Level, str] = ("scanner", SCANNER)
     baseline = q.context.baselines.get(f"windows.{part}", {}).get(SCANNER)
     golden = baseline if baseline is not None else _published(q, side)
-    limits, reason = Limits(), "nothing to compare with: no accepted baseline, no published value"
-    if golden is not None:
+    if golden is None:
+        limits, reason = Limits(), "nothing to compare with: no accepted baseline, no published value"
+    else:
         warn, fail = (0.01 * share * golden for share in COINCIDENCE_PERCENT) if side is None else EDGE_KEV
-        limits = Limits(warn_low=golden - warn, warn_high=golden + warn)
-        reason = f"published for this kind of scanner: {golden:g} {unit}"
-    if golden is not None and baseline is not None:
-        limits = replace(limits, fail_low=golden - fail, fail_high=golden + fail)
+        limits = Limits(golden - fail, golden - warn, golden + warn, golden + fail)
         reason = ""
+        if baseline is None:
+            limits = replace(limits, fail_low=None, fail_high=None)
+            reason = f"published for this kind of scanner: {golden:g} {unit}"
     found = q.judge(
         "windows", where, value, unit, 0.0, 0, limits=limits, part=part, method="as configured", reason=reason or None
     )

@@ -54,6 +54,7 @@ CATALOGUE: tuple[Cause, ...] = (
         "F02", "noisy channel: SiPM defect or light leak", {"channel": 1.0}, ("hot", +1),
         "Measure the dark counts of {here} with the light-tight cover checked; if the rate stays, mask the channel or "
         "lower its overvoltage, and repeat the run.",
+        may=frozenset({"shape"}),
     ),
     Cause(
         "F03", "bias of one output has drifted", {"bias": 1.0, "module": 0.5}, ("energy", EITHER),
@@ -100,12 +101,17 @@ CATALOGUE: tuple[Cause, ...] = (
         "F09", "optical coupling lost", {"patch": 1.0, "asic": 0.7, "bias": 0.55, "channel": 0.6}, ("energy", -1),
         "Look at the flood map of {here} and at the coupling of its crystals; a swap of bias outputs must leave the "
         "shift where it is.",
-        {"resolution": +1, "temperature": 0, "onset": 0}, (5.0, 40.0),
+        {"resolution": +1, "temperature": 0, "onset": 0}, (5.0, 40.0), frozenset({"width"}),
     ),
     Cause(
         "F10", "crystal cracked, loose or yellowed", {"channel": 1.0}, ("energy", -1),
         "Compare the spectrum of {here} with a neighbour's and inspect the crystal; if it is alone, it can be masked.",
-        {"resolution": +1, "temperature": 0}, (8.0, 45.0),
+        {"resolution": +1, "temperature": 0}, (8.0, 45.0), frozenset({"width"}),
+    ),
+    Cause(
+        "F10", "crystal cracked, loose or yellowed", {"channel": 1.0}, ("shape", +1),
+        "Compare the spectrum of {here} with a neighbour's and inspect the crystal; if it is alone, it can be masked.",
+        {"temperature": 0}, may=frozenset({"width", "energy"}),
     ),
     Cause(
         "F11", "noise of the electronics: moisture, frost or a supply", {"module": 1.0, "asic": 0.6, "unit": 1.0},
@@ -118,6 +124,12 @@ CATALOGUE: tuple[Cause, ...] = (
         "F12", "TDC calibration no longer fits", {"asic": 1.0, "unit": 0.5}, ("width", +1),
         "Run `petqc calibrate tdc` and repeat the run; if {here} is still wide, look at its supply voltage.",
         {"energy": 0, "onset": 0, "offset": EITHER},
+    ),
+    Cause(
+        "F12", "TDC calibration no longer fits", {"asic": 1.0}, ("offset", EITHER),
+        "Run `petqc calibrate tdc` and repeat the run; if {here} is still off, calibrate time offsets, and see whether "
+        "it stays where it is.",
+        {"energy": 0, "onset": 0, "width": +1},
     ),
     Cause(
         "F13", "one of the four time buffers of a channel is bad", {"channel": 1.0}, ("side_peak", +1),
@@ -152,15 +164,15 @@ CATALOGUE: tuple[Cause, ...] = (
     ),
     Cause(
         "F15", "clock jitter: noise or PLL", {"module": 1.0, "unit": 1.0, "pair": 1.0, "scanner": 0.6}, ("width", +1),
-        "Swap the clock cable of {here} with a neighbour's and repeat the run; look at the PLL lock and the supply of "
-        "the clock receiver.",
+        "Measure the dark counts first (`petqc run dark`): if they have risen, it is the SiPMs. If not, swap the clock "
+        "cable of {here} with a neighbour's and repeat the run; look at PLL lock and supply of the clock receiver.",
         {"energy": 0, "offset": 0, "resolution": 0, "onset": 0},
     ),
     Cause(
         "F16", "thresholds have drifted or are set wrong", {"asic": 1.0, "channel": 0.8, "module": 0.8},
         ("onset", EITHER),
         "Read the thresholds of {here} back and compare them with the configuration; run `petqc calibrate threshold`.",
-        {"energy": 0}, may=frozenset({"width", "mixed"}),
+        {"energy": 0}, may=frozenset({"width", "offset", "mixed"}),
     ),
     Cause(
         "F17", "baseline moves with the rate", {"scanner": 0.8, "pair": 0.8}, ("energy", -1),
@@ -189,8 +201,8 @@ CATALOGUE: tuple[Cause, ...] = (
     ),
     Cause(
         "F22", "coincidence or energy window is another one", {"scanner": 1.0}, ("window", EITHER),
-        "Load the configuration of the last good run and analyse this recording with it: windows are a setting, nothing "
-        "has to be measured again. Then see who changed it (the hashes of both are in the report).",
+        "Load the configuration of the last good run and analyse this recording with it: windows are a setting, and "
+        "nothing has to be measured again. Then see who changed it (the hashes of both are in the report).",
     ),
     Cause(
         "F22", "coincidence or energy window is another one", {"scanner": 0.6}, ("prompts", EITHER),

@@ -29,13 +29,18 @@ _CHARTED: dict[str, Quantity] = {
     "energy_resolution": "resolution",
     "ctr_fit": "width",
     "module_time_offset": "offset",
+    "lu_energy_scale": "energy",
+    "lu_time_offset": "offset",
+    "dark_count_rate": "dark",
 }
+"""What the quantity of a chart is to the diagnosis; charts of efficiency, tails and randoms say where, and not what."""
 _WINDOWS = {
     "coincidence": "coincidence window",
     "energy_low": "lower edge of the energy window",
     "energy_high": "upper edge of the energy window",
 }
-_NAMES = {"energy": "photopeak", "resolution": "energy resolution", "width": "CTR", "offset": "time offset"}
+_NAMES = {"energy": "photopeak", "resolution": "energy resolution", "width": "CTR", "offset": "time offset",
+          "dark": "dark count rate"}  # fmt: skip
 _FLAGGED = {Status.WARN, Status.FAIL}
 _SHAPED = ("photopeak", "energy_resolution")
 _NO_SHAPE = "does not describe"
@@ -58,7 +63,7 @@ def single_signs(topology: Topology, run: Run, nodes: Sequence[Place]) -> list[S
         *dead,
         *rate_signs(topology, run, by_name, hot=hot, has_dead=any(s.place.members.size > 1 for s in dead)),
         *hot,
-        *_shapes(run, by_name),
+        *_shapes(topology, run, columns.get("photopeak"), nodes, by_name),
         *_side_peaks(topology, columns.get("time_tails"), nodes),
         *_modules(topology, run, columns.get("module_time_offset"), by_name),
         *_temperatures(run, by_name),
@@ -114,10 +119,14 @@ def _windows(place: Place, run: Run) -> list[Sign]:
     found = []
     for c in run.checks:
         low, high = c.limits.warn_low, c.limits.warn_high
-        if c.id.startswith("windows.") and c.status in _FLAGGED and None not in (c.value, low, high):
+        if not c.id.startswith("windows.") or c.status not in _FLAGGED:
+            continue
+        if c.value is not None and low is not None and high is not None:
             usual = 0.5 * (low + high)
             name = _WINDOWS[c.id.partition(".")[2]]
-            found.append((100.0 * (c.value - usual) / usual, f"{name} {c.value:g} {c.unit} instead of {usual:g} {c.unit}"))
+            found.append(
+                (100.0 * (c.value - usual) / usual, f"{name} {c.value:g} {c.unit} instead of {usual:g} {c.unit}")
+            )
     if not found:
         return []
     found.sort(key=lambda one: -abs(one[0]))
@@ -156,15 +165,33 @@ def _marked(topology: Topology, column: ChannelColumn | None, quantity: str) -> 
     ]  # fmt: skip
 
 
-def _shapes(run: Run, by_name: dict[str, Place]) -> list[Sign]:
-    """ASICs with enough counts whose summed spectrum is no photopeak any more."""
+def _shapes(
+    topology: Topology, run: Run, column: ChannelColumn | None, nodes: Sequence[Place], by_name: dict[str, Place]
+) -> list[Sign]:
+    """ASICs with enough counts whose summed spectrum is no photopeak any more; single channels of which this is so.
+
+    Several channels of one ASIC are the ASIC's.
+    """
     found = {}
     for c in run.checks:
         place = by_name.get(c.node)
         is_other = c.status is Status.INVALID and c.value is None and _NO_SHAPE in (c.reason or "")
         if place is not None and place.level == "asic" and c.id in _SHAPED and is_other:
             found[c.node] = Sign("shape", place, 1.0, 0.0, "", 0, f"its spectrum has another shape: {c.reason}")
-    return list(found.values())
+    if column is None:
+        return list(found.values())
+    other = np.flatnonzero(np.isnan(column.value) & np.isin(column.status.astype(str), [str(s) for s in _FLAGGED]))
+    single = []
+    for i in other:
+        told = f"it has counts enough, and not the shape of a photopeak: {column.reason[i]}"
+        single.append(Sign("shape", channel(topology, int(i)), 1.0, 0.0, "", 1, told))
+    for place in (p for p in nodes if p.level == "asic"):
+        mine = [s for s in single if place.overlap(s.place) > 0.0]
+        if len(mine) >= _MANY or (mine and place.node in found):
+            told = f"{len(mine)} of its channels have spectra of another shape"
+            found.setdefault(place.node, Sign("shape", place, 1.0, 0.0, "", len(mine), told))
+            single = [s for s in single if s not in mine]
+    return [*found.values(), *single]
 
 
 def _side_peaks(topology: Topology, column: ChannelColumn | None, nodes: Sequence[Place]) -> list[Sign]:
