@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from petqc.past import Past
 
 SCHEMA = "petqc-run/1"
-_OF_CHARTS = (".ewma", ".step", ".since_acceptance", ".crystals")
+CHART_KINDS = ("ewma", "step", "since_acceptance", "crystals")
+"""What follows the dot in the id of a result that compares with the history."""
+_OF_CHARTS = tuple(f".{kind}" for kind in CHART_KINDS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,30 @@
+"""Writes the files that are made from the tables, in the checkout that this module belongs to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from petqcd.monitoring import alerts, rules
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def made_files() -> Mapping[str, str]:
+    """What each of the files must hold, by its path in the checkout."""
+    return {alerts.PAGE: alerts.reference_page(), "monitoring/prometheus/petqc.rules.yml": rules.rules_file()}
+
+
+def main() -> None:
+    """Write them."""
+    for name, text in made_files().items():
+        path = ROOT / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

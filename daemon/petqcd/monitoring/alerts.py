@@ -1,0 +1,251 @@
+"""The alerts: ONE table, from which the rules for Prometheus, those for Grafana and docs/reference/alerts.md are made.
+
+Limits are not repeated here: whether a value is good is the daemon's own status, with the limits of petqc.toml. To
+every quantity belong three rules: the value is bad, the value is old, and nobody answers any more. A scrape that fails
+makes all series end, so an alert on a value alone would resolve when the daemon dies: those on values look back a day.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from typing import Literal
+
+from petqc.results import CHART_KINDS
+
+Severity = Literal["critical", "warning", "info"]
+"""critical: before anybody is scanned. warning: today. info: good to know."""
+
+PAGE = "docs/reference/alerts.md"
+
+_TITLE = (
+    '{{ with printf "petqc:check_info{check=%q}" (reReplaceAll "[.].*" "" $labels.check) | query }}'
+    '{{ . | first | label "title" }}{{ else }}{{ $labels.check }}{{ end }}'
+)
+_VALUE = (
+    '{{ with printf "petqc:check_value{scanner=%q,module=%q,check=%q}" $labels.scanner $labels.module $labels.check '
+    '| query }}, {{ . | first | value | humanize }}{{ . | first | label "unit" }}{{ end }}'
+)
+_WHERE = '{{ if eq $labels.module "scanner" }}the whole scanner{{ else }}module {{ $labels.module }}{{ end }}'
+_LOOK = "Open the report of the last run (`petqc report last`, or the console)"
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One alert.
+
+    expr: PromQL, true where it must fire. hold: how long it must be true first. summary: one sentence for a person at
+    seven in the morning, a Prometheus template. action: what to do, for the page.
+    """
+
+    name: str
+    group: str
+    severity: Severity
+    hold: str
+    expr: str
+    summary: str
+    action: str
+
+    @property
+    def runbook(self) -> str:
+        """Where the documentation says what to do."""
+        return f"{PAGE}#{self.name.lower()}"
+
+
+ALERTS: tuple[Alert, ...] = (
+    Alert(
+        "PetqcGone", "silence", "critical", "2m",
+        'up{job="petqc"} == 0',
+        "petqc at {{ $labels.instance }} does not answer: nobody watches that scanner, and silence is not health",
+        "Look on its host: `systemctl status petqcd`, `journalctl -u petqcd -e`. Until it answers, take every value of "
+        "this scanner as unknown, and its bias as possibly on: `petqc off` works with the daemon down.",
+    ),
+    Alert(
+        "PetqcNeverSeen", "silence", "critical", "5m",
+        "absent(petqc_start_time_seconds)",
+        "Prometheus sees no petqc at all: the scrape configuration names none, or none has ever answered",
+        "Open the page of targets of Prometheus. The job must be called `petqc`; an example is in "
+        "`monitoring/prometheus/prometheus.yml`.",
+    ),
+    Alert(
+        "PetqcScannerVanished", "silence", "critical", "5m",
+        "max by (scanner) (last_over_time(petqc_start_time_seconds[1d])) unless on (scanner) petqc_start_time_seconds",
+        "{{ $labels.scanner }} was there within the last day, and nothing reports it now",
+        "Either its daemon is down (then PetqcGone fires, too), or its target was taken out of the configuration, or "
+        "the scanner has another name now. It ends by itself after a day.",
+    ),
+    Alert(
+        "PetqcRestarting", "silence", "warning", "0m",
+        "changes(petqc_start_time_seconds[1h]) > 2",
+        "petqc of {{ $labels.scanner }} has restarted {{ $value }} times within an hour",
+        "`journalctl -u petqcd -p err -b` says what ends it. A run that was going on is a record, with the reason.",
+    ),
+    Alert(
+        "PetqcQcFailed", "qc", "critical", "0m",
+        "last_over_time(petqc_qc_run_verdict[1d]) == 2",
+        "The last {{ $labels.kind }} QC of {{ $labels.scanner }} FAILED: decide before anybody is scanned",
+        f"{_LOOK}: its first sentence says what is outside its limits, the diagnosis names a likely cause and what to "
+        "do next. PetqcCheckFailed names each check.",
+    ),
+    Alert(
+        "PetqcQcInvalid", "qc", "critical", "0m",
+        "last_over_time(petqc_qc_run_verdict[1d]) == 3",
+        "The last {{ $labels.kind }} QC of {{ $labels.scanner }} could not measure: there is no verdict for today",
+        "`petqc show last` says why. Remove the reason and run it again; what was not measured has not passed.",
+    ),
+    Alert(
+        "PetqcQcMissed", "qc", "critical", "0m",
+        "time() - last_over_time(petqc_qc_run_last_missed_timestamp_seconds[1d]) < 24 * 3600 and "
+        "last_over_time(petqc_qc_run_last_missed_timestamp_seconds[1d]) > "
+        "last_over_time(petqc_qc_run_last_success_timestamp_seconds[1d])",
+        "The scheduled {{ $labels.kind }} QC of {{ $labels.scanner }} never happened, and none has made up for it",
+        "`petqc history` has the missed run with its reason. Start one by hand: `petqc run daily --wait`.",
+    ),
+    Alert(
+        "PetqcQcOverdue", "qc", "critical", "10m",
+        "petqc:run_age_seconds > 80 * 3600 or "
+        "(petqc:run_age_seconds > 30 * 3600 unless on (scanner) "
+        'petqc_schedule_next_due_timestamp_seconds{kind="daily"} > 0)',
+        "{{ $labels.scanner }} has had no daily QC that measured for {{ $value | humanizeDuration }}",
+        "Run it: `petqc run daily --wait`. With a daily run in the schedule this waits for 80 h, a weekend, because "
+        "PetqcQcMissed and PetqcScheduleBlocked come sooner; without one for 30 h.",
+    ),
+    Alert(
+        "PetqcScheduleBlocked", "qc", "warning", "15m",
+        "petqc_schedule_overdue == 1",
+        "The {{ $labels.kind }} QC of {{ $labels.scanner }} is due, and something stands in its way",
+        "`petqc status` says what: another run, a device that does not answer, missing hard limits.",
+    ),
+    Alert(
+        "PetqcCheckFailed", "checks", "critical", "0m",
+        "last_over_time(petqc_check_status[1d]) == 2",
+        f"{{{{ $labels.scanner }}}}: {_TITLE} of {_WHERE} is outside its limits{_VALUE}",
+        f"{_LOOK} and find the check in the table: the value, its uncertainty and the limits it was held against. The "
+        "section on diagnosis says which other checks point to the same part.",
+    ),
+    Alert(
+        "PetqcCheckWarned", "checks", "warning", "0m",
+        "last_over_time(petqc_check_status[1d]) == 1",
+        f"{{{{ $labels.scanner }}}}: {_TITLE} of {_WHERE} is worth a look{_VALUE}",
+        "Scanning may go on. A name with a dot, such as `photopeak.ewma`, is a control chart: the value is inside its "
+        "limits and has moved against its own history.",
+    ),
+    Alert(
+        "PetqcCheckInvalid", "checks", "warning", "0m",
+        "last_over_time(petqc_check_status[1d]) == 3",
+        f"{{{{ $labels.scanner }}}}: {_TITLE} of {_WHERE} gave no number",
+        f"{_LOOK}: the check has a reason in place of its number. Its last number is kept with its old time.",
+    ),
+    Alert(
+        "PetqcCheckOld", "checks", "warning", "0m",
+        'label_replace(time() - petqc_check_last_success_timestamp_seconds{check!~".*[.]('
+        + "|".join(CHART_KINDS)
+        + """)"}, "of", "$1", "check", "([^.]*).*") > on (of) group_left petqc:check_max_age_seconds""",
+        f"{{{{ $labels.scanner }}}}: {_TITLE} of {_WHERE} was last measured {{{{ $value | humanizeDuration }}}} ago",
+        "What is shown is that old value. Run the kind of run that measures it. How old is too old is "
+        "`petqc:check_max_age_seconds`: 80 h for what belongs to every day, 35 days for dark counts and test pulses, "
+        "100 days for the influence of the MR.",
+    ),
+    Alert(
+        "PetqcTimingDrift", "drift", "warning", "1h",
+        "abs(petqc:module_time_offset_drift_seconds_per_day) > 3e-12",
+        "{{ $labels.scanner }}: the time of module {{ $labels.module }} drifts by {{ $value | humanize }}s per day",
+        "At 3 ps per day the limit of 20 ps is reached within a week. Look at temperature and clock of the module, "
+        "then `petqc calibrate time-offsets`. Needs four measurements within seven days, and is silent for seven days "
+        "after a calibration of time offsets, which is a step.",
+    ),
+    Alert(
+        "PetqcCtrDrift", "drift", "warning", "1h",
+        "petqc:ctr_drift_seconds_per_day > 1e-12",
+        "{{ $labels.scanner }}: the CTR of {{ $labels.module }} gets worse by {{ $value | humanize }}s per day",
+        "Look for what makes it: temperature, dark counts, thresholds. The diagnosis of the last run compares them.",
+    ),
+    Alert(
+        "PetqcPhotopeakDrift", "drift", "warning", "1h",
+        "abs(petqc:photopeak_drift_electronvolts_per_day) > 700",
+        "{{ $labels.scanner }}: the photopeak of {{ $labels.module }} drifts by {{ $value | humanize }}eV per day",
+        "Look at temperature and bias of the module. At 700 eV per day the warning limit of 5 keV is a week away.",
+    ),
+    Alert(
+        "PetqcFramesLost", "links", "warning", "0m",
+        "increase(petqc_frames_lost_total[30m]) > "
+        "0.001 * (increase(petqc_frames_received_total[30m]) + increase(petqc_frames_lost_total[30m]))",
+        "{{ $labels.scanner }}: more than a frame in 1000 of {{ $labels.device }} is lost on its link",
+        "Cable, switch, network card: `ethtool -S` of the interface counts its own losses. Rates of that run are low.",
+    ),
+    Alert(
+        "PetqcFramesDropped", "links", "warning", "0m",
+        "increase(petqc_frames_dropped_total[30m]) > 0",
+        "{{ $labels.scanner }}: the recorder could not follow {{ $labels.device }}, frames were dropped",
+        "The disk is too slow or the machine is busy. The run says how many; raise `queue_mib` of the run only if "
+        "short bursts are the reason.",
+    ),
+    Alert(
+        "PetqcDatagramsRejected", "links", "warning", "0m",
+        "increase(petqc_datagrams_rejected_total[30m]) > 10",
+        "{{ $labels.scanner }}: {{ $labels.device }} sends datagrams that are no whole, valid frames",
+        "Another sender on that port, or a readout whose firmware speaks another version.",
+    ),
+    Alert(
+        "PetqcDeviceDown", "devices", "warning", "2m",
+        "petqc_device_up == 0 and petqc_device_last_success_timestamp_seconds > 0",
+        "{{ $labels.scanner }}: {{ $labels.device }} has answered before and does not answer now",
+        "`petqc status` has the last error. Power, cable, address; petqc keeps trying by itself.",
+    ),
+    Alert(
+        "PetqcSimulatorRestarting", "devices", "warning", "0m",
+        "increase(petqc_simulator_restarts_total[1h]) > 3",
+        "{{ $labels.scanner }}: the simulator of {{ $labels.device }} ends again and again",
+        "Its log is in the state directory, in `simulator/`.",
+    ),
+    Alert(
+        "PetqcBiasUnknown", "bias", "critical", "5m",
+        "petqc_bias_state == 3 and petqc_device_last_success_timestamp_seconds > 0",
+        "{{ $labels.scanner }}: nobody knows whether the bias of {{ $labels.device }} is on",
+        "Take it as on. `petqc off`; if that does not say that it read back 0 V, use the hardware switch.",
+    ),
+    Alert(
+        "PetqcSimulated", "service", "info", "0m",
+        "petqc_simulated == 1",
+        "What {{ $labels.scanner }} reports is simulated or replayed, and says nothing about a real detector",
+        "Nothing, where that is what you want.",
+    ),
+    Alert(
+        "PetqcDiskFull", "service", "critical", "1m",
+        "petqc_state_free_bytes < 2e9",
+        "{{ $labels.scanner }}: only {{ $value | humanize1024 }}B are left for recordings and history",
+        "Runs end as invalid once it is full. Move old recordings away; the history itself is small.",
+    ),
+    Alert(
+        "PetqcDiskFilling", "service", "warning", "1h",
+        "petqc_state_free_bytes < 20e9 or "
+        "predict_linear(petqc_state_free_bytes[1d], 4 * 86400) < 0 and petqc_state_free_bytes < 200e9",
+        "{{ $labels.scanner }}: the disk of recordings and history will be full soon, {{ $value | humanize1024 }}B",
+        "Below 20 GB, or full within four days at the pace of the last one (then the value is the shortfall).",
+    ),
+    Alert(
+        "PetqcHistoryNotSaved", "service", "warning", "15m",
+        "petqc_store_wal_bytes > 64 * 1024 * 1024",
+        "{{ $labels.scanner }}: the history's log has {{ $value | humanize1024 }}B that are not in its file yet",
+        "Something reads the history without end: a copy of the database that hangs, a console left open by a script.",
+    ),
+)  # fmt: skip
+"""In the order in which a person should read them."""
+
+
+def reference_page() -> str:
+    """docs/reference/alerts.md."""
+    lines = [
+        "# Alerts",
+        "",
+        "Made from the table in `daemon/petqcd/monitoring/alerts.py` by `python -m petqcd.monitoring`: change the",
+        "table, not this page. The rules are in `monitoring/prometheus/petqc.rules.yml`.",
+        "",
+        "`critical`: before anybody is scanned. `warning`: today. `info`: good to know. Whether a value is good is",
+        "decided by the daemon, with the limits of `petqc.toml`; no limit is repeated in a rule.",
+    ]
+    for alert in ALERTS:
+        after = "" if alert.hold == "0m" else f", after {alert.hold}"
+        lines += ["", f"## {alert.name}", "", f"`{alert.severity}`{after}", "", f"```promql\n{alert.expr}\n```", ""]
+        lines += textwrap.wrap(alert.action, 118, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines) + "\n"
