@@ -169,7 +169,8 @@ def sentence(run: Run, topology: Topology, titles: dict[str, str], words: Words 
     # Many channels outside are the same finding as the module or ASIC they sit in.
     larger = {r.id: r.status for r in sorted(found, key=lambda r: _GRAVITY[r.status]) if "." not in r.id}
     found = [r for r in found if not _is_said(r, larger)]
-    found.sort(key=lambda r: (-_GRAVITY[r.status], -_excess(r)))
+    # A place first, then how many channels are outside: that many is what it comes to.
+    found.sort(key=lambda r: (-_GRAVITY[r.status], r.unit == "channels", -_excess(r)))
     if run.verdict is Status.PASS:
         return _passing(run, titles, words)
     grave = [r for r in found if r.status is run.verdict]
@@ -312,16 +313,17 @@ def _phrase(result: CheckResult, titles: dict[str, str]) -> str:
         return f"{title}{where}: {result.reason}"
     crossed = _crossed(result)
     told = f"{title}{where} is {say(result.value, result.uncertainty, result.unit)}"
-    if part == "channels_outside" and result.value is not None:
-        many = "s" if result.value != 1 else ""
-        told = f"{_title(titles.get(base, base))} of {result.value:.0f} channel{many}"
+    many = "s" if result.value != 1 else ""
+    if part == "channels_outside":
+        told = f"{result.value:.0f} channel{many} with {_title(titles.get(base, base))} outside"
     elif part == "channels_without":
-        told = f"no {_title(titles.get(base, base))} of {result.value:.0f} channel{'s' if result.value != 1 else ''}"
+        told = f"{result.value:.0f} channel{many} without {_title(titles.get(base, base))}"
     elif result.unit == "channels":
         what = title if result.value != 1 else title.replace("channels", "channel")
         told = f"{result.value:.0f} {what}{'' if result.node == SCANNER else f' in {place(result.node)}'}"
-    if crossed is not None:
+    if crossed is not None and result.unit == "channels":
+        told += f", where {math.floor(crossed[1]) or 'none'} may be"
+    elif crossed is not None:
         limit = f"{crossed[1]:.4g}" if abs(crossed[1]) < 1e4 else f"{crossed[1]:.0f}"
-        unit = "" if result.unit == "channels" else result.unit
-        told += f", {crossed[0]} {limit}{'' if unit.startswith('%') else ' '}{unit}".rstrip()
+        told += f", {crossed[0]} {limit}{'' if result.unit.startswith('%') else ' '}{result.unit}".rstrip()
     return told + (f" ({result.reason})" if result.reason else "")
