@@ -199,7 +199,8 @@ class InstrumentSupervisor:
         is_old = last_s is None or clock.monotonic_s() - last_s > STALE_AFTER_S
         if self.bias is not None and self.state in LOST and is_old:
             self._bias_is(BiasState.UNKNOWN)
-        self._publish()
+        if not self._switching_off:
+            self._refresh()
 
     # -- its task ------------------------------------------------------------------------------------------------------
 

@@ -108,7 +108,7 @@ class BiasSource(LinkedInstrument):
     async def _at(self) -> tuple[float, bool]:
         """Look: the measured voltage as the set-point that would give it, and whether the output is on as it should.
 
-        Latches a trip if there is a reason, and keeps `output` up to date.
+        Latches a trip if there is a reason, and keeps `output` and the readings up to date: a ramp takes long.
         """
 
     # -- life cycle -------------------------------------------------------------------------------------------------

@@ -283,7 +283,9 @@ class CaenA7585d(BiasSource):
         await self._link.exchange(payload, _whole_done, self._reply_timeout_s)
 
     async def _at(self) -> tuple[float, bool]:
-        readings = {reading.name: reading for reading in await self._look()}
+        looked = await self._look()
+        self._keep(looked)
+        readings = {reading.name: reading for reading in looked}
         return readings["bias_voltage"].value or 0.0, bool(readings["bias_on"].value)
 
     async def _clear_trip(self) -> str | None:

@@ -25,7 +25,7 @@ from petqc_drivers.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from petqc_drivers.transport.threaded import ThreadedLink
 
@@ -119,8 +119,7 @@ class Instrument(ABC):
         """
         if not self.is_open:
             raise StateError(f"poll while {self.state.value}", device=self.name, do="connect first")
-        for reading in await self._measure():
-            self._readings[reading.name, reading.node] = reading
+        self._keep(await self._measure())
         return self.readings()
 
     def readings(self) -> list[Reading]:
@@ -145,6 +144,11 @@ class Instrument(ABC):
     @abstractmethod
     async def _measure(self) -> list[Reading]:
         """Readings, fresh from the device."""
+
+    def _keep(self, readings: Iterable[Reading]) -> None:
+        """Readings that were just taken, in a poll or on the way of something longer."""
+        for reading in readings:
+            self._readings[reading.name, reading.node] = reading
 
     def _last_good(self) -> str:
         return "never" if self.last_good_s is None else f"{time.monotonic() - self.last_good_s:.1f} s ago"

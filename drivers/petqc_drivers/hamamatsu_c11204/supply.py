@@ -217,9 +217,11 @@ class HamamatsuC11204(BiasSource):
 
     async def _at(self) -> tuple[float, bool]:
         poll = await self._poll()
+        readings = self._monitor.readings(poll, self.output, self.commanded)
+        self._keep(readings)
         cause = self._monitor.over_limit(poll)
         if cause is not None:
-            self.trip.latch(cause, self._monitor.readings(poll, self.output, self.commanded))
+            self.trip.latch(cause, readings)
         added_v = 0.0
         if self.settings.compensates and self.compensation is not None:
             added_v = self.compensation.added_v(wire.degc(poll.temperature))

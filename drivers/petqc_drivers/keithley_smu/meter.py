@@ -137,10 +137,16 @@ class KeithleySmu(BiasSource):
 
     async def _measure(self) -> list[Reading]:
         volts, amps, is_on = await self._look()
+        readings = self._told(volts, amps, is_on=is_on)
+        if self._judge(volts, amps, readings):
+            await self.off()
+        return readings
+
+    def _told(self, volts: float | None, amps: float | None, *, is_on: bool) -> list[Reading]:
         reason = None if is_on else "output off"
         quality = Quality.GOOD if is_on else Quality.ABSENT
         commanded = None if self.commanded is None else self.commanded.value
-        readings = [
+        return [
             self._reading("bias_voltage", volts, "V", quality, reason),
             self._reading("bias_current", None if amps is None else 1e3 * amps, "mA", quality, reason),
             self._reading(
@@ -154,9 +160,6 @@ class KeithleySmu(BiasSource):
             self._reading("bias_on", float(is_on), "", Quality.GOOD, None),
             self._reading("bias_limiting", float(self.is_limiting), "", Quality.GOOD, None),
         ]
-        if self._judge(volts, amps, readings):
-            await self.off()
-        return readings
 
     def _reading(
         self, name: str, value: float | None, unit: str, quality: Quality, reason: str | None, *, measured: bool = True
@@ -254,7 +257,9 @@ class KeithleySmu(BiasSource):
 
     async def _at(self) -> tuple[float, bool]:
         volts, amps, is_on = await self._look()
-        self._judge(volts, amps, self.readings())
+        readings = self._told(volts, amps, is_on=is_on)
+        self._keep(readings)
+        self._judge(volts, amps, readings)
         return volts or 0.0, is_on and volts is not None
 
     async def _clear_trip(self) -> str | None:
