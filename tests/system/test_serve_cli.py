@@ -1,23 +1,14 @@
-"""A daemon that serves: run, status, history, show, off through the command; metrics read by a real Prometheus."""
+"""A daemon that serves: run, status, history, show, off through the command."""
 
 from __future__ import annotations
 
 import asyncio
 import http.client
 import json
-import os
-import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.parse
-import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import pytest
 
 from petqc.formats.petsys_config import load_config
 from petqc_drivers.device import OutputState
@@ -26,7 +17,7 @@ from petqcd.petsys_board import PetsysBoard
 from petqcd.supervisor import Endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 
 def request(http_address: str, method: str, path: str, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
@@ -37,66 +28,6 @@ def request(http_address: str, method: str, path: str, headers: dict[str, str] |
         return response.status, response.read()
     finally:
         connection.close()
-
-
-def prometheus() -> str:
-    found = shutil.which("prometheus")
-    if found is None:
-        if os.environ.get("CI"):
-            pytest.fail("prometheus is not on PATH, and without it nobody knows whether it can read our metrics")
-        pytest.skip("prometheus is not on PATH: ./petqc test installs it when run as root on Debian")
-    return found
-
-
-@contextmanager
-def scraping(binary: str, folder: Path, target: str) -> Iterator[str]:
-    """A Prometheus that scrapes one target every second; gives its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    folder.mkdir()
-    (folder / "prometheus.yml").write_text(
-        "global: {scrape_interval: 1s}\n"
-        "scrape_configs:\n"
-        f"- {{job_name: petqc, static_configs: [{{targets: ['{target.removeprefix('http://')}']}}]}}\n"
-    )
-    log = (folder / "log").open("w")
-    process = subprocess.Popen(
-        [
-            binary,
-            f"--config.file={folder / 'prometheus.yml'}",
-            f"--storage.tsdb.path={folder / 'data'}",
-            f"--web.listen-address={address}",
-        ],
-        stdout=log,
-        stderr=log,
-    )
-    try:
-        yield f"http://{address}"
-    finally:
-        process.terminate()
-        process.wait(20)
-        log.close()
-
-
-def query(address: str, expression: str) -> list[dict[str, Any]]:
-    url = f"{address}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
-    with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - an address of our own
-        found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
-        return found
-
-
-def wait_for(address: str, expression: str, deadline_s: float = 30) -> list[dict[str, Any]]:
-    end_s = time.monotonic() + deadline_s
-    while time.monotonic() < end_s:
-        try:
-            found = query(address, expression)
-        except OSError:  # still starting
-            found = []
-        if found:
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"{expression} has no result within {deadline_s} s")
 
 
 def test_serve_and_everything_one_asks_of_it(tmp_path: Path, serve: Callable[..., Any]) -> None:
@@ -143,28 +74,6 @@ def test_serve_and_everything_one_asks_of_it(tmp_path: Path, serve: Callable[...
         second = daemon.petqc("serve")
         assert second.code == 3
         assert f"process {daemon.process.pid}" in second.err
-
-
-def test_a_real_prometheus_reads_the_metrics(tmp_path: Path, serve: Callable[..., Any]) -> None:
-    binary = prometheus()
-    with (
-        serve(tmp_path / "petqc", seconds=3) as daemon,
-        scraping(binary, tmp_path / "prometheus", daemon.http) as address,
-    ):
-        assert wait_for(address, "petqc_run_verdict == -1")[0]["metric"]["scanner"] == "bench"
-        document = daemon.petqc("run", "daily", "--wait", "--json").json()
-        finished = wait_for(address, "petqc_run_last_finished_timestamp_seconds > 0")
-        assert abs(float(finished[0]["value"][1]) - time.time()) < 60
-        ctr = next(c for c in document["checks"] if (c["id"], c["node"]) == ("ctr_fit", "scanner"))
-        (series,) = wait_for(address, 'petqc_ctr_fit_seconds{module="scanner"}')
-        assert float(series["value"][1]) == pytest.approx(ctr["value"] * 1e-12)
-        wait_for(address, "petqc_frames_received_total > 100000")
-        wait_for(address, "up == 1")
-        promtool = shutil.which("promtool")
-        if promtool is not None:
-            text = request(daemon.http, "GET", "/metrics")[1]
-            judged = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)
-            assert judged.returncode == 0, judged.stdout + judged.stderr
 
 
 def test_wrong_use_has_its_exit_codes(tmp_path: Path, petqc: Callable[..., Any]) -> None:

@@ -1,0 +1,86 @@
+"""A simulated scanner whose clock has stepped, watched by a real Prometheus and Alertmanager with our own files."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+import urllib.request
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.system.prometheus import Webhook, program, query, wait_for, watching, webhook
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A daemon after its first run, and who watches it."""
+
+    daemon: Any
+    prometheus: str
+    hook: Webhook
+    document: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    from tests.system.conftest import serving
+
+    folder = tmp_path_factory.mktemp("watched")
+    with (
+        webhook() as (url, hook),
+        serving(folder / "petqc", seconds=3, faults=("F14=300",)) as daemon,
+        watching(folder / "watching", daemon.http, url) as prometheus,
+    ):
+        assert wait_for(prometheus, "petqc_run_verdict == -1")[0]["metric"]["scanner"] == "bench"
+        wait_for(prometheus, 'ALERTS{alertname="PetqcSimulated"}')  # the rules are at work,
+        assert query(prometheus, 'ALERTS{severity!="info"}') == []  # and nothing is wrong yet
+        document = daemon.petqc("run", "daily", "--wait", "--json").json()
+        yield Watched(daemon, prometheus, hook, document)
+
+
+def test_prometheus_has_what_the_run_measured(watched: Watched) -> None:
+    finished = wait_for(watched.prometheus, "petqc_run_last_finished_timestamp_seconds > 0")
+    assert abs(float(finished[0]["value"][1]) - time.time()) < 120
+    ctr = next(c for c in watched.document["checks"] if (c["id"], c["node"]) == ("ctr_fit", "scanner"))
+    (series,) = wait_for(watched.prometheus, 'petqc_ctr_fit_seconds{module="scanner"}')
+    assert float(series["value"][1]) == pytest.approx(ctr["value"] * 1e-12)
+    wait_for(watched.prometheus, "petqc_frames_received_total > 100000")
+    wait_for(watched.prometheus, "up == 1")
+    with urllib.request.urlopen(f"{watched.daemon.http}/metrics", timeout=5) as answer:  # noqa: S310 - an address of our own
+        text = answer.read()
+    judged = subprocess.run([program("promtool"), "check", "metrics"], input=text, capture_output=True, check=False)
+    assert judged.returncode == 0, judged.stdout + judged.stderr
+
+
+def test_a_clock_that_stepped_reaches_a_person(watched: Watched) -> None:
+    def of_the_module(alert: dict[str, Any]) -> bool:
+        labels = alert["labels"]
+        return labels["alertname"] == "PetqcCheckFailed" and labels["check"] == "module_time_offset"
+
+    alert = watched.hook.wait_for(of_the_module)
+    assert alert["status"] == "firing"
+    assert alert["labels"]["severity"] == "critical"
+    module = alert["labels"]["module"]
+    said = next(
+        c for c in watched.document["checks"] if (c["id"], c["node"]) == ("module_time_offset", f"module:{module}")
+    )
+    assert said["status"] == "fail"
+    assert f"bench: Time offset of module {module} is outside its limits, " in alert["annotations"]["summary"]
+    assert alert["annotations"]["summary"].endswith("ps")
+    failed = watched.hook.wait_for(lambda a: a["labels"]["alertname"] == "PetqcQcFailed")
+    assert failed["labels"]["kind"] in ("daily", "source")
+
+
+def test_a_daemon_that_is_gone_reaches_a_person_and_what_was_bad_stays_bad(watched: Watched) -> None:
+    watched.daemon.process.terminate()
+    watched.daemon.process.wait(30)
+    gone = watched.hook.wait_for(lambda a: a["labels"]["alertname"] == "PetqcGone")
+    assert gone["status"] == "firing"
+    watched.hook.wait_for(lambda a: a["labels"]["alertname"] == "PetqcScannerVanished")
+    assert all(a["status"] == "firing" for a in watched.hook.alerts if a["labels"]["alertname"] == "PetqcCheckFailed")
