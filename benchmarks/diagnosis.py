@@ -6,7 +6,8 @@
 For each seed one healthy run of the detector makes the baselines, then every fault (at a place that the seed chooses)
 and one more healthy run are measured with other events and analysed as `petqc analyse` would. Each outcome is a line of
 the results file; what is there already is not done again, so that a long campaign may be interrupted. `--table` prints
-the table of all results in the file. Frames go from the simulated detector straight to the processing.
+the table of all results in the file. Faults of the MR's gradients get the run with the MR idle, under stress and idle
+again instead. Frames go from the simulated detector straight to the processing.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from petqc.channel_map import asic_node
 from petqc.formats.petsys_config import load_config
 from petqc.histograms import HistogramSettings, QcHistograms
 from petqc.limits import Status
+from petqc.mr_delta import analyse_mr_delta
 from petqc.processing import ProcessingSettings, Processor
+from petqc.qc_input import QcInput
 from petqc.recorded import flat_account
 from petqc.results import EnvironmentReading
 from petqc_simulators.config_files import write_config_folder
@@ -53,6 +56,9 @@ BASELINES = frozenset(
     }
 )  # fmt: skip
 """Checks whose healthy values become baselines, as a site's [baseline] would have them."""
+OF_THE_MR = frozenset({"F24"})
+"""What takes minutes of a sequence: seen by the run with the MR idle, under stress and idle again."""
+STRESSED_S, RESTED_S = 180.0, 540.0
 _BETWEEN_SENSORS_K, _SENSOR_NOISE_K = 0.2, 0.02
 
 
@@ -79,6 +85,30 @@ def temperatures(profile: Profile, detector: Detector) -> tuple[EnvironmentReadi
     )
 
 
+def counted(profile: Profile, detector: Detector, seconds: float) -> tuple[QcHistograms, dict[str, int | float]]:
+    """What a detector shows from now on, as the configuration that comes with it has it processed; and the account."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = load_config(write_config_folder(Path(folder), detector.plan.configured(profile), detector.draw))
+    calibration = CalibrationSet.from_config(config)
+    settings = replace(ProcessingSettings.from_config(config), compacted=False)
+    histograms = QcHistograms(
+        calibration.topology,
+        calibration.energy_unit,
+        HistogramSettings.from_processing(settings, calibration.energy_unit),
+        searched=calibration.searched_pairs(),
+    )
+    processor = Processor(calibration, settings, trigger_id=profile.hardware.trigger_id)
+    last = detector.frame + _blocks(seconds) * BLOCK_FRAMES - 1
+    while detector.frame < last:
+        histograms.add(processor.feed(detector.advance().words))
+    histograms.add(processor.finish(last))
+    return histograms, flat_account([processor.account])
+
+
+def _blocks(seconds: float) -> int:
+    return math.ceil(seconds / BLOCK_S)
+
+
 def measure(
     profile: Profile,
     seed: int,
@@ -100,34 +130,45 @@ def measure(
     """
     detector = Detector(profile, seed, [] if fault is None else [Fault.parse(fault)], stream_name=events)
     detector.settle()
-    with tempfile.TemporaryDirectory() as folder:
-        config = load_config(write_config_folder(Path(folder), detector.plan.configured(profile), detector.draw))
-    calibration = CalibrationSet.from_config(config)
-    settings = replace(ProcessingSettings.from_config(config), compacted=False)
-    histograms = QcHistograms(
-        calibration.topology,
-        calibration.energy_unit,
-        HistogramSettings.from_processing(settings, calibration.energy_unit),
-        searched=calibration.searched_pairs(),
-    )
-    processor = Processor(calibration, settings, trigger_id=profile.hardware.trigger_id)
-    blocks = math.ceil(seconds / BLOCK_S)
-    for _ in range(blocks):
-        histograms.add(processor.feed(detector.advance().words))
-    histograms.add(processor.finish(blocks * BLOCK_FRAMES - 1))
-    account = flat_account([processor.account])
-    context = RunContext(
-        run_id=f"{profile.name}-{seed}-{events}",
+    histograms, account = counted(profile, detector, seconds)
+    context = _context(profile, detector, account, f"{profile.name}-{seed}-{events}", seconds)
+    run = analyse(histograms, replace(context, baselines=baselines))
+    return Seen(run, detector.plan.describe(profile), profile.geometry.modules)
+
+
+def measure_mr_delta(profile: Profile, seed: int, fault: str, seconds: float) -> Seen:
+    """The MR run: idle, under a sequence that has run for STRESSED_S, and idle again RESTED_S after its end."""
+    begin = _blocks(seconds) * BLOCK_S
+    stress = begin + STRESSED_S
+    end = stress + begin
+    detector = Detector(profile, seed, [Fault.parse(f"{fault}@{begin}-{end}")], stream_name="today")
+    detector.settle()
+    phases, degc = [], []
+    for from_s in (0.0, stress, end + RESTED_S):
+        while detector.frame < round(from_s / BLOCK_S) * BLOCK_FRAMES:
+            detector.pass_over(0)
+        histograms, account = counted(profile, detector, seconds)
+        context = _context(profile, detector, account, f"{profile.name}-{seed}-mr", seconds)
+        phases.append(QcInput(histograms, replace(context, kind="mr-delta")))
+        read = phases[-1].sipm_temperatures()
+        degc.append({module: float(np.median([t for _, t in sensors])) for module, sensors in read.items()})
+    run = analyse_mr_delta(phases, degc, phases[0].context)
+    return Seen(run, detector.plan.describe(profile), profile.geometry.modules)
+
+
+def _context(
+    profile: Profile, detector: Detector, account: dict[str, int | float], run_id: str, seconds: float
+) -> RunContext:
+    return RunContext(
+        run_id=run_id,
         simulated=True,
         account=account,
-        elapsed_s=blocks * BLOCK_S,
+        elapsed_s=_blocks(seconds) * BLOCK_S,
         live_time_s=float(account["live_time_s"]),
         environment=temperatures(profile, detector),
-        baselines=baselines,
         source="point",
         source_mm=(0.0, 0.0, 0.0),
     )
-    return Seen(analyse(histograms, context), detector.plan.describe(profile), profile.geometry.modules)
 
 
 def baselines_of(run: Run) -> dict[str, dict[str, float]]:
@@ -180,7 +221,10 @@ def campaign(profile_name: str, seconds: float, seeds: Iterable[int], faults: It
             healthy = measure(profile, seed, None, seconds, events="baseline", baselines={})
             baselines = {seed: baselines_of(healthy.run)}
         planted = None if fault == HEALTHY else fault
-        seen = measure(profile, seed, planted, seconds, events="today", baselines=baselines[seed])
+        if fault.partition("=")[0] in OF_THE_MR:
+            seen = measure_mr_delta(profile, seed, fault, seconds)
+        else:
+            seen = measure(profile, seed, planted, seconds, events="today", baselines=baselines[seed])
         line = {"profile": profile_name, "seconds": seconds, "seed": seed, "fault": fault, **outcome(seen)}
         with results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

@@ -10,9 +10,10 @@ import pytest
 from petqc.channel_map import SCANNER, Topology
 from petqc.diagnosis import diagnose, diagnose_again
 from petqc.diagnosis.catalogue import CATALOGUE
+from petqc.diagnosis.masking import masking
 from petqc.diagnosis.places import address, channel, patches, topology_of, tree
 from petqc.limits import Limits, Status
-from petqc.results import ChannelColumn, CheckResult, Run
+from petqc.results import ChannelColumn, CheckResult, Hypothesis, Run
 from petqc.verdict import channel_table
 
 MODULES = 4
@@ -351,3 +352,52 @@ def test_an_asic_that_is_late_and_hardly_wider_is_its_tdc_and_no_clock():
     late = flagged("module_time_offset", "asic:0.0.6", -74.0, "ps", Limits(-75.0, -20.0, 20.0, 75.0))
     found, _ = diagnose(TOPOLOGY, a_run([late], module_time_offset=at(asic(6), -90.0), timing_width=at(asic(6), 9.0)))
     assert [h.cause[:3] for h in found] == ["F12", "F14"]
+
+
+EIGHT = Topology.from_channels(np.arange(8 * 256, dtype=np.int32))
+
+
+def a_dead_asic(*more, diagnosis=None):
+    """A scanner of eight modules, one ASIC of which is silent."""
+    is_dead = EIGHT.asic == 9
+    status = np.where(is_dead, str(Status.FAIL), str(Status.PASS)).astype(object)
+    column = ChannelColumn(
+        "dead_channels", "of median", 1.0 * ~is_dead, np.zeros(2048), np.where(is_dead, 0, 900), status,
+        np.full(2048, "", object),
+    )  # fmt: skip
+    run = Run("r", "daily", "", "", True, Status.FAIL, "", {}, "", {}, columns=[column])
+    run.channels = channel_table(EIGHT)
+    counts = Limits(warn_high=4.0, fail_high=20.0)
+    run.checks = [
+        flagged("dead_channels", SCANNER, 64.0, "channels", counts),
+        flagged("dead_channels", "module:0.0.2", 64.0, "channels", counts),
+        CheckResult.missing(
+            "photopeak", "asic:0.0.9", "keV", 0, Limits(500.0, 505.0, 517.0, 522.0), "no counts at all"
+        ),
+        rate("prompts", SCANNER, 940.0, 1000.0),
+        flagged("photopeak", "module:0.0.2", 511.0, "keV", Limits(500.0, 505.0, 517.0, 522.0)),
+        *more,
+    ]
+    run.diagnosis = diagnose(EIGHT, run)[0] if diagnosis is None else diagnosis
+    return run
+
+
+def test_a_scan_without_one_dead_asic_is_suggested_with_its_grounds():
+    found = masking(a_dead_asic())
+    assert found is not None
+    assert (found.node, found.text) == (
+        "asic:0.0.9", "scan with chip 9, port 0, slave 0 masked, if the physicist agrees",
+    )  # fmt: skip
+    assert "64 of 2048 channels (3.1 %)" in found.grounds
+    assert "1 other values are inside their limits" in found.grounds
+
+
+def test_no_scan_without_a_part_is_suggested_where_anything_else_is_wrong_or_the_cause_is_shared():
+    elsewhere = flagged("photopeak", "module:0.0.5", 490.0, "keV", Limits(500.0, 505.0, 517.0, 522.0))
+    whole = CheckResult.missing("ctr_fit", SCANNER, "ps", 0, Limits(), "the model does not describe the spectrum")
+    assert masking(a_dead_asic(elsewhere)) is None
+    assert masking(a_dead_asic(whole)) is None
+    for cause in ("F03 bias of one output has drifted", "F14 clock phase has stepped", "F06 cooling lost"):
+        assert masking(a_dead_asic(diagnosis=[Hypothesis(cause, "asic:0.0.9", 1.0, ("",), "")])) is None
+    assert masking(a_dead_asic(diagnosis=[])) is None
+    assert masking(replace(a_dead_asic(), verdict=Status.WARN)) is None

@@ -65,6 +65,10 @@ def print_run(run: Run, *, everything: bool = False, where: Mapping[str, str] | 
     what = run.kind if run.kind.startswith("calibrate-") else f"{run.kind} QC"
     out.print(Text(f"{mark}{what} of {run.scanner or 'unnamed scanner'} · run {run.run_id}", "bold"))
     out.print(head)
+    from petqc.diagnosis.masking import masking
+
+    if (found := masking(run)) is not None:
+        out.print(f"suggestion: {found.text}. Grounds: {found.grounds}")
     if run.parts:
         out.print(_parts(run))
     shown, hidden = chosen(run.checks, everything=everything)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from petqc.diagnosis.masking import masking
 from petqc.limits import Status
 from petqc.report import channels as channel_view
 from petqc.report import figures, maps, moved, ring_maps, tables, text, tiles
@@ -92,6 +93,7 @@ def view(run: Run) -> dict[str, Any]:
         "run": run,
         "style": Markup(style()),  # noqa: S704 - our own file, and its hash is in the policy
         "policy": policy(),
+        "masking": masking(run),
         "verdict_word": _VERDICT_WORD[run.verdict],
         "duration": text.duration(run.started_at, run.finished_at),
         "size": _size(found),
