@@ -13,7 +13,7 @@ from petqc.fits import MIN_NET_COUNTS
 from petqc.fits.energy_fits import ANNIHILATION_KEV, Refusal
 from petqc.limits import Limits, Status
 from petqc.results import ChannelColumn, Spectrum
-from petqc.statistics import channel_sigmas
+from petqc.statistics import channel_sigmas, robust_spread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +25,8 @@ _METHOD = "Poisson likelihood: Gauss + missing light + erfc step + line + Lu-176
 _NAMED = 5
 _RANGE = 0.5, 1.3
 """Part of a spectrum, in multiples of the peak, in which the shapes of channels without a number are compared."""
+_FEWEST = 8
+"""Fewer channels do not say what is usual."""
 _METHOD_LINE = "Poisson likelihood: Gauss + erfc step + line, around the most significant line"
 
 
@@ -132,24 +134,27 @@ def photopeak(q: QcInput) -> CheckOutput:
 def _is_other(q: QcInput, has_none: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Channels without a number whose spectra differ from their module's: no chance of the fit.
 
-    Of the counts of a fit's range, the share within one FWHM of the module's peak is held against that of the module.
+    Of the counts of a fit's range, the share within one FWHM of the module's peak is held against that of its other
+    channels: far fewer there, and the peak is gone or elsewhere.
     """
     h = q.histograms
     other = np.zeros(has_none.size, np.bool_)
     middle = 0.5 * (h.energy_edges[:-1] + h.energy_edges[1:])
     for node in q.nodes("module"):
         fit = q.energy_fit(node)
-        mine = node.members[has_none[node.members]]
-        if isinstance(fit, Refusal) or not mine.size:
+        if isinstance(fit, Refusal) or not has_none[node.members].any():
             continue
         near = np.abs(middle - fit.mu) < fit.fwhm
         wide = (middle > _RANGE[0] * fit.mu) & (middle < _RANGE[1] * fit.mu)
-        usual = h.energy_counts[np.setdiff1d(node.members, mine)].sum(axis=0, dtype=np.float64)
-        share = float(usual[near].sum()) / max(float(usual[wide].sum()), 1.0)
-        all_ = h.energy_counts[mine][:, wide].sum(axis=1, dtype=np.float64)
-        peak = h.energy_counts[mine][:, near].sum(axis=1, dtype=np.float64)
-        noise = np.sqrt(np.maximum(all_ * share * (1.0 - share), 1.0))
-        other[mine] = (all_ >= MIN_NET_COUNTS) & (np.abs(peak - share * all_) > channel_sigmas(has_none.size) * noise)
+        counts = h.energy_counts[node.members][:, wide].sum(axis=1, dtype=np.float64)
+        share = h.energy_counts[node.members][:, near].sum(axis=1, dtype=np.float64) / np.maximum(counts, 1.0)
+        usual = share[~has_none[node.members] & (counts >= MIN_NET_COUNTS)]
+        if usual.size < _FEWEST:
+            continue
+        median = float(np.median(usual))
+        noise = np.hypot(robust_spread(usual), np.sqrt(median * (1.0 - median) / np.maximum(counts, 1.0)))
+        is_low = (counts >= MIN_NET_COUNTS) & (share < median - channel_sigmas(has_none.size) * noise)
+        other[node.members] = has_none[node.members] & is_low
     return other
 
 

@@ -172,7 +172,7 @@ CATALOGUE: tuple[Cause, ...] = (
         "F16", "thresholds have drifted or are set wrong", {"asic": 1.0, "channel": 0.8, "module": 0.8},
         ("onset", EITHER),
         "Read the thresholds of {here} back and compare them with the configuration; run `petqc calibrate threshold`.",
-        {"energy": 0}, may=frozenset({"width", "offset", "mixed"}),
+        {"energy": 0}, may=frozenset({"width", "offset", "mixed", "shape"}),
     ),
     Cause(
         "F17", "baseline moves with the rate", {"scanner": 0.8, "pair": 0.8}, ("energy", -1),
@@ -247,7 +247,7 @@ CATALOGUE: tuple[Cause, ...] = (
         "F28", "crystals go by a neighbour's name: decoding of light sharing", {"asic": 1.0, "module": 0.8},
         ("side_peak", +1),
         "Look at the flood map of {here}: valleys that have moved between the crystals need a new crystal map.",
-        {"energy": 0}, may=frozenset({"width", "offset", "mixed"}),
+        {"energy": 0}, may=frozenset({"width", "offset", "mixed", "shape"}),
     ),
     Cause(
         "F19", "frames lost between the boards and the computer", {"scanner": 1.0}, ("frames", +1),

@@ -30,6 +30,8 @@ _LEVELS = ("module", "asic")
 _BAD = frozenset({Status.FAIL, Status.WARN, Status.INVALID})
 _COUNTED = frozenset({"prompts", "singles_rate", "block_efficiency"})
 """Sums that fall because a part of them is missing."""
+_OF_MEAN = frozenset({"block_efficiency"})
+"""What is given in per cent of the mean of all modules rises everywhere else when one of them falls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +61,31 @@ def masking(run: Run) -> Suggestion | None:
     if not all(h.node in by_name for h in run.diagnosis):
         return None
     concerned = np.union1d(np.concatenate([by_name[h.node] for h in run.diagnosis]), np.flatnonzero(is_out))
-    place = next((p for p in nodes if p.level in _LEVELS and np.isin(concerned, p.members).all()), None)
-    if place is None or place.members.size > MOST_MASKED * len(topology):
-        return None
-    inside = {name for name, members in by_name.items() if np.isin(members, place.members).all()}
-    above = {name for name, members in by_name.items() if name not in inside and np.isin(place.members, members).all()}
     bad = [c for c in run.checks if c.status in _BAD]
-    if not all(_is_of(c, inside, above) for c in bad):
-        return None
-    return _suggest(run, place, address(topology, place), len(topology), len(bad))
+    for place in nodes:
+        if place.level not in _LEVELS or place.members.size > MOST_MASKED * len(topology):
+            continue
+        if not np.isin(concerned, place.members).all():
+            continue
+        inside = {name for name, members in by_name.items() if np.isin(members, place.members).all()}
+        above = {
+            name for name, members in by_name.items() if name not in inside and np.isin(place.members, members).all()
+        }
+        if all(_is_of(c, inside, above) for c in bad):
+            return _suggest(run, place, address(topology, place), len(topology), len(bad))
+    return None
 
 
 def _is_of(result: CheckResult, inside: set[str], above: set[str]) -> bool:
-    """Whether a result is the place's own, or a count or sum that it alone has spoilt."""
-    if any(part in inside for part in result.node.split(" - ")):
+    """Whether a result is the place's own, or a count or sum or mean that it alone has spoilt."""
+    parts = result.node.split(" - ")
+    if any(part in inside for part in parts):
         return True
-    is_sum = result.unit == "channels" or result.id in _COUNTED
-    return is_sum and result.value is not None and any(part in above for part in result.node.split(" - "))
+    if result.value is None:
+        return False
+    if result.id in _OF_MEAN and result.status is Status.WARN and result.value > (result.baseline or result.value):
+        return True
+    return (result.unit == "channels" or result.id in _COUNTED) and any(part in above for part in parts)
 
 
 def _suggest(run: Run, place: Place, where: str, channels: int, bad: int) -> Suggestion:
