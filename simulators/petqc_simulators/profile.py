@@ -37,6 +37,8 @@ _SUPPLIES = ("TI", "Murata", "")
 _SUPPLY_BUSES = 4
 _BIAS_SUPPLIES = ("", "hamamatsu-c11204")
 _CHILLERS = ("", "julabo")
+_TIMING_BOARDS = ("", "caen-a5203")
+_CLOCK_COUNTERS = ("", "sr620")
 _TMP104_SENSORS = range(16)
 
 PROFILES = Path(__file__).with_name("profiles")
@@ -154,7 +156,8 @@ class Hardware:
     supplies: kind of the modules' supply on each of the four buses of a FEB/D 8K, TI, Murata or "" for none; both, so
     that whoever talks to it meets both. legacy_places: those whose module is a legacy one, of a FEB/D 1K.
     tmp104_sensors: temperature sensors on a board's serial chain. bias_supply: "hamamatsu-c11204" if each module has
-    one of these for its bias, on boards without mezzanines; "" otherwise.
+    one of these for its bias, on boards without mezzanines; "" otherwise. timing_board: "caen-a5203" if one times the
+    modules' fast outputs; clock_counter: "sr620" if one looks at the clocks of the first and the last module.
     """
 
     boards: int
@@ -172,6 +175,8 @@ class Hardware:
     legacy_places: tuple[int, ...] = ()
     tmp104_sensors: int = 0
     bias_supply: str = ""
+    timing_board: str = ""
+    clock_counter: str = ""
 
     @classmethod
     def numbered(cls, modules: int, modules_per_port: int, outputs: int) -> Hardware:
@@ -614,6 +619,8 @@ def _check_board(path: Path, profile: Profile) -> None:
         *(("legacy_places", place, hardware.module_places) for place in hardware.legacy_places),
         ("tmp104_sensors", hardware.tmp104_sensors, _TMP104_SENSORS),
         ("bias_supply", hardware.bias_supply, _BIAS_SUPPLIES),
+        ("timing_board", hardware.timing_board, _TIMING_BOARDS),
+        ("clock_counter", hardware.clock_counter, _CLOCK_COUNTERS),
     )
     for name, value, known in choices:
         if value not in known:

@@ -38,6 +38,7 @@ def write_recording(
     sync_epoch_s: float = 0.0,
     events_name: str = "events",
     change_controls: Callable[[Controls], Controls] | None = None,
+    prepare: Callable[[Detector], None] | None = None,
 ) -> dict[str, Any]:
     """Write PREFIX.rawf, .idxf, a configuration directory and truth.json beside it; the same physics as on the wire.
 
@@ -53,6 +54,7 @@ def write_recording(
         sync_epoch_s: Unix time of the synchronisation, for the file header.
         events_name: another name gives other events of the same detector.
         change_controls: changes what the readout would set.
+        prepare: given the detector before its first frame: what else looks at it, or is the matter with it.
 
     Returns:
         The truth document, with `recording` (path), `config` (path), `frames`, `hits` and `seconds` added.
@@ -68,6 +70,8 @@ def write_recording(
     detector = Detector(chosen, seed, planted, stream_name=events_name)
     if change_controls is not None:
         detector.set(change_controls(detector.controls))
+    if prepare is not None:
+        prepare(detector)
     detector.settle()
     configured = detector.plan.configured(chosen)
     config = write_config_folder(config_folder or prefix.parent / "config", configured, detector.draw)

@@ -1,4 +1,4 @@
-"""Bias from C11204s and a chiller: the simulated detector has what they give, and they measure what it feels."""
+"""What stands beside a board: the simulated detector has what it gives, and it measures what the detector does."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from petqc_drivers.caen_a5203.board import CaenA5203, CaenA5203Settings
 from petqc_drivers.hamamatsu_c11204.settings import HamamatsuC11204Settings
 from petqc_drivers.hamamatsu_c11204.supply import HamamatsuC11204
 from petqc_drivers.limits import HardLimit, Volts
+from petqc_drivers.sr620.counter import Sr620, Sr620Settings
 from petqc_simulators.boards.scanner import Scanner
 from petqc_simulators.boards.witness import judge
+from petqc_simulators.faults import Fault
 from petqc_simulators.instrument_serving import served_beside
 from petqc_simulators.physics import electronics as el
-from petqc_simulators.physics.detector import BLOCK_S
+from petqc_simulators.physics.detector import BLOCK_S, nominal_controls
 from petqc_simulators.profile import ProfileError, load_profile
 
 if TYPE_CHECKING:
@@ -121,11 +124,63 @@ def test_served_with_the_board(tmp_path: Path) -> None:
     assert (tmp_path / "bias-supply-1.jsonl").exists()
 
 
+def test_a_timing_board_and_a_counter_beside_the_readout() -> None:
+    """Their drivers find the modules' coincidences and clocks; a clock phase that stepped moves the clocks only."""
+    scanner = Scanner(load_profile("bench-timing"), seed=5, faults=[Fault.parse("F14=300")])
+    nodes = ("module:0.0.0", "module:0.0.1")
+
+    async def session() -> None:
+        with served_beside(scanner.instruments.wire_sides(), 0, 1.0) as addresses:
+            assert set(addresses) == {"timing", "timing-data", "clocks"}
+            ports = {name: int(address.rpartition(":")[2]) for name, address in addresses.items()}
+            board = CaenA5203(
+                CaenA5203Settings(
+                    name="timing",
+                    host="127.0.0.1",
+                    control_port=ports["timing"],
+                    data_port=ports["timing-data"],
+                    inputs=(0, 1),
+                    modules=nodes,
+                )
+            )
+            counter = Sr620(
+                Sr620Settings(
+                    name="clocks", address=addresses["clocks"], serial="05203", clocks=nodes, seconds_per_sample=1e-4
+                )
+            )
+            for device in (board, counter):
+                await device.connect()
+                await device.stage()
+            scanner.detector.set(nominal_controls(scanner.profile, scanner.detector.draw))
+            scanner.detector.settle()
+            for _ in range(120):
+                await asyncio.to_thread(scanner.detector.advance)
+            async with asyncio.timeout(20.0):
+                while board.account.windows < 3000:  # noqa: ASYNC110 - it has no event
+                    await asyncio.sleep(0.02)
+            scanner.instruments.act_on(scanner.boards)
+            read = {(r.name, r.node): r for r in [*await board.poll(), *await counter.poll()]}
+            for device in (board, counter):
+                await device.aclose()
+        between = " - ".join(nodes)
+        assert read["clock_locked", "timing"].value == 1.0
+        interval, error = (read[name, between].value for name in ("time_interval", "time_interval_uncertainty"))
+        assert interval is not None
+        assert abs(interval) < 5.0 * error
+        skew = read["clock_skew", " - ".join(reversed(nodes))].value
+        assert skew is not None
+        assert abs(abs(skew - 1200.0) - 300.0) < 10.0
+
+    asyncio.run(session())
+    scanner.close()
+
+
 def test_profiles_that_cannot_be(tmp_path: Path) -> None:
     for text in (
         'base = "bench-c11204"\n[hardware]\nbias_slots = ["BIAS_32P"]\n',
         'base = "bench-c11204"\n[geometry]\ncrystals_per_bias = 16\n',
         'base = "bench-c11204"\n[environment]\nchiller = "ice"\n',
+        'base = "bench-timing"\n[hardware]\ntiming_board = "stopwatch"\n',
     ):
         path = tmp_path / "odd.toml"
         path.write_text(text)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, model_validator
 
+from petqc.channel_map import REFERENCE_CLOCK
 from petqc_drivers.errors import DriverError
 from petqc_drivers.limits import HardLimit, Volts
 from petqc_drivers.registry import device_kind
@@ -18,6 +19,7 @@ from petqcd.config.model import Model, Name
 
 LONGEST_POLL_S = 5.0
 PollS = Annotated[Finite, Field(ge=0.2, le=LONGEST_POLL_S)]
+Clock = Annotated[str, Field(pattern=r"^(reference|\d{1,2}\.\d{1,2}\.\d{1,2})$")]
 Module = Annotated[str, Field(pattern=r"^\d{1,2}\.\d{1,2}\.\d{1,2}$")]
 
 
@@ -192,6 +194,8 @@ class Sr620Config(InstrumentConfig):
     serial: str
     """What it must answer."""
     poll_s: PollS = 5.0
+    clocks: tuple[()] | tuple[Clock, Clock] = ()
+    """Whose clocks are at A and B: `reference`, or modules as PORT.SLAVE.INDEX; the skew that is read is about them."""
     samples: int | None = None
     """Intervals of a measurement: 1, 2, 5, 10 … 1000000."""
     external_reference: bool | None = None
@@ -208,6 +212,11 @@ class Sr620Config(InstrumentConfig):
                 f"{LONGEST_POLL_S:g} s: what is read would be stale before the next reading"
             )
         return self
+
+    def _plain(self) -> dict[str, Any]:
+        plain = super()._plain()
+        plain["clocks"] = tuple(c if c == REFERENCE_CLOCK else f"module:{c}" for c in self.clocks)
+        return plain
 
 
 class CaenA5203Config(InstrumentConfig):

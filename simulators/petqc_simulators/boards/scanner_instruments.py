@@ -1,7 +1,7 @@
-"""What stands beside the boards of a scanner and acts on its detector: bias supplies and the chiller.
+"""What stands beside the boards of a scanner: bias supplies and a chiller, timing board and counter.
 
 Their wire sides are served each on a port of its own; here their true outputs become the detector's bias and
-temperature, and what the detector draws and feels becomes what they measure.
+temperature, and what the detector draws, feels and sees becomes what they measure.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from petqc.channel_map import module_node
 from petqc_simulators.boards.hamamatsu_c11204 import HamamatsuC11204Board
 from petqc_simulators.boards.julabo import JulaboBoard
+from petqc_simulators.boards.timing_beside import ClocksOfModules, TimingBeside
 from petqc_simulators.physics.bias_current import dark_current_ma
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from petqc_simulators.physics.detector import Detector
     from petqc_simulators.profile import Profile
 
-SUPPLY, CHILLER = "bias-{}", "chiller"
+SUPPLY, CHILLER, TIMING, CLOCKS = "bias-{}", "chiller", "timing", "clocks"
 """Names of a module's supply and of what cools them all."""
 ABOVE_OPERATION_V = 2.0
 """So far above the working voltage the hard limit of a simulated supply ends."""
@@ -46,6 +47,8 @@ class ScannerInstruments:
     Attributes:
         supplies: one for each module, in their order; empty if bias comes from elsewhere.
         chiller: None if nothing cools it.
+        timing: None if no timing board sees the modules' fast outputs.
+        clocks: None if no counter looks at the modules' clocks.
     """
 
     def __init__(self, profile: Profile, detector: Detector, folder: Path | None = None) -> None:
@@ -69,6 +72,8 @@ class ScannerInstruments:
         if profile.environment.chiller:
             self.chiller = JulaboBoard(bath_degc=profile.environment.coolant_degc)
             self.chiller.values |= {"in_sp_00": profile.environment.coolant_degc, "in_mode_05": 1.0}
+        self.timing = TimingBeside(detector) if profile.hardware.timing_board else None
+        self.clocks = ClocksOfModules(detector) if profile.hardware.clock_counter else None
 
     def _load_of(self, module: int) -> Callable[[float], float]:
         return lambda volts: float(self._current_ma[module]) if volts > 0.0 else 0.0
@@ -79,7 +84,13 @@ class ScannerInstruments:
     def wire_sides(self) -> dict[str, WireSide]:
         """By name: what has to be served."""
         found: dict[str, WireSide] = {SUPPLY.format(module): supply for module, supply in enumerate(self.supplies)}
-        return found if self.chiller is None else {**found, CHILLER: self.chiller}
+        if self.chiller is not None:
+            found[CHILLER] = self.chiller
+        if self.timing is not None:
+            found |= self.timing.wire_sides(TIMING)
+        if self.clocks is not None:
+            found[CLOCKS] = self.clocks.counter
+        return found
 
     def _modules(self) -> list[str]:
         """Of every module: PORT.SLAVE.INDEX."""
@@ -109,10 +120,20 @@ class ScannerInstruments:
         if self.chiller is not None:
             about = {"model": self.chiller.version.split()[2], "modules": modules}
             tables.append({"name": CHILLER, "kind": "julabo", "address": addresses[CHILLER], **about})
+        if self.timing is not None:
+            ports = [int(addresses[name].rpartition(":")[2]) for name in self.timing.wire_sides(TIMING)]
+            about = {"serial": self.timing.board.card.serial, "inputs": [*range(len(modules))], "modules": modules}
+            place = {"address": "tcp://127.0.0.1", "control_port": ports[0], "data_port": ports[1]}
+            tables.append({"name": TIMING, "kind": "caen-a5203", **place, **about})
+        if self.clocks is not None:
+            about = {"serial": self.clocks.counter.serial, "clocks": [modules[0], modules[-1]]}
+            tables.append({"name": CLOCKS, "kind": "sr620", "address": addresses[CLOCKS], **about})
         return [{**table, "simulated": True} for table in tables]
 
     def act_on(self, boards: Sequence[PetsysFebd]) -> None:
-        """Let the detector have what they give now, if it changed."""
+        """Let the detector have what they give now, if it changed, and the counter its clocks."""
+        if self.clocks is not None:
+            self.clocks.follow()
         if self.chiller is not None:
             warmer_k = self.chiller.bath_degc - self._profile.environment.coolant_degc
             if abs(warmer_k - self._detector.coolant_k) > MOVED_K and self._detector.set_coolant(warmer_k):

@@ -180,6 +180,8 @@ class Detector:
     Attributes:
         onlooker: given the deposits of each block, times in clocks since its first frame, and the parameters of the
             channels: what else looks at the same photons. It must not keep or change them.
+        signal_delay_ps: (modules,) how much later signals come from a module than on the calibration day: its front
+            end or cable, before anything that times them. Settable, a defect; acts once something else is set.
     """
 
     def __init__(
@@ -192,6 +194,7 @@ class Detector:
         self.controls = nominal_controls(profile, self.draw)
         self.bias_v = np.zeros(profile.geometry.bias_channels)
         self.coolant_k = 0.0
+        self.signal_delay_ps = np.zeros(profile.geometry.modules)
         self.counters = np.zeros(el.COUNTERS, np.int64)
         self.parameters = np.zeros((profile.geometry.channels, el.PARAMETERS))
         self.emission = Emission(profile, stream(seed, stream_name), self.plan.farthest_source_mm)
@@ -390,7 +393,8 @@ class Detector:
             timing.tdc_sigma_ps**2 + timing.clock_sigma_ps**2 + effects.module_jitter_ps[module] ** 2
         ) / CLOCK_PS**2
         p[:, el.WALK_CLK] = timing.walk_ps / CLOCK_PS
-        later_ps = effects.module_delay_ps[module] + effects.delay_ps + timing.walk_ps * (1.0 / effects.light - 1.0)
+        later_ps = (effects.module_delay_ps + self.signal_delay_ps)[module] + effects.delay_ps
+        later_ps += timing.walk_ps * (1.0 / effects.light - 1.0)
         p[:, el.DELAY_CLK] = (draw.delay_ps + later_ps) / CLOCK_PS
         p[:, el.OFFSET_CLK] = draw.offset_ps / CLOCK_PS
         p[:, el.WINDOW_CLK] = window_clk

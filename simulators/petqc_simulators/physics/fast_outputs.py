@@ -39,6 +39,7 @@ class FastOutputs:
     def __init__(
         self, detector: Detector, inputs: Mapping[int, int], *, delay_ps: Mapping[int, float] | None = None
     ) -> None:
+        self._detector = detector
         n_modules = int(detector.draw.module_of.max()) + 1
         self._module_of = np.asarray(detector.draw.module_of, np.int64)
         self._input_of = np.full(n_modules, -1, np.int64)
@@ -62,7 +63,8 @@ class FastOutputs:
     def _look(self, deposits: NDArray[np.float64], parameters: NDArray[np.float64]) -> None:
         module = np.empty(len(deposits), np.int64)
         clk = np.empty(len(deposits))
-        n = _edges(deposits, parameters, self._module_of, self._input_of, self._delay_clk, self._busy_clk, module, clk)
+        delay_clk = self._delay_clk + self._detector.signal_delay_ps / CLOCK_PS
+        n = _edges(deposits, parameters, self._module_of, self._input_of, delay_clk, self._busy_clk, module, clk)
         self._busy_clk -= _BLOCK_CLK
         # One block is kept: nobody may look at this output at all.
         self._edges = [(self._input_of[module[:n]], np.rint(clk[:n] * CLOCK_PS).astype(np.int64))]
