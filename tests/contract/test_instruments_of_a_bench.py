@@ -132,13 +132,15 @@ def test_a_timing_board_and_a_counter_beside_the_readout() -> None:
     async def session() -> None:
         with served_beside(scanner.instruments.wire_sides(), 0, 1.0) as addresses:
             assert set(addresses) == {"timing", "timing-data", "clocks"}
-            ports = {name: int(address.rpartition(":")[2]) for name, address in addresses.items()}
+            tables = {table["name"]: table for table in scanner.instruments.device_tables(addresses)}
+            assert tables["clocks"]["clocks"] == tables["timing"]["modules"] == ["0.0.0", "0.0.1"]
             board = CaenA5203(
                 CaenA5203Settings(
                     name="timing",
                     host="127.0.0.1",
-                    control_port=ports["timing"],
-                    data_port=ports["timing-data"],
+                    control_port=tables["timing"]["control_port"],
+                    data_port=tables["timing"]["data_port"],
+                    serial=tables["timing"]["serial"],
                     inputs=(0, 1),
                     modules=nodes,
                 )

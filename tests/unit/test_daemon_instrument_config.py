@@ -66,6 +66,7 @@ name = "skew"
 kind = "sr620"
 address = "GPIB0::16::INSTR"
 serial = "05203"
+clocks = ["reference", "0.0.1"]
 """
 
 
@@ -86,6 +87,8 @@ def test_every_kind_of_instrument_can_be_configured(tmp_path: Path) -> None:
     }  # fmt: skip
     timing = next(one for one in config.instruments if one.name == "timing").settings()
     assert (timing.host, timing.modules) == ("192.168.50.3", ("module:0.0.0", "module:0.0.1"))
+    skew = next(one for one in config.instruments if one.name == "skew").settings()
+    assert skew.clocks == ("reference", "module:0.0.1")
 
 
 def test_the_hard_limit_goes_to_the_driver_under_the_name_of_the_device(tmp_path: Path) -> None:

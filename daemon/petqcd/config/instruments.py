@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, model_validator
 
-from petqc.channel_map import REFERENCE_CLOCK
 from petqc_drivers.errors import DriverError
 from petqc_drivers.limits import HardLimit, Volts
 from petqc_drivers.registry import device_kind
@@ -215,7 +214,7 @@ class Sr620Config(InstrumentConfig):
 
     def _plain(self) -> dict[str, Any]:
         plain = super()._plain()
-        plain["clocks"] = tuple(c if c == REFERENCE_CLOCK else f"module:{c}" for c in self.clocks)
+        plain["clocks"] = tuple(c if c == "reference" else f"module:{c}" for c in self.clocks)
         return plain
 
 

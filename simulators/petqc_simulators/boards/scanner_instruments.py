@@ -122,9 +122,18 @@ class ScannerInstruments:
             tables.append({"name": CHILLER, "kind": "julabo", "address": addresses[CHILLER], **about})
         if self.timing is not None:
             ports = [int(addresses[name].rpartition(":")[2]) for name in self.timing.wire_sides(TIMING)]
-            about = {"serial": self.timing.board.card.serial, "inputs": [*range(len(modules))], "modules": modules}
-            place = {"address": "tcp://127.0.0.1", "control_port": ports[0], "data_port": ports[1]}
-            tables.append({"name": TIMING, "kind": "caen-a5203", **place, **about})
+            tables.append(
+                {
+                    "name": TIMING,
+                    "kind": "caen-a5203",
+                    "address": "tcp://127.0.0.1",
+                    "control_port": ports[0],
+                    "data_port": ports[1],
+                    "serial": self.timing.board.card.serial,
+                    "inputs": [*range(len(modules))],
+                    "modules": modules,
+                }
+            )
         if self.clocks is not None:
             about = {"serial": self.clocks.counter.serial, "clocks": [modules[0], modules[-1]]}
             tables.append({"name": CLOCKS, "kind": "sr620", "address": addresses[CLOCKS], **about})
