@@ -512,7 +512,7 @@ def test_permits_refuse_what_is_unknown_stale_or_bad() -> None:
     with pytest.raises(PermitError, match="not given: cable"):
         permits.require(1.0)
     permits.forget()
-    assert len(permits.missing(1.0)) == len(interlocks.REQUIRED)
+    assert len(permits.against(1.0)) == len(interlocks.REQUIRED)
 
 
 def test_frames_are_counted_as_they_are() -> None:
