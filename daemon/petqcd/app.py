@@ -14,14 +14,19 @@ from typing import TYPE_CHECKING, Any, Self
 from petqcd import clock
 from petqcd.access import daemon_itself
 from petqcd.accounts import Accounts
+from petqcd.alarm_keeper import AlarmKeeper
 from petqcd.audit import Audit
 from petqcd.baselines import Baselines
+from petqcd.bias_control import BiasControl
+from petqcd.bias_watch import BiasWatch
 from petqcd.calibrations import Calibrations
 from petqcd.client import SOCKET_NAME
 from petqcd.errors import ConfigError, DaemonError, NotFoundError
 from petqcd.instruments import Instruments
+from petqcd.kept_outputs import KeptOutputs
 from petqcd.kinds import all_kinds
 from petqcd.metrics import Metrics
+from petqcd.output_settings import configured_outputs
 from petqcd.progress import Bus
 from petqcd.runs import RunManager
 from petqcd.safe_state import HARDWARE_SWITCH, SafeOutcome, SafeState, together
@@ -48,7 +53,8 @@ class Daemon:
     """`async with Daemon(config, state_dir) as daemon:` starts everything and ends everything.
 
     Attributes:
-        config, store, audit, accounts, bus, metrics, device, instruments, runs, calibrations: its parts.
+        config, store, audit, accounts, bus, metrics, device, instruments, alarms, watch, bias, runs, calibrations: its
+            parts.
         http: address of the TCP listener.
     """
 
@@ -115,6 +121,8 @@ class Daemon:
             "configuration": str(self.config.source_file) if self.config.source_file else None,
             "device": self.device.state.document(),
             "devices": self.instruments.documents(),
+            "alarms": self.alarms.documents(),
+            "bypasses": [one.document(clock.monotonic_s()) for one in self.watch.bypasses.holding(clock.monotonic_s())],
             "calibration_set": self.calibrations.in_use,
             "missing": self.not_ready(),
             "run": progress.document() if progress else None,
@@ -156,6 +164,19 @@ class Daemon:
         self.device = DeviceSupervisor(
             self.config.board, self.state_dir, self.bus, self.metrics, told=self.instruments.told
         )
+        self.alarms = AlarmKeeper(self.state_dir, self.bus, self.metrics)
+        self.outputs = KeptOutputs(self.state_dir, configured_outputs(self.config))
+        self.watch = BiasWatch(
+            self.config,
+            self.instruments,
+            self.alarms,
+            self.outputs,
+            self.audit,
+            self.metrics,
+            self.state_dir,
+            await asyncio.to_thread(self._newest_unix_s),
+        )
+        self.bias = BiasControl(self.instruments, self.watch, self.outputs)
         self.runs = RunManager(
             self.config, self.store, self.bus, self.metrics, self.device, self._make_board or _petsys_board
         )
@@ -169,6 +190,8 @@ class Daemon:
         await self.scheduler.begin()
         self._own(asyncio.create_task(self.device.run(), name="device supervisor"), ends=self.device.runs_nothing)
         self._own(asyncio.create_task(self.instruments.run(), name="instruments"))
+        self._stack.push_async_callback(self._outputs_at_stop)
+        self._own(asyncio.create_task(self.watch.run(), name="interlocks"))
         self._own(asyncio.create_task(self._housekeeping(), name="housekeeping"))
         await self._listen()
         self._stack.push_async_callback(self.runs.aclose)
@@ -177,6 +200,17 @@ class Daemon:
     async def _end_audit(self) -> None:
         await self.audit.note(daemon_itself("daemon"), "stop", self.config.scanner.name)
         await self.audit.aclose()
+
+    def _newest_unix_s(self) -> float:
+        """When the newest run that is stored began; 0: there is none."""
+        with suppress(NotFoundError):
+            return datetime.fromisoformat(self.store.line("last").started_at).timestamp()
+        return 0.0
+
+    async def _outputs_at_stop(self) -> None:
+        for told in await self.bias.stop():
+            log.warning("%s", told)
+        await self.watch.outputs_kept()
 
     async def _restore(self) -> None:
         """Metrics continue where the last daemon left them, with the times they had."""

@@ -89,6 +89,12 @@ class UnreachableError(DaemonError):
     code = "unreachable"
 
 
+class DeviceError(DaemonError):
+    """A device did not do what it was told, or not as it should."""
+
+    code = "device"
+
+
 class SimulatorError(UnreachableError):
     """The simulator process did not start or ended by itself."""
 

@@ -38,6 +38,8 @@ _MODULE = ("scanner", "module")
 _KIND = ("scanner", "device", "kind")
 _RUN_KIND = ("scanner", "kind")
 _CHECK = ("scanner", "module", "check")
+_PERMIT = ("scanner", "device", "permit")
+_ALARM = ("scanner", "device", "alarm")
 _READING = ("scanner", "device", "module", "quantity")
 
 METRICS: tuple[Metric, ...] = (
@@ -228,6 +230,16 @@ METRICS: tuple[Metric, ...] = (
         "Unix time of the last reading that had a value.",
         _READING,
     ),
+    Metric("petqc_permit_given", "gauge", "Permit of a bias source: 1 if true, good and fresh, else 0.", _PERMIT),
+    Metric("petqc_permit_bypassed", "gauge", "Permit of a bias source: 1 while somebody bypasses it.", _PERMIT),
+    Metric(
+        "petqc_alarm_state",
+        "gauge",
+        "Alarm: 0 normal, 1 active and not acknowledged, 2 active and acknowledged, 3 over and not acknowledged.",
+        _ALARM,
+    ),
+    Metric("petqc_alarm_severity", "gauge", "Alarm: 0 info, 1 minor, 2 major; the highest until acknowledged.", _ALARM),
+    Metric("petqc_alarm_silenced", "gauge", "Alarm: 1 while it is shelved or out of service.", _ALARM),
     Metric("petqc_temperature_min_celsius", "gauge", "Lowest temperature of the last reading.", _DEVICE),
     Metric("petqc_temperature_max_celsius", "gauge", "Highest temperature of the last reading.", _DEVICE),
     Metric(

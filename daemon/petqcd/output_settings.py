@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from petqcd.errors import ConfigError
-from petqcd.outputs import Output
+from petqcd.outputs import Output, plain
 
 if TYPE_CHECKING:
     from petqcd.config import PetqcConfig
@@ -31,8 +31,15 @@ def readout_way(address: str, shared_memory: str | None = None) -> dict[str, Any
 
 def configured_outputs(config: PetqcConfig) -> list[Output]:
     """Every device of a configuration that can put a voltage on the detector and can be reached without the daemon."""
+    from petqcd.config import BiasSourceConfig
+
+    found = [
+        Output(name=one.name, kind=one.kind, settings=plain(one.settings()), on_daemon_loss=one.on_daemon_loss)
+        for one in config.instruments
+        if isinstance(one, BiasSourceConfig)
+    ]
     board = config.board
-    if board.address is None:
-        return []
-    way = readout_way(board.address, board.shared_memory)
-    return [Output(name=board.name, kind=board.kind, settings=way)]
+    if board.address is not None:
+        way = readout_way(board.address, board.shared_memory)
+        found.insert(0, Output(name=board.name, kind=board.kind, settings=way))
+    return found

@@ -138,8 +138,11 @@ class Permits:
             found.append(f"{rule.name} is unknown" if permit is None else permit.why_not(now_s))
         return tuple(found)
 
-    def rule(self, now_s: float, bypassed: Iterable[str] = ()) -> Ruling:
-        """Judge them now, for an output that is on; called again and again, it counts how long a doubt lasts."""
+    def rule(self, now_s: float, bypassed: Iterable[str] = (), *, is_starting: bool = False) -> Ruling:
+        """Judge them now, for an output that is on; called again and again, it counts how long a doubt lasts.
+
+        is_starting: whatever was never known yet may still come, so it is doubt that does not count.
+        """
         skipped = {name for name in bypassed if name in self.rules and self.rules[name].can_be_bypassed}
         trips, doubts = [], []
         for rule in self.rules.values():
@@ -148,6 +151,9 @@ class Permits:
                 self._doubtful_since.pop(rule.name, None)
                 continue
             told = f"{rule.name} is unknown" if permit is None else permit.why_not(now_s)
+            if permit is None and is_starting:
+                doubts.append(told)
+                continue
             since_s = self._doubtful_since.setdefault(rule.name, now_s)
             is_bad = permit is None or permit.quality is Quality.BAD
             if permit is not None and permit.forbids(now_s):
@@ -158,7 +164,7 @@ class Permits:
                 doubts.append(told)
         return Ruling(self.against(now_s, bypassed), tuple(trips), tuple(doubts))
 
-    def all_is_off(self) -> None:
+    def it_is_off(self) -> None:
         """Doubts count from the next time that it is on."""
         self._doubtful_since.clear()
 

@@ -49,6 +49,8 @@ class BiasSource(LinkedInstrument):
         output: What is known about it.
         trip: Whether it is tripped, why, and what may be done about it.
         commanded: Voltage of the last confirmed step; None if it is not known.
+        limits_wrong: What of the device's own limits let more through than ours when they were last read.
+        limits_checked_s: When that was, on the monotonic clock; None if they were not on this connection.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class BiasSource(LinkedInstrument):
         self.output = OutputState.UNKNOWN
         self.trip = Trip(name)
         self.commanded: Volts | None = None
+        self.limits_wrong: str | None = None
+        self.limits_checked_s: float | None = None
         self._limit, self._tolerance_v, self._settle_timeout_s = limit, tolerance_v, settle_timeout_s
         self._lowest_v = lowest_v
         self._off_count = 0
@@ -87,6 +91,10 @@ class BiasSource(LinkedInstrument):
         Raises:
             DriverError: It must not be switched on.
         """
+
+    @abstractmethod
+    async def _limits_wrong(self) -> str | None:
+        """Ask for the limits that the device itself has; what of them lets more through than ours, None: nothing."""
 
     @abstractmethod
     async def _enable(self, since: int) -> None:
@@ -115,10 +123,19 @@ class BiasSource(LinkedInstrument):
 
     async def connect(self) -> Identity:
         """As for every instrument; an output that is found above its limit trips."""
-        self.output, self.commanded = OutputState.UNKNOWN, None
+        self.output, self.commanded, self.limits_checked_s = OutputState.UNKNOWN, None, None
         identity = await super().connect()
         await self.poll()
         return identity
+
+    async def check_own_limits(self) -> None:
+        """Read the limits that the device itself has, and note what of them lets more through than ours.
+
+        Raises:
+            DriverError: They could not be read; what is noted grows old.
+        """
+        self.limits_wrong = await self._limits_wrong()
+        self.limits_checked_s = time.monotonic()
 
     # -- off --------------------------------------------------------------------------------------------------------
 
@@ -233,6 +250,7 @@ class BiasSource(LinkedInstrument):
             raise StateError(f"switching on while the output is {self.output.value}", device=self.name)
         await self._check_before_on()
         self._not_overtaken(since)
+        self.limits_wrong, self.limits_checked_s = None, time.monotonic()
         try:
             await self._enable(since)
             await self._ramp_to(target, since)

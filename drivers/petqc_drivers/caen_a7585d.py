@@ -262,6 +262,18 @@ class CaenA7585d(BiasSource):
         ):
             await self._put(put(register, _code(value)), register)
 
+    async def _limits_wrong(self) -> str | None:
+        """Its own voltage and current limits, against ours."""
+        limit = self.settings.limit
+        for register, most, unit in (
+            (Register.MOST_V, 0.0 if limit is None else limit.v_max.value, "V"),
+            (Register.MOST_MA, self.settings.most_current_ma, "mA"),
+        ):
+            found = await self._get(register)
+            if found > most + _TOLERANCE:
+                return f"its own limit is {found:g} {unit}, ours {most:g} {unit}"
+        return None
+
     async def _enable(self, since: int) -> None:
         lowest = set_lowest(channel=self.name)
         await self._set(lowest, since)

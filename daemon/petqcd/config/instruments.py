@@ -22,6 +22,10 @@ Clock = Annotated[str, Field(pattern=r"^(reference|\d{1,2}\.\d{1,2}\.\d{1,2})$")
 Module = Annotated[str, Field(pattern=r"^\d{1,2}\.\d{1,2}\.\d{1,2}$")]
 
 
+OF_INTERLOCKS = frozenset({"bias", "operating", "settle_s", "on_daemon_loss", "on_stop"})
+"""Keys of a bias source that its driver does not know."""
+
+
 class SupplyLimits(Model):
     """[device.bias] of a bias supply or source meter: its hard limit, which nothing but this file changes."""
 
@@ -39,6 +43,13 @@ class SupplyLimits(Model):
         if self.v_min >= self.v_max:
             raise ValueError(f"v_min ({self.v_min:g} V) must be below v_max ({self.v_max:g} V)")
         return self
+
+
+class OperatingRange(Model):
+    """[device.operating]: how far commands may go, inside the hard limit."""
+
+    v_min: Finite
+    v_max: Finite
 
 
 class InstrumentConfig(Model):
@@ -92,7 +103,7 @@ class InstrumentConfig(Model):
 
     def _plain(self) -> dict[str, Any]:
         """What the driver's settings are made of; a key that nobody gave has the driver's default."""
-        of_service = {"kind", "simulated", "modules", "poll_s", "bias"}
+        of_service = {"kind", "simulated", "modules", "poll_s", *OF_INTERLOCKS}
         return self.model_dump(exclude=of_service, exclude_none=True)
 
 
@@ -108,6 +119,21 @@ class BiasSourceConfig(InstrumentConfig):
     """How far the measured voltage may be from the commanded one."""
     settle_timeout_s: Annotated[Finite, Field(gt=0, le=60)] | None = None
     """In which a step must have arrived."""
+    operating: OperatingRange | None = None
+    """Default: the hard limit. An engineer changes it while the daemon runs."""
+    settle_s: Annotated[Finite, Field(ge=0, le=60)] = 1.0
+    """How long it is watched after the ramp before it counts as on."""
+    on_daemon_loss: Literal["hold", "ramp_off", "off"] = "ramp_off"
+    """What `petqc-safe` does with its output when the daemon is gone for good."""
+    on_stop: Literal["hold", "ramp_off"] = "hold"
+    """What an orderly stop of the daemon does with it."""
+
+    @model_validator(mode="after")
+    def _operating_inside(self) -> BiasSourceConfig:
+        wanted, hard = self.operating, self.bias
+        if wanted is not None and (hard is None or not hard.v_min <= wanted.v_min < wanted.v_max <= hard.v_max):
+            raise ValueError("[device.operating] must rise, and lie inside the hard limit of [device.bias]")
+        return self
 
     @property
     def can_energise(self) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from petqc_drivers.registry import KINDS
 from petqcd.bias_limits import Finite
 from petqcd.config.instruments import AnyInstrument, InstrumentConfig
+from petqcd.config.interlocks import PermitConfig
 from petqcd.config.model import Model, Name
 from petqcd.config.readout import ADDRESS_FORMS, DeviceConfig, simulated_device
 from petqcd.config.runs import CheckLimits, QcConfig
@@ -41,6 +42,8 @@ class PetqcConfig(Model):
     scanner: ScannerConfig = ScannerConfig()
     device: tuple[AnyDevice, ...] = (simulated_device(),)
     """One readout, and the instruments around the detector."""
+    permit: tuple[PermitConfig, ...] = ()
+    """What must be so for bias to go on and to stay on, beside what every bias source needs."""
     qc: QcConfig = QcConfig()
     limits: dict[Name, dict[str, CheckLimits]] = Field(default_factory=dict)
     """Limits by check, then by level; the level "*" is every level of the check."""
@@ -80,6 +83,20 @@ class PetqcConfig(Model):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two devices are called {twice[0]!r}: give each a name of its own")
         return devices
+
+    @model_validator(mode="after")
+    def _permits_of_devices(self) -> Self:
+        names = [one.name for one in self.permit]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two permits are called {twice[0]!r}: give each a name of its own")
+        known = {one.name for one in self.instruments}
+        if self.board.simulator is not None:
+            return self  # it brings instruments of its own
+        for one in self.permit:
+            for name in (one.device, *one.of):
+                if name not in known:
+                    raise ValueError(f"permit {one.name!r} names the device {name!r}, which is not configured")
+        return self
 
     @property
     def board(self) -> DeviceConfig:

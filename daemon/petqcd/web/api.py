@@ -29,6 +29,7 @@ from petqcd.errors import (
 from petqcd.safe_state import worst
 from petqcd.web import pages
 from petqcd.web.accounts import Nothing, add_accounts, add_management
+from petqcd.web.bias import add_bias
 from petqcd.web.gate import PAGE, Gate, GatedRoute, Who, signed
 from petqcd.web.guard import LOCAL_HOSTS, SOCKET_HOST, Guard
 
@@ -125,6 +126,7 @@ def make_app(daemon: Daemon, *, on_socket: bool) -> ASGIApp:
     app.state.gate = gate
     _add_reading(app, daemon)
     _add_commands(app, daemon)
+    add_bias(app, daemon)
     add_accounts(app, daemon, gate)
     if on_socket:
         add_management(app, daemon)

@@ -182,24 +182,26 @@ class HamamatsuC11204(BiasSource):
 
     async def _check_before_on(self) -> None:
         """The stored set, its voltage above all, is inside the limit: the supply wakes up with it."""
-        self.compensation = wire.Compensation.from_data(await self._query("HRT"))
-        limit = self.settings.limit
-        stored = Volts(wire.volts(self.compensation.voltage))
-        if limit is not None and stored > limit.v_max:
+        wrong = await self._limits_wrong()
+        if wrong is not None:
             raise LimitError(
-                f"switching on refused: it wakes up with {stored}, the hard limit ends at {limit.v_max}",
+                f"switching on refused: {wrong}",
                 device=self.name,
-                do="write a compensation set inside the limit",
-            )
-        functions = wire.Function(int(await self._query("HRC"), 16))
-        if wire.Function.AUTO_RESTORE in functions:
-            raise LimitError(
-                "switching on refused: after over-current it would restore its output by itself",
-                device=self.name,
-                do="shut_down_on_over_current() first",
+                do="store a compensation set inside the limit, and shut_down_on_over_current()",
             )
         if wire.Status.HV_ON in (await self._poll()).status:
             raise StateError("it is on already", device=self.name)
+
+    async def _limits_wrong(self) -> str | None:
+        """It knows no limit but its own 90 V: what it wakes up with counts, and that over-current keeps it off."""
+        self.compensation = wire.Compensation.from_data(await self._query("HRT"))
+        limit = self.settings.limit
+        stored = Volts(wire.volts(self.compensation.voltage))
+        if limit is None or stored > limit.v_max:
+            return f"it wakes up with {stored}, the hard limit ends at {None if limit is None else limit.v_max}"
+        if wire.Function.AUTO_RESTORE in wire.Function(int(await self._query("HRC"), 16)):
+            return "after over-current it would restore its output by itself"
+        return None
 
     async def _enable(self, since: int) -> None:
         await self._set(guard.set_mode(is_compensating=self.settings.compensates, channel=self.name), since)

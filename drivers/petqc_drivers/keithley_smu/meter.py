@@ -237,6 +237,14 @@ class KeithleySmu(BiasSource):
         await self._set(guard.set_current_limit(most, most=most, model=self.model, channel=self.name), since)
         await self._no_errors()
 
+    async def _limits_wrong(self) -> str | None:
+        """Its own current limit, against ours; it has no voltage limit that this driver uses."""
+        (found,) = await self._numbers(f"{self.model.limit}?")
+        most = self.settings.most_current_a
+        if found is None or found > most * (1 + 1e-5):
+            return f"its own current limit is {found} A, ours {most:g} A"
+        return None
+
     async def _no_errors(self) -> None:
         for _ in range(20):
             number, text = wire.error(await self._ask(wire.line(wire.ERROR), wire.end_of_line))

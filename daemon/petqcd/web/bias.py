@@ -1,0 +1,162 @@
+"""The routes of bias sources and of alarms. Every command of them is in the audit log before its first byte is sent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import FastAPI, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from petqcd import clock
+from petqcd.bypass import LONGEST_S
+from petqcd.web.accounts import Nothing  # noqa: TC001 - likewise
+from petqcd.web.gate import Who  # noqa: TC001 - the routes' signatures are read at run time
+
+if TYPE_CHECKING:
+    from petqcd.app import Daemon
+
+Volts = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
+Reason = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Voltage(_Body):
+    """Body of the commands that energise and set; the guard of the driver decides, not this."""
+
+    volts: Volts
+    reason: Annotated[str, Field(max_length=1000)] = ""
+
+
+class Range(_Body):
+    """Body of the command that changes operating limits."""
+
+    v_min: Volts
+    v_max: Volts
+    reason: Reason
+
+
+class NewBypass(_Body):
+    """Body of the command that bypasses a permit."""
+
+    permit: Annotated[str, Field(min_length=1, max_length=100)]
+    seconds: Annotated[float, Field(gt=0, le=LONGEST_S, allow_inf_nan=False)]
+    reason: Reason
+
+
+class EndBypass(_Body):
+    """Body of the command that ends a bypass."""
+
+    permit: Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class Shelf(_Body):
+    """Body of the command that shelves an alarm."""
+
+    seconds: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+    reason: Reason
+
+
+class Service(_Body):
+    """Body of the command that takes an alarm out of service; an empty reason puts it back."""
+
+    reason: Annotated[str, Field(max_length=1000)] = ""
+
+
+def add_bias(app: FastAPI, daemon: Daemon) -> None:
+    """Add the routes of this file."""
+    _add_voltage(app, daemon)
+    _add_interlocks(app, daemon)
+    _add_alarms(app, daemon)
+
+
+def _add_voltage(app: FastAPI, daemon: Daemon) -> None:
+    bias = daemon.bias
+
+    @app.get("/api/v1/bias")
+    async def sources() -> dict[str, Any]:
+        """Every bias source: output, trip, limits, permits, and what stands in the way of energising."""
+        return {"sources": bias.documents()}
+
+    @app.post("/api/v1/bias/{device}/on")
+    async def on(device: str, body: Voltage) -> dict[str, Any]:
+        """Switch on and ramp, if every permit is given; answered once it is there and has settled."""
+        return await bias.on(device, body.volts)
+
+    @app.post("/api/v1/bias/{device}/set")
+    async def set_(device: str, body: Voltage) -> dict[str, Any]:
+        """Ramp what is on to another voltage."""
+        return await bias.set(device, body.volts)
+
+    @app.post("/api/v1/bias/{device}/confirm")
+    async def confirm(device: str, _body: Nothing) -> dict[str, Any]:
+        """Take over an output that was found on."""
+        return await bias.confirm(device)
+
+    @app.post("/api/v1/bias/{device}/off")
+    async def off(device: str, _body: Nothing) -> dict[str, Any]:
+        """One output off, now."""
+        return (await bias.off(device)).document()
+
+
+def _add_interlocks(app: FastAPI, daemon: Daemon) -> None:
+    bias = daemon.bias
+
+    @app.post("/api/v1/bias/{device}/acknowledge")
+    async def acknowledge(device: str, _body: Nothing) -> dict[str, Any]:
+        """Somebody saw the trip; nothing else changes."""
+        return bias.acknowledge(device)
+
+    @app.post("/api/v1/bias/{device}/reset")
+    async def reset(device: str, _body: Nothing) -> dict[str, Any]:
+        """Clear an acknowledged trip whose cause is gone; energises nothing."""
+        return await bias.reset(device)
+
+    @app.post("/api/v1/bias/{device}/limits")
+    async def limits(device: str, body: Range) -> dict[str, Any]:
+        """Give other operating limits, inside the hard limit."""
+        return bias.limit(device, body.v_min, body.v_max)
+
+    @app.post("/api/v1/bias/{device}/bypass")
+    async def bypass(device: str, body: NewBypass, who: Who) -> dict[str, Any]:
+        """Let one permit count as given, for a time."""
+        return bias.bypass(device, body.permit, seconds=body.seconds, reason=body.reason, by=who.name)
+
+    @app.post("/api/v1/bias/{device}/bypass/end")
+    async def end_bypass(device: str, body: EndBypass) -> dict[str, Any]:
+        """End a bypass before its time."""
+        return bias.end_bypass(device, body.permit)
+
+
+def _add_alarms(app: FastAPI, daemon: Daemon) -> None:
+    keeper = daemon.alarms
+
+    @app.get("/api/v1/alarms")
+    async def alarms(*, every: Annotated[bool, Query()] = False) -> dict[str, Any]:
+        """Alarms that are not normal, the worst first; `every`: all that are defined."""
+        return {"alarms": keeper.documents(every=every)}
+
+    @app.post("/api/v1/alarms/{alarm}/acknowledge")
+    async def acknowledge(alarm: str, _body: Nothing, who: Who) -> dict[str, Any]:
+        """Somebody saw it."""
+        found = keeper.alarms.acknowledge(alarm, who.name, clock.unix_s())
+        await keeper.flush()
+        return found.document()
+
+    @app.post("/api/v1/alarms/{alarm}/shelve")
+    async def shelve(alarm: str, body: Shelf, who: Who) -> dict[str, Any]:
+        """Let it be silent until a time."""
+        found = keeper.alarms.shelve(
+            alarm, seconds=body.seconds, reason=body.reason, by=who.name, unix_s=clock.unix_s()
+        )
+        await keeper.flush()
+        return found.document()
+
+    @app.post("/api/v1/alarms/{alarm}/service")
+    async def service(alarm: str, body: Service, who: Who) -> dict[str, Any]:
+        """Take it out of service, with a reason; without one, back into service."""
+        found = keeper.alarms.put_out_of_service(alarm, reason=body.reason, by=who.name, unix_s=clock.unix_s())
+        await keeper.flush()
+        return found.document()

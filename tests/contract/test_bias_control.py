@@ -1,0 +1,189 @@
+"""Energising, trips, permits, bypass and off through a real daemon; the supplies' own records are the judge."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+from tests.contract.interlocked_bench import Supplies, bench
+
+from petqc_drivers.caen_a7585d import Register
+from petqcd import bias_watch, kept_outputs, outputs, small_file
+from petqcd.audit import entries
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+def test_energise_set_trip_acknowledge_reset_energise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        async with bench(tmp_path, monkeypatch) as b:
+            hv = b.supplies.hv
+            assert "outside the operating limits 45 to 56 V" in await b.refused("/api/v1/bias/hv/on", volts=56.5)
+            assert "invalid-request" in await b.refused("/api/v1/bias/hv/on", volts=float("nan"))
+            assert not hv.is_on
+            told = await b.post("/api/v1/bias/hv/on", volts=54.0)
+            assert (told["state"], hv.is_on) == ("on", True)
+            assert abs(hv.output_v - 54.0) < 0.01
+            written = {one.name: one.may_be_on for one in outputs.read(b.daemon.state_dir).outputs}
+            assert written == {"board": True, "hv": True, "caen": False}
+            await b.post("/api/v1/bias/hv/set", volts=50.0)
+            assert abs(hv.output_v - 50.0) < 0.01
+
+            b.supplies.chiller.bath_degc = 25.0
+            await b.until(lambda: not hv.is_on, "too warm a coolant switches off")
+            assert "permit-missing" in await b.refused("/api/v1/bias/hv/on", volts=54.0)
+            assert b.alarms()["trip.hv"] == "MAJOR ACTIVE_UNACK"
+            assert "acknowledge it first" in await b.refused("/api/v1/bias/hv/reset")
+            b.supplies.chiller.bath_degc = 18.0
+            await b.until(lambda: len(b.daemon.watch.against("hv")) == 1, "cold again")
+            assert "no latched trip" in await b.refused("/api/v1/bias/hv/on", volts=54.0)
+            assert not hv.is_on  # nothing re-arms by itself
+
+            await b.post("/api/v1/bias/hv/acknowledge")
+            assert "no latched trip" in await b.refused("/api/v1/bias/hv/on", volts=54.0)
+            told = await b.post("/api/v1/bias/hv/reset")
+            assert (told["trip"]["state"], hv.is_on) == ("armed", False)
+            await b.post("/api/v1/bias/hv/on", volts=46.0)
+            await b.post("/api/v1/alarms/trip.hv/acknowledge")
+            await b.until(lambda: "trip.hv" not in b.alarms(), "the alarm is over")
+            assert (await b.post("/api/v1/off"))["devices"][1]["state"] == "IN_SAFE_STATE"
+
+            said = await asyncio.to_thread(entries, b.daemon.store, limit=100)
+            energised = [one for one in said[::-1] if one["target"] == "/api/v1/bias/hv/on"]
+            assert [one["phase"] for one in energised[:2]] == ["intent", "result"]
+            assert any(one["action"] == "trip" and "cooling" in one["cause"] for one in said)
+            (path,) = (b.daemon.state_dir / "trips").glob("*-hv.json")
+            found = small_file.read(path)
+            assert found is not None
+            assert "cooling" in found.document["cause"]
+            assert {one["name"] for one in found.document["samples"]} >= {"bias_voltage", "bias_current"}
+
+    asyncio.run(story())
+
+
+def test_a_doubtful_permit_holds_for_a_while_and_a_bypass_is_seen_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with bench(tmp_path, monkeypatch) as b:
+            hv, caen = b.supplies.hv, b.supplies.caen
+            await b.post("/api/v1/bias/hv/on", volts=54.0)
+            await b.post("/api/v1/bias/caen/on", volts=50.0)
+            why = {"seconds": 600, "reason": "chiller is being serviced"}
+            assert "has no bypass" in await b.refused("/api/v1/bias/hv/bypass", permit="device-side limits", **why)
+            assert "has no permit" in await b.refused("/api/v1/bias/caen/bypass", permit="cooling", **why)
+            b.supplies.chiller.is_silent = True
+            await b.until(lambda: "permit.hv" in b.alarms(), "doubt is told")
+            assert hv.is_on
+            await b.post("/api/v1/bias/hv/bypass", permit="cooling", **why)
+            await b.until(lambda: "bypass.hv" in b.alarms(), "the bypass is told")
+            assert b'petqc_permit_bypassed{device="hv",permit="cooling",scanner="bench"} 1.0' in b.daemon.metrics.text()
+            assert [one["permit"] for one in b.daemon.status()["bypasses"]] == ["cooling"]
+            assert b.daemon.watch.against("hv") == ()
+            await b.post("/api/v1/bias/hv/bypass/end", permit="cooling")
+            await b.until(lambda: not hv.is_on, "doubt that lasts switches off")
+            assert caen.is_on  # it does not need the chiller
+            assert b.alarms()["link.chiller"] == "MINOR ACTIVE_UNACK"
+
+    asyncio.run(story())
+
+
+def test_the_device_s_own_limits_must_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a restart of the device in operation: what it is limited to is not what was written."""
+
+    async def story() -> None:
+        monkeypatch.setattr(bias_watch, "LIMITS_EVERY_S", 0.2)
+        async with bench(tmp_path, monkeypatch) as b:
+            caen = b.supplies.caen
+            await b.post("/api/v1/bias/caen/on", volts=50.0)
+            assert (caen.values[Register.MOST_V], caen.values[Register.MOST_MA]) == (57.0, 1.0)
+            caen.values[Register.MOST_V] = 85.0
+            await b.until(lambda: not caen.is_on, "it is switched off")
+            assert "its own limit is 85 V" in str(b.daemon.instruments["caen"].trip.causes)
+
+    asyncio.run(story())
+
+
+def test_what_is_found_on_is_adopted_and_what_is_above_its_limit_trips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        supplies = Supplies()
+        supplies.energise()
+        supplies.caen.receive(b"AT+SET,2,60.000\r\n")
+        supplies.caen.output_v = 60.0
+        supplies.caen.witness.lines.clear()
+        async with bench(tmp_path, monkeypatch, supplies) as b:
+            hv, caen = b.supplies.hv, b.supplies.caen
+            await b.until(lambda: not caen.is_on, "60 V are above the limit")
+            assert b.daemon.instruments["hv"].state == "adopted"
+            assert b.alarms()["adopted.hv"] == "MAJOR ACTIVE_UNACK"
+            assert (hv.is_on, b.supplies.raised()) == (True, [])
+            assert "while the output is adopted" in await b.refused("/api/v1/bias/hv/set", volts=55.0)
+            told = await b.post("/api/v1/bias/hv/confirm")
+            assert (told["state"], b.supplies.raised()) == ("on", [])
+            assert "nothing to confirm" in await b.refused("/api/v1/bias/hv/confirm")
+            await b.post("/api/v1/bias/hv/set", volts=50.0)
+            assert max(b.supplies.raised()) < 54.4
+            caen.witness.lines.clear()  # that it was found above its limit is the beginning of this story
+
+    asyncio.run(story())
+
+
+def test_nothing_goes_on_that_could_not_be_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        async with bench(tmp_path, monkeypatch) as b:
+            real = kept_outputs.outputs.write
+
+            def full(*_: object) -> None:
+                raise OSError(28, "no space left on device")
+
+            monkeypatch.setattr(kept_outputs.outputs, "write", full)
+            assert "does not take that it is on" in await b.refused("/api/v1/bias/hv/on", volts=54.0)
+            assert not b.supplies.hv.is_on
+            await b.until(lambda: "outputs-file" in b.alarms(), "it is told")
+            assert (await b.post("/api/v1/bias/hv/off"))["state"] == "IN_SAFE_STATE"
+            monkeypatch.setattr(kept_outputs.outputs, "write", real)
+
+    asyncio.run(story())
+
+
+def test_off_overtakes_a_ramp_and_everything_that_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        async with bench(tmp_path, monkeypatch) as b:
+            hv = b.supplies.hv
+            ramp = asyncio.create_task(b.refused("/api/v1/bias/hv/on", volts=55.0))
+            await b.until(lambda: hv.is_on and hv.output_v > 42.0, "it is on its way")
+            waits = [asyncio.create_task(b.refused("/api/v1/bias/hv/set", volts=50.0)) for _ in range(3)]
+            told = await b.post("/api/v1/off")
+            assert {one["device"]: one["state"] for one in told["devices"]} == {
+                "board": "UNKNOWN", "hv": "IN_SAFE_STATE", "caen": "IN_SAFE_STATE",
+            }  # fmt: skip
+            assert not hv.is_on
+            for said in [await ramp, *[await one for one in waits]]:
+                assert "switching off went first" in said or "goes first" in said or "while the output" in said, said
+            assert not hv.is_on
+
+    asyncio.run(story())
+
+
+def test_an_orderly_stop_does_what_it_was_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> tuple[bool, bool]:
+        async with bench(tmp_path, monkeypatch, on_stop="ramp_off") as b:
+            await b.post("/api/v1/bias/hv/on", volts=54.0)
+            await b.post("/api/v1/bias/caen/on", volts=50.0)
+            supplies = b.supplies
+        document = json.loads((tmp_path / "state" / "outputs.json").read_text().rpartition("sha256 ")[0])
+        assert {one["name"]: one["state"] for one in document["outputs"]} == {
+            "board": "unknown", "hv": "off", "caen": "on",
+        }  # fmt: skip
+        steps = [line["volts"] for line in supplies.hv.witness.lines if line["event"] == "set" and line["supply"]]
+        assert steps[-1] < 42.0
+        assert sorted(steps[-4:], reverse=True) == steps[-4:]
+        return supplies.hv.is_on, supplies.caen.is_on
+
+    assert asyncio.run(story()) == (False, True)
