@@ -264,7 +264,7 @@ def test_a_listener_that_does_not_read_is_dropped_and_holds_up_nobody() -> None:
 def test_metrics_keep_the_rules_of_names_and_labels() -> None:
     for metric in METRICS:
         assert metric.name.startswith("petqc_")
-        assert set(metric.labels) <= {"scanner", "module", "device", "check", "kind", "quantity"}
+        assert set(metric.labels) <= {"scanner", "module", "device", "check", "kind", "quantity", "permit", "alarm"}
         assert metric.name.endswith("_total") == (metric.kind == "counter")
         assert metric.help.endswith(".")
     names = [m.name for m in METRICS]
