@@ -178,7 +178,13 @@ class Daemon:
         )
         self.bias = BiasControl(self.instruments, self.watch, self.outputs)
         self.runs = RunManager(
-            self.config, self.store, self.bus, self.metrics, self.device, self._make_board or _petsys_board
+            self.config,
+            self.store,
+            self.bus,
+            self.metrics,
+            self.device,
+            self._make_board or _petsys_board,
+            self.instruments.readings,
         )
         self.calibrations = Calibrations(self.config, self.store, self.metrics, self.device)
         self.baselines = Baselines(self.config, self.store, self.metrics)

@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from petqc_drivers.bias_source import BiasSource
+from petqc_drivers.device import Quality
 from petqc_drivers.errors import DriverError, OvertakenError
 from petqc_drivers.instrument import STALE_AFTER_S, BackOff
 from petqc_drivers.uninterrupted import uninterrupted
@@ -108,6 +109,12 @@ class InstrumentSupervisor:
     def readings(self) -> list[Reading]:
         """The last ones, each as good as its age allows; empty before the first poll."""
         return self.driver.readings()
+
+    def belief(self) -> tuple[Quality, str]:
+        """How far what it says can be believed as a whole, and why not."""
+        if not self._answers:
+            return Quality.BAD, self.detail or "it did not answer yet"
+        return (Quality.UNCERTAIN, self.detail) if self.state is InstrumentState.TRIPPED else (Quality.GOOD, "")
 
     async def submit(self, command: Command, priority: Priority = Priority.COMMAND) -> Any:
         """Let the instrument do something when it is its turn; what the command returned.

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from petqc.channel_map import device_node
+from petqc.check_input import INSTRUMENT_ANSWERS
+from petqc_drivers.device import Reading
+from petqcd import clock
 from petqcd.errors import NotFoundError
 from petqcd.instrument_supervisor import InstrumentSupervisor
 from petqcd.progress import Event
@@ -56,6 +61,17 @@ class Instruments:
     def bias_sources(self) -> list[InstrumentSupervisor]:
         """Those that have an output."""
         return [one for one in self if one.bias is not None]
+
+    def readings(self) -> list[Reading]:
+        """What a run is told of them: whether each answers, and its last readings, also those that are stale."""
+        now_s = clock.monotonic_s()
+        found = []
+        for one in self:
+            place = device_node(one.name)
+            quality, reason = one.belief()
+            answers = Reading(INSTRUMENT_ANSWERS, place, float(one.answers), "", True, quality, now_s, reason or None)
+            found += [answers, *(replace(r, node=place) if r.node == one.name else r for r in one.readings())]
+        return found
 
     def documents(self) -> list[dict[str, Any]]:
         """What is known of each, as plain types."""

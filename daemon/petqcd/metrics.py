@@ -174,6 +174,7 @@ METRICS: tuple[Metric, ...] = (
         "1 if the last housekeeping found the bias supply on, 0 if it read it as off.",
         _MODULE,
     ),
+    Metric("petqc_faulty_instruments", "gauge", "Instruments that did not answer as they must.", _MODULE),
     Metric("petqc_link_errors", "gauge", "Errors that the links counted during the last housekeeping.", _MODULE),
     Metric("petqc_calibration_age_seconds", "gauge", "Age of the oldest table of the calibration in use.", _MODULE),
     Metric("petqc_device_up", "gauge", "1 if the device's last exchange worked, else 0.", _DEVICE),
@@ -347,6 +348,7 @@ CHECK_METRICS: Mapping[str, str] = {
     "clock_lock": "petqc_unlocked_links",
     "supply": "petqc_bad_supplies",
     "bias_off": "petqc_idle_bias_on",
+    "instruments": "petqc_faulty_instruments",
     "link_errors": "petqc_link_errors",
     "calibration_age": "petqc_calibration_age_seconds",
 }
@@ -372,6 +374,7 @@ TO_BASE: Mapping[str, float] = {
     "sensors": 1.0,
     "links": 1.0,
     "supplies": 1.0,
+    "instruments": 1.0,
     "errors": 1.0,
 }
 """From a check's unit to the base unit that metrics use."""

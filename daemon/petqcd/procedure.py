@@ -56,12 +56,18 @@ STAGES: Mapping[str, tuple[float, str]] = {
 
 @dataclass(slots=True)
 class Acquired:
-    """What a run has in its hands when the board is off again. frames_known: the driver gave its account."""
+    """What a run has in its hands when the board is off again.
+
+    frames_known: the driver gave its account. instruments_first, instruments_last: what stands around the detector,
+    when the measurement began (with bias on, if it had any) and when it ended.
+    """
 
     off: OffOutcome | None = None
     identity: str = ""
     received: Received = field(default_factory=Received)
     readings: list[ReadingLike] = field(default_factory=list)
+    instruments_first: list[ReadingLike] = field(default_factory=list)
+    instruments_last: list[ReadingLike] = field(default_factory=list)
     frames_known: bool = False
     frames_dropped: int = 0
     elapsed_s: float = 0.0
@@ -115,13 +121,14 @@ class Bench:
 
     board: the connection to use, not connected yet. device: where its state is published. permits: of this device;
     `explicit command` and `hard limits configured` are given by the caller. tell: called with stage, fraction of the
-    run, detail and counts.
+    run, detail and counts. instruments: the last readings of what stands around the detector; asks nobody.
     """
 
     board: Board
     device: DeviceSupervisor
     permits: interlocks.Interlocks
     tell: Callable[[str, float, str, dict[str, int]], None]
+    instruments: Callable[[], Sequence[ReadingLike]] = tuple
 
 
 class Flow:
@@ -167,6 +174,7 @@ class Procedure(ABC):
         self.job = job
         self.board, self.device, self.permits = bench.board, bench.device, bench.permits
         self.tell = bench.tell
+        self._instruments = bench.instruments
         self.acquired = Acquired()
         self._pipeline: Pipeline | None = None
         self._connected = False
@@ -245,6 +253,7 @@ class Procedure(ABC):
         """
         warm = asyncio.create_task(asyncio.to_thread(self.prepare), name="warm up")
         try:
+            self.look_around(begins=True)
             self.stage("connect")
             self.acquired.identity = await self.board.connect()
             self._connected = True
@@ -279,6 +288,7 @@ class Procedure(ABC):
         self.device.bias_is(BiasState.ON)
         self.device.answered("armed")
         await asyncio.sleep(settle_s)
+        self.look_around(begins=True)
 
     async def at_bias_changed(self, settle_s: float, overvoltage_share: float) -> None:
         """Another voltage on the connection that energised, once it has just answered; the driver guards every step.
@@ -304,6 +314,13 @@ class Procedure(ABC):
         self.device.bias_is(outcome.state)
         if outcome.state not in {BiasState.OFF_CONFIRMED, BiasState.OFF_COMMANDED}:
             raise DaemonError(outcome.told)
+
+    def look_around(self, *, begins: bool = False) -> None:
+        """Note what the instruments around the detector say now; begins: the measurement does."""
+        found = list(self._instruments())
+        self.acquired.instruments_last = found
+        if begins:
+            self.acquired.instruments_first = found
 
     async def at_environment(self) -> None:
         """Read temperatures and whatever else can be read."""
@@ -347,6 +364,7 @@ class Procedure(ABC):
             yield Flow(watch, broken)
         finally:
             self.acquired.elapsed_s += clock.monotonic_s() - self._started_s
+            self.look_around()
             await settled(watch, cancel=True)
             broken.cancel()
         await self._stop()

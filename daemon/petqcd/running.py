@@ -18,16 +18,16 @@ from petqcd.procedure import Acquired, Bench, Job, environment
 from petqcd.progress import Event, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from pydantic import BaseModel
 
     from petqc.analysis import RunContext
     from petqc.formats.petsys_config import PetsysConfig
-    from petqc.results import Run
+    from petqc.results import EnvironmentReading, Run
     from petqcd.baselines import Baselines
     from petqcd.bias_limits import BiasLimits
-    from petqcd.board import Board, OffOutcome
+    from petqcd.board import Board, OffOutcome, ReadingLike
     from petqcd.board_configuration import InUse
     from petqcd.config import PetqcConfig
     from petqcd.kinds import RunKind
@@ -53,7 +53,7 @@ class Services:
 
     config: the daemon's. store: the history. bus: where progress is told. metrics: where results are published. device:
     the readout board's supervisor; permits: of this device. make_board: makes an unconnected board; the real one is
-    `petqcd.petsys_board.PetsysBoard`.
+    `petqcd.petsys_board.PetsysBoard`. instruments: the last readings of what stands around the detector.
     """
 
     config: PetqcConfig
@@ -64,6 +64,7 @@ class Services:
     make_board: MakeBoard
     permits: interlocks.Interlocks
     baselines: Baselines
+    instruments: Callable[[], Sequence[ReadingLike]] = tuple
 
     async def begin(
         self,
@@ -101,6 +102,13 @@ class Services:
         self.metrics.set("petqc_store_last_commit_timestamp_seconds", self.store.last_commit_unix_s)
         return sequence
 
+    def _environment(self, acquired: Acquired) -> tuple[EnvironmentReading, ...]:
+        """Readings of the board, and of the instruments when the measurement began and when it ended."""
+        now_s = clock.monotonic_s()
+        first, last = acquired.instruments_first, acquired.instruments_last or list(self.instruments())
+        before = [r for r in first if not any(r is other for other in last)]
+        return tuple(r for some in (before, last, acquired.readings) for r in environment(some, now_s))
+
     def context(
         self,
         run_id: str,
@@ -130,7 +138,7 @@ class Services:
             config_hash=self.config.hash,
             calibration_ids=procedure.job.calibration_ids if procedure is not None else {},
             raw_files=procedure.raw_files() if procedure is not None else (),
-            environment=tuple(environment(acquired.readings, clock.monotonic_s())),
+            environment=self._environment(acquired),
             limits=self.config.limit_overrides(),
             baselines=baselines or {},
             account=account or {},
@@ -324,7 +332,11 @@ class Running:
         """The kind's procedure, with a board that is not connected yet; reads files."""
         job = self._job(self._in_use(endpoint))
         board = self._services.make_board(endpoint, job.board_config, self._limits)
-        return self._kind.procedure(job, Bench(board, self._services.device, self._services.permits, self._tell))
+        return self._kind.procedure(job, self._bench(board))
+
+    def _bench(self, board: Board) -> Bench:
+        s = self._services
+        return Bench(board, s.device, s.permits, self._tell, s.instruments)
 
     def _reason(self, error: Exception) -> str:
         if self._stopped_because is not None:

@@ -22,10 +22,10 @@ from petqcd.progress import Event
 from petqcd.running import Running, Services
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from petqc.results import Run
-    from petqcd.board import OffOutcome
+    from petqcd.board import OffOutcome, ReadingLike
     from petqcd.config import PetqcConfig
     from petqcd.metrics import Metrics
     from petqcd.progress import Bus, Progress
@@ -50,6 +50,7 @@ class RunManager:
         metrics: where results are published.
         device: the readout board's supervisor.
         make_board: makes an unconnected board; the real one is `petqcd.petsys_board.PetsysBoard`.
+        instruments: the last readings of what stands around the detector; asks nobody.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class RunManager:
         metrics: Metrics,
         device: DeviceSupervisor,
         make_board: MakeBoard,
+        instruments: Callable[[], Sequence[ReadingLike]] = tuple,
     ) -> None:
         self._services = Services(
             config,
@@ -70,6 +72,7 @@ class RunManager:
             make_board,
             interlocks.Interlocks(),
             Baselines(config, store, metrics),
+            instruments,
         )
         self._active: Running | Composing | None = None
         self._task: asyncio.Task[None] | None = None

@@ -2,7 +2,7 @@
 
 Node names (everywhere: results, metrics, reports, messages):
 `scanner` · `unit:PORT.SLAVE` (a board) · `module:PORT.SLAVE.INDEX` · `asic:PORT.SLAVE.CHIP` ·
-`channel:PORT.SLAVE.CHIP.CHANNEL` · `bias:PORT.SLAVE.SLOT.CHANNEL` (an output) ·
+`channel:PORT.SLAVE.CHIP.CHANNEL` · `bias:PORT.SLAVE.SLOT.CHANNEL` (an output) · `device:NAME` (an instrument) ·
 a pair of modules is `module:… - module:…`; of clocks one of them may be `reference`.
 """
 
@@ -43,6 +43,16 @@ def channel_node(absolute: int) -> str:
 def module_node(absolute: int, asics_per_module: int) -> str:
     """Name of the module that an absolute channel belongs to."""
     return f"module:{absolute >> 17}.{absolute >> 12 & 31}.{(absolute >> 6 & 63) // asics_per_module}"
+
+
+def device_node(name: str) -> str:
+    """Name of an instrument around the detector."""
+    return f"device:{name}"
+
+
+def is_device_node(node: str) -> bool:
+    """Whether a place is an instrument around the detector."""
+    return node.startswith("device:")
 
 
 def bias_node(port: int, slave: int, slot: int, channel: int) -> str:

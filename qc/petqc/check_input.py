@@ -37,6 +37,8 @@ _MEDIAN_ERROR = 1.2533
 SIPM_TEMPERATURE = "temperature_sipm"
 ASIC_TEMPERATURE = "temperature_asic"
 """Names of the readings of sensors at the SiPMs and at the ASICs; their nodes are ASICs."""
+INSTRUMENT_ANSWERS = "instrument_answers"
+"""Name of the reading that every configured instrument has: 1 while it answers, with the reason where it does not."""
 _OF_LYSO = frozenset({"photopeak", "energy_resolution", "ctr_fit", "ctr_nema", "module_time_offset"})
 
 

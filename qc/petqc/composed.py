@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from petqc.channel_map import is_device_node
 from petqc.limits import Status, worst
 from petqc.results import ChannelColumn, CheckResult, RawFile, Run, RunPart, Spectrum
 from petqc.verdict import not_measured
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from petqc.qc_input import RunContext
+    from petqc.results import EnvironmentReading
 
 SAYS_WHETHER_TO_SCAN: Final = ("source", "lutetium")
 """Kinds whose sentence begins with what to do; the most important first."""
@@ -60,7 +62,7 @@ def compose(
         run.notes += [note for note in r.notes if note not in run.notes]
         for name, value in r.account.items():
             run.account[name] = run.account.get(name, 0) + value
-    run.environment = list({(e.name, e.node): _aged(e, r, run) for r in runs for e in r.environment}.values())
+    run.environment = _environment(run, runs)
     told = [f"{titles.get(p.kind, p.kind)}: {p.verdict}" + (f", run {p.run_id}" if p.run_id else "") for p in parts]
     run.notes.insert(0, f"Parts: {'; '.join(told)}.")
     if not parts:
@@ -70,6 +72,14 @@ def compose(
         run.verdict = worst([run.verdict, Status.INVALID])
     run.sentence = _sentence(run, parts, titles, ended)
     return run
+
+
+def _environment(run: Run, runs: Sequence[Run]) -> list[EnvironmentReading]:
+    """The last reading of each place; of an instrument the first one, too."""
+    every = [_aged(e, r, run) for r in runs for e in r.environment]
+    last = {(e.name, e.node): e for e in every}
+    first = {(e.name, e.node): e for e in reversed(every) if is_device_node(e.node)}
+    return [*(e for place, e in first.items() if e is not last[place]), *last.values()]
 
 
 def _sentence(run: Run, parts: Sequence[RunPart], titles: Mapping[str, str], ended: str) -> str:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from petqcd.bias_limits import BiasLimits
-    from petqcd.board import Pulses
+    from petqcd.board import Pulses, ReadingLike
 
 DEADLINE_S = 60
 CHANNELS = (0, 1)
@@ -209,7 +209,11 @@ class World:
 
 @asynccontextmanager
 async def world(
-    state_dir: Path, bench: Path, *boards: PulsedBoard, limits: BiasLimits | None = None
+    state_dir: Path,
+    bench: Path,
+    *boards: PulsedBoard,
+    limits: BiasLimits | None = None,
+    instruments: Callable[[], Sequence[ReadingLike]] = tuple,
 ) -> AsyncIterator[World]:
     """limits: most calibrations need none."""
     device = DeviceConfig(address="udp://127.0.0.1:9", configuration=bench, simulated=True, bias=limits)
@@ -217,7 +221,7 @@ async def world(
     store, bus, metrics = Store(state_dir), Bus(), Metrics("bench", "board", simulated=True)
     supervisor = DeviceSupervisor(device, state_dir, bus, metrics)
     left = list(boards)
-    runs = RunManager(config, store, bus, metrics, supervisor, lambda *_: left.pop(0))
+    runs = RunManager(config, store, bus, metrics, supervisor, lambda *_: left.pop(0), instruments)
     try:
         yield World(store, bus, metrics, runs, Calibrations(config, store, metrics, supervisor))
     finally:

@@ -72,6 +72,7 @@ class HousekeepingRun(Procedure):
         self.acquired.readings += found
         self.device.temperatures(found)
         self.device.answered("staged")
+        self.look_around()
         return found
 
     def finalise(self, *, truncated: str | None) -> None:

@@ -1,0 +1,46 @@
+"""The instruments around the detector: whether each answers, and whether what it says can be believed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from petqc.channel_map import SCANNER, is_device_node
+from petqc.check_input import INSTRUMENT_ANSWERS
+from petqc.checks import CheckOutput, check
+from petqc.housekeeping import by_place
+from petqc.limits import Limits
+
+if TYPE_CHECKING:
+    from petqc.housekeeping import HousekeepingInput
+
+_DOUBTFUL: Final = ("uncertain", "bad")
+
+
+@check(
+    "instruments",
+    title="Instruments that do not answer as they must",
+    unit="instruments",
+    levels=("scanner",),
+    order=146,
+    data=("housekeeping",),
+    limits={"scanner": Limits(fail_high=0.0)},
+    source="daily-qc.md §5.1, P0; formula: configured instruments that do not answer, or one of whose readings is "
+    "stale, bad or uncertain; limits: any, petqc's own rule (what is not read is not known to be good)",
+)
+def instruments(q: HousekeepingInput) -> CheckOutput:
+    """How many of the configured instruments are not as they should be, each by name; nothing if none is configured."""
+    answers = q.read(INSTRUMENT_ANSWERS)
+    if not answers:
+        return CheckOutput()
+    wrong = {node: r.reason or "does not answer" for node, r in answers.items() if r.value != 1.0}
+    for (name, node), r in by_place(q.context.environment).items():
+        if is_device_node(node) and r.quality in _DOUBTFUL:
+            wrong.setdefault(node, f"{name}: {r.reason or r.quality}")
+    told = [f"{node.partition(':')[2]}: {why}" for node, why in wrong.items()]
+    return CheckOutput(
+        [
+            q.judge(
+                "instruments", ("scanner", SCANNER), len(wrong), "instruments", 0.0, len(answers), reason=q.named(told)
+            )
+        ]
+    )
