@@ -31,7 +31,7 @@ from petqcd.progress import Bus
 from petqcd.runs import RunManager
 from petqcd.safe_state import HARDWARE_SWITCH, SafeOutcome, SafeState, together
 from petqcd.scheduler import Scheduler
-from petqcd.store import Store
+from petqcd.store import Store, database_of
 from petqcd.supervisor import BiasState, DeviceSupervisor
 from petqcd.web.api import make_app
 from petqcd.web.server import Server, Tls, make_server, tcp_socket, unix_socket
@@ -151,7 +151,7 @@ class Daemon:
         return missing
 
     async def _start(self) -> None:
-        self.store = Store(self.state_dir)
+        self.store = Store(self.state_dir, database_of(self.config.store, self.state_dir))
         self._stack.callback(self.store.close)
         self.audit = Audit(self.store, self.version)
         self._stack.push_async_callback(self._end_audit)

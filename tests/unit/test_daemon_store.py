@@ -1,4 +1,4 @@
-"""The history: durable before acknowledged, never changed, one writer, whole after kill -9."""
+"""The history: durable before acknowledged, never changed, one writer, whole after kill -9; on both back ends."""
 
 from __future__ import annotations
 
@@ -10,17 +10,61 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import exc
+from tests.unit.postgres_server import PostgresServer, postgres_server
 from tests.unit.run_documents import usual_run
 
 from petqc.limits import Limits
 from petqc.results import CheckResult, Run
 from petqcd.errors import NotFoundError, StoreError
-from petqcd.store import Store, read_only
-from petqcd.store.writer import SETTINGS
+from petqcd.store import Store, postgres, read_only
+from petqcd.store.postgres import PostgresDatabase
+from petqcd.store.sqlite import SETTINGS, SqliteDatabase
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from petqcd.store import Database
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    with postgres_server() as found:
+        yield found
+
+
+@dataclass(frozen=True)
+class Place:
+    """An empty history on one of the back ends."""
+
+    state_dir: Path
+    database: Database
+
+    def store(self) -> Store:
+        return Store(self.state_dir, self.database)
+
+    def rows(self, query: str) -> list[Any]:
+        engine = self.database.reader_engine()
+        with closing(engine.connect()) as connection:
+            found = [tuple(row) for row in connection.exec_driver_sql(query)]
+        engine.dispose()
+        return found
+
+
+BACK_ENDS = ["sqlite", "postgresql"]
+
+
+@pytest.fixture(params=BACK_ENDS)
+def place(request: pytest.FixtureRequest, tmp_path: Path, server: PostgresServer) -> Place:
+    if request.param == "sqlite":
+        return Place(tmp_path, SqliteDatabase(tmp_path / "history.sqlite"))
+    schema = f"t{abs(hash(request.node.name)):x}"
+    return Place(tmp_path, PostgresDatabase(server.url, schema))
 
 
 def a_run(run_id: str, *, n_checks: int = 3) -> Run:
@@ -54,8 +98,8 @@ def rows(path: Path, query: str) -> list[Any]:
         return connection.execute(query).fetchall()
 
 
-def test_a_run_is_claimed_then_stored_and_read_back(tmp_path: Path) -> None:
-    with closing(Store(tmp_path)) as store:
+def test_a_run_is_claimed_then_stored_and_read_back(place: Place) -> None:
+    with closing(place.store()) as store:
 
         async def work() -> None:
             assert await claim(store, "a") == 1
@@ -74,11 +118,11 @@ def test_a_run_is_claimed_then_stored_and_read_back(tmp_path: Path) -> None:
         assert not store.running()
         with pytest.raises(NotFoundError):
             store.document("c")
-    assert rows(tmp_path / "history.sqlite", "SELECT count(*) FROM results") == [(6,)]
+    assert place.rows("SELECT count(*) FROM results") == [(6,)]
 
 
-def test_order_is_by_sequence_and_not_by_wall_time(tmp_path: Path) -> None:
-    with closing(Store(tmp_path)) as store:
+def test_order_is_by_sequence_and_not_by_wall_time(place: Place) -> None:
+    with closing(place.store()) as store:
 
         async def work() -> None:
             for name, started in (("first", "2026-03-02T06:00:00+00:00"), ("second", "2020-01-01T00:00:00+00:00")):
@@ -90,39 +134,37 @@ def test_order_is_by_sequence_and_not_by_wall_time(tmp_path: Path) -> None:
         assert [r.run_id for r in store.history()] == ["second", "first"]
 
 
-def test_a_stored_run_is_never_changed_or_deleted(tmp_path: Path) -> None:
-    with closing(Store(tmp_path)) as store:
+def test_a_stored_run_is_never_changed_or_deleted(place: Place) -> None:
+    with closing(place.store()) as store:
         asyncio.run(claimed_and_stored(store, "a"))
         with pytest.raises(StoreError, match="never changed"):
             asyncio.run(store.finish_run(a_run("a")))
-    with closing(sqlite3.connect(tmp_path / "history.sqlite")) as connection:
-        for statement in (
-            "UPDATE runs SET verdict = 'pass'",
-            "DELETE FROM runs",
-            "UPDATE results SET value = 1",
-            "DELETE FROM results",
-        ):
-            with pytest.raises(sqlite3.IntegrityError, match="never"):
-                connection.execute(statement)
+    engine = place.database.writer_engine()
+    statements = ["UPDATE runs SET verdict = 'pass'", "DELETE FROM runs", "UPDATE results SET value = 1"]
+    statements += ["DELETE FROM results"] + (["TRUNCATE runs CASCADE"] if engine.name == "postgresql" else [])
+    for statement in statements:
+        with pytest.raises(exc.IntegrityError, match="never"), engine.begin() as connection:
+            connection.exec_driver_sql(statement)
+    engine.dispose()
 
 
-def test_a_run_that_was_never_claimed_is_not_stored(tmp_path: Path) -> None:
-    with closing(Store(tmp_path)) as store:
+def test_a_run_that_was_never_claimed_is_not_stored(place: Place) -> None:
+    with closing(place.store()) as store:
         with pytest.raises(StoreError, match="never claimed"):
             asyncio.run(store.finish_run(a_run("ghost")))
         assert store.history() == []
 
 
-def test_the_same_run_cannot_be_claimed_twice(tmp_path: Path) -> None:
-    with closing(Store(tmp_path)) as store:
+def test_the_same_run_cannot_be_claimed_twice(place: Place) -> None:
+    with closing(place.store()) as store:
         asyncio.run(claim(store, "a"))
-        with pytest.raises(StoreError, match="UNIQUE"):
+        with pytest.raises(StoreError, match=r"(?i)unique"):
             asyncio.run(claim(store, "a"))
         assert len(store.history()) == 1
 
 
-def test_a_cancelled_wait_leaves_the_write_whole(tmp_path: Path) -> None:
-    with closing(Store(tmp_path)) as store:
+def test_a_cancelled_wait_leaves_the_write_whole(place: Place) -> None:
+    with closing(place.store()) as store:
         gate = threading.Event()
         blocker = store._writer.submit(lambda _: gate.wait(10))
 
@@ -144,6 +186,46 @@ def test_a_second_daemon_is_refused_with_the_process_named(tmp_path: Path) -> No
     with closing(Store(tmp_path)), pytest.raises(StoreError, match=f"process {os.getpid()}"):
         Store(tmp_path)
     Store(tmp_path).close()
+
+
+def test_a_second_writer_of_a_schema_is_refused(
+    tmp_path: Path, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "LOCK_DEADLINE_S", 0.1)
+    database = PostgresDatabase(server.url, "shared")
+    with closing(Store(tmp_path / "a", database)):
+        with pytest.raises(StoreError, match="another daemon writes this history"):
+            Store(tmp_path / "b", database)
+        Store(tmp_path / "c", PostgresDatabase(server.url, "own")).close()
+    Store(tmp_path / "b", database).close()
+
+
+def test_a_careless_server_is_refused(tmp_path: Path, server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(postgres.SETTINGS, "fsync", ("never",))
+    with pytest.raises(StoreError, match="fsync = on, not never"):
+        Store(tmp_path, PostgresDatabase(server.url, "careless"))
+
+
+def test_a_server_that_is_not_there_is_told_with_its_name(tmp_path: Path) -> None:
+    database = PostgresDatabase(f"postgresql+psycopg://petqc@/postgres?host={tmp_path}", "petqc")
+    with pytest.raises(StoreError, match="schema petqc: cannot be opened"):
+        Store(tmp_path / "state", database)
+    with pytest.raises(StoreError, match="schema petqc: cannot be opened"):
+        _ = database.exists
+
+
+def test_a_server_that_crashes_and_comes_again_has_what_was_acknowledged(tmp_path: Path) -> None:
+    with postgres_server() as server, closing(Store(tmp_path, PostgresDatabase(server.url, "petqc"))) as store:
+        asyncio.run(claimed_and_stored(store, "a"))
+        server.stop(signal.SIGQUIT)
+        with pytest.raises(StoreError, match="not stored"):
+            asyncio.run(claim(store, "b"))
+        with pytest.raises(StoreError, match="cannot be read"):
+            store.history()
+        server.start()
+        asyncio.run(claimed_and_stored(store, "c"))
+        assert [r.run_id for r in store.history()] == ["c", "a"]
+        assert store.document("a") == a_run("a").document()
 
 
 def test_settings_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,20 +253,20 @@ def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_the_history_is_readable_without_a_daemon(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError), read_only(tmp_path):
+def test_the_history_is_readable_without_a_daemon(place: Place) -> None:
+    with pytest.raises(NotFoundError), read_only(place.database):
         pass
-    with closing(Store(tmp_path)) as store:
+    with closing(place.store()) as store:
         asyncio.run(claimed_and_stored(store, "a"))
-        with read_only(tmp_path) as reader:
+        with read_only(place.database) as reader:
             assert reader.line("last").verdict == "pass"
-    with read_only(tmp_path) as reader:
+    with read_only(place.database) as reader:
         assert reader.document("a")["verdict"] == "pass"
         assert not hasattr(reader, "finish_run")
 
 
-def test_a_closed_store_says_so(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+def test_a_closed_store_says_so(place: Place) -> None:
+    store = place.store()
     store.close()
     store.close()
     with pytest.raises(StoreError, match="closed"):

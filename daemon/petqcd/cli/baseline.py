@@ -14,6 +14,8 @@ from petqcd.errors import NotFoundError, UnreachableError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from petqcd.config import PetqcConfig
+
 _CHARTS_NEED = 20
 
 Kind = Annotated[str, typer.Argument(metavar="KIND", help="Kind of run, such as source.")]
@@ -38,7 +40,7 @@ def register(app: typer.Typer) -> None:
 
 def list_baselines(*, config: ConfigFile = None, state_dir: StateDir = None, as_json: Json = False) -> None:
     """Every accepted baseline and every end of one, oldest first."""
-    found = _all(configuration(config, state_dir)[1])
+    found = _all(*configuration(config, state_dir))
     if as_json:
         give_json({"baselines": found})
         return
@@ -58,7 +60,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """One baseline: its runs, its calibration, its values with their standard errors."""
-    found = {b["number"]: b for b in _all(configuration(config, state_dir)[1])}
+    found = {b["number"]: b for b in _all(*configuration(config, state_dir))}
     if number not in found:
         raise NotFoundError(f"there is no baseline {number}")
     b = found[number]
@@ -130,17 +132,18 @@ def _command(config: Path | None, state_dir: Path | None, what: str, body: dict[
     return Client(folder).post(f"/api/v1/baselines/{what}", signed)
 
 
-def _all(folder: Path) -> list[dict[str, Any]]:
+def _all(config: PetqcConfig, folder: Path) -> list[dict[str, Any]]:
     from petqcd.client import Client
 
     try:
         found: list[dict[str, Any]] = Client(folder).get("/api/v1/baselines")["baselines"]
     except UnreachableError as error:
-        from petqcd.store import read_only
+        from petqcd.store import database_of, read_only
 
-        if not (folder / "history.sqlite").is_file():
+        database = database_of(config.store, folder)
+        if not database.exists:
             raise
         say(f"petqc: {error}; reading the history itself")
-        with read_only(folder) as reader:
+        with read_only(database) as reader:
             return [b.document() for b in reader.baselines()]
     return found

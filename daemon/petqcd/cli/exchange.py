@@ -14,6 +14,7 @@ from petqcd.errors import ConfigError, UnreachableError
 
 if TYPE_CHECKING:
     from petqc.results import Run as Document
+    from petqcd.config import PetqcConfig
 
 
 class Form(enum.StrEnum):
@@ -46,12 +47,12 @@ def import_reports(
 
     if kind not in READERS:
         raise ConfigError(f"reports of kind {kind!r} are not known; known are {', '.join(READERS)}")
-    _, folder = configuration(config, state_dir)
+    loaded, folder = configuration(config, state_dir)
     runs = sorted((READERS[kind](path) for path in files), key=lambda run: run.started_at)
     for run in runs:
         run.scanner = scanner or run.scanner
         run.software = software() | run.software
-    told = _store(folder, runs)
+    told = _store(loaded, folder, runs)
     if as_json:
         give_json({"runs": [{"run_id": run_id, "imported": new} for run_id, new in told]})
         return
@@ -60,7 +61,7 @@ def import_reports(
     typer.echo(f"{len(new)} of {len(told)} reports imported{first_last}; {len(told) - len(new)} were there already")
 
 
-def _store(folder: Path, runs: list[Document]) -> list[tuple[str, bool]]:
+def _store(config: PetqcConfig, folder: Path, runs: list[Document]) -> list[tuple[str, bool]]:
     """Through the daemon; without one, as its own only writer."""
     import asyncio
 
@@ -70,12 +71,12 @@ def _store(folder: Path, runs: list[Document]) -> list[tuple[str, bool]]:
     try:
         return [(run.run_id, client.post("/api/v1/imports", {"document": run.document()})["imported"]) for run in runs]
     except UnreachableError as error:
-        from petqcd.store import Store
+        from petqcd.store import Store, database_of
 
         say(f"petqc: {error}; writing the history itself")
 
         async def store_all() -> list[tuple[str, bool]]:
-            store = Store(folder)
+            store = Store(folder, database_of(config.store, folder))
             try:
                 return [(run.run_id, await store.import_run(run)) for run in runs]
             finally:
@@ -136,5 +137,5 @@ def _documents(run_ids: list[str], config: Path | None, state_dir: Path | None) 
     from petqc.results import Run as Document
     from petqcd.cli.history import stored_document
 
-    _, folder = configuration(config, state_dir)
-    return [Document.from_document(stored_document(folder, run_id)) for run_id in run_ids]
+    loaded, folder = configuration(config, state_dir)
+    return [Document.from_document(stored_document(loaded, folder, run_id)) for run_id in run_ids]

@@ -14,6 +14,7 @@ from petqcd.errors import UnreachableError
 
 if TYPE_CHECKING:
     from petqcd.client import Client
+    from petqcd.config import PetqcConfig
 
 READY_DEADLINE_S = 60.0
 READY_POLL_S = 0.2
@@ -79,8 +80,8 @@ def history(
     as_json: Json = False,
 ) -> None:
     """Runs, newest first."""
-    _, folder = configuration(config, state_dir)
-    runs = _ask(folder, f"/api/v1/runs?limit={limit}", limit=limit)["runs"]
+    loaded, folder = configuration(config, state_dir)
+    runs = _ask(loaded, folder, f"/api/v1/runs?limit={limit}", limit=limit)["runs"]
     if as_json:
         give_json({"runs": runs})
     else:
@@ -100,8 +101,8 @@ def show(
     """One run: verdict, values with uncertainties and limits. Ends with the verdict's exit code."""
     from petqc.results import Run as Document
 
-    _, folder = configuration(config, state_dir)
-    document = stored_document(folder, run_id)
+    loaded, folder = configuration(config, state_dir)
+    document = stored_document(loaded, folder, run_id)
     run = Document.from_document(document)
     if as_json:
         give_json(document)
@@ -126,12 +127,12 @@ def compare(
     from petqc.compare import compare as compare_runs
     from petqc.results import Run as Document
 
-    _, folder = configuration(config, state_dir)
+    loaded, folder = configuration(config, state_dir)
 
     def document(given: str) -> Document:
         if Path(given).is_dir():
             return Document.load(Path(given))
-        return Document.from_document(stored_document(folder, given))
+        return Document.from_document(stored_document(loaded, folder, given))
 
     a, b = document(first), document(second)
     found = compare_runs(a, b)
@@ -155,8 +156,8 @@ def report(
     from petqc.report import write_report
     from petqc.results import Run as Document
 
-    _, folder = configuration(config, state_dir)
-    document = stored_document(folder, run_id)
+    loaded, folder = configuration(config, state_dir)
+    document = stored_document(loaded, folder, run_id)
     files = folder / "runs" / document["run_id"]
     # An imported run has no files: its report is made from the document alone.
     run = Document.load(files) if (files / "run.json").is_file() else Document.from_document(document)
@@ -164,25 +165,26 @@ def report(
     typer.echo(f"{out}: report of run {run.run_id}")
 
 
-def stored_document(folder: Path, run_id: str) -> Any:
+def stored_document(config: PetqcConfig, folder: Path, run_id: str) -> Any:
     """The document of a run, from the daemon or without one from the history itself."""
     from urllib.parse import quote
 
-    return _ask(folder, f"/api/v1/runs/{quote(run_id, safe='')}", run_id=run_id)
+    return _ask(config, folder, f"/api/v1/runs/{quote(run_id, safe='')}", run_id=run_id)
 
 
-def _ask(folder: Path, path: str, *, limit: int = 0, run_id: str | None = None) -> Any:
+def _ask(config: PetqcConfig, folder: Path, path: str, *, limit: int = 0, run_id: str | None = None) -> Any:
     """Ask the daemon, or without one read the history itself."""
     from petqcd.client import Client
 
     try:
         return Client(folder).get(path)
     except UnreachableError as error:
-        from petqcd.store import read_only
+        from petqcd.store import database_of, read_only
 
-        if not (folder / "history.sqlite").is_file():
+        database = database_of(config.store, folder)
+        if not database.exists:
             raise
-        with read_only(folder) as reader:
+        with read_only(database) as reader:
             say(f"petqc: {error}; reading the history itself")
             if run_id is not None:
                 return reader.document(run_id)

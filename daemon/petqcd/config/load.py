@@ -12,7 +12,6 @@ from pydantic import ValidationError
 
 from petqc_drivers.registry import KINDS
 from petqcd.config.readout import DeviceConfig, bench_baseline, simulated_device
-from petqcd.config.service import StoreConfig
 from petqcd.config.whole import TABLES, PetqcConfig
 from petqcd.errors import ConfigError
 
@@ -79,7 +78,7 @@ def _absolute(config: PetqcConfig, folder: Path) -> PetqcConfig:
         _absolute_device(device, folder) if isinstance(device, DeviceConfig) else device for device in config.device
     )
     directory = config.store.directory
-    store = config.store if directory is None else StoreConfig(directory=folder / directory)
+    store = config.store if directory is None else config.store.model_copy(update={"directory": folder / directory})
     api = config.api
     if api.tls_certificate is not None and api.tls_key is not None:
         tls = {"tls_certificate": folder / api.tls_certificate, "tls_key": folder / api.tls_key}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -22,6 +23,17 @@ class StoreConfig(Model):
 
     directory: Path | None = None
     """State directory. Default: $STATE_DIRECTORY, else $XDG_STATE_HOME/petqc, else ~/.local/state/petqc."""
+    url: Annotated[str, Field(pattern=r"^postgresql\+psycopg://\S+$")] | None = None
+    """History on a PostgreSQL server, postgresql+psycopg://USER@HOST/DATABASE; default: a file of SQLite."""
+    database_schema: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$", alias="schema")] = "petqc"
+    """Schema of this daemon in that database; each daemon has its own."""
+
+    @field_validator("url")
+    @classmethod
+    def _without_password(cls, url: str | None) -> str | None:
+        if url is not None and (re.match(r"^[^/]+//[^/@]*:[^/@]*@", url) or "password=" in url):
+            raise ValueError("a password does not belong here: add ?passfile=/etc/petqc/pgpass, or use the socket")
+        return url
 
 
 class ApiConfig(Model):

@@ -1,5 +1,18 @@
 """History of runs: what was claimed, what was stored, what was interrupted."""
 
-from petqcd.store.history import Occasion, Reader, Store, StoredRun, StoredValues, kind_of, read_only
+from petqcd.store.database import Database, database_of
+from petqcd.store.reader import Reader, read_only
+from petqcd.store.rows import Occasion, StoredRun, StoredValues, kind_of
+from petqcd.store.store import Store
 
-__all__ = ["Occasion", "Reader", "Store", "StoredRun", "StoredValues", "kind_of", "read_only"]
+__all__ = [
+    "Database",
+    "Occasion",
+    "Reader",
+    "Store",
+    "StoredRun",
+    "StoredValues",
+    "database_of",
+    "kind_of",
+    "read_only",
+]

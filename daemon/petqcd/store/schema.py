@@ -1,6 +1,12 @@
-"""Tables of the history. Stored runs and baselines are never changed and never deleted; the database refuses."""
+"""Tables of the history. Stored runs and baselines are never changed and never deleted; the database refuses.
+
+A table that is new, or changed, needs a new SCHEMA_VERSION and its step in `petqcd.store.migrations`.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import (
     Boolean,
@@ -15,8 +21,15 @@ from sqlalchemy import (
     Table,
     Text,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
-SCHEMA_VERSION = 1
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy.sql.compiler import SQLCompiler
+
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
@@ -137,53 +150,85 @@ tokens = Table(
     Column("used_at", String),
 )
 
-TRIGGERS = (
-    (
-        "CREATE TRIGGER IF NOT EXISTS audit_unchanged BEFORE UPDATE ON audit "
-        "BEGIN SELECT RAISE(ABORT, 'the audit log is never changed'); END"
-    ),
-    (
-        "CREATE TRIGGER IF NOT EXISTS audit_kept BEFORE DELETE ON audit "
-        "BEGIN SELECT RAISE(ABORT, 'the audit log is never deleted'); END"
-    ),
-    (
-        "CREATE TRIGGER IF NOT EXISTS runs_unchanged BEFORE UPDATE ON runs WHEN OLD.state = 'finished' "
-        "BEGIN SELECT RAISE(ABORT, 'a stored run is never changed'); END"
-    ),
-    (
-        "CREATE TRIGGER IF NOT EXISTS runs_kept BEFORE DELETE ON runs "
-        "BEGIN SELECT RAISE(ABORT, 'a run is never deleted'); END"
-    ),
-    (
-        "CREATE TRIGGER IF NOT EXISTS parts_unchanged BEFORE UPDATE ON parts "
-        "BEGIN SELECT RAISE(ABORT, 'a stored run is never changed'); END"
-    ),
-    (
-        "CREATE TRIGGER IF NOT EXISTS parts_kept BEFORE DELETE ON parts "
-        "BEGIN SELECT RAISE(ABORT, 'a run is never deleted'); END"
-    ),
-    (
-        "CREATE TRIGGER IF NOT EXISTS occasions_unchanged BEFORE UPDATE ON occasions "
-        "BEGIN SELECT RAISE(ABORT, 'an occasion is never changed'); END"
-    ),
-    (
-        "CREATE TRIGGER IF NOT EXISTS occasions_kept BEFORE DELETE ON occasions "
-        "BEGIN SELECT RAISE(ABORT, 'an occasion is never deleted'); END"
-    ),
-    (
-        "CREATE TRIGGER IF NOT EXISTS results_unchanged BEFORE UPDATE ON results "
-        "BEGIN SELECT RAISE(ABORT, 'a stored result is never changed'); END"
-    ),
-    (
-        "CREATE TRIGGER IF NOT EXISTS baselines_unchanged BEFORE UPDATE ON baselines "
-        "BEGIN SELECT RAISE(ABORT, 'a baseline is never changed'); END"
-    ),
-    (
-        "CREATE TRIGGER IF NOT EXISTS baselines_kept BEFORE DELETE ON baselines "
-        "BEGIN SELECT RAISE(ABORT, 'a baseline is never deleted'); END"
-    ),
-    (
-        "CREATE TRIGGER IF NOT EXISTS results_kept BEFORE DELETE ON results "
-        "BEGIN SELECT RAISE(ABORT, 'a result is never deleted'); END"
-    ),
+outbox = Table(
+    "outbox",
+    metadata,
+    # What is to be told to the broker: written with the fact itself, deleted once the broker has it.
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("message_id", String, nullable=False, unique=True),
+    Column("made_unix_s", Float, nullable=False),
+    Column("topic", String, nullable=False),
+    Column("payload", Text, nullable=False),
+    sqlite_autoincrement=True,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What the database refuses whoever asks. when: condition on the old row; empty: always."""
+
+    name: str
+    table: str
+    event: Literal["UPDATE", "DELETE"]
+    message: str
+    when: str = ""
+
+
+RULES = (
+    Rule("audit_unchanged", "audit", "UPDATE", "the audit log is never changed"),
+    Rule("audit_kept", "audit", "DELETE", "the audit log is never deleted"),
+    Rule("runs_unchanged", "runs", "UPDATE", "a stored run is never changed", "OLD.state = 'finished'"),
+    Rule("runs_kept", "runs", "DELETE", "a run is never deleted"),
+    Rule("parts_unchanged", "parts", "UPDATE", "a stored run is never changed"),
+    Rule("parts_kept", "parts", "DELETE", "a run is never deleted"),
+    Rule("occasions_unchanged", "occasions", "UPDATE", "an occasion is never changed"),
+    Rule("occasions_kept", "occasions", "DELETE", "an occasion is never deleted"),
+    Rule("results_unchanged", "results", "UPDATE", "a stored result is never changed"),
+    Rule("baselines_unchanged", "baselines", "UPDATE", "a baseline is never changed"),
+    Rule("baselines_kept", "baselines", "DELETE", "a baseline is never deleted"),
+    Rule("results_kept", "results", "DELETE", "a result is never deleted"),
+)
+
+
+def rule_statements(dialect: str) -> Iterator[str]:
+    """SQL that makes every rule, where it is not there yet."""
+    if dialect == "sqlite":
+        for rule in RULES:
+            when = f" WHEN {rule.when}" if rule.when else ""
+            yield (
+                f"CREATE TRIGGER IF NOT EXISTS {rule.name} BEFORE {rule.event} ON {rule.table}{when} "
+                f"BEGIN SELECT RAISE(ABORT, '{rule.message}'); END"
+            )
+        return
+    yield (
+        "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION USING MESSAGE = TG_ARGV[0], ERRCODE = 'integrity_constraint_violation'; END $$"
+    )
+    for rule in RULES:
+        when = f" WHEN ({rule.when})" if rule.when else ""
+        yield (
+            f"CREATE OR REPLACE TRIGGER {rule.name} BEFORE {rule.event} ON {rule.table} FOR EACH ROW{when} "
+            f"EXECUTE FUNCTION refuse('{rule.message}')"
+        )
+    for table in dict.fromkeys(rule.table for rule in RULES if rule.event == "DELETE"):
+        yield (
+            f"CREATE OR REPLACE TRIGGER {table}_not_emptied BEFORE TRUNCATE ON {table} FOR EACH STATEMENT "
+            "EXECUTE FUNCTION refuse('what is stored is never deleted')"
+        )
+
+
+class calibration_ids_of(FunctionElement[str]):  # noqa: N801 - a function of SQL
+    """The calibration ids in a document, as JSON text, without reading the whole of it."""
+
+    inherit_cache = True
+    type = Text()
+
+
+@compiles(calibration_ids_of, "sqlite")
+def _on_sqlite(element: calibration_ids_of, compiler: SQLCompiler, **kwargs: Any) -> str:
+    return f"json_extract({compiler.process(element.clauses, **kwargs)}, '$.calibration_ids')"
+
+
+@compiles(calibration_ids_of, "postgresql")
+def _on_postgresql(element: calibration_ids_of, compiler: SQLCompiler, **kwargs: Any) -> str:
+    return f"(CAST({compiler.process(element.clauses, **kwargs)} AS json) ->> 'calibration_ids')"

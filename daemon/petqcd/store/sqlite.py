@@ -1,0 +1,150 @@
+"""The history as a file of SQLite: WAL with FULL sync, one writing connection, settings read back."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import create_engine, event
+from sqlalchemy.pool import NullPool
+
+from petqcd import clock
+from petqcd.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection, Engine
+    from sqlalchemy.exc import DBAPIError
+
+BUSY_TIMEOUT_MS = 5000
+READ_LIMIT_S = 2.0
+"""Longest statement of a reader: a long read would keep the log from shrinking."""
+TRUNCATE_WAL_BYTES = 64 * 2**20
+_PROGRESS_STEPS = 10_000
+
+SETTINGS: dict[str, str | int] = {
+    "journal_mode": "wal",
+    "synchronous": 2,  # FULL: a commit that was acknowledged survives loss of power
+    "foreign_keys": 1,
+    "busy_timeout": BUSY_TIMEOUT_MS,
+    "wal_autocheckpoint": 0,  # the writer's own job
+    "mmap_size": 0,
+}
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteDatabase:
+    """The file of one state directory; the directory's lock, which the store holds, keeps a second writer out."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Its path."""
+        return str(self.path)
+
+    @property
+    def exists(self) -> bool:
+        """Whether the file is there."""
+        return self.path.is_file()
+
+    @property
+    def log_bytes(self) -> int:
+        """Size of the write-ahead log."""
+        try:
+            return self.path.with_name(self.path.name + "-wal").stat().st_size
+        except OSError:
+            return 0
+
+    def writer_engine(self) -> Engine:
+        """The engine of the writing connection.
+
+        Raises:
+            StoreError: SQLite did not take one of the settings, or the disk is not a local one.
+        """
+        refuse_network_file_system(self.path.parent)
+        engine = create_engine(
+            f"sqlite:///{self.path}",
+            connect_args={"isolation_level": None, "check_same_thread": False},
+            pool_size=1,
+            max_overflow=0,
+        )
+
+        @event.listens_for(engine, "connect")
+        def configure(connection: sqlite3.Connection, _record: Any) -> None:
+            for name, value in SETTINGS.items():
+                connection.execute(f"PRAGMA {name}={value}")
+            for name, value in SETTINGS.items():
+                row = connection.execute(f"PRAGMA {name}").fetchone()
+                if row is None or row[0] != value:
+                    connection.close()
+                    raise StoreError(
+                        f"{self.path}: SQLite has {name} = {row and row[0]!r}, not {value!r}: no durable store"
+                    )
+            self.path.chmod(0o600)
+
+        @event.listens_for(engine, "begin")
+        def begin(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+        return engine
+
+    def reader_engine(self) -> Engine:
+        """Short, read-only connections with a limit on the time of a statement."""
+        engine = create_engine(f"sqlite:///file:{self.path}?mode=ro&uri=true", poolclass=NullPool)
+
+        @event.listens_for(engine, "connect")
+        def limit(connection: sqlite3.Connection, _record: Any) -> None:
+            connection.execute("PRAGMA query_only=1")
+            connection.execute("PRAGMA busy_timeout=1000")
+            end_s = clock.monotonic_s() + READ_LIMIT_S
+            stop: Callable[[], int] = lambda: int(clock.monotonic_s() > end_s)  # noqa: E731 - one expression, one use
+            connection.set_progress_handler(stop, _PROGRESS_STEPS)
+
+        return engine
+
+    def checkpoint(self, connection: Connection, *, last: bool) -> None:
+        """Bring the log into the file; where the log became long, or at the end, it is cut to nothing."""
+        mode = "TRUNCATE" if last or self.log_bytes > TRUNCATE_WAL_BYTES else "PASSIVE"
+        driver_connection(connection).execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+
+    def keep_before_migration(self, connection: Connection, version: int) -> None:
+        """Keep the file as it is now, as `history-schema-N.sqlite` beside it."""
+        kept = self.path.with_name(f"{self.path.stem}-schema-{version}.sqlite")
+        partial = kept.with_name(kept.name + ".partial")
+        partial.unlink(missing_ok=True)
+        with closing(sqlite3.connect(partial)) as target:
+            driver_connection(connection).backup(target)
+        partial.chmod(0o600)
+        partial.replace(kept)
+
+    def fatal(self, error: DBAPIError) -> str | None:
+        """A full disk may pass; a failed sync or a corrupt file may not: retrying would hide what was lost."""
+        name = getattr(error.orig, "sqlite_errorname", "") or ""
+        return str(name) if name.startswith(("SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB")) else None
+
+
+def driver_connection(connection: Connection) -> sqlite3.Connection:
+    """SQLite's own connection beneath SQLAlchemy's."""
+    found = connection.connection.driver_connection
+    assert isinstance(found, sqlite3.Connection)  # noqa: S101 - the engine is SQLite's; for the type checker
+    return found
+
+
+def refuse_network_file_system(folder: Path) -> None:
+    """SQLite's locks and syncs cannot be trusted over a network."""
+    best, kind = "", ""
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        head, _, tail = line.partition(" - ")
+        mount = head.split()[4].replace("\\040", " ")
+        if folder.resolve().is_relative_to(mount) and len(mount) >= len(best):
+            best, kind = mount, tail.split()[0]
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise StoreError(f"{folder}: is on a network file system ({kind}); the history needs a local disk")
