@@ -401,3 +401,17 @@ def test_no_scan_without_a_part_is_suggested_where_anything_else_is_wrong_or_the
         assert masking(a_dead_asic(diagnosis=[Hypothesis(cause, "asic:0.0.9", 1.0, ("",), "")])) is None
     assert masking(a_dead_asic(diagnosis=[])) is None
     assert masking(replace(a_dead_asic(), verdict=Status.WARN)) is None
+
+
+def test_two_modules_without_coincidences_are_out_of_step_even_where_no_times_were_compared():
+    two = Topology.from_channels(np.arange(512, dtype=np.int32))
+    run = Run("r", "daily", "", "", True, Status.FAIL, "", {}, "", {})
+    why = "too few coincidences to compare channels"
+    run.checks = [
+        rate("prompts", SCANNER, 26.0, 25000.0),
+        *(rate("singles_rate", f"module:0.0.{m}", 9000.0, 9000.0) for m in range(2)),
+        CheckResult.missing("module_time_offset", SCANNER, "ps", 15, Limits(), why),
+        CheckResult.missing("ctr_fit", SCANNER, "ps", 15, Limits(), "15 counts in the peak"),
+    ]
+    found, _ = diagnose(two, run)
+    assert (found[0].cause[:3], found[0].node) == ("F20", "module:0.0.0 - module:0.0.1")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _FLAGGED = {Status.WARN, Status.FAIL}
 _CHANGES = ("mr_rate", "mr_peak")
+_GONE = 0.1
+"""Share of the usual coincidences below which what is left may all be randoms."""
 _ALIKE = 0.8
 """Share of the modules from which on something is the scanner's. Source: daily-qc.md §3, root-cause logic."""
 
@@ -99,11 +101,19 @@ def _unpaired(topology: Topology, run: Run, by_name: Mapping[str, Place]) -> lis
         if c.value is None and c.status is Status.INVALID and (rates[node].value if node in rates else None)
     ]
     told = "it counts, and has no coincidences with the rest of the scanner"
-    if len(alone) == len(of) > 0:
+    if len(alone) == len(of) > 0 or (not of and _are_all_alone(run)):
         alone = []
         place = compared(topology)
         return [Sign("pairs", place, -100.0, 0.0, "%", 0, "both count, and there are no coincidences between them")]
     return [Sign("pairs", by_name[node], -100.0, 0.0, "%", 0, told) for node in alone if node in by_name]
+
+
+def _are_all_alone(run: Run) -> bool:
+    """Whether coincidences have gone but for randoms, so that no module's times could be compared with another's."""
+    times, prompts = run.find("module_time_offset"), run.find("prompts")
+    if times is None or times.status is not Status.INVALID or prompts is None or not prompts.baseline:
+        return False
+    return prompts.value is not None and prompts.value < _GONE * prompts.baseline
 
 
 def _prompts(topology: Topology, run: Run) -> list[Sign]:

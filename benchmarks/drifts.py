@@ -1,0 +1,207 @@
+"""How many runs until control charts warn of a fault that creeps, and what the diagnosis then says.
+
+    python benchmarks/drifts.py [--histories 20] [--seconds 15] [--json OUT.json]
+
+The answer of every charted number to a fault is measured: the simulated bench at four sizes of the fault, the same
+decays each time, from physics to results as in `benchmarks/diagnosis.py`. Between them it is interpolated; histories
+are drawn from it: MOST_RUNS healthy runs that are accepted as baseline, then the fault from nothing to its full size;
+each day with its room, its scatter and its memory of the day before as in `benchmarks/charts.py`, and its own
+statistical error. Then the service's charts judge day after day. Heating by gradients (F24) is not here: mr-delta
+compares with its own idle, in one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from charts import MEMORY, QUANTITIES, remembered, room
+from diagnosis import baselines_of, measure
+
+from petqc.charts.baseline import MOST_RUNS
+from petqc.charts.judge import CHARTED, TEMPERATURE, PastRun, judge, warn
+from petqc.limits import Status
+from petqc_simulators.profile import load_profile
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from petqc.results import CheckResult, Run
+
+SEED = 8501
+"""Of the detector; used for nothing else. Histories have numbers of their own."""
+STEPS = (0.0, 0.25, 0.5, 1.0)
+LONGEST = 400
+
+
+@dataclass(frozen=True)
+class Creeping:
+    """A fault, its full size in the unit of its kind, and the days until it is reached."""
+
+    fault: str
+    told: str
+    size: float
+    days: int
+
+
+FAULTS = (
+    Creeping("F07", "room 3 K warmer in a quarter, bias not following", 3.0, 90),
+    Creeping("F08", "dark counts + 50 % a year", 50.0, 365),
+    Creeping("F08", "dark counts + 100 % a quarter", 100.0, 90),
+    Creeping("F17", "baseline shift, 4 % of the signal a kHz, in a quarter", 4.0, 90),
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the results are at each size of a fault.
+
+    sizes: (s,). results: of the healthy detector, by check and node, with limits. values: (s,) of each.
+    """
+
+    sizes: np.ndarray
+    results: Mapping[tuple[str, str], CheckResult]
+    values: Mapping[tuple[str, str], np.ndarray]
+    run: Run
+
+
+def answer(creeping: Creeping, seconds: float) -> Answer:
+    """Measure it."""
+    profile = load_profile("bench")
+    healthy = measure(profile, SEED, None, seconds, events="drift", baselines={}).run
+    runs = [
+        measure(
+            profile,
+            SEED,
+            f"{creeping.fault}={share * creeping.size}" if share else None,
+            seconds,
+            events="drift",
+            baselines=baselines_of(healthy),
+        ).run
+        for share in STEPS
+    ]
+    kept = {(c.id, c.node): c for c in runs[0].checks if _is_charted(c)}
+    values = {}
+    for key in kept:
+        found = [run.find(*key) for run in runs]
+        values[key] = np.array([np.nan if c is None or c.value is None else c.value for c in found])
+    values = {key: v for key, v in values.items() if np.isfinite(v).all()}
+    return Answer(creeping.size * np.array(STEPS), {key: kept[key] for key in values}, values, runs[0])
+
+
+def _is_charted(c: CheckResult) -> bool:
+    level = c.node.partition(":")[0]
+    return c.value is not None and (level in CHARTED.get(c.id, ()) or (c.id == TEMPERATURE and level == "module"))
+
+
+def history(one: Answer, sizes: np.ndarray, seed: int) -> list[dict[tuple[str, str], float]]:
+    """The values of each day."""
+    rng = np.random.default_rng([SEED, seed])
+    days = sizes.size
+    off_k = room(days, rng) - 22.0
+    scatter = {(q.check, q.level): q for q in QUANTITIES}
+    columns = {}
+    for key, c in one.results.items():
+        expected = np.interp(sizes, one.sizes, one.values[key])
+        if c.id == TEMPERATURE:
+            columns[key] = expected + off_k + rng.normal(0.0, 0.02, days)
+            continue
+        q = scatter.get((c.id, key[1].partition(":")[0]))
+        usual = 0.0 if q is None else q.per_k * off_k + q.scatter * remembered(days, 1, MEMORY, rng)[:, 0]
+        unit = 1.0 if c.unit == "ps" and c.id == "module_time_offset" else np.abs(one.values[key][0]) / 100.0
+        columns[key] = expected + unit * usual + rng.normal(0.0, c.uncertainty or 0.0, days)
+    return [{key: float(v[day]) for key, v in columns.items()} for day in range(days)]
+
+
+def until_warned(creeping: Creeping, one: Answer, seed: int) -> dict[str, Any]:
+    """Runs from the fault's beginning to the first warning by a chart of a number that the fault moves."""
+    since = np.clip(np.arange(MOST_RUNS + LONGEST) - MOST_RUNS, 0, creeping.days)
+    sizes = creeping.size * since / creeping.days
+    days = history(one, sizes, seed)
+    moved = _moved(one, days)
+    past: list[PastRun] = []
+    for day, values in enumerate(days):
+        results = [replace(c, value=values[key], status=Status.PASS) for key, c in one.results.items()]
+        run = replace(
+            one.run, run_id=f"day-{day}", checks=results, verdict=Status.PASS, columns=[], diagnosis=[], notes=[]
+        )
+        pairs = {key: (values[key], c.uncertainty or 0.0) for key, c in one.results.items()}
+        now = PastRun.of_values(run.run_id, float(day), {}, pairs)
+        if day > MOST_RUNS:
+            judged = judge(run, now, past, accepted=[p.run_id for p in past[:MOST_RUNS]])
+            outside = [c for c in judged.results if c.status is Status.WARN]
+            if any((c.id.rpartition(".")[0], c.node) in moved for c in outside):
+                warn(run, judged)
+                causes = [h.cause[:3] for h in run.diagnosis]
+                return {
+                    "runs": day - MOST_RUNS,
+                    "size": float(sizes[day]),
+                    "by": outside[0].id,
+                    "first": causes[:1] == [creeping.fault],
+                    "among_three": creeping.fault in causes[:3],
+                }
+        past.append(now)
+    return {"runs": LONGEST, "size": float(sizes[-1]), "by": "", "first": False, "among_three": False}
+
+
+def _moved(one: Answer, days: list[dict[tuple[str, str], float]]) -> set[tuple[str, str]]:
+    """The numbers that the full size moves beyond their scatter of healthy days."""
+    found = set()
+    for key, v in one.values.items():
+        usual = float(np.std([day[key] for day in days[:MOST_RUNS]]))
+        if key[0] != TEMPERATURE and abs(v[-1] - v[0]) > 2.0 * usual:
+            found.add(key)
+    return found
+
+
+def by_limits(creeping: Creeping, one: Answer) -> tuple[int | None, int | None]:
+    """Runs until a value without noise crosses a warn and a fail limit; None: not at its full size."""
+    found: dict[Status, int] = {}
+    for day in range(1, creeping.days + 1):
+        size = creeping.size * day / creeping.days
+        for key, c in one.results.items():
+            status = c.limits.judge(float(np.interp(size, one.sizes, one.values[key])))
+            if status in (Status.WARN, Status.FAIL):
+                found.setdefault(status, day)
+                found.setdefault(Status.WARN, day)
+    return found.get(Status.WARN), found.get(Status.FAIL)
+
+
+def main() -> int:
+    """Measure the answers, draw the histories, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--histories", type=int, default=20, help="of each fault")
+    parser.add_argument("--seconds", type=float, default=15.0, help="simulated, of each run")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    rows = []
+    print("| fault | runs to the warning, median | 95 % | size then | limits warn; fail | named first | among three |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for creeping in FAULTS:
+        one = answer(creeping, given.seconds)
+        found = []
+        for seed in range(given.histories):
+            found.append(until_warned(creeping, one, seed))
+            print(f"{creeping.told}: history {seed + 1} of {given.histories}: {found[-1]}", file=sys.stderr)
+        runs = [f["runs"] for f in found]
+        limits = "; ".join("never" if day is None else f"{day}" for day in by_limits(creeping, one))
+        n = len(found)
+        print(
+            f"| {creeping.fault} {creeping.told} | {np.median(runs):.0f} | {np.quantile(runs, 0.95):.0f} "
+            f"| {np.median([f['size'] for f in found]):.3g} | {limits} | {sum(f['first'] for f in found)} of {n} "
+            f"| {sum(f['among_three'] for f in found)} of {n} |",
+            flush=True,
+        )
+        rows.append({"fault": creeping.fault, "told": creeping.told, "limits": limits, "found": found})
+    if given.json:
+        given.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
