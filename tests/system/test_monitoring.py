@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import time
 import urllib.request
@@ -9,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.system.prometheus import Webhook, program, query, wait_for, watching, webhook
+from tests.system.prometheus import MONITORING, Webhook, program, query, wait_for, watching, webhook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +77,40 @@ def test_a_clock_that_stepped_reaches_a_person(watched: Watched) -> None:
     assert alert["annotations"]["summary"].endswith("ps")
     failed = watched.hook.wait_for(lambda a: a["labels"]["alertname"] == "PetqcQcFailed")
     assert failed["labels"]["kind"] in ("daily", "source")
+
+
+def queries() -> dict[str, str]:
+    """Every query of every dashboard, as Grafana would send it with all scanners and modules chosen."""
+    found = {}
+    for path in sorted((MONITORING / "grafana" / "dashboards").glob("*.json")):
+        document = json.loads(path.read_text())
+        asked = [(panel["title"], target["expr"]) for panel in document["panels"] for target in panel["targets"]]
+        asked += [(one["name"], one["expr"]) for one in document["annotations"]["list"]]
+        for variable in document["templating"]["list"]:
+            known = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"])
+            if known is not None:
+                asked.append((variable["name"], f"group by ({known[2]}) ({known[1]})"))
+        for title, expr in asked:
+            found[f"{path.stem}: {title}: {expr}"] = expr.replace("$scanner", ".*").replace("$module", ".*")
+    return found
+
+
+def test_every_panel_has_data_where_the_daemon_has_it(watched: Watched) -> None:
+    """One run does not fill every panel; those stay empty whose metric has no value yet, and no others."""
+    wait_for(watched.prometheus, "petqc_run_last_finished_timestamp_seconds > 0")
+    wait_for(watched.prometheus, "petqc:check_value")
+    with urllib.request.urlopen(f"{watched.daemon.http}/metrics", timeout=5) as answer:  # noqa: S310 - an address of our own
+        exported = set(re.findall(r"^(petqc_\w+)[{ ]", answer.read().decode(), re.MULTILINE))
+    empty = []
+    for name, expr in queries().items():
+        if not query(watched.prometheus, expr):
+            empty.append((name, expr))
+    assert len(queries()) > 80
+    for name, expr in empty:
+        metrics = set(re.findall(r"petqc_\w+", expr))
+        has_a_condition = re.search(r" (>|==) \d+\b", expr) is not None or "_drift_" in expr
+        assert has_a_condition or metrics - exported, f"{name} shows nothing"
+    assert len(empty) < len(queries()) / 2
 
 
 def test_a_daemon_that_is_gone_reaches_a_person_and_what_was_bad_stays_bad(watched: Watched) -> None:

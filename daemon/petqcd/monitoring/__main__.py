@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from petqcd.monitoring import alerts, rules
+from petqcd.monitoring import alerts, dashboards, grafana, grafana_alerts, rules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,7 +15,14 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def made_files() -> Mapping[str, str]:
     """What each of the files must hold, by its path in the checkout."""
-    return {alerts.PAGE: alerts.reference_page(), "monitoring/prometheus/petqc.rules.yml": rules.rules_file()}
+    folder = "monitoring/grafana"
+    return {
+        alerts.PAGE: alerts.reference_page(),
+        "monitoring/prometheus/petqc.rules.yml": rules.rules_file(),
+        # YAML reads JSON; the ending is what Grafana looks for.
+        f"{folder}/provisioning/alerting/petqc.yaml": grafana.text(grafana_alerts.alert_rules()),
+        **{f"{folder}/dashboards/{one.file}": grafana.text(one.document()) for one in dashboards.dashboards()},
+    }
 
 
 def main() -> None:

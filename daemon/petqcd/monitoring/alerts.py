@@ -18,11 +18,11 @@ Severity = Literal["critical", "warning", "info"]
 
 PAGE = "docs/reference/alerts.md"
 
-_TITLE = (
+TITLE = (
     '{{ with printf "petqc:check_info{check=%q}" (reReplaceAll "[.].*" "" $labels.check) | query }}'
     '{{ . | first | label "title" }}{{ else }}{{ $labels.check }}{{ end }}'
 )
-_VALUE = (
+VALUE = (
     '{{ with printf "petqc:check_value{scanner=%q,module=%q,check=%q}" $labels.scanner $labels.module $labels.check '
     '| query }}, {{ . | first | value | humanize }}{{ . | first | label "unit" }}{{ end }}'
 )
@@ -119,21 +119,21 @@ ALERTS: tuple[Alert, ...] = (
     Alert(
         "PetqcCheckFailed", "checks", "critical", "0m",
         "last_over_time(petqc_check_status[1d]) == 2",
-        f"{{{{ $labels.scanner }}}}: {_TITLE} of {_WHERE} is outside its limits{_VALUE}",
+        f"{{{{ $labels.scanner }}}}: {TITLE} of {_WHERE} is outside its limits{VALUE}",
         f"{_LOOK} and find the check in the table: the value, its uncertainty and the limits it was held against. The "
         "section on diagnosis says which other checks point to the same part.",
     ),
     Alert(
         "PetqcCheckWarned", "checks", "warning", "0m",
         "last_over_time(petqc_check_status[1d]) == 1",
-        f"{{{{ $labels.scanner }}}}: {_TITLE} of {_WHERE} is worth a look{_VALUE}",
+        f"{{{{ $labels.scanner }}}}: {TITLE} of {_WHERE} is worth a look{VALUE}",
         "Scanning may go on. A name with a dot, such as `photopeak.ewma`, is a control chart: the value is inside its "
         "limits and has moved against its own history.",
     ),
     Alert(
         "PetqcCheckInvalid", "checks", "warning", "0m",
         "last_over_time(petqc_check_status[1d]) == 3",
-        f"{{{{ $labels.scanner }}}}: {_TITLE} of {_WHERE} gave no number",
+        f"{{{{ $labels.scanner }}}}: {TITLE} of {_WHERE} gave no number",
         f"{_LOOK}: the check has a reason in place of its number. Its last number is kept with its old time.",
     ),
     Alert(
@@ -141,7 +141,7 @@ ALERTS: tuple[Alert, ...] = (
         'label_replace(time() - petqc_check_last_success_timestamp_seconds{check!~".*[.]('
         + "|".join(CHART_KINDS)
         + """)"}, "of", "$1", "check", "([^.]*).*") > on (of) group_left petqc:check_max_age_seconds""",
-        f"{{{{ $labels.scanner }}}}: {_TITLE} of {_WHERE} was last measured {{{{ $value | humanizeDuration }}}} ago",
+        f"{{{{ $labels.scanner }}}}: {TITLE} of {_WHERE} was last measured {{{{ $value | humanizeDuration }}}} ago",
         "What is shown is that old value. Run the kind of run that measures it. How old is too old is "
         "`petqc:check_max_age_seconds`: 80 h for what belongs to every day, 35 days for dark counts and test pulses, "
         "100 days for the influence of the MR.",
@@ -191,6 +191,57 @@ ALERTS: tuple[Alert, ...] = (
         "petqc_device_up == 0 and petqc_device_last_success_timestamp_seconds > 0",
         "{{ $labels.scanner }}: {{ $labels.device }} has answered before and does not answer now",
         "`petqc status` has the last error. Power, cable, address; petqc keeps trying by itself.",
+    ),
+    Alert(
+        "PetqcAlarmMajor", "devices", "critical", "0m",
+        "(petqc_alarm_state == 1 or petqc_alarm_state == 3) and petqc_alarm_severity == 2 "
+        "unless petqc_alarm_silenced == 1",
+        "{{ $labels.scanner }}: alarm {{ $labels.alarm }} of {{ $labels.device }}, and nobody has acknowledged it",
+        "`petqc status` has the alarm with its reason and the first fault that was captured. It stays until somebody "
+        "acknowledges it, also when it is over.",
+    ),
+    Alert(
+        "PetqcAlarmMinor", "devices", "warning", "1m",
+        "petqc_alarm_state == 1 and petqc_alarm_severity == 1 unless petqc_alarm_silenced == 1",
+        "{{ $labels.scanner }}: alarm {{ $labels.alarm }} of {{ $labels.device }}",
+        "`petqc status` has the alarm with its reason.",
+    ),
+    Alert(
+        "PetqcPermitBypassed", "devices", "warning", "0m",
+        "petqc_permit_bypassed == 1",
+        "{{ $labels.scanner }}: the permit {{ $labels.permit }} of {{ $labels.device }} is bypassed",
+        "Somebody did that for a time, with a reason that is in the audit log. It ends by itself.",
+    ),
+    Alert(
+        "PetqcInstrumentTripped", "devices", "critical", "0m",
+        "petqc_instrument_state == 6",
+        "{{ $labels.scanner }}: {{ $labels.device }} has tripped and switched its output off",
+        "`petqc status` has the reason that the instrument gives. Find the cause before anybody resets it.",
+    ),
+    Alert(
+        "PetqcInstrumentUnknown", "devices", "critical", "30s",
+        "petqc_instrument_state == 8",
+        "{{ $labels.scanner }}: {{ $labels.device }} does not answer, and its output may be on",
+        "Take it as on. `petqc off` asks it once more; if it stays silent, use the hardware switch.",
+    ),
+    Alert(
+        "PetqcInstrumentFault", "devices", "warning", "1m",
+        "petqc_instrument_state == 7",
+        "{{ $labels.scanner }}: {{ $labels.device }} reports a fault",
+        "`petqc status` has what it reports.",
+    ),
+    Alert(
+        "PetqcInstrumentLost", "devices", "warning", "0m",
+        "increase(petqc_instrument_losses_total[1h]) > 3",
+        "{{ $labels.scanner }}: the line to {{ $labels.device }} breaks again and again",
+        "Cable, adapter, address; each loss is in the daemon's log with its reason.",
+    ),
+    Alert(
+        "PetqcReadingOld", "devices", "warning", "1m",
+        "time() - petqc_reading_last_success_timestamp_seconds > 120 unless petqc_reading_quality == 3",
+        "{{ $labels.scanner }}: {{ $labels.quantity }} of {{ $labels.device }} was last read "
+        "{{ $value | humanizeDuration }} ago",
+        "The daemon has no newer number that it believes, and shows none. `petqc status` has the last error.",
     ),
     Alert(
         "PetqcSimulatorRestarting", "devices", "warning", "0m",
