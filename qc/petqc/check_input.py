@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from petqc.channel_map import Topology
     from petqc.checks import CheckOutput, Level
     from petqc.qc_input import RunContext
+    from petqc.siblings import Siblings
     from petqc.results import EnvironmentReading
 
 SCANNER_SIGMAS = 3.0
@@ -111,8 +112,13 @@ class CheckInput(ABC):
                 sensors.setdefault(topology.module_nodes[of], []).append((name, read[name]))
         return sensors
 
-    def limits(self, check_id: str, level: Level, node: str) -> tuple[Limits, float | None]:
-        """Limits of a check at a node as configured, and the node's baseline."""
+    def limits(
+        self, check_id: str, level: Level, node: str, anchor: float | None = None
+    ) -> tuple[Limits, float | None]:
+        """Limits of a check at a node as configured, and the node's baseline.
+
+        anchor: what they are relative to where there is no baseline; default: the published value.
+        """
         from petqc.checks import get_check
 
         baseline = self.context.baselines.get(check_id, {}).get(node)
@@ -127,8 +133,9 @@ class CheckInput(ABC):
         if not self.is_calibrated and check_id in _OF_LYSO:
             # Times and energies as recorded: the limits are those of calibrated LYSO scanners.
             check = replace(check, limits={})
-        anchor = self.published(check_id, level) if baseline is None else baseline
-        return check.limits_at(level, anchor, override), baseline
+        if anchor is None:
+            anchor = self.published(check_id, level)
+        return check.limits_at(level, anchor if baseline is None else baseline, override), baseline
 
     def published(self, check_id: str, level: Level) -> float | None:
         """What this kind of scanner is published to have, which stands in for a baseline until there is one."""
@@ -164,6 +171,7 @@ class CheckInput(ABC):
         method: str | None = None,
         reason: str | None = None,
         part: str = "",
+        siblings: Siblings | None = None,
     ) -> CheckResult:
         """A measured value against its limits.
 
@@ -182,17 +190,22 @@ class CheckInput(ABC):
             method: how it was measured.
             reason: a remark.
             part: name of a secondary number of the check, becomes `id.part`.
+            siblings: the nodes of its level: without a baseline, a node is compared with them.
         """
         level, name = (node.level, node.name) if isinstance(node, Node) else node
-        found, baseline = self.limits(check_id, level, name)
+        found, baseline = self.limits(check_id, level, name, None if siblings is None else siblings.median)
         if part:
             baseline = None
+        noise = uncertainty
+        if siblings is not None and baseline is None:
+            centre = siblings.median if centre is None else centre
+            noise = max(uncertainty, siblings.spread)
         if limits is not None:
             override = self.context.limits.get(f"{check_id}.{part}" if part else f"{check_id}.{level}", {})
             found = replace(limits, **override) if override else limits
         if centre is None:
             centre = baseline if baseline is not None or part else self.published(check_id, level)
-        used = widened(found, uncertainty, centre, self.node_sigmas(level))
+        used = widened(found, noise, centre, self.node_sigmas(level))
         full_id = f"{check_id}.{part}" if part else check_id
         result = CheckResult.measured(
             full_id, name, value, unit, uncertainty, int(n), used, method=method, reason=reason

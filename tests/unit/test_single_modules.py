@@ -33,3 +33,19 @@ def test_modules_that_pairs_do_not_tell_apart():
     found = single_widths(no_room, np.full(3, 1.0), np.array([2, 2, 1]), np.array([0, 1, 0]), 3)
     assert found is not None
     assert np.isnan(found.fwhm[2])
+    assert np.isnan(found.most[2])  # and no noise explains it
+
+
+def test_a_module_that_noise_left_nothing_for_has_a_limit():
+    rng = np.random.default_rng(2)
+    true = np.array([300.0, 310.0, 290.0, 40.0])
+    a, b = np.array([(i, j) for i in range(4) for j in range(i)]).T
+    fwhm = np.hypot(true[a], true[b])
+    nothing = below = 0
+    for _ in range(300):
+        found = single_widths(fwhm * (1.0 + 0.05 * rng.standard_normal(a.size)), 0.05 * fwhm, a, b, 4)
+        assert found is not None
+        nothing += bool(np.isnan(found.fwhm[3]))
+        below += bool(found.most[3] > true[3])
+    assert 0.3 < nothing / 300 < 0.6
+    assert below / 300 >= 0.95

@@ -12,6 +12,7 @@ from petqc.fits.energy_fits import Refusal
 from petqc.fits.group_widths import group_widths
 from petqc.limits import Limits, Status
 from petqc.results import ChannelColumn
+from petqc.siblings import Siblings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 MIN_PAIRS = 100
 """Fewest pairs of a channel, or of two ASICs, for a width: 7 % of it."""
-_WARN_PERCENT, _FAIL_PERCENT = 5.0, 15.0
 _ALONE = "FWHM of this ASIC alone, non-negative least squares of the variances of pairs of ASICs, offsets taken out"
 _PAIRS = "FWHM of all pairs with this ASIC on one side, offsets taken out"
 
@@ -34,7 +34,7 @@ _PAIRS = "FWHM of all pairs with this ASIC on one side, offsets taken out"
     levels=("asic", "channel"),
     order=45,
     limits={"channel": Limits(warn_high=20.0, fail_high=60.0)},
-    relative={"asic": Limits(warn_high=_WARN_PERCENT, fail_high=_FAIL_PERCENT)},
+    relative={"asic": Limits(warn_high=5.0, fail_high=15.0)},
     source="formula: daily-qc.md §2c (module-pair CTR, v_ij = s_i² + s_j², here between ASICs); limits: daily-qc.md "
     "§5.2, row module sigma, relative to the baseline or else to the median ASIC; of a channel in % above its module's "
     "median, from the sizes of faults F12 to F16 in §3",
@@ -88,17 +88,15 @@ def _asics(
         (width, error), method = alone, _ALONE
     pairs = np.bincount(asic_a, minlength=n) + np.bincount(asic_b, minlength=n)
     seen = np.isfinite(width)
-    median = float(np.median(width[seen])) * FWHM_OF_SIGMA if seen.any() else 0.0
-    limits = Limits(warn_high=median * (1.0 + _WARN_PERCENT / 100.0), fail_high=median * (1.0 + _FAIL_PERCENT / 100.0))
+    siblings = Siblings.of_any(FWHM_OF_SIGMA * width)
     results = []
     for i, node in enumerate(q.nodes("asic")):
         if not seen[i]:
             continue  # silent, or without partners: the business of dead channels and of offsets
-        _, baseline = q.limits("timing_width", "asic", node.name)
         results.append(
             q.judge(
                 "timing_width", node, FWHM_OF_SIGMA * width[i], "ps", FWHM_OF_SIGMA * error[i], pairs[i],
-                limits=limits if baseline is None else None, centre=median if baseline is None else None, method=method,
+                method=method, siblings=siblings,
             )
         )  # fmt: skip
     return results, notes

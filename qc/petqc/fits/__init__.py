@@ -44,6 +44,9 @@ MIN_NET_COUNTS = 200
 """Fewest counts of the peak itself for a number. Source: daily-qc.md §2a."""
 _STANDS_OUT = 5.0
 """Standard deviations that a peak must have above nothing. Source: as for channels, daily-qc.md §5.2."""
+AGAIN = 2.0
+"""Standard deviations by which another run may come out lower than this one: an advice to measure longer allows for
+them, or every other run that follows it would be too short again."""
 MIN_P_VALUE = 1e-4
 """Lowest goodness of fit for a number. Source: daily-qc.md §2a."""
 SHAPE_TOLERANCE = 0.02
@@ -253,6 +256,16 @@ def fit_one_peak(
     return _fit(edges, counts, start, _SLOTS_ON_CONTINUUM, constants)
 
 
+def times_to_reach(wanted: float, found: float, error: float) -> float:
+    """How many times as long as this run another one must be to have at least so many counts, with AGAIN to spare.
+
+    Counts grow with the time t, their error with its square root: wanted = found t - AGAIN error sqrt(t).
+    """
+    found = max(found, 1.0)
+    spare = 0.5 * AGAIN * error / found
+    return (spare + math.sqrt(spare**2 + wanted / found)) ** 2
+
+
 def accept(fit: PeakFit, min_p_value: float = MIN_P_VALUE, min_net_counts: float = MIN_NET_COUNTS) -> PeakFit:
     """The fit, if it can be trusted.
 
@@ -264,13 +277,13 @@ def accept(fit: PeakFit, min_p_value: float = MIN_P_VALUE, min_net_counts: float
     if fit.area < min_net_counts:
         raise TooFewCountsError(
             f"{fit.area:.0f} counts in the peak, at least {min_net_counts:.0f} wanted",
-            times_as_long=min_net_counts / max(fit.area, 1.0),
+            times_as_long=times_to_reach(min_net_counts, fit.area, fit.area_error),
         )
     if fit.area < _STANDS_OUT * fit.area_error:
         # A peak that is half sure may yet be one: with more counts it would stand out, or be gone.
         told = f"no peak stands out of the background: {fit.area:.0f} ± {fit.area_error:.0f} counts"
         if fit.area > 0.5 * _STANDS_OUT * fit.area_error:
-            raise TooFewCountsError(told, times_as_long=(_STANDS_OUT * fit.area_error / fit.area) ** 2)
+            raise TooFewCountsError(told, times_as_long=((_STANDS_OUT + AGAIN) * fit.area_error / fit.area) ** 2)
         raise FitFailedError(told)
     if not low + fit.sigma < fit.mu < high - fit.sigma:
         raise FitFailedError(f"the peak at {fit.mu:.5g} stands at the edge of the fit range {low:.5g} to {high:.5g}")
