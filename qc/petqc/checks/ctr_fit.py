@@ -152,9 +152,7 @@ def _single_modules(q: QcInput, fits: dict[int, PeakFit]) -> tuple[list[CheckRes
             most = float(found.most[i])
             why = f": it is below {most:.3g} ps (95 %)" if math.isfinite(most) else ", nor does noise explain that"
             reason = f"the pairs leave no width for this module alone{why}"
-            results.append(
-                q.missing("ctr_fit", ("module", name), "ps", n, reason, needed=not math.isfinite(most))
-            )
+            results.append(q.missing("ctr_fit", ("module", name), "ps", n, reason, needed=not math.isfinite(most)))
             continue
         results.append(
             q.judge("ctr_fit", ("module", name), value, "ps", sigma, n, method="FWHM of this module alone, from pairs")

@@ -78,6 +78,12 @@ def energy_resolution(q: QcInput) -> CheckOutput:
         errors = percent * np.hypot(channels.fwhm_error / channels.fwhm, channels.mu_error / channels.mu)
     status = np.where(np.isfinite(percent), str(Status.NO_LIMITS), str(Status.INVALID)).astype(object)
     column = ChannelColumn(
-        "energy_resolution", "%", percent, errors, np.nan_to_num(channels.area).astype(np.int64), status, channels.reason
+        "energy_resolution",
+        "%",
+        percent,
+        errors,
+        np.nan_to_num(channels.area).astype(np.int64),
+        status,
+        channels.reason,
     )
     return CheckOutput(results, column)
