@@ -2,12 +2,13 @@
 
     python benchmarks/scanners.py [--profile signa]... [--seed 1] [--pairs-per-crystal 60] [--json OUT.json] [--daily]
 
-Every recording is as long as it takes to give each crystal as many coincidences in the middle, so that a scanner of
-60 000 crystals is known as well as one of 14 000. For each profile that stands for a real scanner: a recording of a Na-22 point source, then `petqc analyse` of it, each
-as a process of its own with its time and peak memory. Pull: measured minus published over the stated uncertainty, to
-which 0.2 % is added in quadrature: so much do two detectors of one kind differ. A published value that was not read
-again in its source is marked *. With --daily also the daily source of the scanner (annulus or cylinder), whose time
-width contains the source and compares with nothing. Under each row the sentence of the run.
+Every recording is as long as it takes to give each crystal so many coincidences in the mean, so that a scanner of
+60 000 crystals is known as well as one of 14 000. For each profile that stands for a real scanner: a recording of a
+Na-22 point source, then `petqc analyse` of it, each as a process of its own with its time and peak memory. Pull:
+measured minus published over the stated uncertainty, to which 0.2 % is added in quadrature: so much do two detectors of
+one kind differ. A published value that was not read again in its source is marked *. With --daily also the daily source
+of the scanner (annulus or cylinder), whose time width contains the source and compares with nothing. Under each row the
+sentence of the run.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from petqc.channel_map import Topology
     from petqc.checks import CheckOutput, Level
     from petqc.qc_input import RunContext
-    from petqc.siblings import Siblings
     from petqc.results import EnvironmentReading
+    from petqc.siblings import Siblings
 
 SCANNER_SIGMAS = 3.0
 """Warn limits of nodes (scanner, modules, ASICs) are never tighter than this many standard deviations, so that a short

@@ -2,8 +2,8 @@
 
 What is published of a scanner is of the sum of all its crystals. A single ASIC stands off it for reasons that are no
 fault: crystals and sensors differ, a block at the rim sees other angles, and the sum is wider than its parts. So
-without a baseline an ASIC is compared with the median of all, which a few bad ones do not move, and a change that all of
-them share is seen in the sum, which is held against what is published.
+without a baseline an ASIC is compared with the median of all, which a few bad ones do not move, and a change that all
+of them share is seen in the sum, which is held against what is published.
 
 How far healthy nodes stand from their median shows in the nodes themselves. That spread holds the noise of a
 measurement and the differences between good nodes, and where the two disagree it is right and the stated uncertainty of

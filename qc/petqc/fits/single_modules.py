@@ -3,9 +3,9 @@
 Weighted non-negative least squares. A width that came out small by chance has a small error, too, and would get the
 larger weight; so the weights are those of the width that the solution says, in turn.
 
-A module whose own part is small against the noise of its pairs comes out at zero as often as not. That is no width, but
-it says how wide the module is at most. Only a part below zero by far more than noise says that widths of pairs do not add
-up, and then nothing is known.
+A module whose own part is small against the noise of its pairs comes out at zero as often as not. That is no width,
+but it says how wide the module is at most. Only a part below zero by far more than noise says that widths of pairs do
+not add up, and then nothing is known.
 
 Source: daily-qc.md §2c, module-pair CTR.
 """
