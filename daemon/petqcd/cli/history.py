@@ -49,9 +49,11 @@ def status(
     if as_json:
         give_json(found)
     else:
+        from petqcd.cli.devices import print_devices
         from petqcd.cli.show import print_status
 
         print_status(found)
+        print_devices(found["devices"])
 
 
 def _ready(client: Client) -> Any:

@@ -55,6 +55,8 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("GET", "/readyz"): VIEW,
     ("GET", "/api/v1/openapi.json"): VIEW,
     ("GET", "/api/v1/status"): VIEW,
+    ("GET", "/api/v1/devices"): VIEW,
+    ("GET", "/api/v1/devices/{name}"): VIEW,
     ("GET", "/api/v1/runs"): VIEW,
     ("GET", "/api/v1/runs/{run_id}"): VIEW,
     ("GET", "/api/v1/runs/{run_id}/report"): VIEW,

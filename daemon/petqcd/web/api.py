@@ -197,6 +197,16 @@ def _add_reading(app: FastAPI, daemon: Daemon) -> None:
         missing = daemon.not_ready()
         return JSONResponse({"ready": not missing, "missing": missing}, status_code=503 if missing else 200)
 
+    @app.get("/api/v1/devices")
+    async def devices() -> dict[str, Any]:
+        """The readout, and every instrument with its state and its last readings; nothing is asked for it."""
+        return {"readout": daemon.device.state.document(), "instruments": daemon.instruments.documents()}
+
+    @app.get("/api/v1/devices/{name}")
+    async def device(name: str) -> dict[str, Any]:
+        """One instrument."""
+        return daemon.instruments[name].document()
+
     @app.get("/api/v1/status")
     async def status() -> dict[str, Any]:
         """What is: the device, the run going on, the last run."""
