@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from petqc.report.text import plain
 from petqcd.cli.show import console
 
 if TYPE_CHECKING:
@@ -29,16 +30,20 @@ def print_devices(devices: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _readings(readings: Sequence[Mapping[str, Any]]) -> str:
-    """Those that there is something to say of: no sensor that is not fitted."""
-    told = [_reading(one) for one in readings if one["quality"] != "absent"]
-    return ", ".join(told) or "none yet"
+    """Those that there is something to say of: no sensor that is not fitted. Without a value, by their reason."""
+    told = [_reading(one) for one in readings if one["value"] is not None]
+    without: dict[str, list[str]] = {}
+    for one in readings:
+        if one["value"] is None and one["quality"] != "absent":
+            without.setdefault(one["reason"] or one["quality"], []).append(one["name"])
+    told += [f"no value ({reason}): {', '.join(names)}" for reason, names in without.items()]
+    return "; ".join(told) or "none yet"
 
 
 def _reading(reading: Mapping[str, Any]) -> str:
     unit = _UNITS.get(reading["unit"], reading["unit"])
-    value = "no value" if reading["value"] is None else f"{reading['value']:.4g} {unit}".strip()
-    doubt = "" if reading["quality"] == "good" else f" ({reading['reason'] or reading['quality']})"
-    return f"{reading['name']} {value}{doubt}"
+    doubt = "" if reading["quality"] == "good" else f" ({reading['quality']}: {reading['reason']})"
+    return f"{reading['name']} {plain(reading['value'])} {unit}".rstrip() + doubt
 
 
 def _age(readings: Sequence[Mapping[str, Any]]) -> str:
