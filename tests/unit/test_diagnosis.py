@@ -415,3 +415,13 @@ def test_two_modules_without_coincidences_are_out_of_step_even_where_no_times_we
     ]
     found, _ = diagnose(two, run)
     assert (found[0].cause[:3], found[0].node) == ("F20", "module:0.0.0 - module:0.0.1")
+
+
+def test_a_module_whose_flight_times_are_too_long_needs_a_calibration_of_its_tdcs():
+    around = Limits(99.0, 99.7, 100.3, 101.0)
+    scales = [
+        flagged("lu_tdc_scale", f"module:0.0.{m}", 100.9 if m == 2 else 100.4, "%", around) for m in range(MODULES)
+    ]
+    found, _ = diagnose(TOPOLOGY, a_run(scales))
+    assert [(h.cause[:3], h.node) for h in found] == [("F12", "module:0.0.2")]
+    assert found[0].evidence[0] == "flight times are measured +0.90 ± 0.10 % from what light needs"

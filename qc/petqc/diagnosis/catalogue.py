@@ -132,6 +132,11 @@ CATALOGUE: tuple[Cause, ...] = (
         {"energy": 0, "onset": 0, "width": +1},
     ),
     Cause(
+        "F12", "TDC calibration no longer fits", {"module": 1.0, "scanner": 0.8}, ("tdc_scale", EITHER),
+        "Run `petqc calibrate tdc` and repeat the run; if {here} is still off, compare its clock with the others'.",
+        may=frozenset({"width", "offset"}),
+    ),
+    Cause(
         "F13", "one of the four time buffers of a channel is bad", {"channel": 1.0}, ("side_peak", +1),
         "Take a TDC calibration of {here}: the buffer that is off shows there; without a cure mask the channel.",
         {"energy": 0},

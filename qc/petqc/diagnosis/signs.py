@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Quantity: TypeAlias = Literal[
     "energy", "resolution", "offset", "width", "onset", "temperature", "dead", "hot", "side_peak", "scatter", "frames",
     "source", "singles", "prompts", "pairs", "dead_time", "dark", "shape", "mr_peak",
-    "interval", "clock", "reference", "window", "mixed",
+    "interval", "clock", "reference", "window", "mixed", "tdc_scale",
 ]  # fmt: skip
 
 

@@ -31,6 +31,7 @@ _CHARTED: dict[str, Quantity] = {
     "module_time_offset": "offset",
     "lu_energy_scale": "energy",
     "lu_time_offset": "offset",
+    "lu_tdc_scale": "tdc_scale",
     "dark_count_rate": "dark",
 }
 """What the quantity of a chart is to the diagnosis; charts of efficiency, tails and randoms say where, and not what."""
@@ -40,7 +41,7 @@ _WINDOWS = {
     "energy_high": "upper edge of the energy window",
 }
 _NAMES = {"energy": "photopeak", "resolution": "energy resolution", "width": "CTR", "offset": "time offset",
-          "dark": "dark count rate"}  # fmt: skip
+          "dark": "dark count rate", "tdc_scale": "time scale"}  # fmt: skip
 _FLAGGED = {Status.WARN, Status.FAIL}
 _SHAPED = ("photopeak", "energy_resolution")
 _NO_SHAPE = "does not describe"
@@ -67,6 +68,7 @@ def single_signs(topology: Topology, run: Run, nodes: Sequence[Place]) -> list[S
         *_side_peaks(topology, columns.get("time_tails"), nodes),
         *_modules(topology, run, columns.get("module_time_offset"), by_name),
         *_temperatures(run, by_name),
+        *_time_scales(run, by_name),
         *clock_signs(topology, run, by_name),
     ]
 
@@ -278,3 +280,14 @@ def _temperatures(run: Run, by_name: dict[str, Place]) -> list[Sign]:
             told = f"{c.value:.1f} °C at the SiPMs, {off:+.1f} K from what it should be"
             signs.append(Sign("temperature", by_name[c.node], off, 0.0, "K", 0, told))
     return signs
+
+
+def _time_scales(run: Run, by_name: dict[str, Place]) -> list[Sign]:
+    """Modules whose picoseconds are not picoseconds; pairs share the error, so the one that is off most comes alone."""
+    off = [c for c in _flagged(run, "lu_tdc_scale") if c.node in by_name and by_name[c.node].level == "module"]
+    if not off:
+        return []
+    worst = max(off, key=lambda c: abs((c.value or 100.0) - 100.0))
+    change, error = (worst.value or 100.0) - 100.0, worst.uncertainty or 0.0
+    told = f"flight times are measured {change:+.2f} ± {error:.2f} % from what light needs"
+    return [Sign("tdc_scale", by_name[worst.node], change, error, "%", by_name[worst.node].members.size, told)]

@@ -38,6 +38,7 @@ NAMES: dict[str, str] = {
     "dark": "dark count rate",
     "shape": "shape of the spectrum",
     "window": "window",
+    "tdc_scale": "time scale",
     "mixed": "times of its channels",
     "mr_peak": "photopeak under stress of the MR",
     "interval": "time interval on the timing board",
