@@ -223,6 +223,11 @@ class CaenA7585d(BiasSource):
         firmware = number(await self._exchange(get(Register.FIRMWARE), _whole_number))
         return Identity("A7585D", f"{first:.0f}", f"{firmware:g}")
 
+    async def _confirm(self) -> None:
+        found = number(await self._exchange(get(Register.SERIAL), _whole_number))
+        if found != self.settings.serial:
+            raise RemoteProtocolError(f"{found:g} came for the serial number", device=self.name)
+
     async def _observe(self) -> None:
         is_on = number(await self._exchange(get(Register.ENABLE), _whole_number))
         self.output = OutputState.ADOPTED if is_on else OutputState.OFF

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from petqc_drivers.device import DeviceState, Quality, Reading
 from petqc_drivers.errors import (
     DriverError,
+    LinkLostError,
     OvertakenError,
     RemoteProtocolError,
     ReplyTimeoutError,
     StateError,
+    WrongIdentityError,
 )
 
 if TYPE_CHECKING:
@@ -119,7 +121,7 @@ class Instrument(ABC):
         """
         if not self.is_open:
             raise StateError(f"poll while {self.state.value}", device=self.name, do="connect first")
-        self._keep(await self._measure())
+        self._keep(await self._measured())
         return self.readings()
 
     def readings(self) -> list[Reading]:
@@ -149,6 +151,10 @@ class Instrument(ABC):
         """Readings that were just taken, in a poll or on the way of something longer."""
         for reading in readings:
             self._readings[reading.name, reading.node] = reading
+
+    async def _measured(self) -> list[Reading]:
+        """The same, sure to be answers to these questions."""
+        return await self._measure()
 
     def _last_good(self) -> str:
         return "never" if self.last_good_s is None else f"{time.monotonic() - self.last_good_s:.1f} s ago"
@@ -194,6 +200,38 @@ class LinkedInstrument(Instrument):
         self.state = DeviceState.IDENTIFIED
         return self.identity
 
+    async def _measured(self) -> list[Reading]:
+        """What it measures, and then who it is.
+
+        Replies that do not repeat the question could be another one's. So nothing is believed if anything came
+        meanwhile that nobody asked for; it is then asked once more from the beginning.
+
+        Raises:
+            DriverError: It failed, or bytes came that nobody asked for, twice; it must be connected again.
+        """
+        try:
+            found = await self._measured_in_step() or await self._measured_in_step()
+        except (ReplyTimeoutError, RemoteProtocolError, LinkLostError, WrongIdentityError):
+            await self._give_up()
+            raise
+        if found is None:
+            await self._give_up()
+            raise RemoteProtocolError("bytes keep coming that nobody asked for", device=self.name)
+        return found
+
+    async def _measured_in_step(self) -> list[Reading] | None:
+        before = self._link.counters["unasked_bytes"]
+        found = await self._measure()
+        async with self._turn:
+            await (self._confirm() if self._link.is_in_step else self._resynchronise())
+        return found if self._link.counters["unasked_bytes"] == before else None
+
+    async def _give_up(self) -> None:
+        """It must be connected again; but switching off interrupts whatever goes on, and goes on with the link."""
+        if not self._is_switching_off:
+            self.state = DeviceState.FAULTED
+            await self._link.aclose()
+
     @property
     def is_open(self) -> bool:
         """See `Instrument.is_open`."""
@@ -214,6 +252,10 @@ class LinkedInstrument(Instrument):
     @abstractmethod
     async def _identify(self) -> Identity:
         """Ask who it is and compare with the configuration; through `_exchange` only."""
+
+    async def _confirm(self) -> None:
+        """Ask something whose answer is known and no other's, to see that replies still belong to questions."""
+        await self._identify()
 
     @abstractmethod
     async def _observe(self) -> None:
@@ -243,7 +285,10 @@ class LinkedInstrument(Instrument):
     async def _in_step_exchange(self, request: bytes, whole: Callable[[bytes], int | None]) -> bytes:
         if not self._link.is_in_step:
             await self._resynchronise()
-        return await self._exchange(request, whole)
+        reply = await self._exchange(request, whole)
+        if not self._link.is_in_step:
+            raise RemoteProtocolError("more came than was asked for", device=self.name)
+        return reply
 
     async def _exchange(self, request: bytes, whole: Callable[[bytes], int | None]) -> bytes:
         """An exchange whatever the step."""

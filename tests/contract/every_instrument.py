@@ -41,16 +41,16 @@ class Case:
     """One instrument.
 
     board: it, with readings that all differ. another: one of the same kind that is not the one configured. device: its
-    driver for an address. truth: what a poll must read, with how far off. told: everything that it was ever told to
-    change. replies: of which replies of a poll faults are tried. has_parity: its line notices a flipped bit, or its
-    frames do; raw sockets and GPIB lose none. is_serial: it can be on a pseudo-terminal. data: what it sends by itself
-    on a second socket, if it has one.
+    driver for an address, and how long it waits for a reply. truth: what a poll must read, with how far off. told:
+    everything that it was ever told to change. replies: of which replies of a poll faults are tried. has_parity: its
+    line notices a flipped bit, or its frames do; raw sockets and GPIB lose none. is_serial: it can be on a
+    pseudo-terminal. data: what it sends by itself on a second socket, if it has one.
     """
 
     name: str
     board: Callable[[], Any]
     another: Callable[[], Any]
-    device: Callable[[str], Instrument]
+    device: Callable[..., Instrument]
     truth: Callable[[Any], dict[str, tuple[float, float]]]
     told: Callable[[Any], list[Any]]
     replies: tuple[int, ...]
@@ -73,7 +73,7 @@ class Case:
             yield address
 
 
-def _c11204(address: str) -> Instrument:
+def _c11204(address: str, reply_s: float = REPLY_TIMEOUT_S) -> Instrument:
     limit = HardLimit(channel="hv", v_min=Volts(41.0), v_max=Volts(57.0), max_step_v=4.0, slew_v_per_s=500.0)
     return HamamatsuC11204(
         HamamatsuC11204Settings(
@@ -82,7 +82,7 @@ def _c11204(address: str) -> Instrument:
             model="C11204-02",
             serial="SIM00001",
             limit=limit,
-            reply_timeout_s=REPLY_TIMEOUT_S,
+            reply_timeout_s=reply_s,
         )
     )
 
@@ -95,10 +95,8 @@ def _c11204_board() -> HamamatsuC11204Board:
     return board
 
 
-def _julabo(address: str) -> Instrument:
-    return JulaboCirculator(
-        JulaboSettings(name="chiller", address=address, model="FL", reply_timeout_s=REPLY_TIMEOUT_S)
-    )
+def _julabo(address: str, reply_s: float = REPLY_TIMEOUT_S) -> Instrument:
+    return JulaboCirculator(JulaboSettings(name="chiller", address=address, model="FL", reply_timeout_s=reply_s))
 
 
 def _julabo_board() -> JulaboBoard:
@@ -113,7 +111,7 @@ def _visa(address: str) -> str:
     return f"TCPIP::{host}::{port}::SOCKET"
 
 
-def _keithley(address: str) -> Instrument:
+def _keithley(address: str, reply_s: float = REPLY_TIMEOUT_S) -> Instrument:
     limit = HardLimit(channel="smu", v_min=Volts(0.0), v_max=Volts(57.0), max_step_v=10.0, slew_v_per_s=500.0)
     return KeithleySmu(
         KeithleySmuSettings(
@@ -122,7 +120,7 @@ def _keithley(address: str) -> Instrument:
             model="2450",
             serial="04425111",
             limit=limit,
-            reply_timeout_s=REPLY_TIMEOUT_S,
+            reply_timeout_s=reply_s,
         )
     )
 
@@ -135,13 +133,13 @@ def _keithley_board() -> KeithleyBoard:
     return board
 
 
-def _sr620(address: str) -> Instrument:
+def _sr620(address: str, reply_s: float = REPLY_TIMEOUT_S) -> Instrument:
     return Sr620(
         Sr620Settings(
             name="skew",
             address=address,
             serial="05203",
-            reply_timeout_s=REPLY_TIMEOUT_S,
+            reply_timeout_s=reply_s,
             seconds_per_sample=1e-5,
         )
     )
@@ -156,10 +154,10 @@ def _sr620_board() -> Sr620Board:
     return board
 
 
-def _a7585d(address: str) -> Instrument:
+def _a7585d(address: str, reply_s: float = REPLY_TIMEOUT_S) -> Instrument:
     limit = HardLimit(channel="a7585d", v_min=Volts(21.0), v_max=Volts(57.0), max_step_v=4.0, slew_v_per_s=500.0)
     return CaenA7585d(
-        CaenA7585dSettings(name="a7585d", address=address, serial=10234, limit=limit, reply_timeout_s=REPLY_TIMEOUT_S)
+        CaenA7585dSettings(name="a7585d", address=address, serial=10234, limit=limit, reply_timeout_s=reply_s)
     )
 
 
@@ -215,7 +213,7 @@ class A5203Data:
         return self.board.state()
 
 
-def _a5203(address: str) -> Instrument:
+def _a5203(address: str, reply_s: float = REPLY_TIMEOUT_S) -> Instrument:
     host, _, ports = address.removeprefix("socket://").rpartition(":")
     control_port, data_port = map(int, ports.split("+"))
     return CaenA5203(
@@ -226,7 +224,7 @@ def _a5203(address: str) -> Instrument:
             data_port=data_port,
             serial=52_030_001,
             inputs=(0, 1),
-            reply_s=REPLY_TIMEOUT_S,
+            reply_s=reply_s,
         )
     )
 

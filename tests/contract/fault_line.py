@@ -94,6 +94,17 @@ def doubled(gap_s: float) -> Fault:
     return lambda reply: [(0.0, reply), (gap_s, reply)]
 
 
+def repeated() -> Fault:
+    """The reply before once more, then the reply; of datagrams each in its own."""
+    before: list[bytes] = []
+
+    def fault(reply: bytes) -> Pieces:
+        again, before[:] = list(before), [reply]
+        return [(0.0, piece) for piece in (*again, reply)]
+
+    return fault
+
+
 def truncated(kept: int) -> Fault:
     """Only its beginning."""
     return lambda reply: [(0.0, reply[:kept])]

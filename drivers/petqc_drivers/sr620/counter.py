@@ -16,6 +16,7 @@ from petqc_drivers.device import Quality, Reading
 from petqc_drivers.errors import (
     DeviceFaultError,
     LocalProtocolError,
+    RemoteProtocolError,
     ReplyTimeoutError,
     VerifyError,
     WrongIdentityError,
@@ -161,19 +162,31 @@ class Sr620(LinkedInstrument):
         """Mean and jitter in ps; None if there is nothing to measure, in which case it answers nothing."""
         timeout_s = self._reply_timeout_s + size * self.settings.seconds_per_sample
         async with self._turn:
-            if not self._link.is_in_step:
-                await self._resynchronise()
-            self._check_turn()
             try:
-                raw = await self._link.exchange(
-                    wire.line(wire.MEASURE), _whole(lambda came: wire.numbers(came, 2)), timeout_s
-                )
-            except ReplyTimeoutError:
-                await self._resynchronise()  # the counter itself is there, or this raises
-                return None
+                raw = await self._measurement(timeout_s)
+            except RemoteProtocolError:
+                raw = await self._measurement(timeout_s)
+        if raw is None:
+            return None
         self.last_good_s = time.monotonic()
         mean_s, jitter_s = wire.numbers(raw, 2)
         return _PS * mean_s, _PS * jitter_s
+
+    async def _measurement(self, timeout_s: float) -> bytes | None:
+        """The counter's reply; None if there is none, although it is there."""
+        if not self._link.is_in_step:
+            await self._resynchronise()
+        self._check_turn()
+        try:
+            raw = await self._link.exchange(
+                wire.line(wire.MEASURE), _whole(lambda came: wire.numbers(came, 2)), timeout_s
+            )
+        except ReplyTimeoutError:
+            await self._resynchronise()  # the counter itself is there, or this raises
+            return None
+        if not self._link.is_in_step:
+            raise RemoteProtocolError("more came than was asked for", device=self.name)
+        return raw
 
     def _reference(self, errors: wire.Errors, clock: wire.SetupByte) -> Reading:
         if wire.Errors.NO_CLOCK in errors:

@@ -1,0 +1,235 @@
+"""A relay with faults between a client and whatever truly answers: UDP datagrams, UNIX sockets, TCP.
+
+It has the vocabulary of `fault_line`: a fault makes of one reply pieces with the seconds after which each comes. Of a
+stream a reply is what comes at once; of datagrams it is a datagram for which `is_reply` holds, others pass as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import struct
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.contract.fault_line import Fault
+
+_TICK_S = 0.005
+_CHUNK = 65_536
+_ENOUGH_S = 10.0
+
+
+class FaultRelay:
+    """One relay, in a thread of its own from `running` on.
+
+    Attributes:
+        fault: what is done to replies; None: nothing.
+        is_frozen: requests stay here until it ends.
+        replies: how many came.
+    """
+
+    def __init__(self) -> None:
+        self.fault: Fault | None = None
+        self.is_frozen = False
+        self.replies = 0
+        self._due: list[tuple[float, Callable[[bytes], object], bytes]] = []
+        self._held: list[tuple[Callable[[bytes], object], bytes]] = []
+        self._last_s: dict[int, float] = {}
+        self._wake_read, self._wake_write = os.pipe()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[FaultRelay]:
+        """Pass on until the end of the block."""
+        thread = threading.Thread(target=self._run, name="fault relay")
+        thread.start()
+        try:
+            yield self
+        finally:
+            os.write(self._wake_write, b"x")
+            thread.join(_ENOUGH_S)
+            self.close()
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+
+    def close(self) -> None:
+        """Release the sockets."""
+        raise NotImplementedError
+
+    def _sources(self) -> list[int]:
+        raise NotImplementedError
+
+    def _pass_on(self, source: int) -> None:
+        raise NotImplementedError
+
+    def _run(self) -> None:
+        while True:
+            readable, _, _ = select.select([self._wake_read, *self._sources()], [], [], _TICK_S)
+            if self._wake_read in readable:
+                return
+            for source in readable:
+                if source in self._sources():
+                    self._pass_on(source)
+            now = time.monotonic()
+            due = sorted((one for one in self._due if one[0] <= now), key=lambda one: one[0])
+            self._due = [one for one in self._due if one[0] > now]
+            if not self.is_frozen:
+                held, self._held = self._held, []
+                due += [(now, send, data) for send, data in held]
+            for _, send, data in due:
+                with contextlib.suppress(OSError):
+                    send(data)
+
+    def _request(self, send: Callable[[bytes], object], data: bytes) -> None:
+        if self.is_frozen:
+            self._held.append((send, data))
+        else:
+            with contextlib.suppress(OSError):
+                send(data)
+
+    def _reply(self, send: Callable[[bytes], object], data: bytes, stream: int | None = None) -> None:
+        """Pass a reply on; nothing overtakes what is on its way in the same stream."""
+        self.replies += 1
+        pieces = [(0.0, data)] if self.fault is None else self.fault(data)
+        now = time.monotonic()
+        for after_s, piece in pieces:
+            at_s = now + after_s
+            if stream is not None:
+                at_s = self._last_s[stream] = max(at_s, self._last_s.get(stream, 0.0))
+            if at_s <= now:
+                with contextlib.suppress(OSError):
+                    send(piece)
+            else:
+                self._due.append((at_s, send, piece))
+
+
+class DatagramRelay(FaultRelay):
+    """In front of a board on UDP; one client at a time, the last one.
+
+    Attributes:
+        address: where it listens.
+    """
+
+    def __init__(self, peer: tuple[str, int], is_reply: Callable[[bytes], bool] = lambda _data: True) -> None:
+        super().__init__()
+        self._is_reply = is_reply
+        self._ours = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._ours.bind(("127.0.0.1", 0))
+        self._theirs = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._theirs.connect(peer)
+        self._client: tuple[str, int] | None = None
+        self.address: tuple[str, int] = self._ours.getsockname()
+
+    def close(self) -> None:
+        self._ours.close()
+        self._theirs.close()
+
+    def _sources(self) -> list[int]:
+        return [self._ours.fileno(), self._theirs.fileno()]
+
+    def _send(self, data: bytes) -> None:
+        if self._client is not None:
+            self._ours.sendto(data, self._client)
+
+    def _pass_on(self, source: int) -> None:
+        with contextlib.suppress(OSError):
+            if source == self._ours.fileno():
+                data, self._client = self._ours.recvfrom(_CHUNK)
+                self._request(self._theirs.send, data)
+                return
+            data = self._theirs.recv(_CHUNK)
+            if self._is_reply(data):
+                self._reply(self._send, data)
+            else:
+                self._send(data)
+
+
+class StreamRelay(FaultRelay):
+    """In front of a UNIX or TCP server.
+
+    Args:
+        connect: a new connection to it.
+        listening: where clients come.
+    """
+
+    def __init__(self, connect: Callable[[], socket.socket], listening: socket.socket) -> None:
+        super().__init__()
+        self._connect, self._listening = connect, listening
+        self._peer: dict[int, socket.socket] = {}
+        self._own: dict[int, socket.socket] = {}
+        self._is_server: dict[int, bool] = {}
+
+    @classmethod
+    def unix(cls, server: Path, path: Path) -> StreamRelay:
+        """At a path, in front of a server at another."""
+
+        def connect() -> socket.socket:
+            found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            found.connect(str(server))
+            return found
+
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listening.bind(str(path))
+        listening.listen()
+        return cls(connect, listening)
+
+    @classmethod
+    def tcp(cls, server: tuple[str, int]) -> StreamRelay:
+        """On a free port, in front of a server."""
+        return cls(lambda: socket.create_connection(server), socket.create_server(("127.0.0.1", 0)))
+
+    @property
+    def port(self) -> int:
+        """Where it listens, of TCP."""
+        return int(self._listening.getsockname()[1])
+
+    def close(self) -> None:
+        self._listening.close()
+        for one in self._own.values():
+            one.close()
+        self._own.clear()
+
+    def reset(self) -> None:
+        """Break every connection off, as a peer that lost its power; call it from outside."""
+        for one in list(self._own.values()):
+            with contextlib.suppress(OSError):
+                if one.family == socket.AF_INET:
+                    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                one.shutdown(socket.SHUT_RDWR)
+
+    def _sources(self) -> list[int]:
+        return [self._listening.fileno(), *self._own]
+
+    def _pass_on(self, source: int) -> None:
+        if source == self._listening.fileno():
+            client, _ = self._listening.accept()
+            try:
+                server = self._connect()
+            except OSError:
+                client.close()
+                return
+            for one, other, is_server in ((client, server, False), (server, client, True)):
+                self._own[one.fileno()], self._peer[one.fileno()] = one, other
+                self._is_server[one.fileno()] = is_server
+            return
+        own, peer = self._own[source], self._peer[source]
+        try:
+            data = own.recv(_CHUNK)
+        except OSError:
+            data = b""
+        if not data:
+            for one in (own, peer):
+                self._own.pop(one.fileno(), None)
+                self._last_s.pop(one.fileno(), None)
+                one.close()
+            return
+        if self._is_server[source]:
+            self._reply(peer.sendall, data, source)
+        else:
+            self._request(peer.sendall, data)

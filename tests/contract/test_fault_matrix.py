@@ -1,0 +1,49 @@
+"""The fault matrix of the links: every instrument, every transport, every fault, its named end; and the page of it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from tests.contract.clients import pty_parity
+from tests.contract.fault_matrix import SUBJECTS, Row, Subject, allowed, ends_of, table
+
+from petqc_drivers import instrument, registry
+from petqc_drivers.julabo import wire as julabo_wire
+
+_ENDS: dict[Subject, dict[str, str]] = {}
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "fault-matrix.md"
+
+
+@pytest.fixture
+def ends(subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Of all faults of a device, tried at once by the first test that asks."""
+    if subject not in _ENDS:
+        pty_parity.apply(monkeypatch)
+        monkeypatch.setattr(instrument, "QUIET_S", 0.03)
+        monkeypatch.setattr(julabo_wire, "AFTER_IN_S", 0.0)
+        _ENDS[subject] = asyncio.run(ends_of(subject, tmp_path))
+    return _ENDS[subject]
+
+
+@pytest.mark.parametrize(
+    ("subject", "row"),
+    [
+        pytest.param(subject, row, id=f"{subject.name}-{subject.transport}-{row}")
+        for subject in SUBJECTS
+        for row in subject.rows()
+    ],
+)
+def test_every_fault_ends_in_its_named_state(subject: Subject, row: Row, ends: dict[str, str]) -> None:
+    assert ends[row.id] in allowed(subject, row)
+
+
+def test_every_kind_of_device_is_in_the_matrix() -> None:
+    assert {subject.name for subject in SUBJECTS} == set(registry.KINDS)
+
+
+def test_the_page_says_what_is_tried() -> None:
+    assert PAGE.read_text("utf-8") == table(), (
+        "run: python -m tests.contract.fault_matrix docs/reference/fault-matrix.md"
+    )
