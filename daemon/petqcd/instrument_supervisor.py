@@ -27,6 +27,7 @@ from petqcd.instrument_state import (
     state_of,
     trip_document,
 )
+from petqcd.instrument_work import EndedForOthersError, Work
 from petqcd.progress import Event
 from petqcd.safe_state import OFF_DEADLINE_S, SafeOutcome, SafeState, brought_to_off
 from petqcd.supervisor import BiasState
@@ -72,9 +73,7 @@ class InstrumentSupervisor:
         self._metrics = InstrumentMetrics(metrics, config)
         self._queue = CommandQueue()
         self._wake = asyncio.Event()
-        self._current: asyncio.Task[Any] | None = None
-        self._current_priority: Priority | None = None
-        self._overtaken = ""
+        self._work = Work(self.driver)
         self._switching_off = 0
         self._answers = False
         self._was_lost = False
@@ -138,8 +137,8 @@ class InstrumentSupervisor:
     async def stop(self) -> None:
         """Hold: no command waits any more, and a ramp ends at its last confirmed step."""
         self._queue.refuse_all(OvertakenError("it was stopped", device=self.name))
-        if self._current_priority is Priority.COMMAND:
-            self._overtake("it was stopped")
+        if self._work.priority is Priority.COMMAND:
+            self._work.end("it was stopped")
 
     async def off(self) -> SafeOutcome:
         """Output off, now, whatever else goes on and whether or not it is connected; the truth about what came of it.
@@ -155,7 +154,7 @@ class InstrumentSupervisor:
         switching = asyncio.create_task(brought_to_off(self.name, driver.off, OFF_DEADLINE_S), name=f"off {self.name}")
         try:
             self._queue.refuse_all(OvertakenError("switching off goes first", device=self.name))
-            self._overtake("switching off went first")
+            self._work.end("switching off went first")
             self._bias_is(BiasState.UNKNOWN)  # until it is confirmed
             outcome = await uninterrupted(switching)
         finally:
@@ -242,8 +241,8 @@ class InstrumentSupervisor:
 
     async def _connect(self) -> None:
         try:
-            await self._do(Command("connecting", _connect_and_poll, CONNECT_DEADLINE_S), None)
-        except _OvertakenHereError:
+            await self._work.do(Command("connecting", _connect_and_poll, CONNECT_DEADLINE_S))
+        except EndedForOthersError:
             return
         except (DriverError, OSError, TimeoutError) as error:
             self._lost(_words(error))
@@ -279,8 +278,8 @@ class InstrumentSupervisor:
         now_s = clock.monotonic_s()
         self._poll_due_s = max(self._poll_due_s + self.config.poll_s, now_s)
         try:
-            await self._do(Command("poll", _poll, POLL_DEADLINE_S), Priority.POLL)
-        except _OvertakenHereError:
+            await self._work.do(Command("poll", _poll, POLL_DEADLINE_S), Priority.POLL)
+        except EndedForOthersError:
             return
         except OvertakenError:
             return  # switching off, by the driver itself
@@ -296,8 +295,8 @@ class InstrumentSupervisor:
     async def _serve(self, request: Request) -> None:
         what = request.command.what
         try:
-            result = await self._do(request.command, request.priority)
-        except _OvertakenHereError as error:
+            result = await self._work.do(request.command, request.priority)
+        except EndedForOthersError as error:
             request.refuse(OvertakenError(str(error), device=self.name))
         except TimeoutError as error:
             late = UnreachableError(f"{self.name}: {what}: not done in {request.command.deadline_s:g} s")
@@ -308,37 +307,6 @@ class InstrumentSupervisor:
             request.finish(result)
         self._poll_due_s = min(self._poll_due_s, clock.monotonic_s())  # see at once what came of it
         self._refresh()
-
-    async def _do(self, command: Command, priority: Priority | None) -> Any:
-        """One thing, in a task of its own, so that `stop` and `off` can end it alone.
-
-        Raises:
-            _OvertakenHereError: They did.
-            TimeoutError: Its deadline passed.
-        """
-        self._overtaken = ""
-        self._current = asyncio.create_task(_awaited(command, self.driver), name=f"{self.name}: {command.what}")
-        self._current_priority = priority
-        try:
-            async with asyncio.timeout(command.deadline_s):
-                return await self._current
-        except asyncio.CancelledError:
-            me = asyncio.current_task()
-            if self._overtaken and me is not None and not me.cancelling():
-                raise _OvertakenHereError(self._overtaken) from None
-            raise
-        except DriverError:
-            if self._overtaken:
-                raise _OvertakenHereError(self._overtaken) from None
-            raise
-        finally:
-            await _ended(self._current)
-            self._current, self._current_priority = None, None
-
-    def _overtake(self, why: str) -> None:
-        if self._current is not None and not self._current.done():
-            self._overtaken = why
-            self._current.cancel()
 
     async def _wait(self, seconds: float | None) -> None:
         """Until something is to be done, or the time is over."""
@@ -401,23 +369,6 @@ class InstrumentSupervisor:
 
     def _publish(self) -> None:
         self._metrics.publish(self)
-
-
-class _OvertakenHereError(Exception):
-    """`stop` or `off` ended what was being done."""
-
-
-async def _awaited(command: Command, driver: Instrument) -> Any:
-    return await command.work(driver)
-
-
-async def _ended(task: asyncio.Task[Any]) -> None:
-    """Make sure that it is over; what it came to was told already."""
-    if not task.done():
-        task.cancel()
-        await asyncio.wait({task})
-    if not task.cancelled():
-        task.exception()
 
 
 async def _connect_and_poll(driver: Instrument) -> None:

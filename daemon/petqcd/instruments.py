@@ -35,6 +35,7 @@ class Instruments:
         self._configured = {config.name for config in configs}
         self._all = {config.name: InstrumentSupervisor(config, bus, metrics) for config in configs}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
         self._is_running = False
 
     def __iter__(self) -> Iterator[InstrumentSupervisor]:
@@ -104,7 +105,7 @@ class Instruments:
                     self._bus.publish(Event("readings", {"devices": self.documents()}))
         finally:
             self._is_running = False
-            tasks = list(self._tasks.values())
+            tasks = {*self._tasks.values(), *self._ending}
             for task in tasks:
                 task.cancel()
             if tasks:
@@ -115,6 +116,8 @@ class Instruments:
 
     def _end(self, name: str) -> None:
         del self._all[name]
-        task = self._tasks.get(name)
+        task = self._tasks.pop(name, None)
         if task is not None:
             task.cancel()
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)

@@ -23,6 +23,7 @@ from petqc_simulators.boards.hamamatsu_c11204 import HamamatsuC11204Board
 from petqc_simulators.boards.witness import judge
 from petqcd import instrument_supervisor
 from petqcd.errors import BusyError, RefusedError, UnreachableError
+from petqcd.instrument_metrics import READING_METRICS
 from petqcd.instrument_queue import MOST_WAITING, Command, CommandQueue, Priority
 from petqcd.instrument_state import InstrumentState
 from petqcd.safe_state import SafeState
@@ -62,6 +63,7 @@ def test_every_kind_is_polled_and_told_nothing() -> None:
                 assert one.bias is (BiasState.ON if is_source else None)
                 if case.name not in {"sr620", "caen-a5203"}:  # which are set up to measure
                     assert case.told(board) == case.told(case.board())
+                assert {reading.unit for reading in one.readings()} <= set(READING_METRICS)
             document = json.loads(json.dumps(rig.instruments.documents(), allow_nan=False))
             assert [one["state"] for one in document].count("adopted") == 3
             assert rig.metric("petqc_device_up", HV) == 1.0

@@ -123,6 +123,7 @@ def test_one_simulated_instrument_makes_everything_simulated(tmp_path: Path) -> 
         ("poll_s = 2", "poll_s = 9", 31, "device[3].poll_s"),
         ("poll_s = 2", "lowest_degc = 30\nhighest_degc = 20", 26, "30.0 to 20.0 °C is no range"),
         ('"chiller"', '"hv-0"', 1, "two devices are called 'hv-0'"),
+        ("-FTDI_A2-", "-FTDI_A1-", 1, "two devices are at /dev/serial/by-id/usb-FTDI_A1-if00"),
         ("tcp://192.168.50.3", "192.168.50.3", 36, "device[4].address"),
         ("inputs = [0, 1]", "inputs = [0]", 33, "one for each of the inputs"),
         ('model = "2450"', 'model = "2450"\npoll_s = 2', 46, "device[5].poll_s"),

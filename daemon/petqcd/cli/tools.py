@@ -33,6 +33,7 @@ def check_config(
 ) -> None:
     """Check a configuration and the files it names, and say what it means."""
     from petqc.formats.petsys_config import load_config as load_board
+    from petqcd.config import BiasSourceConfig
 
     loaded, folder = configuration(file, None)
     board = loaded.board
@@ -41,11 +42,16 @@ def check_config(
         warnings += load_board(board.configuration).warnings
     if board.bias is None:
         warnings.append(f"{board.name}: no [device.bias]: bias will be refused")
+    warnings += [
+        f"{one.name}: no [device.bias]: it is watched, and never switched on"
+        for one in loaded.instruments
+        if isinstance(one, BiasSourceConfig) and not one.can_energise
+    ]
     document = {
         "configuration": str(loaded.source_file) if loaded.source_file else None,
         "config_hash": loaded.hash,
         "scanner": loaded.scanner.name,
-        "simulated": board.is_simulated,
+        "simulated": loaded.is_simulated,
         "state_dir": str(folder),
         "warnings": warnings,
         "settings": loaded.model_dump(mode="json"),
@@ -59,6 +65,7 @@ def check_config(
         if board.simulator is not None
         else f"a {board.kind} at {board.address}"
     )
+    what = ", ".join([what, *(f"{one.name} ({one.kind} at {one.address})" for one in loaded.instruments)])
     sys.stdout.write(f"{source}: fine: scanner {loaded.scanner.name}, {what}, state in {folder}\n")
     sys.stdout.writelines(f"warning: {warning}\n" for warning in warnings)
 

@@ -83,6 +83,11 @@ class InstrumentConfig(Model):
         return False
 
     @property
+    def place(self) -> str:
+        """Where it is, so that no two are at the same."""
+        return self.address
+
+    @property
     def module(self) -> str:
         """The one module that it belongs to; empty if there are several or none."""
         return self.modules[0] if len(self.modules) == 1 else ""
@@ -265,6 +270,11 @@ class CaenA5203Config(InstrumentConfig):
     """It takes its reference clock from outside."""
     silence_s: Finite | None = None
     """Running without a service event for so long, its link counts as lost."""
+
+    @property
+    def place(self) -> str:
+        """See `InstrumentConfig.place`."""
+        return self.address if self.control_port is None else f"{self.address}:{self.control_port}"
 
     def _plain(self) -> dict[str, Any]:
         plain = super()._plain()

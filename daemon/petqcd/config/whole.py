@@ -82,6 +82,9 @@ class PetqcConfig(Model):
         names = [device.name for device in devices]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two devices are called {twice[0]!r}: give each a name of its own")
+        places = [device.place for device in devices if isinstance(device, InstrumentConfig)]
+        if twice := sorted({place for place in places if places.count(place) > 1}):
+            raise ValueError(f"two devices are at {twice[0]}: a line has one instrument")
         return devices
 
     @model_validator(mode="after")

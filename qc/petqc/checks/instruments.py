@@ -7,27 +7,28 @@ from typing import TYPE_CHECKING, Final
 from petqc.channel_map import SCANNER, is_device_node
 from petqc.check_input import INSTRUMENT_ANSWERS
 from petqc.checks import CheckOutput, check
-from petqc.housekeeping import by_place
+from petqc.housekeeping import HousekeepingInput, by_place
 from petqc.limits import Limits
 
 if TYPE_CHECKING:
-    from petqc.housekeeping import HousekeepingInput
+    from petqc.check_input import CheckInput
 
+_UNIT: Final = "instruments"
 _DOUBTFUL: Final = ("uncertain", "bad")
 
 
 @check(
     "instruments",
     title="Instruments that do not answer as they must",
-    unit="instruments",
+    unit=_UNIT,
     levels=("scanner",),
     order=146,
-    data=("housekeeping",),
+    data=("source", "lutetium", "dark", "housekeeping", "mr-delta"),
     limits={"scanner": Limits(fail_high=0.0)},
     source="daily-qc.md §5.1, P0; formula: configured instruments that do not answer, or one of whose readings is "
     "stale, bad or uncertain; limits: any, petqc's own rule (what is not read is not known to be good)",
 )
-def instruments(q: HousekeepingInput) -> CheckOutput:
+def instruments(q: CheckInput) -> CheckOutput:
     """How many of the configured instruments are not as they should be, each by name; nothing if none is configured."""
     answers = q.read(INSTRUMENT_ANSWERS)
     if not answers:
@@ -36,11 +37,7 @@ def instruments(q: HousekeepingInput) -> CheckOutput:
     for (name, node), r in by_place(q.context.environment).items():
         if is_device_node(node) and r.quality in _DOUBTFUL:
             wrong.setdefault(node, f"{name}: {r.reason or r.quality}")
-    told = [f"{node.partition(':')[2]}: {why}" for node, why in wrong.items()]
+    reason = HousekeepingInput.named([f"{node.partition(':')[2]}: {why}" for node, why in wrong.items()])
     return CheckOutput(
-        [
-            q.judge(
-                "instruments", ("scanner", SCANNER), len(wrong), "instruments", 0.0, len(answers), reason=q.named(told)
-            )
-        ]
+        [q.judge("instruments", ("scanner", SCANNER), len(wrong), _UNIT, 0.0, len(answers), reason=reason)]
     )
