@@ -145,9 +145,10 @@ def test_commands_go_through_the_socket_and_errors_have_codes(tmp_path: Path, bo
             assert headers["content-type"].startswith("text/html")
             assert run_id.encode() in report
             assert (await asyncio.to_thread(ask, d.http, "GET", "/api/v1/runs/nothing/report"))[0] == 404
-            page = (await asyncio.to_thread(ask, d.http, "GET", "/"))[2].decode()
+            page = (await asyncio.to_thread(ask, d.http, "GET", f"/runs/{run_id}"))[2].decode()
             assert f"/api/v1/runs/{run_id}/report" in page
-            assert "? invalid" in page
+            assert "source: invalid" in page
+            assert (await asyncio.to_thread(ask, d.http, "GET", "/runs/nothing"))[0] == 404
 
     asyncio.run(work())
 

@@ -2,10 +2,11 @@
 
 from petqcd.store.database import Database, database_of
 from petqcd.store.reader import Reader, read_only
-from petqcd.store.rows import Occasion, StoredRun, StoredValues, kind_of
+from petqcd.store.rows import SOURCE, Occasion, StoredRun, StoredValues, kind_of
 from petqcd.store.store import Store
 
 __all__ = [
+    "SOURCE",
     "Database",
     "Occasion",
     "Reader",

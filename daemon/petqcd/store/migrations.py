@@ -39,7 +39,14 @@ def _outbox(connection: Connection) -> None:
         table.create(connection, checkfirst=True)
 
 
-MIGRATIONS: tuple[Migration, ...] = (Migration(2, "messages that wait for the broker", _outbox),)
+def _annotations(connection: Connection) -> None:
+    schema.annotated.create(connection, checkfirst=True)
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(2, "messages that wait for the broker", _outbox),
+    Migration(3, "remarks in the trends", _annotations),
+)
 """Every step, in order. A step that changes a table spells out how it was before and is never edited afterwards."""
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.sql.compiler import SQLCompiler
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = MetaData()
 
@@ -126,6 +126,18 @@ audit = Table(
     Index("audit_actor", "actor", "number"),
 )
 
+annotated = Table(
+    "annotations",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("at", String, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("who", String, nullable=False),
+    Column("written_at", String, nullable=False),
+    sqlite_autoincrement=True,
+)
+
 users = Table(
     "users",
     metadata,
@@ -175,6 +187,8 @@ class Rule:
 
 
 RULES = (
+    Rule("annotations_unchanged", "annotations", "UPDATE", "an annotation is never changed"),
+    Rule("annotations_kept", "annotations", "DELETE", "an annotation is never deleted"),
     Rule("audit_unchanged", "audit", "UPDATE", "the audit log is never changed"),
     Rule("audit_kept", "audit", "DELETE", "the audit log is never deleted"),
     Rule("runs_unchanged", "runs", "UPDATE", "a stored run is never changed", "OLD.state = 'finished'"),

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Query, Request
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,11 +27,12 @@ from petqcd.errors import (
     UnreachableError,
 )
 from petqcd.safe_state import worst
-from petqcd.web import pages
 from petqcd.web.accounts import Nothing, add_accounts, add_management
 from petqcd.web.bias import add_bias
-from petqcd.web.gate import PAGE, Gate, GatedRoute, Who, signed
+from petqcd.web.console import add_console
+from petqcd.web.gate import Gate, GatedRoute, Who, signed
 from petqcd.web.guard import LOCAL_HOSTS, SOCKET_HOST, Guard
+from petqcd.web.results import add_results
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -128,6 +129,8 @@ def make_app(daemon: Daemon, *, on_socket: bool) -> ASGIApp:
     _add_commands(app, daemon)
     add_bias(app, daemon)
     add_accounts(app, daemon, gate)
+    add_results(app, daemon)
+    add_console(app, daemon)
     if on_socket:
         add_management(app, daemon)
 
@@ -169,18 +172,6 @@ def _add_reading(app: FastAPI, daemon: Daemon) -> None:
     @app.get("/api/v1/openapi.json", include_in_schema=False)
     async def schema() -> dict[str, Any]:
         return app.openapi()
-
-    @app.get("/", include_in_schema=False, response_class=PAGE)
-    async def index() -> HTMLResponse:
-        lines = await asyncio.to_thread(store.history, 100)
-        return HTMLResponse(pages.index(daemon.status(), lines))
-
-    @app.get("/static/{name}", include_in_schema=False)
-    async def static(name: str) -> Response:
-        found = pages.static(name)
-        if found is None:
-            raise NotFoundError(f"there is no {name!r}")
-        return Response(found[0], media_type=found[1], headers={"Cache-Control": "max-age=3600"})
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
@@ -227,16 +218,17 @@ def _add_reading(app: FastAPI, daemon: Daemon) -> None:
         """The document of a run; `last` is the newest."""
         return JSONResponse(await asyncio.to_thread(store.document, run_id))
 
+    @app.get("/api/v1/runs/{run_id}/report.html", include_in_schema=False)  # as reports link to each other
     @app.get("/api/v1/runs/{run_id}/report")
-    async def report(run_id: str) -> FileResponse:
+    async def report(run_id: str) -> HTMLResponse:
         """The report of a run as a page."""
         line = await asyncio.to_thread(store.line, run_id)
         path = store.state_dir / line.folder / "report.html"
-        if not await asyncio.to_thread(path.is_file):
-            raise NotFoundError(f"run {line.run_id} has no report")
-        return FileResponse(
-            path, media_type="text/html", headers={"Content-Security-Policy": content_security_policy()}
-        )
+        try:
+            page = await asyncio.to_thread(path.read_bytes)
+        except FileNotFoundError:
+            raise NotFoundError(f"run {line.run_id} has no report") from None
+        return HTMLResponse(page, headers={"Content-Security-Policy": content_security_policy()})
 
     @app.get("/api/v1/calibrations")
     async def calibrations() -> dict[str, Any]:

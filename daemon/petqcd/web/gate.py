@@ -139,7 +139,11 @@ def actor_of(request: Request) -> Actor:
     return actor
 
 
-Who = Annotated[Actor, Depends(actor_of)]
+async def _who(request: Request) -> Actor:  # a plain function would be called in another thread
+    return actor_of(request)
+
+
+Who = Annotated[Actor, Depends(_who)]
 
 
 def signed(actor: Actor, said: str | None) -> str:

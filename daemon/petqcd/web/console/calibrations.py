@@ -1,0 +1,30 @@
+"""Calibration sets: which there are, which one runs use, and choosing another."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from fastapi import Request  # noqa: TC002 - the route's signature is read at run time
+from fastapi.responses import HTMLResponse  # noqa: TC002
+
+from petqcd.web.gate import PAGE
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from petqcd.web.console.frame import Frame
+
+
+def add(app: FastAPI, frame: Frame) -> None:
+    """Add the route."""
+
+    @app.get("/calibrations", include_in_schema=False, response_class=PAGE)
+    async def page(request: Request) -> HTMLResponse:
+        daemon = frame.daemon
+        listing = await asyncio.to_thread(daemon.calibrations.listing)
+        baselines = await asyncio.to_thread(daemon.baselines.listing)
+        in_use = daemon.calibrations.in_use
+        return frame.page(
+            request, "calibrations.html", listing=listing, in_use=in_use, baselines=list(reversed(baselines))
+        )

@@ -1,0 +1,182 @@
+"""One Chromium and one daemon for all browser tests: runs of one small recording, and a board that never answers."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from petqc.recorded import analyse_file
+from petqc_simulators.recording import write_recording
+from petqcd import clock, records
+from petqcd.access import Role
+from petqcd.app import Daemon
+from petqcd.bias_limits import BiasLimits
+from petqcd.config import ApiConfig, DeviceConfig, PetqcConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, Page
+
+    from petqc.results import Run
+
+WORDS = "correct horse battery"
+RUNS = 6
+START_DEADLINE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """A daemon with its console, and the ids of its stored runs, oldest first."""
+
+    http: str
+    run_ids: list[str]
+    daemon: Daemon
+
+
+def stored_runs(recording: dict[str, Any]) -> list[Run]:
+    """One measurement, told as one on each of the last days; the newest a moment ago and with a wide time peak."""
+    measured = analyse_file(
+        recording["recording"], config=recording["config"], kind="source", scanner="bench", simulated=True
+    )
+    found = []
+    for n in range(RUNS):
+        at_s = clock.unix_s() - timedelta(days=RUNS - 1 - n).total_seconds() - 60
+        checks = [
+            replace(c, value=c.value * (1 + 0.004 * n)) if c.id == "ctr_fit" and c.value is not None else c
+            for c in measured.checks
+        ]
+        found.append(
+            replace(
+                measured,
+                run_id=f"run-{n}",
+                started_at=clock.utc_text(at_s),
+                finished_at=clock.utc_text(at_s + 30),
+                checks=checks,
+                calibration_ids={"energy": "a" if n < RUNS // 2 else "b"},
+            )
+        )
+    return found
+
+
+async def store(daemon: Daemon, runs: list[Run]) -> None:
+    for run in runs:
+        about = {"kind": run.kind, "scanner": run.scanner, "simulated": True, "started_at": run.started_at}
+        await daemon.store.begin_run(run.run_id, config_hash="", **about)
+        folder = daemon.store.folder_of(run.run_id)
+        folder.mkdir(parents=True)
+        await asyncio.to_thread(records.write_files, run, folder)
+        await daemon.store.finish_run(run)
+
+
+@pytest.fixture(scope="module")
+def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
+    folder = tmp_path_factory.mktemp("console")
+    recording = write_recording(folder / "r", "bench", 1, 0.5, truth_seconds=0)
+    runs = stored_runs(recording)
+    silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    silent.bind(("127.0.0.1", 0))
+    device = DeviceConfig(
+        address=f"udp://127.0.0.1:{silent.getsockname()[1]}",
+        configuration=recording["config"],
+        simulated=True,
+        bias=BiasLimits(v_min=0, v_max=50, max_step_v=1, slew_v_per_s=10),
+    )
+    config = PetqcConfig(device=(device,), api=ApiConfig(listen="127.0.0.1:0"))
+    ready, found = threading.Event(), []
+
+    async def serve() -> None:
+        # One thread that is there before the first test: each test answers for the threads that begin in it.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        async with Daemon(config, folder / "state") as daemon:
+            await store(daemon, runs)
+            for role in Role:
+                await daemon.accounts.users.add(f"one-{role}", role, WORDS, by="test")
+            found.append(Console(daemon.http, [run.run_id for run in runs], daemon))
+            found.append(asyncio.get_running_loop())
+            ready.set()
+            await daemon.run_until_stopped()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),), name="daemon")
+    thread.start()
+    try:
+        assert ready.wait(START_DEADLINE_S), "the daemon did not start"
+        yield found[0]
+    finally:
+        if ready.is_set():
+            found[1].call_soon_threadsafe(found[0].daemon.stop)
+        thread.join()
+        silent.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    assert chromium is not None, "chromium is not on PATH: ./petqc test installs it when run as root on Debian"
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+class Visitor:
+    """A page of its own context, and everything in it that went wrong."""
+
+    def __init__(self, page: Page, http: str) -> None:
+        self.page, self.http = page, http
+        self.problems: list[str] = []
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("console", lambda message: self._said(message.type, message.text))
+        page.on("request", lambda request: self._asked(request.url))
+
+    def _said(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning"):
+            self.problems.append(text)
+
+    def _asked(self, url: str) -> None:
+        if not url.startswith((self.http, "data:", "about:")):
+            self.problems.append(f"asked for {url}: the console needs nothing from elsewhere")
+
+    def open(self, path: str) -> Page:
+        self.page.goto(self.http + path)
+        return self.page
+
+    def login(self, role: str) -> Page:
+        page = self.open("/login")
+        page.get_by_label("User").fill(f"one-{role}")
+        page.get_by_label("Password").fill(WORDS)
+        page.get_by_role("button", name="Log in").click()
+        page.wait_for_url(self.http + "/")
+        return page
+
+
+@pytest.fixture
+def visit(browser: Browser, console: Console) -> Iterator[Any]:
+    """Makes visitors: `visit(dark=True, width=390)`; at the end none of them may have met a problem."""
+    visitors = []
+
+    def make(*, dark: bool = False, width: int = 1280, scripts: bool = True) -> Visitor:
+        context = browser.new_context(
+            color_scheme="dark" if dark else "light",
+            viewport={"width": width, "height": 900},
+            java_script_enabled=scripts,
+            locale="en-GB",
+            timezone_id="UTC",
+        )
+        context.set_default_timeout(30_000)
+        visitors.append(Visitor(context.new_page(), console.http))
+        return visitors[-1]
+
+    yield make
+    for visitor in visitors:
+        visitor.page.context.close()
+    assert [problem for visitor in visitors for problem in visitor.problems] == []

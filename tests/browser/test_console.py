@@ -1,0 +1,171 @@
+"""The console in a real Chromium: what people do with it, by mouse, by keyboard, in light and dark, on a phone."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+from tests.browser.conftest import RUNS
+
+from petqcd.web.actions import ACTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from playwright.sync_api import Page
+    from tests.browser.conftest import Console
+
+PAGES = {
+    "today": "/",
+    "history": "/runs",
+    "run": "/runs/run-5",
+    "compare": "/compare?a=run-0&b=run-5",
+    "trends": "/trends?kind=source&check=ctr_fit&node=scanner",
+    "devices": "/devices",
+    "calibrations": "/calibrations",
+    "audit": "/audit",
+    "login": "/login",
+}
+SHOTS = os.environ.get("PETQC_SCREENSHOTS")
+"""Folder for pictures of every page, for whoever wants to look at them."""
+
+
+def complete(page: Page, name: str) -> None:
+    """Wait until everything that scripts add is there."""
+    if name == "trends":
+        page.locator("#trend canvas").wait_for()
+    if name == "run":
+        page.get_by_role("button", name="energy scanner").click()
+        page.locator("#spectrum canvas").wait_for()
+        expect(page.locator("#map-scale")).to_contain_text("Dark")
+
+
+def test_every_page_is_tested() -> None:
+    pages = {p for (method, p) in ACTIONS if method == "GET" and not p.startswith(("/api/", "/static/"))}
+    asked = {re.sub(r"/run-5$", "/{run_id}", path.partition("?")[0]) for path in PAGES.values()}
+    assert pages - {"/metrics", "/healthz", "/readyz"} == asked
+
+
+@pytest.mark.parametrize(("dark", "width"), [(False, 1280), (True, 1280), (False, 390)], ids=["light", "dark", "phone"])
+def test_everybody_can_use_every_page(visit: Callable[..., Any], *, dark: bool, width: int) -> None:
+    visitor = visit(dark=dark, width=width)
+    page = visitor.login("engineer")
+    for name, path in PAGES.items():
+        visitor.open(path)
+        complete(page, name)
+        if SHOTS:
+            page.screenshot(path=Path(SHOTS) / f"{name}-{'dark' if dark else 'light'}-{width}.png", full_page=True)
+        found = Axe().run(page).response["violations"]
+        assert [(name, v["id"], [n["html"][:200] for n in v["nodes"]]) for v in found] == []
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} is wider than the screen"
+
+
+def test_a_run_is_started_followed_and_stopped(visit: Callable[..., Any], console: Console) -> None:
+    visitor = visit()
+    page = visitor.login("physicist")
+    expect(page.get_by_role("heading", level=2).first).to_contain_text(re.compile("Pass|Fail|Could not"))
+    expect(page.get_by_text("ago").first).to_be_visible()
+    page.get_by_label("Kind").select_option("source")
+    page.get_by_role("button", name="Start the run").click()
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    expect(page.locator("#progress-stage")).to_have_text("connect")
+    expect(page.get_by_role("button", name="Start the run")).to_be_hidden()
+    page.get_by_role("button", name="Stop the run").click()
+    expect(page.get_by_role("button", name="Start the run")).to_be_visible()
+    expect(page.get_by_role("progressbar")).to_be_hidden()
+    stopped = console.daemon.store.line("last")
+    assert (stopped.verdict, stopped.kind) == ("invalid", "source")
+    visitor.open("/audit")
+    expect(page.get_by_role("row", name=re.compile("abort.*one-physicist|one-physicist.*abort")).first).to_be_visible()
+
+
+def test_who_may_not_is_not_offered(visit: Callable[..., Any]) -> None:
+    visitor = visit()
+    page = visitor.open("/")
+    expect(page.get_by_role("button")).to_have_count(0)
+    expect(page.get_by_role("link", name="Log in").first).to_be_visible()
+    page = visitor.login("observer")
+    expect(page.get_by_role("button", name="Start the run")).to_have_count(0)
+    expect(page.get_by_role("button", name="All bias off")).to_have_count(0)
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_role("link", name="Log in").first).to_be_visible()
+
+
+def test_a_wrong_password_is_told(visit: Callable[..., Any]) -> None:
+    visitor = visit()
+    page = visitor.open("/login")
+    page.get_by_label("User").fill("one-engineer")
+    page.get_by_label("Password").fill("not this one at all")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_have_text("user or password is wrong")
+    assert any("401" in problem for problem in visitor.problems)
+    visitor.problems.clear()
+
+
+def test_by_keyboard_alone(visit: Callable[..., Any]) -> None:
+    visitor = visit()
+    page = visitor.open("/runs/run-5")
+    expect(page.locator("#map-scale")).to_contain_text("Dark")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.locator("#map").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#channel caption")).to_contain_text("channel:")
+    expect(page.locator("#channel")).to_contain_text("keV")
+    page.get_by_role("button", name="energy module:0.0.1").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#spectrum figcaption")).to_contain_text("energy module:0.0.1")
+    page.locator("#report-box summary").focus()
+    page.keyboard.press("Enter")
+    expect(page.frame_locator("#report-box iframe").get_by_role("heading", level=1)).to_be_visible()
+
+
+def test_two_runs_are_chosen_and_compared(visit: Callable[..., Any]) -> None:
+    visitor = visit()
+    page = visitor.open("/runs?kind=source")
+    page.get_by_label("compare from run-0").check()
+    page.get_by_label("compare to run-3").check()
+    page.get_by_role("button", name="Compare A with B").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("What moved")
+    expect(page.locator("main")).to_contain_text("calibration")
+
+
+def test_a_trend_has_its_values_and_a_remark_stays(visit: Callable[..., Any]) -> None:
+    visitor = visit()
+    page = visitor.login("physicist")
+    visitor.open(PAGES["trends"])
+    page.locator("#trend canvas").wait_for()
+    page.get_by_text("The values as a table").click()
+    expect(page.get_by_role("region", name="Values").get_by_role("row")).to_have_count(RUNS + 1)
+    page.get_by_label("About").select_option("service")
+    page.get_by_role("textbox", name="Remark").fill("a new power supply <b>")
+    page.get_by_role("button", name="Write the remark").click()
+    expect(page.get_by_role("listitem").filter(has_text="a new power supply <b>")).to_be_visible()
+    expect(page.get_by_role("listitem").filter(has_text="one-physicist")).to_be_visible()
+
+
+def test_without_scripts_everything_is_still_said(visit: Callable[..., Any]) -> None:
+    visitor = visit(scripts=False)
+    for path, said in (
+        ("/", "CTR"),
+        ("/runs", "photopeak position"),
+        ("/runs/run-5", "Photopeak"),
+        (PAGES["trends"], "Last:"),
+    ):
+        expect(visitor.open(path).locator("main")).to_contain_text(said)
+
+
+def test_bias_goes_off_from_every_page(visit: Callable[..., Any]) -> None:
+    visitor = visit()
+    page = visitor.login("physicist")
+    visitor.open("/trends")
+    page.get_by_role("button", name="All bias off").click()
+    # The board is silent: the page says that nothing is known, and does not say that bias is off.
+    expect(page.locator("#off-result")).to_contain_text("unknown")
