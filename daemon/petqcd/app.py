@@ -107,6 +107,13 @@ class Daemon:
         """Ask for an orderly end; may be a signal handler."""
         self._stop.set()
 
+    def stuck(self) -> str:
+        """Why this process had better be ended and started again; empty: all that it must do is being done."""
+        ended = [task.get_name() for task in self._tasks if task.done()]
+        if ended:
+            return f"{', '.join(ended)} ended by itself"
+        return "" if self.store.is_alive else "nobody writes to the store"
+
     def status(self) -> dict[str, Any]:
         """What is, as plain types."""
         progress = self.runs.progress

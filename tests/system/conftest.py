@@ -114,7 +114,9 @@ class Serving:
 
 
 @contextmanager
-def serving(folder: Path, *, seconds: float, seed: int = 1, faults: tuple[str, ...] = ()) -> Iterator[Serving]:
+def serving(
+    folder: Path, *, seconds: float, seed: int = 1, faults: tuple[str, ...] = (), env: dict[str, str] | None = None
+) -> Iterator[Serving]:
     """Start `petqc serve`, and end it in order."""
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "petqc.toml"
@@ -126,7 +128,7 @@ def serving(folder: Path, *, seconds: float, seed: int = 1, faults: tuple[str, .
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={k: v for k, v in os.environ.items() if not k.startswith("PETQC_")},
+        env={**{k: v for k, v in os.environ.items() if not k.startswith("PETQC_")}, **(env or {})},
     )
     assert process.stdout is not None
     assert process.stderr is not None

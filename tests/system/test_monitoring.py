@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import time
 import urllib.request
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from tests.system.prometheus import MONITORING, Webhook, program, query, wait_fo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.slow
 
@@ -27,6 +30,16 @@ class Watched:
     prometheus: str
     hook: Webhook
     document: dict[str, Any]
+    manager: socket.socket
+
+
+@contextmanager
+def service_manager(path: Path) -> Iterator[tuple[socket.socket, dict[str, str]]]:
+    """Somebody who is told as systemd would be, and asks for a sign of life every three seconds."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(20)
+        yield manager, {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "3000000"}
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +49,15 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("watched")
     with (
         webhook() as (url, hook),
-        serving(folder / "petqc", seconds=3, faults=("F14=300",)) as daemon,
+        service_manager(folder / "notify") as (manager, told_to),
+        serving(folder / "petqc", seconds=3, faults=("F14=300",), env=told_to) as daemon,
         watching(folder / "watching", daemon.http, url) as prometheus,
     ):
         assert wait_for(prometheus, "petqc_run_verdict == -1")[0]["metric"]["scanner"] == "bench"
         wait_for(prometheus, 'ALERTS{alertname="PetqcSimulated"}')  # the rules are at work,
-        assert query(prometheus, 'ALERTS{severity!="info"}') == []  # and nothing is wrong yet
+        wait_for(prometheus, 'absent(ALERTS{severity!="info"})')  # and once it is scraped nothing is wrong yet
         document = daemon.petqc("run", "daily", "--wait", "--json").json()
-        yield Watched(daemon, prometheus, hook, document)
+        yield Watched(daemon, prometheus, hook, document, manager)
 
 
 def test_prometheus_has_what_the_run_measured(watched: Watched) -> None:
@@ -113,10 +127,24 @@ def test_every_panel_has_data_where_the_daemon_has_it(watched: Watched) -> None:
     assert len(empty) < len(queries()) / 2
 
 
+def test_the_service_manager_is_told_that_it_is_ready_and_alive(watched: Watched) -> None:
+    assert watched.manager.recv(4096).startswith(b"READY=1\nSTATUS=petqc ")
+    for _ in range(3):
+        assert watched.manager.recv(4096) == b"WATCHDOG=1"
+
+
 def test_a_daemon_that_is_gone_reaches_a_person_and_what_was_bad_stays_bad(watched: Watched) -> None:
+    watched.manager.setblocking(False)
+    with suppress(BlockingIOError):
+        while watched.manager.recv(4096):  # or its end would find no room
+            pass
+    watched.manager.settimeout(20)
     watched.daemon.process.terminate()
     watched.daemon.process.wait(30)
     gone = watched.hook.wait_for(lambda a: a["labels"]["alertname"] == "PetqcGone")
     assert gone["status"] == "firing"
+    while (told := watched.manager.recv(4096)) == b"WATCHDOG=1":
+        pass
+    assert told.startswith(b"STOPPING=1\n")
     watched.hook.wait_for(lambda a: a["labels"]["alertname"] == "PetqcScannerVanished")
     assert all(a["status"] == "firing" for a in watched.hook.alerts if a["labels"]["alertname"] == "PetqcCheckFailed")

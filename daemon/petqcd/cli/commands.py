@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from petqcd.cli import access, alarms, baseline, bias, calibrate, exchange, files, history, off, service, tools
+from petqcd.cli import access, alarms, baseline, bias, calibrate, exchange, files, history, install, off, service, tools
 
 app = typer.Typer(
     name="petqc",
@@ -17,5 +17,5 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _module in (service, bias, off, alarms, calibrate, baseline, files, history, exchange, access, tools):
+for _module in (service, bias, off, alarms, calibrate, baseline, files, history, exchange, access, install, tools):
     _module.register(app)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
-import logging
 import signal
 import sys
 from contextlib import closing, suppress
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from petqcd import journal, notify
 from petqcd.cli.common import VERDICT_EXIT, ConfigFile, Json, Setting, StateDir, configuration, give_json, say, settings
 from petqcd.cli.progress import Bar
 from petqcd.errors import EXIT_UNREACHABLE, DaemonError, StoreError
@@ -84,7 +85,7 @@ def demo(
     )
     from petqcd.errors import ConfigError
 
-    _logging(verbose=verbose)
+    journal.set_up(verbose=verbose)
     try:
         device = simulated_device(profile=profile, seed=seed, source=source, faults=tuple(fault or ()))
         config = PetqcConfig(
@@ -167,10 +168,11 @@ def serve(
     verbose: Verbose = False,
 ) -> None:
     """Run the daemon until it is told to stop (Ctrl-C or SIGTERM)."""
-    _logging(verbose=verbose)
+    journal.set_up(verbose=verbose)
     loaded, folder = configuration(config, state_dir)
     if loaded.source_file is None:
         say("no petqc.toml: the simulated bench")
+    faulthandler.enable()  # a watchdog that ends a process that hangs leaves where every thread stood
     asyncio.run(_serve(loaded, folder, as_json=as_json))
 
 
@@ -182,8 +184,10 @@ async def _serve(config: PetqcConfig, state_dir: Path, *, as_json: bool) -> None
         if as_json:
             sys.stdout.write(json.dumps({"ready": True, "http": daemon.http, "state_dir": str(state_dir)}) + "\n")
             sys.stdout.flush()
-        say(f"petqc {daemon.version} serves {daemon.http} · commands: {state_dir / 'petqcd.sock'}")
-        await daemon.run_until_stopped()
+        said = f"petqc {daemon.version} serves {daemon.http} · commands: {state_dir / 'petqcd.sock'}"
+        say(said)
+        async with notify.serving(said, daemon.stuck):
+            await daemon.run_until_stopped()
         say("stopping")
 
 
@@ -322,13 +326,3 @@ def _end_on_signals(daemon: Daemon) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, daemon.stop)
-
-
-def _logging(*, verbose: bool) -> None:
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    for name in ("numba", "asyncio"):
-        logging.getLogger(name).setLevel(logging.WARNING)

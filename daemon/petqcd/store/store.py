@@ -72,6 +72,11 @@ class Store(Reader):
         """When the last durable commit was made; 0: none yet."""
         return self._writer.last_commit_unix_s
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether there is still somebody who writes; a disk that refuses is another matter."""
+        return self._writer.is_alive
+
     def folder_of(self, run_id: str) -> Path:
         """The folder of a run's files."""
         return self.state_dir / RUNS / run_id

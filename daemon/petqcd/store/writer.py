@@ -103,6 +103,11 @@ class Writer:
             else:
                 job[1].set_exception(StoreError(f"{self._database.name}: maintenance is going on already"))
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread, which does every write, is at work."""
+        return self._thread.is_alive()
+
     def close(self) -> None:
         """Finish what was taken, checkpoint and close; safe to call twice."""
         self._closing = True
