@@ -13,6 +13,7 @@ from petqcd.cli.common import VERDICT_EXIT, ConfigFile, Json, StateDir, configur
 from petqcd.errors import UnreachableError
 
 if TYPE_CHECKING:
+    from petqc.results import Run as Document
     from petqcd.client import Client
     from petqcd.config import PetqcConfig
 
@@ -101,11 +102,9 @@ def show(
     as_json: Json = False,
 ) -> None:
     """One run: verdict, values with uncertainties and limits. Ends with the verdict's exit code."""
-    from petqc.results import Run as Document
-
     loaded, folder = configuration(config, state_dir)
     document = stored_document(loaded, folder, run_id)
-    run = Document.from_document(document)
+    run = _whole(folder, document)
     if as_json:
         give_json(document)
     else:
@@ -156,15 +155,19 @@ def report(
 ) -> None:
     """The report of a stored run as a file, for whoever files it."""
     from petqc.report import write_report
-    from petqc.results import Run as Document
 
     loaded, folder = configuration(config, state_dir)
-    document = stored_document(loaded, folder, run_id)
-    files = folder / "runs" / document["run_id"]
-    # An imported run has no files: its report is made from the document alone.
-    run = Document.load(files) if (files / "run.json").is_file() else Document.from_document(document)
+    run = _whole(folder, stored_document(loaded, folder, run_id))
     write_report(run, out)
     typer.echo(f"{out}: report of run {run.run_id}")
+
+
+def _whole(folder: Path, document: Any) -> Document:
+    """A stored run with its channels; an imported run has no files, and is made from the document alone."""
+    from petqc.results import Run as Document
+
+    files = folder / "runs" / document["run_id"]
+    return Document.load(files) if (files / "run.json").is_file() else Document.from_document(document)
 
 
 def stored_document(config: PetqcConfig, folder: Path, run_id: str) -> Any:
