@@ -94,8 +94,8 @@ def _suggest(run: Run, place: Place, where: str, channels: int, bad: int) -> Sug
     return Suggestion(
         place.node,
         f"scan with {where} masked, if the physicist agrees",
-        f"every flagged channel is in it; all {bad} values that are outside limits or missing are its own, or counts and "
-        f"means that it is part of; {good} other values are inside their limits; it has {place.members.size} of "
+        f"every flagged channel is in it; all {bad} values that are outside limits or missing are its own, or counts "
+        f"and means that it is part of; {good} other values are inside their limits; it has {place.members.size} of "
         f"{channels} channels ({share:.2g} %); and the likely cause ({run.diagnosis[0].cause}) is nothing that other "
         "parts share. The normalisation must know the mask.",
     )
