@@ -6,7 +6,6 @@ import asyncio
 import importlib.metadata
 import logging
 import os
-import shutil
 from contextlib import AsyncExitStack, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
@@ -16,11 +15,13 @@ from petqcd.access import daemon_itself
 from petqcd.accounts import Accounts
 from petqcd.alarm_keeper import AlarmKeeper
 from petqcd.audit import Audit
+from petqcd.backups import Backups
 from petqcd.baselines import Baselines
 from petqcd.bias_control import BiasControl
 from petqcd.bias_watch import BiasWatch
 from petqcd.calibrations import Calibrations
 from petqcd.client import SOCKET_NAME
+from petqcd.disk import Disk, DiskLevel
 from petqcd.errors import ConfigError, DaemonError, NotFoundError
 from petqcd.instruments import Instruments
 from petqcd.kept_outputs import KeptOutputs
@@ -193,6 +194,11 @@ class Daemon:
             self._make_board or _petsys_board,
             self.instruments.readings,
         )
+        self.disk = Disk(self.state_dir, self.metrics, keeps_reserve=not self.config.is_simulated)
+        await asyncio.to_thread(self.disk.look)
+        self.runs.refuses = self.disk.why_no_run
+        self.backups = Backups(self.config, self.store, self.audit, self.metrics, self.version)
+        await self.backups.publish()
         self.calibrations = Calibrations(self.config, self.store, self.metrics, self.device)
         self.baselines = Baselines(self.config, self.store, self.metrics)
         await self._restore()
@@ -206,6 +212,7 @@ class Daemon:
         self._stack.push_async_callback(self._outputs_at_stop)
         self._own(asyncio.create_task(self.watch.run(), name="interlocks"))
         self._own(asyncio.create_task(self._housekeeping(), name="housekeeping"))
+        self._own(asyncio.create_task(self.backups.run(), name="nightly backup"))
         await self._listen()
         self._stack.push_async_callback(self.runs.aclose)
         self._own(asyncio.create_task(self.scheduler.run(), name="scheduler"))
@@ -294,11 +301,14 @@ class Daemon:
             if task.done():
                 task.result()
 
+    async def _watch_disk(self) -> None:
+        if await asyncio.to_thread(self.disk.look) >= DiskLevel.RUNS_STOP and self.runs.progress is not None:
+            self.runs.abort(f"{self.disk.told}; the run was stopped while it could still be stored")
+
     async def _housekeeping(self) -> None:
         dropped = 0
         while True:
-            usage = await asyncio.to_thread(shutil.disk_usage, self.state_dir)
-            self.metrics.set("petqc_state_free_bytes", usage.free)
+            await self._watch_disk()
             self.metrics.set("petqc_store_wal_bytes", self.store.wal_bytes)
             self.metrics.add("petqc_listeners_dropped_total", self.bus.dropped - dropped)
             dropped = self.bus.dropped

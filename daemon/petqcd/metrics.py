@@ -301,6 +301,22 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("petqc_store_wal_bytes", "gauge", "Size of the history's write-ahead log."),
     Metric("petqc_state_free_bytes", "gauge", "Free space of the file system that holds the state directory."),
+    Metric("petqc_state_free_ratio", "gauge", "Free share of the file system that holds the state directory."),
+    Metric(
+        "petqc_state_disk_level",
+        "gauge",
+        "Disk of the state directory: 0 fine, 1 low (below 20 % or 10 GiB), 2 no new runs (5 %), 3 runs are stopped "
+        "(2 %), 4 only records (1 %).",
+    ),
+    Metric(
+        "petqc_backup_last_verified_timestamp_seconds",
+        "gauge",
+        "Unix time of the last backup that was opened, checked and counted; 0: there is none.",
+    ),
+    Metric("petqc_backup_bytes", "gauge", "Size of the last verified backup."),
+    Metric("petqc_backup_duration_seconds", "gauge", "How long the last backup of this daemon took, with its checks."),
+    Metric("petqc_backups_failed_total", "counter", "Backups that could not be made or did not pass their checks."),
+    Metric("petqc_retention_deleted_bytes_total", "counter", "Files of old runs that were deleted to make room."),
     Metric("petqc_listeners_dropped_total", "counter", "Listeners for live events dropped because they did not read."),
 )
 """Every name the daemon exports; docs/reference/metrics.md is made from this table."""

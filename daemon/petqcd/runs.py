@@ -77,6 +77,8 @@ class RunManager:
         self._active: Running | Composing | None = None
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self.refuses: Callable[[], str | None] = lambda: None
+        """What else stands in the way of a new run, for people."""
 
     @property
     def progress(self) -> Progress | None:
@@ -114,6 +116,9 @@ class RunManager:
         settings = found.settings_of(self._services.config, parameters or {})
         if self._closing:
             raise RefusedError("the daemon is stopping")
+        why = self.refuses()
+        if why is not None:
+            raise RefusedError(why)
         if self._active is not None:
             raise BusyError(f"run {self._active.run_id} is going on; wait for it or abort it")
         make = Composing if found.is_composed else Running

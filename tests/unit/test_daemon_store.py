@@ -10,87 +10,18 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from sqlalchemy import exc
+from tests.unit.histories import Place, a_run, claim, claimed_and_stored
 from tests.unit.postgres_server import PostgresServer, postgres_server
-from tests.unit.run_documents import usual_run
 
-from petqc.limits import Limits
-from petqc.results import CheckResult, Run
 from petqcd.errors import NotFoundError, StoreError
 from petqcd.store import Store, postgres, read_only
 from petqcd.store.postgres import PostgresDatabase
-from petqcd.store.sqlite import SETTINGS, SqliteDatabase
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from petqcd.store import Database
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with postgres_server() as found:
-        yield found
-
-
-@dataclass(frozen=True)
-class Place:
-    """An empty history on one of the back ends."""
-
-    state_dir: Path
-    database: Database
-
-    def store(self) -> Store:
-        return Store(self.state_dir, self.database)
-
-    def rows(self, query: str) -> list[Any]:
-        engine = self.database.reader_engine()
-        with closing(engine.connect()) as connection:
-            found = [tuple(row) for row in connection.exec_driver_sql(query)]
-        engine.dispose()
-        return found
-
-
-BACK_ENDS = ["sqlite", "postgresql"]
-
-
-@pytest.fixture(params=BACK_ENDS)
-def place(request: pytest.FixtureRequest, tmp_path: Path, server: PostgresServer) -> Place:
-    if request.param == "sqlite":
-        return Place(tmp_path, SqliteDatabase(tmp_path / "history.sqlite"))
-    schema = f"t{abs(hash(request.node.name)):x}"
-    return Place(tmp_path, PostgresDatabase(server.url, schema))
-
-
-def a_run(run_id: str, *, n_checks: int = 3) -> Run:
-    checks = [
-        CheckResult.measured(
-            "photopeak", f"module:0.0.{i}", 510.0 + i, "keV", 0.2, 1000, Limits(warn_low=500.0, warn_high=520.0)
-        )
-        for i in range(n_checks)
-    ]
-    return usual_run(
-        run_id=run_id,
-        software={"petqc": "0"},
-        config_hash="c",
-        checks=checks,
-    )
-
-
-async def claim(store: Store, run_id: str) -> int:
-    return await store.begin_run(
-        run_id, kind="daily", scanner="bench", simulated=True, started_at="2026-03-02T06:00:00+00:00", config_hash="c"
-    )
-
-
-async def claimed_and_stored(store: Store, run_id: str) -> int:
-    await claim(store, run_id)
-    return await store.finish_run(a_run(run_id))
+from petqcd.store.sqlite import SETTINGS
 
 
 def rows(path: Path, query: str) -> list[Any]:
@@ -285,7 +216,7 @@ import asyncio, sys
 from contextlib import closing
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_daemon_store import claimed_and_stored
+from tests.unit.histories import claimed_and_stored
 from petqcd.store import Store
 
 async def work(store):
@@ -302,7 +233,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     acknowledged: list[str] = []
     for life in range(3):
         process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path), str(Path(__file__).parent), str(life)],
+            [sys.executable, "-c", WRITER, str(tmp_path), str(Path(__file__).parents[2]), str(life)],
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -9,16 +9,18 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.unit.postgres_server import postgres_server
-from tests.unit.test_daemon_store import a_run, claimed_and_stored
+from tests.unit.histories import a_run, claimed_and_stored
 
 from petqcd.errors import StoreError
 from petqcd.store import Store, migrations, read_only, schema
 from petqcd.store.migrations import MIGRATIONS, Migration
 from petqcd.store.postgres import PostgresDatabase
+
+if TYPE_CHECKING:
+    from tests.unit.postgres_server import PostgresServer
 
 VERSION_1 = (Path(__file__).parents[1] / "golden" / "history_schema_1.sql").read_text()
 """Written by the last program of version 1: one run that is stored, one that was going on."""
@@ -93,25 +95,26 @@ def test_a_step_that_fails_leaves_the_history_as_it_was(tmp_path: Path, monkeypa
     assert dump(tmp_path / "history.sqlite") == before
 
 
-def test_a_step_that_fails_leaves_a_server_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with postgres_server() as server:
-        database = PostgresDatabase(server.url, "petqc")
-        with closing(Store(tmp_path, database)) as store:
-            asyncio.run(claimed_and_stored(store, "a"))
-        engine = database.writer_engine()
-        with engine.begin() as connection:
-            connection.exec_driver_sql("DROP TABLE outbox")
-            connection.exec_driver_sql("UPDATE meta SET value = '1'")
-        engine.dispose()
-        with monkeypatch.context() as patch:
-            patch.setattr(migrations, "MIGRATIONS", (*MIGRATIONS, Migration(99, "fails", failing)))
-            with pytest.raises(RuntimeError):
-                Store(tmp_path, database)
-        with read_only(database) as reader:
-            assert not reader._has_table("outbox")
-        with closing(Store(tmp_path, database)) as store:
-            assert store._has_table("outbox")
-            assert store.document("a") == a_run("a").document()
+def test_a_step_that_fails_leaves_a_server_as_it_was(
+    tmp_path: Path, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = PostgresDatabase(server.url, "migrated")
+    with closing(Store(tmp_path, database)) as store:
+        asyncio.run(claimed_and_stored(store, "a"))
+    engine = database.writer_engine()
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE outbox")
+        connection.exec_driver_sql("UPDATE meta SET value = '1'")
+    engine.dispose()
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "MIGRATIONS", (*MIGRATIONS, Migration(99, "fails", failing)))
+        with pytest.raises(RuntimeError):
+            Store(tmp_path, database)
+    with read_only(database) as reader:
+        assert not reader._has_table("outbox")
+    with closing(Store(tmp_path, database)) as store:
+        assert store._has_table("outbox")
+        assert store.document("a") == a_run("a").document()
 
 
 KILLED = """

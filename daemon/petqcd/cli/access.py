@@ -139,16 +139,16 @@ def audit(
     """The audit log, newest first: who did what, and what came of it."""
     if context.invoked_subcommand is not None:
         return
-    _, folder = configuration(config, state_dir)
+    loaded, folder = configuration(config, state_dir)
     from petqcd.client import Client
 
     try:
         rows = Client(folder).get(f"/api/v1/audit?limit={limit}")["entries"]
     except UnreachableError as error:
         from petqcd.audit import entries
-        from petqcd.store import read_only
+        from petqcd.store import database_of, read_only
 
-        with read_only(folder) as reader:
+        with read_only(database_of(loaded.store, folder)) as reader:
             say(f"petqc: {error}; reading the history itself")
             rows = entries(reader, limit=limit)
     if as_json:
@@ -169,7 +169,7 @@ def verify_audit(
 ) -> None:
     """Check that no row of the audit log was changed, removed or put in; works without the daemon."""
     from petqcd.audit import Head, verify
-    from petqcd.store import read_only
+    from petqcd.store import database_of, read_only
 
     noted = None
     if known is not None:
@@ -177,8 +177,8 @@ def verify_audit(
         if not colon or not number.isdecimal() or not digest:
             raise ConfigError(f"--known {known!r} is not NUMBER:HASH")
         noted = Head(int(number), digest)
-    _, folder = configuration(config, state_dir)
-    with read_only(folder) as reader:
+    loaded, folder = configuration(config, state_dir)
+    with read_only(database_of(loaded.store, folder)) as reader:
         head = verify(reader, known=noted)
     if as_json:
         give_json({"rows": head.number, "hash": head.hash})

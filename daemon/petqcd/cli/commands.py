@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from petqcd.cli import access, alarms, baseline, bias, calibrate, exchange, files, history, install, off, service, tools
+from petqcd.cli import (
+    access,
+    alarms,
+    backup,
+    baseline,
+    bias,
+    calibrate,
+    exchange,
+    files,
+    history,
+    install,
+    off,
+    service,
+    tools,
+)
 
 app = typer.Typer(
     name="petqc",
@@ -17,5 +31,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _module in (service, bias, off, alarms, calibrate, baseline, files, history, exchange, access, install, tools):
+for _module in (
+    service,
+    bias,
+    off,
+    alarms,
+    calibrate,
+    baseline,
+    files,
+    history,
+    exchange,
+    access,
+    backup,
+    install,
+    tools,
+):
     _module.register(app)

@@ -77,8 +77,9 @@ def _absolute(config: PetqcConfig, folder: Path) -> PetqcConfig:
     devices = tuple(
         _absolute_device(device, folder) if isinstance(device, DeviceConfig) else device for device in config.device
     )
-    directory = config.store.directory
-    store = config.store if directory is None else config.store.model_copy(update={"directory": folder / directory})
+    paths = {"directory": config.store.directory, "backups": config.store.backups}
+    absolute = {name: folder / path for name, path in paths.items() if path is not None}
+    store = config.store.model_copy(update=absolute)
     api = config.api
     if api.tls_certificate is not None and api.tls_key is not None:
         tls = {"tls_certificate": folder / api.tls_certificate, "tls_key": folder / api.tls_key}

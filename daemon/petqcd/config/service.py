@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from datetime import time
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from petqcd.bias_limits import Finite
 from petqcd.config.model import Model, Name
 
 
@@ -27,6 +29,16 @@ class StoreConfig(Model):
     """History on a PostgreSQL server, postgresql+psycopg://USER@HOST/DATABASE; default: a file of SQLite."""
     database_schema: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$", alias="schema")] = "petqc"
     """Schema of this daemon in that database; each daemon has its own."""
+    backups: Path | None = None
+    """Folder of backups, best on another disk. Default: `backups` in the state directory."""
+    nightly: bool = True
+    """Whether a backup is made every night; what is no longer kept goes after it."""
+    nightly_at: time = time(2, 30)
+    """Local time of that, in the zone of [schedule]."""
+    keep_recordings_days: Annotated[Finite, Field(ge=1)] | None = None
+    """After how many days the recorded frames of a run are deleted. Default: never. Results always stay."""
+    keep_channels_days: Annotated[Finite, Field(ge=1)] | None = None
+    """The same for the values and spectra of each channel (Parquet). Default: never."""
 
     @field_validator("url")
     @classmethod

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from petqc.baseline import AcceptedBaseline
     from petqc.results import Run
+    from petqcd.store.backup import Backup
     from petqcd.store.database import Database
 
 T = TypeVar("T")
@@ -225,6 +226,23 @@ class Store(Reader):
             StoreError: not stored.
         """
         return await _done(self._writer.submit(write))
+
+    def back_up(self, folder: Path, configuration: Path | None, software: str) -> Backup:
+        """Make a verified backup while everything goes on; takes its time, so from a thread.
+
+        Args:
+            folder: where backups are kept.
+            configuration: petqc.toml, if there is one.
+            software: version of petqc.
+
+        Raises:
+            StoreError: what was made is no backup, and is gone.
+        """
+        from petqcd.store.backup import make_backup
+
+        return make_backup(
+            self._database, self._writer, folder, sets=self.sets, configuration=configuration, software=software
+        )
 
     def close(self) -> None:
         """Finish all writes and let the state directory go."""

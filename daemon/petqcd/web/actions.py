@@ -37,6 +37,7 @@ ROLES: dict[str, tuple[frozenset[Role], str]] = {
     "annotate": (_COMMANDING, "Write a remark into the trends."),
     "import": (_COMMANDING, "Store what another system measured."),
     "accept-calibration": (_ENGINEER, "Choose the calibration set that runs use."),
+    "backup": (_ENGINEER, "Make a backup now, and see which there are."),
     MANAGE: (_ENGINEER, "Add and remove users and tokens. On the UNIX socket only."),
 }
 """Which roles may do what, and what it is."""
@@ -92,6 +93,8 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("POST", "/api/v1/baselines/accept"): "accept-baseline",
     ("POST", "/api/v1/baselines/end"): "accept-baseline",
     ("POST", "/api/v1/imports"): "import",
+    ("GET", "/api/v1/backups"): "backup",
+    ("POST", "/api/v1/backups"): "backup",
     ("POST", "/api/v1/off"): "off",
     ("GET", "/api/v1/bias"): VIEW,
     ("POST", "/api/v1/bias/{device}/on"): "energise",

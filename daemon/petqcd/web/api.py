@@ -286,6 +286,16 @@ def _add_commands(app: FastAPI, daemon: Daemon) -> None:
         run = imported_run(body.document)
         return {"run_id": run.run_id, "imported": await daemon.store.import_run(run)}
 
+    @app.get("/api/v1/backups")
+    async def backups() -> dict[str, Any]:
+        """Every verified backup, oldest first."""
+        return {"backups": [one.document() for one in await asyncio.to_thread(daemon.backups.listing)]}
+
+    @app.post("/api/v1/backups", status_code=201)
+    async def back_up(_body: Nothing) -> dict[str, Any]:
+        """Make a backup now; answered once it is verified."""
+        return (await daemon.backups.make()).document()
+
     @app.post("/api/v1/abort")
     async def abort(_body: Nothing) -> dict[str, str]:
         """Stop the run that is going on: bias off first; it becomes an invalid record."""
