@@ -184,6 +184,7 @@ class Daemon:
             self.state_dir,
             await asyncio.to_thread(self._newest_unix_s),
         )
+        self.device.kept = self.outputs
         self.bias = BiasControl(self.instruments, self.watch, self.outputs)
         self.runs = RunManager(
             self.config,

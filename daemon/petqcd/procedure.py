@@ -283,6 +283,7 @@ class Procedure(ABC):
         await self.at_environment()
         self._permit(interlocks.LINK, "temperatures were just read", 5.0)
         self.permits.require(clock.monotonic_s())
+        await self.device.may_be_on()
         self.device.bias_is(BiasState.UNKNOWN)  # from here on until something is known again
         await self.board.bias_on(overvoltage_share)
         self.device.bias_is(BiasState.ON)

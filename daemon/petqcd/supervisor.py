@@ -9,6 +9,7 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from petqc_drivers.device import OutputState
 from petqcd import clock
 from petqcd.errors import SimulatorError, SimulatorRefusedError, UnreachableError
 from petqcd.progress import Event
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from petqcd.board import ReadingLike
     from petqcd.config import DeviceConfig, InstrumentConfig
+    from petqcd.kept_outputs import KeptOutputs
     from petqcd.metrics import Metrics
     from petqcd.progress import Bus
 
@@ -44,6 +46,12 @@ class BiasState(enum.StrEnum):
     UNKNOWN = "unknown"
 
 
+OUTPUT_OF = {
+    BiasState.OFF_CONFIRMED: OutputState.OFF,
+    BiasState.OFF_COMMANDED: OutputState.OFF_COMMANDED,
+    BiasState.ON: OutputState.ON,
+    BiasState.UNKNOWN: OutputState.UNKNOWN,
+}
 BIAS_CODE = {BiasState.OFF_CONFIRMED: 0, BiasState.OFF_COMMANDED: 1, BiasState.ON: 2, BiasState.UNKNOWN: 3}
 
 
@@ -110,6 +118,8 @@ class DeviceSupervisor:
         self._refused: SimulatorRefusedError | None = None
         self._ended: tuple[float, str] | None = None
         self.state = DeviceState(config.name, config.is_simulated)
+        self.kept: KeptOutputs | None = None
+        """Where it is written down that its outputs may be on, if that outlives the daemon."""
         if config.address is not None and config.configuration is not None:
             self._publish(Endpoint(config.address, config.configuration, config.shared_memory))
 
@@ -180,8 +190,19 @@ class DeviceSupervisor:
     def bias_is(self, bias: BiasState) -> None:
         """Note and publish what is known about the bias outputs."""
         self.state.bias = bias
+        if self.kept is not None:
+            self.kept.note(self._config.name, OUTPUT_OF[bias].value, None)
         self._metrics.set("petqc_bias_state", BIAS_CODE[bias])
         self._bus.publish(Event("device", self.state.document()))
+
+    async def may_be_on(self) -> None:
+        """Write down that its outputs may be on from now on.
+
+        Raises:
+            RefusedError: it could not be written, so they must not go on.
+        """
+        if self.kept is not None:
+            await self.kept.may_be_on(self._config.name)
 
     async def run(self) -> None:
         """Keep a simulated device alive until cancelled; a real one needs no process of ours."""

@@ -86,6 +86,7 @@ name = "cooling"
 device = "chiller"
 reading = "temperature_coolant"
 high = 22
+doubt_s = 1.5
 of = ["hv"]
 
 [api]
