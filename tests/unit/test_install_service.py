@@ -75,6 +75,15 @@ def test_what_is_the_sites_stays_and_the_rest_is_renewed(tmp_path: Path) -> None
     assert "Type=notify" in unit.read_text()
 
 
+def test_the_files_of_monitoring_come_as_they_are_and_over_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "watch"
+    done = CliRunner().invoke(app, ["install-monitoring", str(target), "--json"], catch_exceptions=False)
+    shipped = {path.relative_to(ROOT / "monitoring") for path in (ROOT / "monitoring").rglob("*") if path.is_file()}
+    assert {Path(path).relative_to(target) for path in json.loads(done.output)["files"]} == shipped
+    with pytest.raises(ConfigError, match="is there already"):
+        CliRunner().invoke(app, ["install-monitoring", str(target)], catch_exceptions=False)
+
+
 def test_every_file_of_the_folder_has_a_place_and_every_unit_the_programs_path(root: Path) -> None:
     shipped = {path.name for path in (ROOT / "systemd").iterdir()} - {"README.md"}
     assert shipped == set(PLACES)

@@ -1,7 +1,8 @@
-"""install-service: the files of the service in their places."""
+"""install-service, install-monitoring: files that come with petqc, in their places."""
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -40,8 +41,9 @@ AFTERWARDS = (
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command of this file."""
+    """Add the commands of this file."""
     app.command("install-service")(install_service)
+    app.command("install-monitoring")(install_monitoring)
 
 
 def install_service(
@@ -78,6 +80,24 @@ def install_service(
         sys.stdout.write("nothing was written; do it with: petqc install-service --write\n")
     else:
         sys.stdout.write("then, as root:\n" + "".join(f"  {command}\n" for command in AFTERWARDS))
+
+
+def install_monitoring(
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for them.")],
+    *,
+    as_json: Json = False,
+) -> None:
+    """Copy rules, examples and dashboards for Prometheus, Alertmanager and Grafana into a new folder."""
+    from petqcd.shared_files import folder
+
+    if target.exists():
+        raise ConfigError(f"{target}: is there already (give the name of a new folder)")
+    shutil.copytree(folder("monitoring"), target)
+    files = sorted(str(path) for path in target.rglob("*") if path.is_file())
+    if as_json:
+        give_json({"files": files})
+    else:
+        sys.stdout.write("".join(f"{path}\n" for path in files))
 
 
 def _check(at: Path) -> None:
