@@ -1,4 +1,4 @@
-"""One Chromium and one daemon for all browser tests: runs of one small recording, and a board that never answers."""
+"""One Chromium and one daemon for all browser tests: stored runs, supplies, a board that never answers."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import shutil
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from playwright.sync_api import sync_playwright
+from tests.contract.interlocked_bench import Supplies, write_config
 
 from petqc.recorded import analyse_file
 from petqc_simulators.recording import write_recording
 from petqcd import clock, records
 from petqcd.access import Role
 from petqcd.app import Daemon
-from petqcd.bias_limits import BiasLimits
-from petqcd.config import ApiConfig, DeviceConfig, PetqcConfig
+from petqcd.config import load_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,17 +31,18 @@ if TYPE_CHECKING:
     from petqc.results import Run
 
 WORDS = "correct horse battery"
+BOARD_BIAS = "[device.bias]\nv_min = 0\nv_max = 50\nmax_step_v = 1\nslew_v_per_s = 10\n"
 RUNS = 6
 START_DEADLINE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """A daemon with its console, and the ids of its stored runs, oldest first."""
+    """A daemon with its console, and the simulated supplies around it."""
 
     http: str
-    run_ids: list[str]
     daemon: Daemon
+    supplies: Supplies
 
 
 def stored_runs(recording: dict[str, Any]) -> list[Run]:
@@ -85,13 +87,13 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
     runs = stored_runs(recording)
     silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     silent.bind(("127.0.0.1", 0))
-    device = DeviceConfig(
-        address=f"udp://127.0.0.1:{silent.getsockname()[1]}",
-        configuration=recording["config"],
-        simulated=True,
-        bias=BiasLimits(v_min=0, v_max=50, max_step_v=1, slew_v_per_s=10),
-    )
-    config = PetqcConfig(device=(device,), api=ApiConfig(listen="127.0.0.1:0"))
+    supplies, stack = Supplies(), ExitStack()
+    path = write_config(folder, supplies.serve(stack))
+    board = f'"udp://127.0.0.1:{silent.getsockname()[1]}"'
+    configuration = f'"{recording["config"]}"'
+    text = path.read_text().replace('"udp://127.0.0.1:9"', board).replace('"config.ini"', configuration)
+    path.write_text(text.replace("simulated = true\n", f"simulated = true\n{BOARD_BIAS}", 1))
+    config = load_config(path)
     ready, found = threading.Event(), []
 
     async def serve() -> None:
@@ -101,7 +103,9 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
             await store(daemon, runs)
             for role in Role:
                 await daemon.accounts.users.add(f"one-{role}", role, WORDS, by="test")
-            found.append(Console(daemon.http, [run.run_id for run in runs], daemon))
+            while not all(one.answers for one in daemon.instruments):  # noqa: ASYNC110 - nothing tells it
+                await asyncio.sleep(0.02)
+            found.append(Console(daemon.http, daemon, supplies))
             found.append(asyncio.get_running_loop())
             ready.set()
             await daemon.run_until_stopped()
@@ -115,7 +119,9 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
         if ready.is_set():
             found[1].call_soon_threadsafe(found[0].daemon.stop)
         thread.join()
+        stack.close()
         silent.close()
+    assert supplies.judged() == []
 
 
 @pytest.fixture(scope="module")

@@ -57,6 +57,7 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("GET", "/compare"): VIEW,
     ("GET", "/trends"): VIEW,
     ("GET", "/devices"): VIEW,
+    ("GET", "/alarms"): VIEW,
     ("GET", "/calibrations"): VIEW,
     ("GET", "/audit"): "audit",
     ("GET", "/static/{name}"): ANYBODY,

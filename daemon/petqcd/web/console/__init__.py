@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from petqcd.web.console import (
+    alarms,
     audit,
     calibrations,
     compare,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from petqcd.app import Daemon
 
-PAGES = (static, login, today, history, run, compare, trends, devices, calibrations, audit)
+PAGES = (static, login, today, history, run, compare, trends, devices, alarms, calibrations, audit)
 
 
 def add_console(app: FastAPI, daemon: Daemon) -> None:

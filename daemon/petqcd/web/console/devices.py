@@ -31,5 +31,6 @@ def add(app: FastAPI, frame: Frame) -> None:
             board=status["device"],
             missing=status["missing"],
             devices=daemon.instruments.documents(),
+            sources={source["name"]: source for source in daemon.bias.documents()},
             stale_s=STALE_S,
         )

@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse
 from petqc.report.text import age, measured, moment, plain, title_of
 from petqcd import clock
 from petqcd.access import Proof
+from petqcd.alarms import State
 from petqcd.web.actions import may
 from petqcd.web.gate import actor_of
 
@@ -27,9 +28,12 @@ MENU = (
     ("/runs", "History"),
     ("/trends", "Trends"),
     ("/devices", "Devices"),
+    ("/alarms", "Alarms"),
     ("/calibrations", "Calibrations"),
     ("/audit", "Audit"),
 )
+UNSEEN = (str(State.ACTIVE_UNACK), str(State.CLEARED_UNACK))
+"""States of an alarm that nobody has acknowledged."""
 SYMBOLS = {
     "pass": "✔",
     "warn": "▲",
@@ -60,6 +64,7 @@ class Frame:
             "is_idle": of_session is not None and of_session.role is not who.role,
             "has_users": bool(users),
             "may": lambda action: bool(users) and may(who, action),
+            "alarms_unseen": sum(alarm["state"] in UNSEEN for alarm in self.daemon.alarms.documents()),
             "scanner": self.daemon.config.scanner.name,
             "simulated": self.daemon.config.board.is_simulated,
             "version": self.daemon.version,

@@ -1,5 +1,6 @@
 // Commands of all pages: a form or button with data-post sends its fields as JSON and says what came of it.
 // data-then: where to go once it is done (empty: this page again). data-result: id of the element that tells.
+// {name} in data-post is the field of that name; a number is sent times data-times.
 
 const OWN = { "Content-Type": "application/json", "X-Petqc-Console": "1" };
 
@@ -13,9 +14,12 @@ export async function post(path, body) {
 
 function fields(form) {
   const body = {};
+  const inPath = new Set((form.dataset.post.match(/\{\w+\}/g) || []).map((name) => name.slice(1, -1)));
   for (const field of form.elements) {
-    if (!field.name || field.value === "") continue;
-    body[field.name] = "localTime" in field.dataset ? new Date(field.value).toISOString() : field.value;
+    if (!field.name || field.value === "" || inPath.has(field.name)) continue;
+    if ("localTime" in field.dataset) body[field.name] = new Date(field.value).toISOString();
+    else if (field.type === "number") body[field.name] = field.valueAsNumber * Number(field.dataset.times || 1);
+    else body[field.name] = field.value;
   }
   return body;
 }
@@ -31,7 +35,8 @@ async function send(element, body) {
   const buttons = element.matches("button") ? [element] : element.querySelectorAll("button");
   for (const button of buttons) button.disabled = true;
   try {
-    const said = await post(element.dataset.post, body);
+    const path = element.dataset.post.replace(/\{(\w+)\}/g, (_, name) => encodeURIComponent(element.elements[name].value));
+    const said = await post(path, body);
     if ("then" in element.dataset) { location.assign(element.dataset.then || location.href); return; }
     tell(result, words(said), false);
   } catch (error) {
@@ -48,9 +53,12 @@ function tell(element, text, isProblem) {
   element.hidden = false;
 }
 
-for (const button of document.querySelectorAll("button[data-post]")) {
-  button.addEventListener("click", () => send(button, {}));
-}
-for (const form of document.querySelectorAll("form[data-post]")) {
-  form.addEventListener("submit", (event) => { event.preventDefault(); send(form, fields(form)); });
-}
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-post]");
+  if (button) send(button, {});
+});
+document.addEventListener("submit", (event) => {
+  if (!event.target.matches("form[data-post]")) return;
+  event.preventDefault();
+  send(event.target, fields(event.target));
+});
