@@ -263,16 +263,30 @@ ALERTS: tuple[Alert, ...] = (
     ),
     Alert(
         "PetqcDiskFull", "service", "critical", "1m",
-        "petqc_state_free_bytes < 2e9",
-        "{{ $labels.scanner }}: only {{ $value | humanize1024 }}B are left for recordings and history",
-        "Runs end as invalid once it is full. Move old recordings away; the history itself is small.",
+        "petqc_state_disk_level >= 2",
+        "{{ $labels.scanner }}: the disk of recordings and history is full, and no run is started any more",
+        "Move old recordings away, or set `keep_recordings_days`; the history itself is small. Below 2 % runs that go "
+        "on are stopped, below 1 % only records are kept.",
     ),
     Alert(
         "PetqcDiskFilling", "service", "warning", "1h",
-        "petqc_state_free_bytes < 20e9 or "
-        "predict_linear(petqc_state_free_bytes[1d], 4 * 86400) < 0 and petqc_state_free_bytes < 200e9",
-        "{{ $labels.scanner }}: the disk of recordings and history will be full soon, {{ $value | humanize1024 }}B",
-        "Below 20 GB, or full within four days at the pace of the last one (then the value is the shortfall).",
+        "petqc_state_free_bytes and (petqc_state_disk_level == 1 or "
+        "predict_linear(petqc_state_free_bytes[1d], 4 * 86400) < 0 and petqc_state_free_bytes < 200e9)",
+        "{{ $labels.scanner }}: the disk of recordings and history will be full soon, {{ $value | humanize1024 }}B are "
+        "left",
+        "It is low already (below 20 % or 10 GiB), or will be full within four days at the pace of the last one.",
+    ),
+    Alert(
+        "PetqcBackupOld", "service", "warning", "1h",
+        "time() - (petqc_backup_last_verified_timestamp_seconds > 0 or petqc_start_time_seconds) > 36 * 3600",
+        "{{ $labels.scanner }}: no backup of the history has passed its checks for {{ $value | humanizeDuration }}",
+        "`petqc backup` makes one now and says what is in its way.",
+    ),
+    Alert(
+        "PetqcBackupFailed", "service", "warning", "0m",
+        "increase(petqc_backups_failed_total[1d]) > 0",
+        "{{ $labels.scanner }}: a backup of the history could not be made, or did not pass its checks",
+        "The daemon's log has the reason. `petqc backup` tries again.",
     ),
     Alert(
         "PetqcHistoryNotSaved", "service", "warning", "15m",
