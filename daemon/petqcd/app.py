@@ -154,7 +154,7 @@ class Daemon:
         missing = []
         if not self.device.ready:
             missing.append(f"{self.device.state.name}: {self.device.state.detail or 'is being started'}")
-        if self.config.board.bias is None:
+        if self.config.board.bias is None and not self.instruments.run_volts:
             missing.append(f"{self.device.state.name}: hard limits are not configured")
         return missing
 
@@ -192,8 +192,9 @@ class Daemon:
             self.bus,
             self.metrics,
             self.device,
-            self._make_board or _petsys_board,
+            self._make_board or self._petsys_board,
             self.instruments.readings,
+            lambda: self.instruments.run_volts,
         )
         self.disk = Disk(self.state_dir, self.metrics, keeps_reserve=not self.config.is_simulated)
         await asyncio.to_thread(self.disk.look)
@@ -217,6 +218,12 @@ class Daemon:
         await self._listen()
         self._stack.push_async_callback(self.runs.aclose)
         self._own(asyncio.create_task(self.scheduler.run(), name="scheduler"))
+
+    def _petsys_board(self, *arguments: Any) -> Any:
+        """The real board, imported when the first one is needed."""
+        from petqcd.supplied_board import RunSupplies, SuppliedBoard
+
+        return SuppliedBoard(*arguments, supplies=RunSupplies(self.instruments, self.bias, self.audit))
 
     async def _end_audit(self) -> None:
         await self.audit.note(daemon_itself("daemon"), "stop", self.config.scanner.name)
@@ -317,10 +324,3 @@ class Daemon:
             if self._tls is not None:
                 await asyncio.to_thread(self._tls.refresh)
             await asyncio.sleep(HOUSEKEEPING_EVERY_S)
-
-
-def _petsys_board(*arguments: Any) -> Any:
-    """The real board, imported when the first one is needed."""
-    from petqcd.petsys_board import PetsysBoard
-
-    return PetsysBoard(*arguments)

@@ -11,6 +11,7 @@ from petqc.channel_map import device_node
 from petqc.check_input import INSTRUMENT_ANSWERS
 from petqc_drivers.device import Reading
 from petqcd import clock
+from petqcd.config import BiasSourceConfig
 from petqcd.errors import NotFoundError
 from petqcd.instrument_supervisor import InstrumentSupervisor
 from petqcd.progress import Event
@@ -62,6 +63,12 @@ class Instruments:
     def bias_sources(self) -> list[InstrumentSupervisor]:
         """Those that have an output."""
         return [one for one in self if one.bias is not None]
+
+    @property
+    def run_volts(self) -> dict[str, float]:
+        """The voltage for runs of each supply that has one, by name."""
+        found = ((one.name, one.config.run_v) for one in self if isinstance(one.config, BiasSourceConfig))
+        return {name: volts for name, volts in found if volts is not None}
 
     def readings(self) -> list[Reading]:
         """What a run is told of them: whether each answers, and its last readings, also those that are stale."""

@@ -53,7 +53,8 @@ class Services:
 
     config: the daemon's. store: the history. bus: where progress is told. metrics: where results are published. device:
     the readout board's supervisor; permits: of this device. make_board: makes an unconnected board; the real one is
-    `petqcd.petsys_board.PetsysBoard`. instruments: the last readings of what stands around the detector.
+    `petqcd.petsys_board.PetsysBoard`. instruments: the last readings of what stands around the detector. run_volts:
+    the voltage for runs of each supply that has one.
     """
 
     config: PetqcConfig
@@ -65,6 +66,7 @@ class Services:
     permits: interlocks.Interlocks
     baselines: Baselines
     instruments: Callable[[], Sequence[ReadingLike]] = tuple
+    run_volts: Callable[[], Mapping[str, float]] = dict
 
     async def begin(
         self,
@@ -219,7 +221,7 @@ class Running:
             await self._refuse_to_continue()
         self._services.permits.forget()
         self._give(interlocks.COMMAND, self._source)
-        if self._limits is not None:
+        if self._limits is not None or (self._kind.needs_bias and self._services.run_volts()):
             self._give(interlocks.LIMITS, "[device.bias]")
         return await self._services.begin(self.run_id, self._kind.name, self._started_unix_s, part_of, occasion)
 
@@ -426,9 +428,10 @@ class Running:
             **received.counters,
         }
 
-    def _hard_limits(self) -> BiasLimits:
+    def _hard_limits(self) -> BiasLimits | None:
+        """Of the board's own outputs; None where supplies bias the detector, which have limits of their own."""
         found = self._services.config.board.bias
-        if found is None:
+        if found is None and not self._services.run_volts():
             raise RefusedError(
                 f"{self._services.device.state.name}: hard limits are not configured (add [device.bias] with v_min, "
                 "v_max, max_step_v and slew_v_per_s)"

@@ -51,6 +51,7 @@ class RunManager:
         device: the readout board's supervisor.
         make_board: makes an unconnected board; the real one is `petqcd.petsys_board.PetsysBoard`.
         instruments: the last readings of what stands around the detector; asks nobody.
+        run_volts: the voltage for runs of each supply that has one.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class RunManager:
         device: DeviceSupervisor,
         make_board: MakeBoard,
         instruments: Callable[[], Sequence[ReadingLike]] = tuple,
+        run_volts: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         self._services = Services(
             config,
@@ -73,6 +75,7 @@ class RunManager:
             interlocks.Interlocks(),
             Baselines(config, store, metrics),
             instruments,
+            run_volts,
         )
         self._active: Running | Composing | None = None
         self._task: asyncio.Task[None] | None = None

@@ -111,6 +111,8 @@ def test_one_simulated_instrument_makes_everything_simulated(tmp_path: Path) -> 
         ("v_max = 57", "v_max = 95", 6, "up to 95.0000 V: a C11204-02 gives 40 to 90 V"),
         ("v_max = 57", "v_max = 50", 13, "v_min (50 V) must be below v_max (50 V)"),
         ("v_max = 57", "v_max = nan", 15, "device[1].bias.v_max: Input should be a finite number"),
+        ("[device.bias]", "run_v = 58\n[device.bias]", 6, "run_v (58 V) must lie inside [device.bias]"),
+        ("serial = 10234", "serial = 10234\nrun_v = 30", 20, "run_v (30 V) must lie inside"),
         ("max_step_v = 4", "max_step_v = 0", 16, "device[1].bias.max_step_v"),
         ("slew_v_per_s = 5", "slew_v_per_s = inf", 17, "device[1].bias.slew_v_per_s"),
         ("most_current_ma = 1\n", "", 13, "device[1].bias.most_current_ma: Field required"),

@@ -14,7 +14,7 @@ from tests.contract.supervised import BY_KIND, supervising, table, until
 from petqc_simulators.boards.scanner import Scanner
 from petqc_simulators.profile import load_profile
 from petqcd import simulator_process
-from petqcd.config import SimulatorConfig, instrument_config
+from petqcd.config import BiasSourceConfig, SimulatorConfig, instrument_config
 from petqcd.errors import SimulatorError
 from petqcd.instruments import Instruments
 from petqcd.metrics import Metrics
@@ -64,8 +64,12 @@ def test_what_a_profile_tells_can_be_supervised(profile: str, tmp_path: Path) ->
     found = [instrument_config(one) for one in scanner.instruments.device_tables(addresses)]
     scanner.close()
     assert all(one.simulated and one.address.startswith(simulator_process.SIMULATED_PLACES) for one in found)
-    limits = [one.bias for one in found if one.can_energise]  # type: ignore[attr-defined]
-    assert [limit.v_max for limit in limits] == ([58.0, 58.0] if profile == "bench-c11204" else [])
+    supplies = [one for one in found if isinstance(one, BiasSourceConfig)]
+    assert len(supplies) == (2 if profile == "bench-c11204" else 0)
+    for one in supplies:
+        assert one.bias is not None
+        assert one.run_v == pytest.approx(56.0, abs=0.5)
+        assert 1.0 < one.bias.v_max - one.run_v < 4.0
 
 
 def test_those_of_the_last_simulator_take_the_place_of_the_ones_before() -> None:

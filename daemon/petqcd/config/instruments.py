@@ -22,7 +22,7 @@ Clock = Annotated[str, Field(pattern=r"^(reference|\d{1,2}\.\d{1,2}\.\d{1,2})$")
 Module = Annotated[str, Field(pattern=r"^\d{1,2}\.\d{1,2}\.\d{1,2}$")]
 
 
-OF_INTERLOCKS = frozenset({"bias", "operating", "settle_s", "on_daemon_loss", "on_stop"})
+OF_INTERLOCKS = frozenset({"bias", "run_v", "operating", "settle_s", "on_daemon_loss", "on_stop"})
 """Keys of a bias source that its driver does not know."""
 
 
@@ -126,6 +126,8 @@ class BiasSourceConfig(InstrumentConfig):
     """In which a step must have arrived."""
     operating: OperatingRange | None = None
     """Default: the hard limit. An engineer changes it while the daemon runs."""
+    run_v: Finite | None = None
+    """Voltage that a run which needs bias brings it to, and switches off afterwards. None: runs leave it alone."""
     settle_s: Annotated[Finite, Field(ge=0, le=60)] = 1.0
     """How long it is watched after the ramp before it counts as on."""
     on_daemon_loss: Literal["hold", "ramp_off", "off"] = "ramp_off"
@@ -138,6 +140,11 @@ class BiasSourceConfig(InstrumentConfig):
         wanted, hard = self.operating, self.bias
         if wanted is not None and (hard is None or not hard.v_min <= wanted.v_min < wanted.v_max <= hard.v_max):
             raise ValueError("[device.operating] must rise, and lie inside the hard limit of [device.bias]")
+        within = wanted or hard
+        if self.run_v is not None and (within is None or not within.v_min <= self.run_v <= within.v_max):
+            raise ValueError(
+                f"run_v ({self.run_v:g} V) must lie inside [device.bias], and [device.operating] if it is there"
+            )
         return self
 
     @property

@@ -107,14 +107,16 @@ class ScannerInstruments:
         sipm, modules = self._profile.sipm, self._modules()
         tables: list[dict[str, Any]] = []
         for number, (supply, module) in enumerate(zip(self.supplies, modules, strict=False)):
+            run_v = round(float(self._detector.draw.breakdown_found_v[number]) + sipm.overvoltage_v, 3)
             limits = {
                 "v_min": supply.model.lowest_v + 1.0,
-                "v_max": float(math.ceil(sipm.breakdown_v + sipm.overvoltage_v) + ABOVE_OPERATION_V),
+                "v_max": float(math.ceil(run_v + ABOVE_OPERATION_V)),
                 "max_step_v": 5.0,
                 "slew_v_per_s": 50.0,
                 "most_current_ma": 2.0,
             }
-            about = {"model": supply.model.name, "serial": supply.serial, "modules": [module], "bias": limits}
+            about = {"model": supply.model.name, "serial": supply.serial, "modules": [module], "run_v": run_v}
+            about["bias"] = limits
             name = SUPPLY.format(number)
             tables.append({"name": name, "kind": "hamamatsu-c11204", "address": addresses[name], **about})
         if self.chiller is not None:
