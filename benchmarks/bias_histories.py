@@ -1,12 +1,13 @@
-"""Generated histories of operator, device and time with a C11204 and with an A7585D; their own records judge each one.
+"""Generated histories of operator, device and time with every bias source; their own records judge each one.
 
   python benchmarks/bias_histories.py [--histories 10000] [--seed 1]
 
 Time is virtual: an event loop that jumps to its next timer, and a link without threads. Each history is a driver and a
-simulated supply, and twelve things that happen: set, ramp, off, poll, cancel, unplug, restart of the driver, lost,
-damaged and late replies, commands that are acknowledged and not done, refused ones, warmth, another device on the
-line, over-current, acknowledge, reset, a compensation set. No set-point and no output may ever exceed the hard limit,
-no step of a set-point may be larger than the largest allowed, and nothing may be set while off but the lowest.
+simulated C11204, A7585D or Keithley 2450 (by the seed, in turn), and twelve things that happen: set, ramp, off, poll,
+cancel, unplug, restart of the driver, lost, damaged and late replies, commands that are acknowledged and not done,
+refused ones, warmth, another device on the line, over-current, acknowledge, reset, a compensation set. No set-point and
+no output may ever exceed the hard limit, no step of a set-point may be larger than the largest allowed, and nothing may
+be set while off but the lowest.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ from petqc_drivers.errors import DriverError, LinkLostError, ReplyTimeoutError
 from petqc_drivers.hamamatsu_c11204.settings import HamamatsuC11204Settings
 from petqc_drivers.hamamatsu_c11204.supply import HamamatsuC11204
 from petqc_drivers.hamamatsu_c11204.wire import Compensation
+from petqc_drivers.keithley_smu.meter import KeithleySmu, KeithleySmuSettings
 from petqc_drivers.limits import HardLimit, Volts
 from petqc_simulators.boards.caen_a7585d import CaenA7585dBoard
 from petqc_simulators.boards.hamamatsu_c11204 import HamamatsuC11204Board
+from petqc_simulators.boards.keithley_smu import KeithleySmu as KeithleyBoard
 from petqc_simulators.boards.witness import judge
 
 if TYPE_CHECKING:
@@ -129,12 +132,28 @@ class DirectLink:
         self._arrived()
 
 
+LOWEST_V = {"c11204": 41.0, "a7585d": 21.0, "keithley": 0.0}
+LOWEST_CODE = {"a7585d": 20_000, "keithley": 0}
+"""What each may be told while it is off, at most; of a C11204 its model says it."""
+
+
+class Resistor:
+    """What draws the current at a source meter's terminals."""
+
+    def __init__(self, load: dict[str, float]) -> None:
+        self._load = load
+
+    def current_a(self, volts: float) -> float:
+        return 1e-3 * volts * self._load["ma_per_v"]
+
+
 class History:
     """One history: what happens is drawn from its seed."""
 
     def __init__(self, loop: JumpingLoop, seed: int) -> None:
         self.rng = random.Random(seed)
-        self.is_c11204 = seed % 2 == 0
+        self.kind = list(LOWEST_V)[seed % len(LOWEST_V)]
+        self.is_c11204 = self.kind == "c11204"
         self.warm = {"degc": 25.0}
         self.load = {"ma_per_v": 1e-3}
         self.board: Any = self._board(12345)
@@ -150,26 +169,25 @@ class History:
             board = HamamatsuC11204Board(serial=str(serial), load_ma=load, sensor_degc=lambda: self.warm["degc"])
             board.witness.KEPT = 1_000_000
             return board
+        if self.kind == "keithley":
+            return KeithleyBoard(Resistor(self.load), serial=str(serial))  # type: ignore[arg-type]
         return CaenA7585dBoard(serial, load_ma=load)
 
     def _driver(self) -> Any:
-        lowest_v = 41.0 if self.is_c11204 else 21.0
         limit = HardLimit(
-            channel="hv", v_min=Volts(lowest_v), v_max=Volts(MOST_V), max_step_v=STEP_V, slew_v_per_s=20.0
+            channel="hv", v_min=Volts(LOWEST_V[self.kind]), v_max=Volts(MOST_V), max_step_v=STEP_V, slew_v_per_s=20.0
         )
-        common = {"name": "hv", "address": "/dev/none", "limit": limit, "settle_timeout_s": 1.0}
+        common: dict[str, Any] = {"name": "hv", "limit": limit, "settle_timeout_s": 1.0, "reply_timeout_s": 0.2}
+        link: Any = self.link
+        if self.kind == "keithley":
+            common |= {"address": "TCPIP::none::5025::SOCKET", "model": "2450", "serial": "12345"}
+            return KeithleySmu(KeithleySmuSettings(**common, most_current_a=2e-3), link)
+        common |= {"address": "/dev/none"}
         if not self.is_c11204:
-            settings = CaenA7585dSettings(**common, serial=12345, reply_timeout_s=0.2)  # type: ignore[arg-type]
-            return CaenA7585d(settings, self.link)  # type: ignore[arg-type]
+            return CaenA7585d(CaenA7585dSettings(**common, serial=12345), link)
         return HamamatsuC11204(
-            HamamatsuC11204Settings(
-                **common,  # type: ignore[arg-type]
-                model="C11204-02",
-                serial="12345",
-                reply_timeout_s=0.2,
-                compensates=self.rng.random() < 0.5,
-            ),
-            self.link,  # type: ignore[arg-type]
+            HamamatsuC11204Settings(**common, model="C11204-02", serial="12345", compensates=self.rng.random() < 0.5),
+            link,
         )
 
     async def run(self) -> None:
@@ -189,7 +207,7 @@ class History:
         """What must never have happened."""
         found = []
         for board in (self.board, *self.others):
-            lowest = board.model.lowest_code if self.is_c11204 else 20_000
+            lowest = board.model.lowest_code if self.is_c11204 else LOWEST_CODE[self.kind]
             found += judge(board.witness.lines, highest_v=MOST_V, lowest_code=lowest, largest_step_v=STEP_V + 1e-6)
         for board in self.strangers:
             found += ["another device was told something"] * any(

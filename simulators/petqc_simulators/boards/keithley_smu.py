@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from petqc_simulators.boards.scpi import NOT_ALLOWED, OUT_OF_RANGE, ScpiError, ScpiParser, boolean, number
+from petqc_simulators.boards.witness import BiasWitness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +44,7 @@ class KeithleySmu:
         parser: what was received, errors.
         told_v: every level that it was told, in order: what a judge of the outputs looks at.
         highest_v: highest voltage at the terminals.
+        witness: the same over time, for the judge of all bias sources.
     """
 
     def __init__(self, load: SipmLoad, *, model: Model = "2450", serial: str = "04425111", seed: int = 1) -> None:
@@ -51,6 +53,8 @@ class KeithleySmu:
         self.serial = serial
         self.told_v: list[float] = []
         self.highest_v = 0.0
+        self.witness = BiasWitness(1)
+        self._elapsed_s = 0.0
         self._rng = np.random.default_rng([2450, seed])
         self.parser = ScpiParser(
             no_error='0,"No error;0;0 0"' if model == "2450" else '0,"No error"',
@@ -71,7 +75,7 @@ class KeithleySmu:
         self._auto = {"SOUR": True, "SENS": True}
         self._elements = ["VOLT", "CURR", "RES", "TIME", "STAT"]
         self._other: dict[str, str] = {}
-        self._elapsed_s = 0.0
+        self.witness.note(self._elapsed_s, "supply", on=False)
 
     # -- the output -------------------------------------------------------------------------------------------------
 
@@ -83,11 +87,14 @@ class KeithleySmu:
     def let_pass(self, seconds: float) -> None:
         """Let the output go towards its level, as far as the current limit lets it."""
         self._elapsed_s += seconds
+        before_v = self._volts
         goal = self._limited(self.level_v) if self.is_on and self.is_voltage_source else 0.0
         self._volts = goal + (self._volts - goal) * math.exp(-seconds / SETTLE_S)
         if abs(self._volts - goal) < 1e-6:
             self._volts = goal
         self.highest_v = max(self.highest_v, abs(self._volts))
+        before, now = np.array([before_v]), np.array([self._volts])
+        self.witness.outputs(self._elapsed_s, before, now, max(seconds, 1e-6))
 
     @property
     def is_limiting(self) -> bool:
@@ -188,6 +195,7 @@ class KeithleySmu:
 
     def _set_output(self, text: str) -> None:
         self.is_on = boolean(text)
+        self.witness.note(self._elapsed_s, "supply", on=self.is_on)
 
     def _set_source(self, text: str) -> None:
         kind = _NAMES.get(text.upper())
@@ -203,6 +211,8 @@ class KeithleySmu:
             raise ScpiError(OUT_OF_RANGE)
         self.level_v = volts
         self.told_v.append(volts)
+        code = round(1e3 * volts)
+        self.witness.set_point(self._elapsed_s, 0, code, volts, place=(0, 0, 0), is_supplied=self.is_on)
 
     def _set_amps(self, text: str) -> None:
         self.level_a = number(text, -MOST_A, MOST_A)
