@@ -19,6 +19,7 @@ from petqcd.acquisition import Pipeline
 from petqcd.board import Received, close, switch_off
 from petqcd.errors import DaemonError
 from petqcd.measurement import count_frames
+from petqcd.run_clock import RunClock
 from petqcd.supervisor import BiasState
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ STAGES: Mapping[str, tuple[float, str]] = {
 class Acquired:
     """What a run has in its hands when the board is off again.
 
-    frames_known: the driver gave its account. instruments_first, instruments_last: what stands around the detector,
-    when the measurement began (with bias on, if it had any) and when it ended.
+    frames_known: the driver gave its account. remarks: for the record. instruments_first, instruments_last: what stands
+    around the detector, when the measurement began (with bias on, if it had any) and when it ended.
     """
 
     off: OffOutcome | None = None
@@ -71,6 +72,7 @@ class Acquired:
     frames_known: bool = False
     frames_dropped: int = 0
     elapsed_s: float = 0.0
+    remarks: list[str] = field(default_factory=list)
     drained: bool = True
 
 
@@ -180,6 +182,7 @@ class Procedure(ABC):
         self._connected = False
         self._flowing = False
         self._started_s = 0.0
+        self.run_clock = RunClock(None)
         self._every: NDArray[np.int32] | None = None
 
     # -- what a kind says ---------------------------------------------------------------------------------------------
@@ -358,13 +361,19 @@ class Procedure(ABC):
         pipeline.start()
         self._started_s = clock.monotonic_s()
         self._flowing = True
+        is_ours = self.job.config.board.simulator is not None
+        self.run_clock = RunClock(self.board.time_tag if is_ours else None)
+        await self.run_clock.start()
         await self.board.start(pipeline.sink)
         self.device.answered("running")
         watch = asyncio.create_task(self.board.wait_failed(), name="watch the link")
         try:
             yield Flow(watch, broken)
+            await self.run_clock.read()
         finally:
-            self.acquired.elapsed_s += clock.monotonic_s() - self._started_s
+            self.acquired.elapsed_s += self.run_clock.elapsed_s
+            if told := self.run_clock.told():
+                self.acquired.remarks.append(told)
             self.look_around()
             await settled(watch, cancel=True)
             broken.cancel()

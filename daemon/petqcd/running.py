@@ -373,7 +373,7 @@ class Running:
             account |= self._received(procedure, notes)
             if not procedure.acquired.drained:
                 reason = reason or "the recorder did not keep up; frames waiting for it were dropped"
-            notes += procedure.notes(reason)
+            notes += [*procedure.notes(reason), *procedure.acquired.remarks]
         calibration_ids = {} if procedure is None else procedure.job.calibration_ids
         accepted, ended = await asyncio.to_thread(s.baselines.holding, kind, calibration_ids)
         context = s.context(

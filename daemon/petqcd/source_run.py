@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from petqcd import clock
 from petqcd.config import SourceRunConfig
 from petqcd.procedure import PROGRESS_EVERY_S, Procedure
 
@@ -49,10 +48,10 @@ class SourceRun(Procedure):
         await asyncio.to_thread(self._measurement.open_recording, reference, self.job.about())
         recorder = self._measurement
         async with self.flow(recorder, recorder.process, queue_mib=self._settings.queue_mib) as flow:
-            end_s = self._started_s + self._settings.seconds
-            while (left_s := end_s - clock.monotonic_s()) > 0 and not self.is_enough():
+            while (left_s := self.run_clock.left_s(self._settings.seconds)) > 0 and not self.is_enough():
                 await flow.wait(min(left_s, PROGRESS_EVERY_S))
-                self._acquiring(end_s)
+                await self.run_clock.read()
+                self._acquiring()
 
     def finalise(self, *, truncated: str | None) -> None:
         """Finalise the recording, and decide what was still waiting for later frames."""
@@ -78,8 +77,8 @@ class SourceRun(Procedure):
         """Time covered by frames that were not lost."""
         return self._measurement.live_time_s
 
-    def _acquiring(self, end_s: float) -> None:
+    def _acquiring(self) -> None:
         first, last = self.stages["acquire"][0], self.stages["off"][0]
-        left_s = max(end_s - clock.monotonic_s(), 0.0)
+        left_s = self.run_clock.left_s(self._settings.seconds)
         part = 1.0 - left_s / self._settings.seconds
         self.tell("acquire", first + part * (last - first), f"{left_s:.0f} s left", self._measurement.counts())

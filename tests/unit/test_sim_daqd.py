@@ -27,7 +27,7 @@ from petqc_drivers.petsys.registers import REGISTERS
 from petqc_drivers.petsys.units import discover, trigger_unit
 from petqc_simulators.boards.frame_ring import FrameRing
 from petqc_simulators.boards.petsys_clktgr import ClockTrigger
-from petqc_simulators.boards.petsys_daqd import DaqdServer
+from petqc_simulators.boards.petsys_daqd import MOST_WAITING, DaqdServer
 from petqc_simulators.boards.petsys_febd import PetsysFebd
 from petqc_simulators.physics.detector import Block, Detector
 from petqc_simulators.profile import load_profile
@@ -179,6 +179,37 @@ def test_a_full_ring_drops_and_counts(tmp_path):
             write, read, _ = pointers(sock)
         assert (write, read) == (16384, 0)
         assert server.ring.accounts[0].frames_written == 16384
+
+
+class Clocked(Scripted):
+    """Makes frames as its clock passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+
+    def let_pass(self, seconds: float) -> None:
+        self.seconds += seconds
+
+    def advance_blocks(self) -> list[Block]:
+        first, self.frame = self.frame, int(self.seconds / 5.12e-6)
+        return [idle(first, self.frame - first)] if self.frame > first else []
+
+
+def test_the_clock_stands_for_a_client_that_is_busy(tmp_path):
+    unit = Clocked()
+    with serving({(0, 0): unit}, tmp_path) as server, client(server) as sock:
+        ask(sock, "0400 0800 00000000", 4)
+        ask(sock, "0100 0600 0100", 2)
+        before_s = server.slipped_s
+        while server.slipped_s - before_s < 0.2:
+            write, _, _ = pointers(sock)
+        assert MOST_WAITING <= write < 16384
+        assert server.ring.accounts[0].frames_dropped == 0
+        ask(sock, f"0400 0800 {write.to_bytes(4, 'little').hex()}", 4)
+        at = unit.seconds
+        while unit.seconds < at + 0.02:  # it goes on once they were taken
+            pointers(sock)
 
 
 def test_a_request_in_pieces_ends_the_connection(tmp_path):

@@ -94,9 +94,9 @@ class MrDelta(Procedure):
         about = {**self.job.about(), "mr": RECORDINGS[number], "sequence": self._settings.sequence}
         await asyncio.to_thread(phase.open_recording, reference, about)
         async with self.flow(phase, phase.process, queue_mib=self._settings.queue_mib) as flow:
-            end_s = clock.monotonic_s() + self._settings.seconds
-            while (left_s := end_s - clock.monotonic_s()) > 0:
+            while (left_s := self.run_clock.left_s(self._settings.seconds)) > 0:
                 await flow.wait(min(left_s, PROGRESS_EVERY_S))
+                await self.run_clock.read()
                 done = number + 1.0 - max(left_s - PROGRESS_EVERY_S, 0.0) / self._settings.seconds
                 told = f"MR {RECORDINGS[number].replace('-', ' ')}, {max(left_s - PROGRESS_EVERY_S, 0.0):.0f} s left"
                 self.tell("acquire", _part(done), told, phase.counts())

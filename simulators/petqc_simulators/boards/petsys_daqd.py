@@ -21,6 +21,7 @@ from petqc_drivers.petsys.daqd_wire import (
     COINCIDENCE_FILTER_BYTES,
     HEADER_BYTES,
     POINTER_MODULO,
+    RING_SLOTS,
     FrontEndCommand,
     Message,
     PortCounters,
@@ -51,6 +52,10 @@ LONGEST_STEP_S = 4 * BLOCK_S
 rather than fill the ring at once."""
 MOST_LAG = 4
 """Blocks that may be due before the clock stands still for them."""
+MOST_WAITING = RING_SLOTS * 3 // 4
+"""Frames in the ring for which the clock stands still, too: its client is as busy as everything else here ..."""
+PATIENCE_S = 2.0
+"""... unless it has taken nothing for so long; then frames that find no room are dropped, as by the original."""
 LATE_TICK_S = 0.0005
 """How often to look for a block that is due."""
 SWITCH_ON_S = 0.22
@@ -117,7 +122,7 @@ class DaqdServer:
         self._path = path
         self._clients: dict[int, socket.socket] = {}
         self._busy: tuple[float, Callable[[], None]] | None = None
-        self._until = time.monotonic()
+        self._until = self._taken = time.monotonic()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.bind(os.fspath(path))
@@ -198,7 +203,8 @@ class DaqdServer:
 
     def _let_pass(self, now: float) -> None:
         seconds, self._until = (now - self._until) * self.speed, now
-        longest = LONGEST_STEP_S * max(self.speed, 1.0) if self._lag() < MOST_LAG else 0.0
+        is_waited_for = self.is_acquiring and self.ring.waiting > MOST_WAITING and now - self._taken < PATIENCE_S
+        longest = LONGEST_STEP_S * max(self.speed, 1.0) if self._lag() < MOST_LAG and not is_waited_for else 0.0
         if seconds > longest:
             self.slipped_s += seconds - longest
             seconds = longest
@@ -266,6 +272,7 @@ class DaqdServer:
             case Message.SET_READ_POINTER:
                 pointer = parse_set_read_pointer(payload)
                 self.ring.release(pointer % POINTER_MODULO)
+                self._taken = time.monotonic()
                 self._reply(client, payload)
             case Message.FRONT_END:
                 self._front_end(client, FrontEndCommand.from_payload(payload))
@@ -305,6 +312,7 @@ class DaqdServer:
         def begin() -> None:
             self.ring.begin()
             self.is_acquiring = True
+            self._taken = time.monotonic()
             self._reply(client, bytes(2))
 
         self._later(SWITCH_ON_S, begin)
