@@ -51,7 +51,7 @@ def seen_shares(topology: Topology, source_mm: NDArray[np.float64], crystal_mm: 
                 return None
             distance = np.hypot(out, at)
             found[number] += float((np.exp(-LYSO_PER_MM * depth * distance / at) / distance**2).sum())
-    return found / found.mean()
+    return np.asarray(found / found.mean())
 
 
 def expected_counts(
