@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import enum
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from petqc_drivers.bias_source import BiasSource
-from petqc_drivers.device import OutputState
+from petqc_drivers.device import OutputState, Quality
 from petqcd import clock
 from petqcd.supervisor import BiasState
 
@@ -78,6 +80,13 @@ def trip_document(trip: Trip) -> dict[str, Any]:
             for one in trip.causes
         ],
     }
+
+
+def believable(reading: Reading) -> Reading:
+    """It, or without its value if that is no number."""
+    if reading.value is None or math.isfinite(reading.value):
+        return reading
+    return replace(reading, value=None, quality=Quality.BAD, reason=f"{reading.value!r} is no number")
 
 
 def reading_document(reading: Reading) -> dict[str, Any]:

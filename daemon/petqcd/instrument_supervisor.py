@@ -22,6 +22,7 @@ from petqcd.instrument_queue import Command, CommandQueue, Priority, Request
 from petqcd.instrument_state import (
     LOST,
     InstrumentState,
+    believable,
     bias_of,
     reading_document,
     state_of,
@@ -106,8 +107,8 @@ class InstrumentSupervisor:
         return len(self._queue)
 
     def readings(self) -> list[Reading]:
-        """The last ones, each as good as its age allows; empty before the first poll."""
-        return self.driver.readings()
+        """The last ones, each as good as its age allows; empty before the first poll. No value is a NaN."""
+        return [believable(reading) for reading in self.driver.readings()]
 
     def belief(self) -> tuple[Quality, str]:
         """How far what it says can be believed as a whole, and why not."""

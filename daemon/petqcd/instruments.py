@@ -107,7 +107,10 @@ class Instruments:
             while True:
                 await asyncio.sleep(TICK_S)
                 for one in self:
-                    one.tick()
+                    try:
+                        one.tick()
+                    except Exception:
+                        log.exception("%s could not be published; the others are", one.name)
                 if self._all:
                     self._bus.publish(Event("readings", {"devices": self.documents()}))
         finally:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from petqc_drivers.uninterrupted import uninterrupted
 from petqcd.access import daemon_itself
 from petqcd.errors import DaemonError, RefusedError
+from petqcd.instrument_state import InstrumentState
 from petqcd.petsys_board import PetsysBoard
 from petqcd.petsys_settings import bias_targets
 from petqcd.safe_state import SafeState, together
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from petqcd.bias_control import BiasControl
     from petqcd.instruments import Instruments
     from petqcd.safe_state import SafeOutcome
+
+
+LOOK_EVERY_S = 0.25
 
 
 class RunSupplies:
@@ -58,6 +62,20 @@ class RunSupplies:
         async with self._audit.act(by, "energise", name, new={"volts": volts}, reason="a run needs its voltage"):
             await self._control.on(name, volts)
 
+    async def wait_failed(self) -> None:
+        """Until one that is used is not on any more: tripped, switched off by somebody, or lost.
+
+        Raises:
+            DaemonError: then, always; with nothing in use it waits for ever.
+        """
+        while True:
+            for supply in (self._instruments[name] for name in self._used):
+                if supply.state is not InstrumentState.ON:
+                    raise DaemonError(
+                        f"{supply.name} is {supply.state}" + (f": {supply.detail}" if supply.detail else "")
+                    )
+            await asyncio.sleep(LOOK_EVERY_S)
+
     async def off(self) -> list[SafeOutcome]:
         """Those that were used, at once; what came of each."""
         return await together(self._instruments[name].off() for name in self._used)
@@ -87,6 +105,21 @@ class SuppliedBoard(PetsysBoard):
             await super().bias_on(overvoltage_share)
         if volts:
             await self._supplies.on()
+
+    async def wait_failed(self) -> None:
+        """Until the link, the flow or a supply in use fails; raises what happened."""
+        waiting = {
+            asyncio.create_task(super().wait_failed(), name="watch the board"),
+            asyncio.create_task(self._supplies.wait_failed(), name="watch the supplies"),
+        }
+        try:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.wait(waiting)
+        for task in done:
+            task.result()
 
     async def bias_off(self) -> BiasState:
         """All at once; whatever one of them says, the others are switched off."""

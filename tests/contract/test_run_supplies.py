@@ -15,7 +15,7 @@ from petqc_simulators.physics.draw import draw_detector
 from petqc_simulators.profile import load_profile
 from petqcd.audit import entries
 from petqcd.board import switch_off
-from petqcd.errors import PermitError, RefusedError
+from petqcd.errors import DaemonError, PermitError, RefusedError
 from petqcd.supervisor import BiasState, Endpoint
 from petqcd.supplied_board import RunSupplies, SuppliedBoard
 
@@ -55,6 +55,12 @@ def test_on_within_permits_and_off_although_the_board_is_silent(
             assert caen.output_v == 0.0  # nobody said that runs may switch it
             with pytest.raises(RefusedError, match=r"while the output is on|stays as it is"):
                 await board.bias_on()
+            watch = asyncio.create_task(board._supplies.wait_failed())
+            await asyncio.sleep(0.05)
+            assert not watch.done()
+            b.supplies.chiller.bath_degc = 25.0
+            with pytest.raises(DaemonError, match=r"hv is tripped: .*cooling"):
+                await watch
             outcome = await switch_off(board)
             assert outcome.state is BiasState.UNKNOWN  # the board's
             assert "127.0.0.1:9" in outcome.told

@@ -274,7 +274,7 @@ def reading_rows(run: Run) -> list[ReadingRow]:
             value=NO_NUMBER if r.value is None else plain(r.value),
             unit=r.unit,
             source="measured" if r.measured else "commanded",
-            quality=r.quality,
+            quality=r.quality if not r.reason else f"{r.quality}: {r.reason}",
             age=age(r.age_s),
             is_doubtful=r.value is None or r.quality.lower() not in {"ok", "good", "fresh"},
         )
