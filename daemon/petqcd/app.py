@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from petqcd.config import PetqcConfig
+    from petqcd.mqtt import Mqtt
     from petqcd.running import MakeBoard
 
 log = logging.getLogger(__name__)
@@ -173,6 +174,7 @@ class Daemon:
             self.config.board, self.state_dir, self.bus, self.metrics, told=self.instruments.told
         )
         self.alarms = AlarmKeeper(self.state_dir, self.bus, self.metrics)
+        mqtt = await self._make_mqtt()
         self.outputs = KeptOutputs(self.state_dir, configured_outputs(self.config))
         self.watch = BiasWatch(
             self.config,
@@ -215,6 +217,10 @@ class Daemon:
         self._own(asyncio.create_task(self.watch.run(), name="interlocks"))
         self._own(asyncio.create_task(self._housekeeping(), name="housekeeping"))
         self._own(asyncio.create_task(self.backups.run(), name="nightly backup"))
+        if mqtt is not None:
+            speaking = asyncio.create_task(mqtt.run(), name="mqtt")
+            self._tasks.append(speaking)
+            self._stack.push_async_callback(mqtt.stop, speaking)
         await self._listen()
         self._stack.push_async_callback(self.runs.aclose)
         self._own(asyncio.create_task(self.scheduler.run(), name="scheduler"))
@@ -224,6 +230,16 @@ class Daemon:
         from petqcd.supplied_board import RunSupplies, SuppliedBoard
 
         return SuppliedBoard(*arguments, supplies=RunSupplies(self.instruments, self.bias, self.audit))
+
+    async def _make_mqtt(self) -> Mqtt | None:
+        """The word to the broker; from here on what happens is kept for it. Imported only where there is one."""
+        if self.config.mqtt is None:
+            return None
+        from petqcd.mqtt import Mqtt
+
+        mqtt = await asyncio.to_thread(Mqtt, self.config.mqtt, self)
+        self._own(asyncio.create_task(mqtt.collect(), name="collect for mqtt"))
+        return mqtt
 
     async def _end_audit(self) -> None:
         await self.audit.note(daemon_itself("daemon"), "stop", self.config.scanner.name)

@@ -316,6 +316,17 @@ METRICS: tuple[Metric, ...] = (
     Metric("petqc_backup_bytes", "gauge", "Size of the last verified backup."),
     Metric("petqc_backup_duration_seconds", "gauge", "How long the last backup of this daemon took, with its checks."),
     Metric("petqc_backups_failed_total", "counter", "Backups that could not be made or did not pass their checks."),
+    Metric("petqc_mqtt_configured", "gauge", "1 if [mqtt] names a broker, else 0."),
+    Metric("petqc_mqtt_connected", "gauge", "1 while the broker answers, else 0."),
+    Metric("petqc_mqtt_outbox_messages", "gauge", "Results and alarms that the broker does not have yet."),
+    Metric(
+        "petqc_mqtt_outbox_oldest_timestamp_seconds",
+        "gauge",
+        "Unix time when the oldest of them was stored; 0: none waits.",
+    ),
+    Metric("petqc_mqtt_told_total", "counter", "Results and alarms that the broker confirmed."),
+    Metric("petqc_mqtt_refused_total", "counter", "Messages that the broker refused to deliver, by its access list."),
+    Metric("petqc_mqtt_commands_refused_total", "counter", "Commands through the broker that were refused."),
     Metric("petqc_retention_deleted_bytes_total", "counter", "Files of old runs that were deleted to make room."),
     Metric("petqc_listeners_dropped_total", "counter", "Listeners for live events dropped because they did not read."),
 )

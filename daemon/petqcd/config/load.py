@@ -84,11 +84,14 @@ def _absolute(config: PetqcConfig, folder: Path) -> PetqcConfig:
     if api.tls_certificate is not None and api.tls_key is not None:
         tls = {"tls_certificate": folder / api.tls_certificate, "tls_key": folder / api.tls_key}
         api = api.model_copy(update=tls)
+    mqtt = config.mqtt
+    if mqtt is not None:
+        mqtt = mqtt.model_copy(update={name: folder / path for name, path in mqtt.files.items()})
     qatrack = config.qatrack
     if qatrack is not None:
         files = {"token_file": folder / qatrack.token_file, "ca_file": qatrack.ca_file and folder / qatrack.ca_file}
         qatrack = qatrack.model_copy(update=files)
-    return config.model_copy(update={"device": devices, "store": store, "api": api, "qatrack": qatrack})
+    return config.model_copy(update={"device": devices, "store": store, "api": api, "mqtt": mqtt, "qatrack": qatrack})
 
 
 def _keys(loc: tuple[Any, ...]) -> list[Any]:

@@ -13,6 +13,7 @@ from petqcd.bias_limits import Finite
 from petqcd.config.instruments import AnyInstrument, InstrumentConfig
 from petqcd.config.interlocks import PermitConfig
 from petqcd.config.model import Model, Name
+from petqcd.config.mqtt import MqttConfig
 from petqcd.config.readout import ADDRESS_FORMS, DeviceConfig, simulated_device
 from petqcd.config.runs import CheckLimits, QcConfig
 from petqcd.config.schedule import ScheduleConfig
@@ -52,6 +53,7 @@ class PetqcConfig(Model):
     schedule: ScheduleConfig = ScheduleConfig()
     store: StoreConfig = StoreConfig()
     api: ApiConfig = ApiConfig()
+    mqtt: MqttConfig | None = None
     qatrack: QatrackConfig | None = None
     source_file: Path | None = Field(default=None, exclude=True)
     """The file it came from; None: no configuration, simulated bench."""

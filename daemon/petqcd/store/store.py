@@ -14,7 +14,7 @@ from sqlalchemy import insert, select, update
 from petqcd import clock
 from petqcd.errors import StoreError
 from petqcd.places import hold
-from petqcd.store import schema
+from petqcd.store import outbox, schema
 from petqcd.store.database import DATABASE
 from petqcd.store.reader import Reader
 from petqcd.store.rows import IMPORTED
@@ -53,6 +53,8 @@ class Store(Reader):
     def __init__(self, state_dir: Path, database: Database | None = None) -> None:
         self.state_dir = state_dir
         self.instance = uuid.uuid4().hex
+        self.announces: Callable[[Run, int], tuple[str, dict[str, Any]]] | None = None
+        """Topic and content of the message that a stored run is told with; None: nobody is told."""
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = hold(state_dir)
         place = database or SqliteDatabase(state_dir / DATABASE)
@@ -151,6 +153,7 @@ class Store(Reader):
                 raise StoreError(f"run {run.run_id} was never claimed")
             connection.execute(update(schema.runs).where(schema.runs.c.sequence == sequence).values(**head))
             _insert_results(connection, int(sequence), run)
+            self._announce(connection, run, int(sequence))
             return int(sequence)
 
         return await self.write(write)
@@ -186,6 +189,7 @@ class Store(Reader):
             key = connection.execute(insert(schema.runs).values(**values)).inserted_primary_key
             assert key is not None  # noqa: S101 - one row was inserted; for the type checker
             _insert_occasion(connection, occasion, int(key[0]))
+            self._announce(connection, run, int(key[0]))
 
         await self.write(write)
 
@@ -226,6 +230,11 @@ class Store(Reader):
             StoreError: not stored.
         """
         return await _done(self._writer.submit(write))
+
+    def _announce(self, connection: Connection, run: Run, sequence: int) -> None:
+        """In the same transaction: what is stored is told, and what is not stored is not."""
+        if self.announces is not None:
+            outbox.put(connection, *self.announces(run, sequence))
 
     def back_up(self, folder: Path, configuration: Path | None, software: str) -> Backup:
         """Make a verified backup while everything goes on; takes its time, so from a thread.
