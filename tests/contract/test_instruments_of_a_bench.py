@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from petqc_drivers.caen_a5203.board import CaenA5203, CaenA5203Settings
@@ -23,7 +24,6 @@ from petqc_simulators.profile import ProfileError, load_profile
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
 SPEED = 20.0
@@ -108,6 +108,47 @@ def test_a_chiller_that_fails_warms_the_modules(scanner: Scanner) -> None:
     degc = scanner.profile.environment.calibration_degc + detector.warmer_k
     assert board.detector is detector
     assert (degc > 27.0).all()
+
+
+def test_when_cooling_fails_temperature_dark_rate_gain_and_timing_move_together() -> None:
+    scanner = Scanner(load_profile("bench-c11204"), seed=5)
+    chiller, supply = scanner.instruments.chiller, scanner.instruments.supplies[0]
+    assert chiller is not None
+    for one in scanner.instruments.supplies:
+        one.is_on, one.output_v = True, float(scanner.detector.draw.breakdown_found_v[0]) + 3.0
+    chiller.alarm = -1  # low level: pump and control stop
+    minutes = []
+    for minute in range(41):
+        parameters, sipm = see(scanner), scanner.detector.sipm()
+        if minute % 10 == 0:
+            scanner.instruments.act_on(scanner.boards)
+            minutes.append(
+                {
+                    "bath": chiller.bath_degc - 18.0,
+                    "sensor": supply.sensor_degc() - 22.0,
+                    "dark": float(np.log2(sipm.dark_hz.mean())),
+                    "current": supply.load_ma(supply.output_v),
+                    "signal": -float(parameters[:, el.SIGNAL].mean()),
+                    "timing": float(parameters[:, el.PHOTON_VARIANCE].mean()),
+                }
+            )
+        chiller.let_pass(60.0)
+    for name in minutes[0]:
+        values = [one[name] for one in minutes]
+        assert values == sorted(values), name
+    # The bath drifts towards the room and the load with half an hour, the modules follow it with three minutes.
+    first, last = minutes[0], minutes[-1]
+    assert last["bath"] == pytest.approx(19.0 * -np.expm1(-40.0 / 30.0), rel=0.02)
+    behind = [one["bath"] - (one["sensor"] - first["sensor"]) for one in minutes[1:]]
+    assert behind == pytest.approx([1.9 * float(np.exp(-t / 30.0)) for t in (10, 20, 30, 40)], rel=0.35)
+    warmer_k = last["sensor"] - first["sensor"]
+    doubling_k = scanner.profile.sipm.dark_doubling_k
+    # Less overvoltage takes back a part of what warmth adds.
+    assert 0.5 * warmer_k / doubling_k < last["dark"] - first["dark"] < warmer_k / doubling_k
+    lost = scanner.profile.sipm.breakdown_v_per_k * warmer_k / scanner.profile.sipm.overvoltage_v
+    assert 1.0 - last["signal"] / first["signal"] > lost  # gain, and light detection with it
+    assert last["timing"] > 1.1 * first["timing"]
+    scanner.close()
 
 
 def test_served_with_the_board(tmp_path: Path) -> None:

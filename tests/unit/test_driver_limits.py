@@ -133,13 +133,16 @@ def test_every_code_of_every_kind_comes_back_from_its_voltage(kind):
 def test_every_code_of_the_converter_comes_back_and_none_is_outside_its_range():
     name, limits = converter_name(0, 0, 1), [limit(1.0, 55.0)]
     codes = [code for code in range(1 << 16) if 39.5 <= converter_volts(code) <= 57.0]
-    for code in (*codes[::7], codes[-1]):
-        output = encode_converter(name, 1, Volts(converter_volts(code)), limits)
+    accepted = []
+    for code in range(1 << 16):
+        try:
+            output = encode_converter(name, 1, Volts(converter_volts(code)), limits)
+        except LimitError:
+            continue
+        accepted.append(code)
         (first, second) = (SpiRequest.from_bytes(p) for p in output.payloads)
         assert (parse_max5136(first).code, parse_max5136(second).code) == (code, code)
-    for code in {*range(0, 1 << 16, 97)} - set(codes):
-        with pytest.raises(LimitError, match="outside the hard limit"):
-            encode_converter(name, 1, Volts(converter_volts(code)), limits)
+    assert accepted == codes
     assert codes == list(range(codes[0], codes[-1] + 1))
     assert converter_volts(codes[0]) == pytest.approx(57.0, abs=3e-4)
     assert converter_volts(codes[-1]) == pytest.approx(39.5, abs=3e-4)

@@ -494,3 +494,17 @@ def test_noise_on_the_bus_is_parsed_or_refused(payload):
         i2c.spoken(payload)
     except WireError:
         return
+
+
+def test_every_trim_of_every_rail_is_inside_its_range_or_refused():
+    for variant, rails in TRIMS.items():
+        for rail, trim in rails.items():
+            accepted = []
+            for code in range(-300, 301):
+                try:
+                    sealed = encode_trim(1, variant, rail, code)
+                except LimitError:
+                    continue
+                assert len(sealed.payloads) == 1
+                accepted.append(code)
+            assert accepted == [*range(trim.lowest, trim.highest + 1)], (variant, rail)

@@ -280,7 +280,7 @@ class CaenA5203Board:
             sent += self._stream(inputs, begin_ps + times_ps)
             while self._now_ps - self._service_ps >= SERVICE_EVERY_S * 1e12:
                 self._service_ps += round(SERVICE_EVERY_S * 1e12)
-                sent += self._service()
+                sent += self.service()
         return bytes(sent)
 
     def _stream(self, inputs: NDArray[np.int64], at_ps: NDArray[np.int64]) -> bytearray:
@@ -345,8 +345,9 @@ class CaenA5203Board:
             words.append(0xA << 28)
         return words
 
-    def _service(self) -> bytes:
-        if not self.registers[Register.ACQUISITION_CONTROL] & SERVICE_EVENTS:
+    def service(self) -> bytes:
+        """What a running board says of itself, once a second."""
+        if not self._is_running or not self.registers[Register.ACQUISITION_CONTROL] & SERVICE_EVENTS:
             return b""
         ambient = self.environment.ambient_degc
         clk = (self._now_ps - self._zero_ps) // _PS_PER_CLK

@@ -1,7 +1,8 @@
 """What stands beside the boards of a scanner: bias supplies and a chiller, timing board and counter.
 
 Their wire sides are served each on a port of its own; here their true outputs become the detector's bias and
-temperature, and what the detector draws, feels and sees becomes what they measure.
+temperature (modules follow the coolant within minutes), and what the detector draws, feels and sees becomes what they
+measure.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from petqc.channel_map import module_node
 from petqc_simulators.boards.hamamatsu_c11204 import HamamatsuC11204Board
 from petqc_simulators.boards.julabo import JulaboBoard
 from petqc_simulators.boards.timing_beside import ClocksOfModules, TimingBeside
+from petqc_simulators.fault_plan import HEATING_S
 from petqc_simulators.physics.bias_current import dark_current_ma
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class ScannerInstruments:
         self._current_ma = np.zeros(profile.geometry.bias_channels)
         self._fed_v: NDArray[np.float64] | None = None
         self._seen_v: NDArray[np.float64] | None = None
+        self._cooled_s = self._warmer_k = 0.0
         self.supplies: list[HamamatsuC11204Board] = []
         if profile.hardware.bias_supply:
             self.supplies = [
@@ -146,8 +149,11 @@ class ScannerInstruments:
         if self.clocks is not None:
             self.clocks.follow()
         if self.chiller is not None:
-            warmer_k = self.chiller.bath_degc - self._profile.environment.coolant_degc
-            if abs(warmer_k - self._detector.coolant_k) > MOVED_K and self._detector.set_coolant(warmer_k):
+            passed_s, self._cooled_s = self.chiller.elapsed_s - self._cooled_s, self.chiller.elapsed_s
+            bath_k = self.chiller.bath_degc - self._profile.environment.coolant_degc
+            self._warmer_k += (bath_k - self._warmer_k) * -math.expm1(-passed_s / HEATING_S)
+            moved_k = abs(self._warmer_k - self._detector.coolant_k)
+            if moved_k > MOVED_K and self._detector.set_coolant(self._warmer_k):
                 self._seen_v = None
         if not self.supplies:
             return

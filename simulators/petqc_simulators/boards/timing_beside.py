@@ -1,7 +1,8 @@
 """A timing board and a clock counter beside a scanner: one sees the modules' fast outputs, the other their clocks.
 
 The board's edges are made of the photons that the readout sees, block by block as the detector advances; while no
-frames are made its time passes by itself. The counter sees what faults do to the clocks of two modules, and no photon.
+frames are made its time passes by itself. Where a machine is too slow for the photons their time slips, and the board
+goes on telling once a second how it is. The counter sees what faults do to the clocks of two modules, and no photon.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from petqc_simulators.boards.caen_a5203 import CaenA5203Board
+from petqc_simulators.boards.caen_a5203 import SERVICE_EVERY_S, CaenA5203Board
 from petqc_simulators.boards.sr620 import ClockPair, Sr620
 from petqc_simulators.physics.detector import BLOCK_S
 from petqc_simulators.physics.fast_outputs import FastOutputs
@@ -47,7 +48,7 @@ class TimingBeside:
         self._outputs_look, detector.onlooker = detector.onlooker, self._look
         self._lock = threading.Lock()
         self._unsent = bytearray()
-        self._without_block_s = 0.0
+        self._without_block_s = self._since_service_s = 0.0
 
     def _look(self, deposits: NDArray[np.float64], parameters: NDArray[np.float64]) -> None:
         assert self._outputs_look is not None  # noqa: S101 - it is that of the outputs; for the type checker
@@ -71,6 +72,10 @@ class TimingBeside:
         """What it has sent since the last call, so many seconds ago."""
         with self._lock:
             self._without_block_s += seconds
+            self._since_service_s += seconds
+            if self._since_service_s >= SERVICE_EVERY_S:
+                self._since_service_s = 0.0
+                self._keep(self.board.service())
             if self._without_block_s > _BY_ITSELF_AFTER_S:
                 nothing = np.empty(0, np.int64)
                 self._keep(self.board.advance(seconds, nothing, nothing))
