@@ -26,6 +26,7 @@ STOP_DEADLINE_S = 40.0
 CONFIG = """\
 [[device]]
 [device.simulator]
+profile = "{profile}"
 seed = {seed}
 faults = {faults}
 [device.bias]
@@ -115,12 +116,18 @@ class Serving:
 
 @contextmanager
 def serving(
-    folder: Path, *, seconds: float, seed: int = 1, faults: tuple[str, ...] = (), env: dict[str, str] | None = None
+    folder: Path,
+    *,
+    seconds: float,
+    seed: int = 1,
+    faults: tuple[str, ...] = (),
+    env: dict[str, str] | None = None,
+    profile: str = "bench",
 ) -> Iterator[Serving]:
     """Start `petqc serve`, and end it in order."""
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "petqc.toml"
-    config.write_text(CONFIG.format(seed=seed, faults=json.dumps(list(faults)), seconds=seconds))
+    config.write_text(CONFIG.format(profile=profile, seed=seed, faults=json.dumps(list(faults)), seconds=seconds))
     state_dir = folder / "state"
     process = subprocess.Popen(
         [*petqc_command(), "serve", "--json", "-v", "--config", str(config), "--state-dir", str(state_dir)],

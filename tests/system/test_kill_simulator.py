@@ -83,10 +83,15 @@ def test_sigkill_in_mid_run(tmp_path: Path, serve: Callable[..., Any]) -> None:
 def test_the_daemon_itself_killed_leaves_a_record_and_a_readable_recording(
     tmp_path: Path, serve: Callable[..., Any]
 ) -> None:
-    with serve(tmp_path, seconds=120) as daemon:
+    """Its bias comes from supplies that the simulator serves beside the readout."""
+    with serve(tmp_path, seconds=120, profile="bench-c11204") as daemon:
         _, seen = follow_until(
             daemon.client, lambda name, data: name == "progress" and data["counts"].get("prompts", 0) > 50_000
         )
+        instruments = daemon.client.get("/api/v1/devices")["instruments"]
+        assert {one["name"]: one["state"] for one in instruments} == {
+            "bias-0": "on", "bias-1": "on", "chiller": "answers",
+        }  # fmt: skip
         simulator = daemon.simulator_pid()
         daemon.process.kill()
         daemon.process.wait()
@@ -94,7 +99,7 @@ def test_the_daemon_itself_killed_leaves_a_record_and_a_readable_recording(
         while Path(f"/proc/{simulator}").exists() and time.monotonic() < end_s:  # it ends with its daemon
             time.sleep(0.05)
         assert not Path(f"/proc/{simulator}").exists()
-    with serve(tmp_path, seconds=120) as daemon:
+    with serve(tmp_path, seconds=120, profile="bench-c11204") as daemon:
         document = daemon.client.get(f"/api/v1/runs/{seen['run_id']}")
         assert document["verdict"] == "invalid"
         assert "interrupted" in document["sentence"]
