@@ -18,6 +18,7 @@ from petqcd.audit import Audit
 from petqcd.backups import Backups
 from petqcd.baselines import Baselines
 from petqcd.bias_control import BiasControl
+from petqcd.bias_following import BiasFollowing
 from petqcd.bias_watch import BiasWatch
 from petqcd.calibrations import Calibrations
 from petqcd.client import SOCKET_NAME
@@ -188,6 +189,7 @@ class Daemon:
         )
         self.device.kept = self.outputs
         self.bias = BiasControl(self.instruments, self.watch, self.outputs)
+        self.following = BiasFollowing(self.instruments, self.bias, self.audit)
         self.runs = RunManager(
             self.config,
             self.store,
@@ -215,6 +217,7 @@ class Daemon:
         self._own(asyncio.create_task(self.instruments.run(), name="instruments"))
         self._stack.push_async_callback(self._outputs_at_stop)
         self._own(asyncio.create_task(self.watch.run(), name="interlocks"))
+        self._own(asyncio.create_task(self.following.run(), name="temperature following"))
         self._own(asyncio.create_task(self._housekeeping(), name="housekeeping"))
         self._own(asyncio.create_task(self.backups.run(), name="nightly backup"))
         if mqtt is not None:

@@ -66,6 +66,8 @@ class BiasControl:
     def __init__(self, instruments: Instruments, watch: BiasWatch, kept: KeptOutputs) -> None:
         self._instruments, self._watch, self._kept = instruments, watch, kept
         self._operating: dict[str, OperatingLimits] = {}
+        self.set_by_people: dict[str, float] = {}
+        """Volts that somebody asked for and that were reached, by name; what follows the temperature starts there."""
 
     # -- what is ------------------------------------------------------------------------------------------------------
 
@@ -122,11 +124,25 @@ class BiasControl:
             await driver.on(target)
             await _settled(driver, target, config.settle_s)
 
+        self.set_by_people.pop(name, None)
         await self._submit(supervisor, Command("switching on", work, self._deadline_s(config, target.value)))
+        self.set_by_people[name] = volts
         return self._document(supervisor)
 
     async def set(self, name: str, volts: float) -> dict[str, Any]:
         """Ramp what is on to another voltage; stops at the last confirmed step if anything is not as it should be.
+
+        Raises:
+            RefusedError: outside the operating limits, or higher and a permit is missing.
+            DaemonError: what the device said.
+        """
+        self.set_by_people.pop(name, None)
+        told = await self.follow(name, volts)
+        self.set_by_people[name] = volts
+        return told
+
+    async def follow(self, name: str, volts: float) -> dict[str, Any]:
+        """The same, for what follows the temperature.
 
         Raises:
             RefusedError: outside the operating limits, or higher and a permit is missing.

@@ -13,7 +13,7 @@ from petqc_simulators.boards.caen_a7585d import CaenA7585dBoard
 from petqc_simulators.boards.hamamatsu_c11204 import HamamatsuC11204Board
 from petqc_simulators.boards.julabo import JulaboBoard
 from petqc_simulators.boards.witness import judge
-from petqcd import bias_watch
+from petqcd import bias_following, bias_watch
 from petqcd.app import Daemon
 from petqcd.client import Client
 from petqcd.config import load_config
@@ -72,6 +72,11 @@ v_max = 57
 max_step_v = 4
 slew_v_per_s = 100
 most_current_ma = 1
+[device.following]
+reference_degc = 25
+mv_per_k = 50
+v_per_min = 60
+every_s = 1
 
 [[device]]
 name = "chiller"
@@ -98,7 +103,8 @@ class Supplies:
     """What is on the wire: two supplies and a chiller, each with its address once it is served."""
 
     def __init__(self) -> None:
-        self.hv, self.caen = HamamatsuC11204Board(), CaenA7585dBoard(10234)
+        self.degc = 25.0
+        self.hv, self.caen = HamamatsuC11204Board(), CaenA7585dBoard(10234, sensor_degc=lambda: self.degc)
         self.chiller = JulaboBoard(bath_degc=18.0, room_degc=3.0)
 
     def serve(self, stack: ExitStack) -> dict[str, str]:
@@ -178,6 +184,7 @@ async def bench(
 ) -> AsyncIterator[Bench]:
     """A daemon that has seen all its devices."""
     monkeypatch.setattr(bias_watch, "TICK_S", 0.05)
+    monkeypatch.setattr(bias_following, "TICK_S", 0.1)
     supplies = supplies or Supplies()
     with ExitStack() as stack:
         config = load_config(write_config(folder, supplies.serve(stack), on_stop=on_stop))

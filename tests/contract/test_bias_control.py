@@ -187,3 +187,26 @@ def test_an_orderly_stop_does_what_it_was_told_to(tmp_path: Path, monkeypatch: p
         return supplies.hv.is_on, supplies.caen.is_on
 
     assert asyncio.run(story()) == (False, True)
+
+
+def test_bias_follows_the_temperature_until_it_cannot_be_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with bench(tmp_path, monkeypatch) as b:
+            caen = b.supplies.caen
+
+            def commanded() -> float:
+                return b.daemon.instruments["caen"].driver.commanded.value  # type: ignore[attr-defined,no-any-return]
+
+            await b.post("/api/v1/bias/caen/on", volts=50.0)
+            b.supplies.degc = 28.0
+            await b.until(lambda: abs(caen.output_v - 50.15) < 0.01, "it follows")
+            b.supplies.degc = 85.0
+            await b.until(lambda: "85" in str(b.daemon.following.document("caen")), "the sensor is not believed")
+            await asyncio.sleep(1.2)
+            assert commanded() == 50.15
+            said = await asyncio.to_thread(entries, b.daemon.store, limit=20)
+            assert any(one["by"]["name"] == "temperature following" and one["phase"] == "intent" for one in said)
+
+    asyncio.run(story())

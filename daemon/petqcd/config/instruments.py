@@ -22,7 +22,7 @@ Clock = Annotated[str, Field(pattern=r"^(reference|\d{1,2}\.\d{1,2}\.\d{1,2})$")
 Module = Annotated[str, Field(pattern=r"^\d{1,2}\.\d{1,2}\.\d{1,2}$")]
 
 
-OF_INTERLOCKS = frozenset({"bias", "run_v", "operating", "settle_s", "on_daemon_loss", "on_stop"})
+OF_INTERLOCKS = frozenset({"bias", "run_v", "operating", "following", "settle_s", "on_daemon_loss", "on_stop"})
 """Keys of a bias source that its driver does not know."""
 
 
@@ -50,6 +50,24 @@ class OperatingRange(Model):
 
     v_min: Finite
     v_max: Finite
+
+
+class FollowingConfig(Model):
+    """[device.following]: its voltage follows a temperature, slowly and within a bound."""
+
+    device: Name | None = None
+    """The instrument whose reading it is; default: this one."""
+    reading: str = "temperature_sipm"
+    reference_degc: Annotated[Finite, Field(ge=-40, le=80)]
+    """Where what people set is right."""
+    mv_per_k: Annotated[Finite, Field(ge=-100, le=100)]
+    """Change of breakdown voltage with temperature."""
+    most_v: Annotated[Finite, Field(gt=0, le=3)] = 1.5
+    """Bound of the correction, up and down."""
+    v_per_min: Annotated[Finite, Field(gt=0, le=60)] = 0.2
+    """Its rate."""
+    every_s: Annotated[Finite, Field(ge=1, le=3600)] = 30.0
+    """Between two changes."""
 
 
 class InstrumentConfig(Model):
@@ -128,6 +146,8 @@ class BiasSourceConfig(InstrumentConfig):
     """Default: the hard limit. An engineer changes it while the daemon runs."""
     run_v: Finite | None = None
     """Voltage that a run which needs bias brings it to, and switches off afterwards. None: runs leave it alone."""
+    following: FollowingConfig | None = None
+    """None: it stays where people set it."""
     settle_s: Annotated[Finite, Field(ge=0, le=60)] = 1.0
     """How long it is watched after the ramp before it counts as on."""
     on_daemon_loss: Literal["hold", "ramp_off", "off"] = "ramp_off"
@@ -182,6 +202,12 @@ class HamamatsuC11204Config(BiasSourceConfig):
     """It follows its own temperature sensor, with the set that it has stored."""
     compensation_bit_when: bool | None = None
     """Value of its status bit 6 while it does."""
+
+    @model_validator(mode="after")
+    def _one_follows(self) -> HamamatsuC11204Config:
+        if self.compensates and self.following is not None:
+            raise ValueError("compensates and [device.following] would both follow the temperature: one of them")
+        return self
 
 
 class CaenA7585dConfig(BiasSourceConfig):
