@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CONNECT_DEADLINE_S = 12.0
+CONNECT_DEADLINE_S = 9.0
+"""Opening, identity, set-up and the first poll; whatever is wrong has a name within ten seconds."""
 POLL_DEADLINE_S = 9.0
 """Everything that one poll asks, with what the driver tries again; a reading is stale a second later."""
 CLOSE_DEADLINE_S = 3.0
