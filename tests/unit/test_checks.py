@@ -543,7 +543,7 @@ def test_offset_kernels_equal_python():
         pick(ok.apply_normal)(*graph, weight, x, out)
         pick(ok.join_groups)(a, b, weight, module, joint)
         with np.errstate(over="ignore"):
-            pick(ok.shake)(*graph, dt, x, weight, 7, drawn)
+            pick(ok.shake)(*graph, dt, x, weight, degree, 7, drawn)
         steps = pick(ok.conjugate_gradients)(*graph, w, degree, right, module, np.eye(4), 1e-3, step)
         results.append((squares, steps, w, degree, right, out, sums, joint, drawn, step))
     for p, q in zip(*results, strict=True):

@@ -164,6 +164,7 @@ def samples(
     dt: NDArray[np.float32],
     x: NDArray[np.float64],
     weight: NDArray[np.float32],
+    degree: NDArray[np.float64],
     component: NDArray[np.int64],
     pattern: NDArray[np.float64] | None,
 ) -> NDArray[np.float64]:
@@ -174,13 +175,14 @@ def samples(
         dt: (m,) their time differences.
         x: (n + classes,) the solution.
         weight: (m,) weights of the solution.
+        degree: (n + classes,) their sums.
         component: (n,) see components.
         pattern: (n,) see without.
     """
     g = thin.graph
     dt, weight = (np.ascontiguousarray(v[:: thin.stride]) for v in (dt, weight))
     right = np.empty((g.n + g.classes, SAMPLES))
-    shake(g.a, g.b, g.depth, g.sign, g.n, dt, x, weight, _SEED, right)
+    shake(g.a, g.b, g.depth, g.sign, g.n, dt, x, weight, degree, _SEED, right)
     # Of every stride-th pair alone the noise is that much larger.
     found = _solve(thin, right)[: g.n] / math.sqrt(thin.stride)
     return without(centred(found, component), pattern)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST_STEPS = 300
+MOST_LEVERAGE = 0.5
+"""A pair that its channels follow more than that says nothing of its own noise."""
 
 
 @kernel
@@ -227,13 +229,17 @@ def shake(
     dt: NDArray[np.float32],
     x: NDArray[np.float64],
     weight: NDArray[np.float32],
+    degree: NDArray[np.float64],
     seed: int,
     out: NDArray[np.float64],
 ) -> None:
     """Right sides as noise makes them: each pair pulls its unknowns by its own weighted residual, up or down by chance.
 
-    So pairs of larger spread than the others (gammas that scattered into a distant crystal) count with theirs. Source:
-    wild bootstrap, Wu 1986, doi:10.1214/aos/1176350142; signs of Liu 1988 and Mammen 1993.
+    So pairs of larger spread than the others (gammas that scattered into a distant crystal) count with theirs. What a
+    pair leaves is less than its noise, because the offsets of its two channels went along with it, most where a channel
+    has few pairs: its residual is divided by what is left of it, as leaving it out of the solution would. Source: wild
+    bootstrap, Wu 1986, doi:10.1214/aos/1176350142; signs of Liu 1988 and Mammen 1993; leverage as in HC3 of MacKinnon
+    and White 1985, doi:10.1016/0304-4076(85)90158-7.
 
     Args:
         a: see above, as b, depth, sign, dt and x.
@@ -244,6 +250,7 @@ def shake(
         dt: .
         x: .
         weight: (m,) weights of the solution.
+        degree: (n + classes,) sums of the weights.
         seed: of the ups and downs, not 0.
         out: (n + classes, samples) result, at most 64 samples.
     """
@@ -253,7 +260,8 @@ def shake(
         r = dt[k] - (x[a[k]] - x[b[k]])
         if depth.size:
             r -= sign[k] * x[n + depth[k]]
-        pull = weight[k] * r
+        leverage = weight[k] * (1.0 / max(degree[a[k]], 1e-9) + 1.0 / max(degree[b[k]], 1e-9))
+        pull = weight[k] * r / (1.0 - min(leverage, MOST_LEVERAGE))
         state ^= state << np.uint64(13)
         state ^= state >> np.uint64(7)
         state ^= state << np.uint64(17)

@@ -218,7 +218,7 @@ def solve_offsets(
     known = component >= 0
     if n > DENSE:
         thin = errors.Thinned.of(graph, tells)
-        drawn = errors.samples(thin, dt, state.x, weight, component, pattern)
+        drawn = errors.samples(thin, dt, state.x, weight, degree, component, pattern)
         error[known] = errors.channel_errors(thin, degree[:n], drawn, state.sigma)[known]
         return Offsets(offset, error, degree[:n].copy(), component, state.sigma, share, None, drawn)
     covariance = errors.covariance(graph, tells, component, pattern, state.sigma)
