@@ -100,7 +100,7 @@ class BiasWatch:
         self._health = HostHealth(None, newest_unix_s, can_write=True)
         self._health_due_s = 0.0
         self._work: set[asyncio.Task[Any]] = set()
-        self._bypass_shown: set[tuple[str, str]] = set()
+        self._is_keeping = False
 
     def unit(self, name: str) -> Unit:
         """How a bias source is watched.
@@ -128,13 +128,21 @@ class BiasWatch:
         """Watch until cancelled."""
         try:
             while True:
-                await self._look_at_host()
                 self.look()
-                await self._kept.commit()
-                await self._alarms.flush()
+                if not self._is_keeping:  # a disk that takes its time does not hold up the next look
+                    self._is_keeping = True
+                    self._do(self._keep(), "keep what is known")
                 await asyncio.sleep(TICK_S)
         finally:
             await self._end()
+
+    async def _keep(self) -> None:
+        try:
+            await self._look_at_host()
+            await self._kept.commit()
+            await self._alarms.flush()
+        finally:
+            self._is_keeping = False
 
     async def _end(self) -> None:
         """What is going on towards off is waited for; the story of a fault is kept as far as it goes."""

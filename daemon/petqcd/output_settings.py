@@ -41,5 +41,5 @@ def configured_outputs(config: PetqcConfig) -> list[Output]:
     board = config.board
     if board.address is not None:
         way = readout_way(board.address, board.shared_memory)
-        found.insert(0, Output(name=board.name, kind=board.kind, settings=way))
+        found.insert(0, Output(name=board.name, kind=board.kind, settings=way, on_daemon_loss=board.on_daemon_loss))
     return found

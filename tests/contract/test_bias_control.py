@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tests.contract.interlocked_bench import Supplies, bench
 
 from petqc_drivers.caen_a7585d import Register
-from petqcd import bias_watch, kept_outputs, outputs, small_file
+from petqc_drivers.hamamatsu_c11204 import wire
+from petqcd import bias_watch, kept_outputs, outputs, permit_sources, permits, small_file
 from petqcd.audit import entries
+from petqcd.errors import StoreError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,6 +133,56 @@ def test_what_is_found_on_is_adopted_and_what_is_above_its_limit_trips(
             await b.post("/api/v1/bias/hv/set", volts=50.0)
             assert max(b.supplies.raised()) < 54.4
             caen.witness.lines.clear()  # that it was found above its limit is the beginning of this story
+
+    asyncio.run(story())
+
+
+def test_without_a_store_nothing_goes_on_and_everything_goes_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be recorded is refused before its first byte; off is not."""
+
+    async def story() -> None:
+        async with bench(tmp_path, monkeypatch) as b:
+            hv, caen = b.supplies.hv, b.supplies.caen
+            await b.post("/api/v1/bias/hv/on", volts=54.0)
+
+            async def broken(_work: object) -> None:
+                raise StoreError("disk I/O error")
+
+            monkeypatch.setattr(b.daemon.store, "write", broken)
+            assert "store" in await b.refused("/api/v1/bias/caen/on", volts=50.0)
+            assert not [line for line in caen.witness.lines if line["event"] == "supply" and line["on"]]
+            assert (await b.post("/api/v1/bias/hv/off"))["state"] == "IN_SAFE_STATE"
+            assert not hv.is_on
+            monkeypatch.undo()
+
+    asyncio.run(story())
+
+
+def test_what_is_lost_while_on_is_said_and_off_as_soon_as_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        quick = tuple(replace(rule, doubt_s=0.3) for rule in permits.STANDARD)
+        monkeypatch.setattr(permits, "STANDARD", quick)
+        monkeypatch.setattr(permit_sources, "LINK_AGE_S", 0.5)
+        monkeypatch.setattr(bias_watch, "AGAIN_S", 60.0)
+        async with bench(tmp_path, monkeypatch) as b:
+            hv = b.supplies.hv
+            await b.post("/api/v1/bias/hv/on", volts=54.0)
+            hv.drops = set(wire.REQUEST_DIGITS)
+            await b.until(lambda: b.daemon.instruments["hv"].state == "unknown", "it may be on, nobody knows")
+            await b.until(lambda: {"trip.hv", "unsafe.hv", "link.hv"} <= set(b.alarms()), "it tripped, and is not off")
+            assert b.alarms()["unsafe.hv"] == b.alarms()["link.hv"] == "MAJOR ACTIVE_UNACK"
+            told = (await b.post("/api/v1/bias/hv/off"))["state"]
+            assert (told, hv.is_on) == ("UNKNOWN", True)
+            before = b.supplies.raised()
+            hv.drops = set()
+            await b.until(lambda: not hv.is_on, "it is back, and off")
+            assert b.supplies.raised() == before
+            assert b.daemon.instruments["hv"].trip is not None
+            await b.until(lambda: b.daemon.instruments["hv"].state == "tripped", "and tripped")
 
     asyncio.run(story())
 

@@ -49,6 +49,8 @@ class DeviceConfig(Model):
     """True: what answers at `address` is a simulator or a replay, and everything made from it says so."""
     simulator: SimulatorConfig | None = None
     bias: BiasLimits | None = None
+    on_daemon_loss: Literal["hold", "off"] = "off"
+    """What `petqc-safe` does with its bias when the daemon is gone for good; there is no ramp without read-back."""
 
     @field_validator("kind", mode="before")
     @classmethod
