@@ -3,11 +3,11 @@
   python benchmarks/bias_histories.py [--histories 10000] [--seed 1]
 
 Time is virtual: an event loop that jumps to its next timer, and a link without threads. Each history is a driver and a
-simulated C11204, A7585D or Keithley 2450 (by the seed, in turn), and twelve things that happen: set, ramp, off, poll,
-cancel, unplug, restart of the driver, lost, damaged and late replies, commands that are acknowledged and not done,
-refused ones, warmth, another device on the line, over-current, acknowledge, reset, a compensation set. No set-point and
-no output may ever exceed the hard limit, no step of a set-point may be larger than the largest allowed, and nothing may
-be set while off but the lowest.
+simulated C11204, A7585D or Keithley 2450 (by the seed, in turn), and twelve things that happen: set, ramp, off at once
+and by a ramp, poll, cancel, unplug, restart of the driver, lost, damaged and late replies, commands that are
+acknowledged and not done, refused ones, warmth, another device on the line, over-current, acknowledge, reset, a
+compensation set. No set-point and no output may ever exceed the hard limit, no step of a set-point may be larger than
+the largest allowed, and nothing may be set while off but the lowest.
 """
 
 from __future__ import annotations
@@ -240,6 +240,9 @@ class History:
 
     async def do_off(self) -> None:
         await self.device.off()
+
+    async def do_ramp_off(self) -> None:
+        await self.device.ramp_off()
 
     async def do_poll(self) -> None:
         await self.device.poll()

@@ -22,7 +22,11 @@ from petqc_drivers.errors import DriverError, LimitError
 from petqc_drivers.hamamatsu_c11204 import guard as c11204_guard
 from petqc_drivers.hamamatsu_c11204 import wire
 from petqc_drivers.hamamatsu_c11204.supply import HamamatsuC11204
+from petqc_drivers.hamamatsu_c11204.wire import Compensation
 from petqc_drivers.instrument import Identity
+from petqc_drivers.keithley_smu import guard as keithley_guard
+from petqc_drivers.keithley_smu import wire as keithley_wire
+from petqc_drivers.keithley_smu.meter import KeithleySmu
 from petqc_drivers.limits import SetOutput, Volts
 from petqc_drivers.trip import Trip
 
@@ -46,7 +50,7 @@ class Watched(HISTORIES.History):  # type: ignore[name-defined,misc]
         super().__init__(loop, seed)
         self.seen: list[str] = []
         self.asked_v = 0.0
-        if not self.is_c11204:
+        if self.kind == "a7585d":
             self.board.values[Register.RAMP_V_PER_S] = 20.0
 
     def _volts(self) -> Volts:
@@ -65,11 +69,11 @@ class Watched(HISTORIES.History):  # type: ignore[name-defined,misc]
             self.seen.append(f"{commanded} was set, {self.asked_v:g} V was asked for")
         if not self.board.is_on:
             self.seen.append("on is claimed, and it is off")
-        if not self.is_c11204 and self.board.values[Register.MOST_V] > HISTORIES.MOST_V + 0.001:
+        if self.kind == "a7585d" and self.board.values[Register.MOST_V] > HISTORIES.MOST_V + 0.001:
             self.seen.append(f"on with the device's own limit at {self.board.values[Register.MOST_V]} V")
 
     async def do_on(self) -> None:
-        was_tripped = bool(self.device.trip.causes)
+        was_tripped = bool(self.device.trip._causes)
         await super().do_on()
         if was_tripped:
             self.seen.append("energised while tripped")
@@ -90,6 +94,22 @@ class Watched(HISTORIES.History):  # type: ignore[name-defined,misc]
     async def do_off_and_on_again(self) -> None:
         await self.do_off()
         await self.do_on()
+
+    async def do_trip_and_on(self) -> None:
+        """Too much current until it trips, and another try."""
+        self.load["ma_per_v"] = 0.08
+        await asyncio.sleep(5.0)
+        with contextlib.suppress(DriverError):
+            await self.device.poll()
+        self.load["ma_per_v"] = 1e-3
+        await self.do_on()
+
+    async def do_off_and_store(self) -> None:
+        """A set that could give more than it may, as often as not."""
+        await self.device.off()
+        if self.is_c11204:
+            wanted = Compensation.of(voltage=Volts(self.rng.uniform(50, 57)), at_degc=25.0, mv_per_k=80.0)
+            await self.device.store_compensation(wanted)
 
     async def do_off_meanwhile(self) -> None:
         """In the middle of a ramp, up from off or to another voltage."""
@@ -140,13 +160,14 @@ def _guard_that_only_encodes(
     )
 
 
-def _both_guards(monkeypatch: pytest.MonkeyPatch, instead: Callable[..., SetOutput]) -> None:
+def _every_guard(monkeypatch: pytest.MonkeyPatch, instead: Callable[..., SetOutput]) -> None:
     monkeypatch.setattr(c11204_guard, "guard", instead)
     monkeypatch.setattr(caen_a7585d, "guard", instead)
+    monkeypatch.setattr(keithley_guard, "guard", instead)
 
 
 def no_limit_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    _both_guards(monkeypatch, _guard_that_only_encodes)
+    _every_guard(monkeypatch, _guard_that_only_encodes)
 
 
 def clamp_instead_of_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,9 +195,10 @@ def no_finite_check(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wrong_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bug in both encoders: five percent too high."""
-    below, code = wire.code_below, caen_a7585d._code
+    """A bug in every encoder: five percent too high."""
+    below, code, level = wire.code_below, caen_a7585d._code, keithley_wire.level_code
     monkeypatch.setattr(wire, "code_below", lambda volts: below(1.05 * volts))
+    monkeypatch.setattr(keithley_wire, "level_code", lambda volts: level(1.05 * volts))
     monkeypatch.setattr(caen_a7585d, "_code", lambda volts: code(1.05 * volts) if volts > 21.0 else code(volts))
 
 
@@ -188,7 +210,7 @@ def no_decode_back(monkeypatch: pytest.MonkeyPatch) -> None:
             raise LimitError("outside")
         return _guard_that_only_encodes(request, limit, **how)
 
-    _both_guards(monkeypatch, only_the_request)
+    _every_guard(monkeypatch, only_the_request)
 
 
 def no_step_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,12 +230,13 @@ def no_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
         return (self._lowest_v if self.commanded is None else self.commanded.value), True
 
     monkeypatch.setattr(BiasSource, "_arrived", arrived)
-    for driver in (HamamatsuC11204, CaenA7585d):
+    for driver in (HamamatsuC11204, CaenA7585d, KeithleySmu):
         monkeypatch.setattr(driver, "_at", at)
 
 
 def no_trip_latch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trip, "check_armed", lambda _self: None)
+    monkeypatch.setattr(Trip, "causes", ())
 
 
 def off_does_not_overtake(monkeypatch: pytest.MonkeyPatch) -> None:
