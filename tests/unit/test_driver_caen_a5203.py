@@ -11,6 +11,7 @@ from petqc_drivers.caen_a5203.board import CaenA5203Settings
 from petqc_drivers.caen_a5203.events import ListEvents, RawEvent, StreamParser, hit_word, trailer_word
 from petqc_drivers.caen_a5203.intervals import Intervals
 from petqc_drivers.errors import DriverError, LocalProtocolError
+from petqc_simulators.boards.caen_a5203_windows import Windows
 
 EVERY_BYTE = 0x01010101
 """One byte that is changed makes no other window's id of a multiple of it."""
@@ -145,3 +146,31 @@ def test_settings_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
         Intervals([], 1000.0)
     with pytest.raises(DriverError):
         Intervals([(0, 1)], float("nan"))
+
+
+def test_what_the_simulated_board_sends_is_what_it_measured_with_one_tdc_and_with_two() -> None:
+    rng = np.random.default_rng(7)
+    for tdcs in (1, 2):
+        numbers = np.array([3, 4, 9, 1 << 33])
+        place, tdc = np.sort(rng.integers(0, 4, 60)), rng.integers(0, tdcs, 60)
+        toa, channel = rng.integers(0, 1 << 22, 60), rng.integers(0, 64, 60)
+        order = np.lexsort((toa, tdc, place))
+        windows = Windows(numbers, 1562, tdcs, place[order], tdc[order], channel[order], toa[order])
+        for has_trailer in (True, False):
+            parser = StreamParser()
+            found = parser.feed(windows.plain(has_trailer=has_trailer)).lists
+            if has_trailer or tdcs == 1:  # without trailers nothing says where the second TDC begins
+                assert found.channel.tolist() == (64 * tdc + channel)[order].tolist()
+                assert found.trigger_id.tolist() == numbers.tolist()
+                assert found.timestamp_clk.tolist() == (numbers * 1562).tolist()
+                assert found.toa_lsb.tolist() == toa[order].tolist()
+                assert np.diff(found.starts).tolist() == np.bincount(place, minlength=4).tolist()
+            assert (parser.events_damaged, parser.bytes_skipped, parser.bytes_held) == (0, 0, 0)
+        words = np.frombuffer(windows.of_ports(), "<u4")
+        assert (words >> 28 == 0xA).sum() == 4 * tdcs * 4  # four groups of a TDC end in each window
+        assert words.size == 4 * (7 + 8 * tdcs) + 60
+
+
+def test_no_windows_are_no_bytes() -> None:
+    nothing = np.empty(0, np.int64)
+    assert Windows(nothing, 1562, 1, nothing, nothing, nothing, nothing).plain(has_trailer=True) == b""

@@ -12,17 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from petqc_drivers.caen_a5203 import picotdc
-from petqc_drivers.caen_a5203.events import (
-    SEPARATOR_BIT,
-    SERVICE,
-    TIMING,
-    TRAILER_BIT,
-    RawEvent,
-    ServiceEvent,
-    hit_word,
-    service_payload,
-    trailer_word,
-)
+from petqc_drivers.caen_a5203.events import SERVICE, RawEvent, ServiceEvent, service_payload
 from petqc_drivers.caen_a5203.registers import (
     CARD_BYTES,
     CARD_PAGE,
@@ -46,6 +36,7 @@ from petqc_drivers.caen_a5203.registers import (
 )
 from petqc_drivers.caen_a5203.wire import MemoryRead, MemoryWrite, parse_request, word
 from petqc_drivers.errors import RemoteProtocolError
+from petqc_simulators.boards.caen_a5203_windows import Windows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,9 +47,7 @@ UNLOCKED_SIGMA_PS: Final = 2000.0
 """Noise of one edge while the reference clock is not locked."""
 SERVICE_EVERY_S: Final = 1.0
 TOO_HOT_DEGC: Final = 80.0
-MOST_EVENT_WORDS: Final = 16_384
 _HEADER_MODE = 3 << 12
-_PORT_CHANNELS: Final = 16
 _UNKNOWN: Final = 1
 """Answer to a write that is refused."""
 _PS_PER_CLK = 12_800
@@ -283,12 +272,12 @@ class CaenA5203Board:
                 sent += self.service()
         return bytes(sent)
 
-    def _stream(self, inputs: NDArray[np.int64], at_ps: NDArray[np.int64]) -> bytearray:
+    def _stream(self, inputs: NDArray[np.int64], at_ps: NDArray[np.int64]) -> bytes:
         control = self.registers[Register.ACQUISITION_CONTROL]
         period_ps = self.registers[Register.STREAMING_PERIOD] * _PS_PER_CLK
         if control & 0xFF != AcquisitionMode.STREAMING or not control & NEW_DATA_QUALIFIER or not period_ps:
-            return bytearray()
-        keep = np.array([self._is_timed(int(c)) for c in inputs], bool) if inputs.size else np.empty(0, bool)
+            return b""
+        keep = np.isin(inputs, [c for c in np.unique(inputs) if self._is_timed(int(c))])
         fresh = (at_ps - self._zero_ps)[keep]
         fresh = np.rint(fresh * (1.0 + 1e-6 * self._ppm) + self._noise(fresh.size)).astype(np.int64)
         channel, time_ps = (np.concatenate(pair) for pair in zip(self._pending, (inputs[keep], fresh), strict=True))
@@ -298,52 +287,25 @@ class CaenA5203Board:
         self._pending = channel[waits], time_ps[waits]
         ready = ~waits & (window >= self._window)
         channel, time_ps, window = channel[ready], time_ps[ready], window[ready]
-        order = np.argsort(time_ps, kind="stable")
-        sent = bytearray()
         shown = np.unique(window) if control & SUPPRESS_EMPTY else np.arange(self._window, done)
         self._suppressed += int(done - self._window - shown.size)
-        for number in shown:
-            mine = order[window[order] == number]
-            toa = (time_ps[mine] - number * period_ps) / LSB_PS
-            sent += self._event(int(number), channel[mine], np.floor(toa).astype(np.int64), control)
-            self._sent_windows += 1
+        self._sent_windows += shown.size
         self._window = int(done)
-        return sent
-
-    def _event(self, number: int, channel: NDArray[np.int64], toa: NDArray[np.int64], control: int) -> bytes:
-        words: list[int] = []
-        qualifier = TIMING
-        if control & _HEADER_MODE == ONE_WORD_TRAILER:
-            qualifier |= TRAILER_BIT
-        elif not control & _HEADER_MODE:
-            qualifier |= SEPARATOR_BIT
-        for tdc in range(len(self._tdcs)):
-            mine = channel // picotdc.CHANNELS == tdc
-            within, times = channel[mine] % picotdc.CHANNELS, toa[mine]
-            if qualifier & SEPARATOR_BIT:
-                words += self._ports(within, times)
-                continue
-            words += [hit_word(int(c), int(t)) for c, t in zip(within, times, strict=True)]
-            if qualifier & TRAILER_BIT:
-                words.append(trailer_word(int(mine.sum())))
-        period_clk = self.registers[Register.STREAMING_PERIOD]
-        self.events_sent += 1
-        payload = np.array(words[:MOST_EVENT_WORDS], np.uint32)
-        return RawEvent(qualifier, number, number * period_clk, payload).to_bytes()
-
-    @staticmethod
-    def _ports(channel: NDArray[np.int64], toa: NDArray[np.int64]) -> list[int]:
-        """Hits with a header and a trailer for each group of 16 channels."""
-        words = []
-        for port in range(picotdc.CHANNELS // _PORT_CHANNELS):
-            mine = channel // _PORT_CHANNELS == port
-            words.append(0x8 << 28)
-            words += [
-                (int(c) % _PORT_CHANNELS) << 27 | int(t) & 0x3FF_FFFF
-                for c, t in zip(channel[mine], toa[mine], strict=True)
-            ]
-            words.append(0xA << 28)
-        return words
+        toa = np.floor((time_ps - window * period_ps) / LSB_PS).astype(np.int64)
+        tdc = channel // picotdc.CHANNELS
+        order = np.lexsort((time_ps, tdc, window))
+        self.events_sent += shown.size
+        windows = Windows(
+            shown,
+            self.registers[Register.STREAMING_PERIOD],
+            len(self._tdcs),
+            place=np.searchsorted(shown, window[order]),
+            tdc=tdc[order],
+            channel=channel[order] % picotdc.CHANNELS,
+            toa=toa[order],
+        )
+        mode = control & _HEADER_MODE
+        return windows.plain(has_trailer=mode == ONE_WORD_TRAILER) if mode else windows.of_ports()
 
     def service(self) -> bytes:
         """What a running board says of itself, once a second."""
