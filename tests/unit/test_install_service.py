@@ -101,6 +101,11 @@ def test_a_petqc_that_the_service_could_not_see_is_refused(monkeypatch: pytest.M
         (tmp_path / "bin" / name).write_text("")
     with pytest.raises(ConfigError, match="the service sees nothing below"):
         install()
+    monkeypatch.setattr(sys, "prefix", "/opt/petqc")  # everything is there, and its interpreter is a user's own
+    monkeypatch.setattr(Path, "is_file", lambda _: True)
+    monkeypatch.setattr(Path, "resolve", lambda _: Path("/home/somebody/.pyenv/bin/python3.11"))
+    with pytest.raises(ConfigError, match=r"/home/somebody/.pyenv/bin/python3.11: the service sees nothing"):
+        install()
 
 
 def test_an_installed_petqc_brings_the_files(tmp_path: Path) -> None:

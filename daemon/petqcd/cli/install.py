@@ -104,11 +104,13 @@ def _check(at: Path) -> None:
     missing = [name for name in ("petqc", "petqc-safe") if not (at / name).is_file()]
     if missing:
         raise ConfigError(f"{at}: no {', '.join(missing)} there (give its folder with --bin)")
-    if f"{at}/".startswith(HIDDEN):
-        raise ConfigError(
-            f"{at}: the service sees nothing below {', '.join(HIDDEN)}: install petqc where all can read, such as in "
-            "/opt/petqc"
-        )
+    # The interpreter of an environment is a link to one that may be somewhere else.
+    for seen in (at, (at / "python").resolve()):
+        if f"{seen}/".startswith(HIDDEN):
+            raise ConfigError(
+                f"{seen}: the service sees nothing below {', '.join(HIDDEN)}: install petqc where all can "
+                "read, such as in /opt/petqc"
+            )
 
 
 def _state(target: Path, text: str, *, is_kept: bool) -> str:
