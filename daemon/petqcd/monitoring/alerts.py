@@ -289,6 +289,24 @@ ALERTS: tuple[Alert, ...] = (
         "The daemon's log has the reason. `petqc backup` tries again.",
     ),
     Alert(
+        "PetqcBrokerGone", "service", "warning", "5m",
+        "petqc_mqtt_configured == 1 and petqc_mqtt_connected == 0",
+        "{{ $labels.scanner }}: the MQTT broker does not answer; results wait and are not lost",
+        "Look at the broker and at the way to it. The daemon tries for ever, and sends what waits once it answers.",
+    ),
+    Alert(
+        "PetqcOutboxWaits", "service", "warning", "5m",
+        "time() - (petqc_mqtt_outbox_oldest_timestamp_seconds > 0) > 3600",
+        "{{ $labels.scanner }}: a result or an alarm has waited for the broker for {{ $value | humanizeDuration }}",
+        "If the broker answers (PetqcBrokerGone is quiet), it confirms nothing that it is sent: look at its log.",
+    ),
+    Alert(
+        "PetqcBrokerRefuses", "service", "warning", "0m",
+        "increase(petqc_mqtt_refused_total[1h]) > 0 or increase(petqc_mqtt_commands_refused_total[1h]) > 0",
+        "{{ $labels.scanner }}: messages to the broker, or commands that came through it, are refused",
+        "The broker's access list does not fit, or somebody commands who may not: the audit log has each.",
+    ),
+    Alert(
         "PetqcHistoryNotSaved", "service", "warning", "15m",
         "petqc_store_wal_bytes > 64 * 1024 * 1024",
         "{{ $labels.scanner }}: the history's log has {{ $value | humanize1024 }}B that are not in its file yet",
