@@ -180,15 +180,16 @@ def test_the_interval_has_width_and_centre_of_the_readouts_coincidences(healthy:
     )
 
 
-def test_coincidence_by_coincidence_both_see_the_same_fluctuation(healthy: Seen) -> None:
-    config = load_config(healthy.config)
+def pairs_of_both(seen: Seen) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Time of the first module minus that of the second, of each coincidence that readout and board have; in ps."""
+    config = load_config(seen.config)
     processor = Processor(CalibrationSet.from_config(config), ProcessingSettings.from_config(config))
-    with RawReader(healthy.recording) as reader:
+    with RawReader(seen.recording) as reader:
         pairs = [processor.feed(words).prompts for words in reader.blocks(1 << 19)]
     pairs.append(processor.finish().prompts)
     of_first = np.concatenate([np.where(p.channel_a < 256, p.time_a_ps, p.time_b_ps) for p in pairs])
     of_second = np.concatenate([np.where(p.channel_a < 256, p.time_b_ps, p.time_a_ps) for p in pairs])
-    inputs, times = healthy.edges
+    inputs, times = seen.edges
     by_board = []
     for input_, readout in ((0, of_first), (1, of_second)):
         mine = times[inputs == input_]
@@ -197,7 +198,11 @@ def test_coincidence_by_coincidence_both_see_the_same_fluctuation(healthy: Seen)
         by_board.append(mine[near])
     both = (np.abs(by_board[0] - of_first) < 2000.0) & (np.abs(by_board[1] - of_second) < 2000.0)
     assert both.mean() > 0.95  # others are over one threshold and under the other
-    readout, board = (of_first - of_second)[both], (by_board[0] - by_board[1])[both]
+    return (of_first - of_second)[both].astype(np.float64), (by_board[0] - by_board[1])[both]
+
+
+def test_coincidence_by_coincidence_both_see_the_same_fluctuation(healthy: Seen) -> None:
+    readout, board = pairs_of_both(healthy)
     assert np.corrcoef(readout, board)[0, 1] > 0.95
     assert (readout - board).std() < 0.3 * readout.std()
 
