@@ -90,6 +90,25 @@ def watching(folder: Path, target: str, webhook: str) -> Iterator[str]:
         yield f"http://{prometheus}"
 
 
+@contextmanager
+def centre_of_a_fleet(folder: Path, site: str) -> Iterator[str]:
+    """Our own configuration of the Prometheus at the centre, impatient, for one site; gives its address."""
+    folder.mkdir()
+    address = free_address()
+    shipped = MONITORING / "prometheus"
+    (folder / "fleet.rules.yml").write_text(impatient((shipped / "fleet.rules.yml").read_text()))
+    config = impatient((shipped / "fleet.yml").read_text()).replace("127.0.0.1:9090", site.removeprefix("http://"))
+    (folder / "fleet.yml").write_text(config.replace("127.0.0.1:9093", free_address()))
+    command = (
+        program("prometheus"),
+        f"--config.file={folder / 'fleet.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address={address}",
+    )
+    with running(folder / "prometheus.log", *command):
+        yield f"http://{address}"
+
+
 class Webhook:
     """What a webhook was told: every alert, newest last."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.system.prometheus import MONITORING, Webhook, program, query, wait_for, watching, webhook
+from tests.system.prometheus import MONITORING, Webhook, centre_of_a_fleet, program, query, wait_for, watching, webhook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,6 +125,15 @@ def test_every_panel_has_data_where_the_daemon_has_it(watched: Watched) -> None:
         has_a_condition = re.search(r" (>|==) \d+\b", expr) is not None or "_drift_" in expr
         assert has_a_condition or metrics - exported, f"{name} shows nothing"
     assert len(empty) < len(queries()) / 2
+
+
+def test_the_centre_of_a_fleet_sees_the_scanner_of_a_site(watched: Watched, tmp_path: Path) -> None:
+    with centre_of_a_fleet(tmp_path / "fleet", watched.prometheus) as centre:
+        (verdict,) = wait_for(centre, "petqc_run_verdict == 2")
+        assert (verdict["metric"]["scanner"], verdict["metric"]["site"]) == ("bench", "here")
+        assert verdict["metric"]["job"] == "petqc"
+        wait_for(centre, 'ALERTS{alertname="PetqcCheckFailed",check="module_time_offset"}')
+        wait_for(centre, 'petqc:scanners_by_verdict{verdict="2"} == 1')
 
 
 def test_the_service_manager_is_told_that_it_is_ready_and_alive(watched: Watched) -> None:

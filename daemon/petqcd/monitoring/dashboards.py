@@ -100,6 +100,10 @@ _OVERVIEW = (
     Panel("Run going on", ((f"petqc_run_progress_ratio{SCANNER}", "{{scanner}}"),), unit="percentunit", width=8),
     Panel("Free for recordings and history", ((f"petqc_state_free_bytes{SCANNER}", "{{scanner}}"),), unit="bytes",
           width=8),
+    Panel("Since a backup passed its checks", ((f"time() - (petqc_backup_last_verified_timestamp_seconds{SCANNER} > 0)",
+          "{{scanner}}"),), "stat", unit="s", limit=129_600, width=8, height=4),
+    Panel("Waits for the broker", ((f"petqc_mqtt_outbox_messages{SCANNER}", "{{scanner}}"),), "stat", limit=1, width=8,
+          height=4),
     Panel("Next in the schedule", ((f"(petqc_schedule_next_due_timestamp_seconds{SCANNER} > 0) * 1000",
           "{{scanner}} {{kind}}"),), "stat", unit="dateTimeFromNow", width=8),
 )  # fmt: skip
