@@ -49,6 +49,7 @@ LIMITS_EVERY_S = 60.0
 HOST_EVERY_S = 5.0
 ON = frozenset({OutputState.ON, OutputState.RAMPING, OutputState.ADOPTED})
 FAULTS = "trips"
+BEFORE = "before petqc was started: "
 MOST_FAULT_FILES = 200
 _ITSELF = daemon_itself("interlocks")
 
@@ -116,6 +117,9 @@ class BiasWatch:
             configured = [one.rule() for one in self._config.permit if not one.of or name in one.of]
             found = Unit(Permits([*permits.STANDARD, *configured]), Capture(name), clock.monotonic_s())
             self._units[name] = found
+            before = self._kept[name]
+            if before is not None and before.trip:  # a new start of petqc resets nothing
+                supervisor.driver.trip.latch(f"{BEFORE}{before.trip.removeprefix(BEFORE)}")
         return found
 
     def against(self, name: str) -> tuple[str, ...]:
@@ -251,7 +255,8 @@ class BiasWatch:
             return  # what the process before knew is all that is known
         commanded = None if driver.commanded is None else driver.commanded.value
         state = "unknown" if supervisor.bias is BiasState.UNKNOWN else driver.output.value
-        self._kept.note(supervisor.name, state, commanded)
+        causes = driver.trip.causes
+        self._kept.note(supervisor.name, state, commanded, causes[0].cause if causes else "")
 
     def _link(self, supervisor: InstrumentSupervisor) -> None:
         is_lost = supervisor.state in LOST and not supervisor.answers

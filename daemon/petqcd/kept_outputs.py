@@ -41,7 +41,7 @@ class KeptOutputs:
         for name, one in now.items():
             was = before.get(name)
             if was is not None:
-                now[name] = replace(one, state=was.state, volts=was.volts, at=was.at)
+                now[name] = replace(one, state=was.state, volts=was.volts, at=was.at, trip=was.trip)
         # What is not configured any more and was left on is still there, for those who switch everything off.
         self._all = {**{name: one for name, one in before.items() if one.may_be_on and name not in now}, **now}
         self._is_written = False
@@ -51,11 +51,11 @@ class KeptOutputs:
         """One of them; None: it does not outlive the daemon, or is none."""
         return self._all.get(name)
 
-    def note(self, name: str, state: str, volts: float | None) -> None:
+    def note(self, name: str, state: str, volts: float | None, trip: str = "") -> None:
         """What is known of one now; `commit` writes it."""
         one = self._all.get(name)
-        if one is not None and (one.state, one.volts) != (state, volts):
-            self._all[name] = replace(one, state=state, volts=volts, at=clock.utc_text())
+        if one is not None and (one.state, one.volts, one.trip) != (state, volts, trip):
+            self._all[name] = replace(one, state=state, volts=volts, trip=trip, at=clock.utc_text())
             self._is_written = False
 
     async def commit(self) -> None:

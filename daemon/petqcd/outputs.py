@@ -47,6 +47,7 @@ class Output:
         state: the last that is known, one of `OutputState`; everything but `off` counts as on.
         volts: last confirmed set-point, if there is one.
         at: when that was, UTC.
+        trip: why it is tripped; empty: it is not.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Output:
     state: str = OutputState.UNKNOWN.value
     volts: float | None = None
     at: str = ""
+    trip: str = ""
 
     def __post_init__(self) -> None:
         if self.on_daemon_loss not in get_args(Policy):

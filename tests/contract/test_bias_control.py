@@ -187,6 +187,22 @@ def test_what_is_lost_while_on_is_said_and_off_as_soon_as_it_is_back(
     asyncio.run(story())
 
 
+def test_a_trip_outlives_the_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        supplies = Supplies()
+        async with bench(tmp_path, monkeypatch, supplies) as b:
+            await b.post("/api/v1/bias/hv/on", volts=46.0)
+            supplies.chiller.bath_degc = 25.0
+            await b.until(lambda: "trip.hv" in b.alarms(), "it tripped")
+        supplies.chiller.bath_degc = 18.0
+        async with bench(tmp_path, monkeypatch, supplies) as b:
+            await b.until(lambda: b.daemon.instruments["hv"].state == "tripped", "it is, still")
+            assert "before petqc was started: permit lost: cooling" in await b.refused("/api/v1/bias/hv/on", volts=46.0)
+            assert not supplies.hv.is_on
+
+    asyncio.run(story())
+
+
 def test_nothing_goes_on_that_could_not_be_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
         async with bench(tmp_path, monkeypatch) as b:

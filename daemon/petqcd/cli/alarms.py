@@ -83,6 +83,14 @@ def service(
     _command(alarm, "service", {"reason": reason}, config, state_dir, as_json=as_json)
 
 
+def print_attention(status: Mapping[str, Any]) -> None:
+    """What of the daemon's status must not be overlooked: bypasses and alarms."""
+    for one in status["bypasses"]:
+        hours = one["left_s"] / 3600
+        sys.stdout.write(f"BYPASSED: {one['permit']} of {one['device']}, {hours:.2f} h left: {one['reason']}\n")
+    sys.stdout.writelines(_shown(one) for one in status["alarms"] if one["state"] != "NORMAL")
+
+
 def _command(alarm: str, path: str, body: dict[str, Any], config: Any, state_dir: Any, *, as_json: bool) -> None:
     from urllib.parse import quote
 

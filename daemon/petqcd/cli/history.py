@@ -50,11 +50,13 @@ def status(
     if as_json:
         give_json(found)
     else:
+        from petqcd.cli.alarms import print_attention
         from petqcd.cli.devices import print_devices
         from petqcd.cli.show import print_status
 
         print_status(found)
         print_devices(found["devices"])
+        print_attention(found)
 
 
 def _ready(client: Client) -> Any:
