@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from petqcd.cli.common import ConfigFile, Json, StateDir, configuration, give_json
+from petqcd.cli.common import ConfigFile, Json, StateDir, configuration, give_json, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,7 +87,8 @@ def print_attention(status: Mapping[str, Any]) -> None:
     """What of the daemon's status must not be overlooked: bypasses and alarms."""
     for one in status["bypasses"]:
         hours = one["left_s"] / 3600
-        sys.stdout.write(f"BYPASSED: {one['permit']} of {one['device']}, {hours:.2f} h left: {one['reason']}\n")
+        told = f"BYPASSED: {one['permit']} of {one['device']}, {hours:.2f} h left: {one['reason']}"
+        sys.stdout.write(f"{printable(told)}\n")
     sys.stdout.writelines(_shown(one) for one in status["alarms"] if one["state"] != "NORMAL")
 
 
@@ -113,5 +114,6 @@ def _shown(one: Mapping[str, Any]) -> str:
     if one["acknowledged_by"]:
         words.append(f"seen by {one['acknowledged_by']}")
     detail = f": {one['detail']}" if one["detail"] else ""
-    todo = "" if one["state"] == "NORMAL" else f"  do: {one['guidance']}\n"
-    return f"{one['id']} ({', '.join(words)}){detail}\n{todo}"
+    lines = [f"{one['id']} ({', '.join(words)}){detail}"]
+    lines += [] if one["state"] == "NORMAL" else [f"  do: {one['guidance']}"]
+    return "".join(f"{printable(line)}\n" for line in lines)

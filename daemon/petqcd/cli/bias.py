@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from petqcd.cli.common import ConfigFile, Json, StateDir, configuration, give_json
+from petqcd.cli.common import ConfigFile, Json, StateDir, configuration, give_json, printable
 from petqcd.errors import EXIT_UNREACHABLE
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _shown(one: Mapping[str, Any]) -> str:
         )
     lines += [f"  BYPASSED: {b['permit']}, {b['left_s'] / 3600:.2f} h left: {b['reason']}" for b in one["bypasses"]]
     lines += [f"  not allowed: {reason}" for reason in one["against"]]
-    return "\n".join(lines) + "\n"
+    return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def _value(reading: Mapping[str, Any] | None) -> str:

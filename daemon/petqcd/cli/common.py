@@ -62,6 +62,11 @@ def sets_folder(state_dir: Path | None, config: Path | None = None) -> Path:
     return configuration(config, state_dir)[1] / "sets"
 
 
+def printable(text: str) -> str:
+    """What devices and people wrote, with nothing in it that a terminal would obey."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
 def say(text: str) -> None:
     """One line for a person, on stderr."""
     sys.stderr.write(text + "\n")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from petqcd.cli.common import ConfigFile, Json, StateDir, configuration, give_json, say
+from petqcd.cli.common import ConfigFile, Json, StateDir, configuration, give_json, printable, say
 from petqcd.errors import EXIT_UNREACHABLE, ConfigError, DaemonError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def off(*, config: ConfigFile = None, state_dir: StateDir = None, as_json: Json 
     if as_json:
         give_json({"state": str(state), "devices": [one.document() for one in outcomes]})
     else:
-        sys.stdout.writelines(f"{one.device}: {one.state}: {one.told}\n" for one in outcomes)
+        sys.stdout.writelines(printable(f"{one.device}: {one.state}: {one.told}") + "\n" for one in outcomes)
     if not outcomes:
         say("petqc: no output is known: neither a configuration nor what a daemon left behind says where one is")
     if state is not SafeState.IN_SAFE_STATE:
