@@ -19,6 +19,7 @@ from petqcd.errors import StoreError
 from petqcd.store import schema
 from petqcd.store.copying import check_copy, copy_history
 from petqcd.store.database import DATABASE
+from petqcd.store.sqlite import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -98,7 +99,7 @@ def make_backup(
         (partial / MANIFEST).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         _sync(partial)
         partial.rename(path)
-        _sync_folder(folder)
+        sync_folder(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -179,15 +180,7 @@ def _digest(path: Path) -> str:
 def _sync(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
         if path.is_dir():
-            _sync_folder(path)
+            sync_folder(path)
         elif path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,7 +17,7 @@ from petqcd.store import schema
 from petqcd.store.backup import read_backup, verify_backup
 from petqcd.store.copying import fill
 from petqcd.store.database import DATABASE
-from petqcd.store.sqlite import SqliteDatabase
+from petqcd.store.sqlite import SqliteDatabase, sync_folder
 from petqcd.store.store import RUNS, SETS, Store
 from petqcd.store.writer import Writer
 
@@ -111,6 +111,7 @@ def _put_file(backup: Backup, database: SqliteDatabase, *, replace: bool) -> Pat
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.rename(database.path)
+    sync_folder(database.path.parent)
     return kept
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
@@ -89,6 +90,8 @@ class SqliteDatabase:
                         f"{self.path}: SQLite has {name} = {row and row[0]!r}, not {value!r}: no durable store"
                     )
             self.path.chmod(0o600)
+            # The switch to WAL deletes a journal. Were it back after a loss of power, SQLite would undo the switch.
+            sync_folder(self.path.parent)
 
         @event.listens_for(engine, "begin")
         def begin(connection: Connection) -> None:
@@ -129,6 +132,15 @@ class SqliteDatabase:
         """A full disk may pass; a failed sync or a corrupt file may not: retrying would hide what was lost."""
         name = getattr(error.orig, "sqlite_errorname", "") or ""
         return str(name) if name.startswith(("SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB")) else None
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring names that were made, changed or deleted in a folder onto the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def driver_connection(connection: Connection) -> sqlite3.Connection:
