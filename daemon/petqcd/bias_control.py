@@ -205,6 +205,13 @@ class BiasControl:
         """
         self._watch.unit(name)
         supervisor = self._instruments[name]
+        try:
+            self._driver(supervisor).trip.check_resettable()
+        except DriverError as error:
+            raise RefusedError(str(error)) from error
+        lost = self._watch.still_lost(name)
+        if lost:
+            raise RefusedError(f"{name} stays tripped, the cause is still there: {'; '.join(lost)}")
         await self._watch.story_kept(name)
         await self._submit(supervisor, Command("resetting the trip", lambda driver: driver.reset_trip()))
         return self._document(supervisor)

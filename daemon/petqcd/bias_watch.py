@@ -128,6 +128,12 @@ class BiasWatch:
         self._give(unit, self._instruments[name], now_s)
         return unit.permits.against(now_s, self.bypasses.of(name, now_s))
 
+    def still_lost(self, name: str) -> tuple[str, ...]:
+        """Permits that would trip it again as soon as it were on."""
+        unit, now_s = self.unit(name), clock.monotonic_s()
+        self._give(unit, self._instruments[name], now_s)
+        return unit.permits.still_lost(now_s, self.bypasses.of(name, now_s))
+
     async def run(self) -> None:
         """Watch until cancelled."""
         try:

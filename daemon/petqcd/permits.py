@@ -129,21 +129,31 @@ class Permits:
 
     def against(self, now_s: float, bypassed: Iterable[str] = ()) -> tuple[str, ...]:
         """What stands in the way of energising; empty: nothing does."""
-        skipped = {name for name in bypassed if name in self.rules and self.rules[name].can_be_bypassed}
+        return self._missing((rule for rule in self.rules.values() if rule.to_energise), now_s, bypassed)
+
+    def still_lost(self, now_s: float, bypassed: Iterable[str] = ()) -> tuple[str, ...]:
+        """What would trip again as soon as it were on; what energising itself puts right is not of it."""
+        both = (rule for rule in self.rules.values() if rule.to_energise and rule.to_stay)
+        return self._missing(both, now_s, bypassed)
+
+    def _missing(self, rules: Iterable[Rule], now_s: float, bypassed: Iterable[str]) -> tuple[str, ...]:
+        skipped = self._skipped(bypassed)
         found = []
-        for rule in self.rules.values():
+        for rule in rules:
             permit = self._known.get(rule.name)
-            if not rule.to_energise or rule.name in skipped or (permit is not None and permit.allows(now_s)):
-                continue
-            found.append(f"{rule.name} is unknown" if permit is None else permit.why_not(now_s))
+            if rule.name not in skipped and (permit is None or not permit.allows(now_s)):
+                found.append(f"{rule.name} is unknown" if permit is None else permit.why_not(now_s))
         return tuple(found)
+
+    def _skipped(self, bypassed: Iterable[str]) -> set[str]:
+        return {name for name in bypassed if name in self.rules and self.rules[name].can_be_bypassed}
 
     def rule(self, now_s: float, bypassed: Iterable[str] = (), *, is_starting: bool = False) -> Ruling:
         """Judge them now, for an output that is on; called again and again, it counts how long a doubt lasts.
 
         is_starting: whatever was never known yet may still come, so it is doubt that does not count.
         """
-        skipped = {name for name in bypassed if name in self.rules and self.rules[name].can_be_bypassed}
+        skipped = self._skipped(bypassed)
         trips, doubts = [], []
         for rule in self.rules.values():
             permit = self._known.get(rule.name)
