@@ -27,6 +27,9 @@ _RANGE = 0.5, 1.3
 """Part of a spectrum, in multiples of the peak, in which the shapes of channels without a number are compared."""
 _FEWEST = 8
 """Fewer channels do not say what is usual."""
+_GONE = 0.6
+"""Share of counts in the peak, relative to the usual one, above which a peak is there: crystals at the corners of a
+module lose a fifth of it to gammas that scatter out, and with few counts have no number more often than others."""
 _METHOD_LINE = "Poisson likelihood: Gauss + erfc step + line, around the most significant line"
 
 
@@ -153,7 +156,8 @@ def _is_other(q: QcInput, has_none: NDArray[np.bool_]) -> NDArray[np.bool_]:
             continue
         median = float(np.median(usual))
         noise = np.hypot(robust_spread(usual), np.sqrt(median * (1.0 - median) / np.maximum(counts, 1.0)))
-        is_low = (counts >= MIN_NET_COUNTS) & (share < median - channel_sigmas(has_none.size) * noise)
+        lowest = np.minimum(median - channel_sigmas(has_none.size) * noise, _GONE * median)
+        is_low = (counts >= MIN_NET_COUNTS) & (share < lowest)
         other[node.members] = has_none[node.members] & is_low
     return other
 
