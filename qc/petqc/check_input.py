@@ -172,6 +172,7 @@ class CheckInput(ABC):
         reason: str | None = None,
         part: str = "",
         siblings: Siblings | None = None,
+        noise: float = 0.0,
     ) -> CheckResult:
         """A measured value against its limits.
 
@@ -191,15 +192,16 @@ class CheckInput(ABC):
             reason: a remark.
             part: name of a secondary number of the check, becomes `id.part`.
             siblings: the nodes of its level: without a baseline, a node is compared with them.
+            noise: one standard deviation that limits are widened by if the uncertainty is smaller.
         """
         level, name = (node.level, node.name) if isinstance(node, Node) else node
         found, baseline = self.limits(check_id, level, name, None if siblings is None else siblings.median)
         if part:
             baseline = None
-        noise = uncertainty
+        noise = max(uncertainty, noise)
         if siblings is not None and baseline is None:
             centre = siblings.median if centre is None else centre
-            noise = max(uncertainty, siblings.spread)
+            noise = max(noise, siblings.spread)
         if limits is not None:
             override = self.context.limits.get(f"{check_id}.{part}" if part else f"{check_id}.{level}", {})
             found = replace(limits, **override) if override else limits

@@ -14,6 +14,8 @@ from petqc.limits import Limits, Status
 from petqc.results import ChannelColumn
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from petqc.checks import Level
@@ -97,6 +99,8 @@ def _modules(q: QcInput, solved: Offsets) -> tuple[list[CheckResult], NDArray[np
     means = {name: float(solved.offset_ps[m].mean()) for name, m in members.items() if m.size}
     everything = np.concatenate([m for m in members.values() if m.size]) if means else np.empty(0, np.int64)
     centre = float(np.mean(list(means.values()))) if means else 0.0
+    errors = {name: solved.mean_error(inside, everything) for name, inside in members.items() if inside.size}
+    noise = _usual(errors.values())
     results = []
     for node in q.nodes("module"):
         inside = members[node.name]
@@ -107,11 +111,10 @@ def _modules(q: QcInput, solved: Offsets) -> tuple[list[CheckResult], NDArray[np
             results.append(q.missing("module_time_offset", node, "ps", 0, reason, method=_METHOD))
             continue
         mean[node.members] = means[node.name]
-        error = solved.mean_error(inside, everything)
         results.append(
             q.judge(
-                "module_time_offset", node, means[node.name] - centre, "ps", error, solved.pairs[inside].sum(),
-                method=_METHOD,
+                "module_time_offset", node, means[node.name] - centre, "ps", errors[node.name],
+                solved.pairs[inside].sum(), method=_METHOD, noise=noise,
             )
         )  # fmt: skip
     return [*results, *_rms(q, results)], mean
@@ -134,18 +137,29 @@ def _rms(q: QcInput, modules: list[CheckResult]) -> list[CheckResult]:
 def _asics(q: QcInput, solved: Offsets, mean: NDArray[np.float64]) -> list[CheckResult]:
     topology = q.histograms.topology
     main = solved.component == 0
-    results = []
+    found = []
     for node in q.nodes("asic"):
         inside = node.members[main[node.members]]
         siblings = np.flatnonzero((topology.module == topology.module[node.members[0]]) & main)
         if not inside.size or siblings.size == inside.size:
             continue  # a silent ASIC is the dead channels' business; one ASIC alone is its module
         value = float(solved.offset_ps[inside].mean() - mean[inside[0]])
-        error = solved.mean_error(inside, siblings)
-        results.append(
-            q.judge("module_time_offset", node, value, "ps", error, solved.pairs[inside].sum(), method=_METHOD)
-        )
-    return results
+        found.append((node, value, solved.mean_error(inside, siblings), solved.pairs[inside].sum()))
+    noise = _usual(error for _, _, error, _ in found)
+    return [
+        q.judge("module_time_offset", node, value, "ps", error, n, method=_METHOD, noise=noise)
+        for node, value, error, n in found
+    ]
+
+
+def _usual(errors: Iterable[float]) -> float:
+    """Median error of the nodes of a level.
+
+    With a point source neighbours are linked by some dozens of pairs, so that an error is known to 10 or 20 % itself.
+    One that came out low by chance does not make its node's limits tighter than those of all others.
+    """
+    known = list(errors)
+    return float(np.median(known)) if known else 0.0
 
 
 def _channels(q: QcInput, solved: Offsets, mean: NDArray[np.float64]) -> tuple[ChannelColumn, CheckResult]:
