@@ -112,3 +112,7 @@ class StoreError(DaemonError):
     """The store cannot promise durability: nothing was acknowledged."""
 
     code = "store"
+
+
+class StoreAwayError(StoreError):
+    """The store does not take a write now; the same write may work later: a full disk, a server that is away."""

@@ -44,6 +44,21 @@ def finalise_left_behind(folder: Path) -> list[str]:
     return told + left_behind(folder)
 
 
+def concluded(folder: Path, run_id: str) -> Run | None:
+    """The run that a dead daemon had concluded and not stored any more: its document is written last, and whole."""
+    from petqc.errors import BadInputError
+    from petqc.results import Run
+
+    try:
+        run = Run.load(folder)
+    except (BadInputError, OSError):
+        return None
+    if run.run_id != run_id:
+        return None
+    run.notes.append("The daemon stopped before this record was stored; it was stored when the daemon started again.")
+    return run
+
+
 def invalid(context: RunContext, reason: str) -> Run:
     """A run that could not measure."""
     from petqc.analysis import invalid_run

@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 ENDPOINT_DEADLINE_S = 130.0
 """For a simulator that is still being started; a real board's address is known at once."""
+STORE_PATIENCE_S = 900.0
+"""For a store that is away when a run has ended; after that, its files are there to store it at the next start."""
 CONTINUE_DEADLINE_S = 8.0
 """The same, while somebody waits for the answer whether a run can be continued."""
 
@@ -99,7 +101,7 @@ class Services:
         reference = await asyncio.to_thread(self.baselines.current, run.kind) if "reference" in run.baselines else None
         await asyncio.to_thread(tell_past, run, self.store, nuclide=self.config.nuclide, reference=reference)
         await asyncio.to_thread(records.write_files, run, folder)
-        sequence = await self.store.finish_run(run)
+        sequence = await self.store.finish_run(run, patience_s=STORE_PATIENCE_S)
         self.metrics.run_stored(run, finished_unix_s=clock.unix_s(), duration_s=duration_s)
         self.metrics.set("petqc_store_last_commit_timestamp_seconds", self.store.last_commit_unix_s)
         return sequence

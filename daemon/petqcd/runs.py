@@ -197,9 +197,13 @@ class RunManager:
         left = await asyncio.to_thread(self._services.store.running)
         for line in reversed(left):  # a composed run was claimed before its parts, and is made of their records
             parts = await asyncio.to_thread(self._services.store.parts_of, line.sequence)
-            run = await (self._recovered_whole(line, parts) if parts else self._recovered(line))
+            run = await asyncio.to_thread(records.concluded, self._services.store.state_dir / line.folder, line.run_id)
+            if run is None:
+                run = await (self._recovered_whole(line, parts) if parts else self._recovered(line))
+                log.warning("run %s was interrupted and is now a record", line.run_id)
+            else:
+                log.warning("run %s was concluded and is now stored", line.run_id)
             await self._services.finish(run, 0.0)
-            log.warning("run %s was interrupted and is now a record", line.run_id)
             found.append(line.run_id)
         return found[::-1]
 

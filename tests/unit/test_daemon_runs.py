@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests.unit.histories import a_run, claim
 
 from petqc.formats.petsys_raw import RawHeader, RawReader, RawWriter
 from petqc_simulators.recording import write_recording
@@ -492,6 +493,22 @@ def test_an_interrupted_run_found_at_start_becomes_a_record(tmp_path: Path, benc
 
     asyncio.run(claim())
     asyncio.run(recover())
+
+
+def test_a_run_that_was_concluded_and_not_stored_is_stored_at_the_next_start(tmp_path: Path, bench: Path) -> None:
+    async def work() -> None:
+        async with world(tmp_path, bench) as w:
+            await claim(w.store, "concluded")
+            folder = w.store.folder_of("concluded")
+            folder.mkdir(parents=True)
+            a_run("concluded").save(folder)
+            assert await w.runs.recover() == ["concluded"]
+            document = w.store.document("concluded")
+            assert document["verdict"] == "pass"
+            assert document["checks"] == a_run("concluded").document()["checks"]
+            assert any("when the daemon started again" in note for note in document["notes"])
+
+    asyncio.run(work())
 
 
 def test_permits_refuse_what_is_unknown_stale_or_bad() -> None:

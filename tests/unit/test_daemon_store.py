@@ -69,7 +69,8 @@ def test_a_stored_run_is_never_changed_or_deleted(place: Place) -> None:
     with closing(place.store()) as store:
         asyncio.run(claimed_and_stored(store, "a"))
         with pytest.raises(StoreError, match="never changed"):
-            asyncio.run(store.finish_run(a_run("a")))
+            asyncio.run(store.finish_run(a_run("a", n_checks=2)))
+        assert asyncio.run(store.finish_run(a_run("a"))) == 1  # the same once more is no change
     engine = place.database.writer_engine()
     statements = ["UPDATE runs SET verdict = 'pass'", "DELETE FROM runs", "UPDATE results SET value = 1"]
     statements += ["DELETE FROM results"] + (["TRUNCATE runs CASCADE"] if engine.name == "postgresql" else [])
@@ -157,6 +158,18 @@ def test_a_server_that_crashes_and_comes_again_has_what_was_acknowledged(tmp_pat
         asyncio.run(claimed_and_stored(store, "c"))
         assert [r.run_id for r in store.history()] == ["c", "a"]
         assert store.document("a") == a_run("a").document()
+
+        async def ends_while_it_is_away() -> int:
+            await claim(store, "d")
+            server.stop(signal.SIGQUIT)
+            ending = asyncio.create_task(store.finish_run(a_run("d"), patience_s=60))
+            await asyncio.sleep(0.2)
+            assert not ending.done()
+            await asyncio.to_thread(server.start)
+            return await ending
+
+        assert asyncio.run(ends_while_it_is_away()) == store.line("d").sequence
+        assert store.document("d") == a_run("d").document()
 
 
 def test_settings_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import uuid
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import insert, select, update
 
 from petqcd import clock
-from petqcd.errors import StoreError
+from petqcd.errors import StoreAwayError, StoreError
 from petqcd.places import hold
 from petqcd.store import outbox, schema
 from petqcd.store.database import DATABASE
@@ -33,10 +34,14 @@ if TYPE_CHECKING:
     from petqcd.store.backup import Backup
     from petqcd.store.database import Database
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 RUNS = "runs"
 SETS = "sets"
+AGAIN_S = 1.0
+"""Between two tries of a store that is away."""
 
 
 class Store(Reader):
@@ -130,11 +135,15 @@ class Store(Reader):
 
         return await self.write(write)
 
-    async def finish_run(self, run: Run) -> int:
+    async def finish_run(self, run: Run, *, patience_s: float = 0.0) -> int:
         """Store a claimed run whole: returns after the commit is on the disk. Returns its sequence.
 
+        Args:
+            run: what was measured.
+            patience_s: how long it is tried again while the store is away; until then nobody is told a verdict.
+
         Raises:
-            StoreError: not stored; the run was not claimed, is stored already, or the disk refuses.
+            StoreError: not stored; the run was not claimed, another one is stored already, or the disk refuses.
         """
         document = run.to_json()
         head = {
@@ -146,17 +155,30 @@ class Store(Reader):
         }
 
         def write(connection: Connection) -> int:
-            sequence = connection.execute(
-                select(schema.runs.c.sequence).where(schema.runs.c.run_id == run.run_id)
-            ).scalar_one_or_none()
-            if sequence is None:
+            c = schema.runs.c
+            row = connection.execute(select(c.sequence, c.document).where(c.run_id == run.run_id)).one_or_none()
+            if row is None:
                 raise StoreError(f"run {run.run_id} was never claimed")
-            connection.execute(update(schema.runs).where(schema.runs.c.sequence == sequence).values(**head))
-            _insert_results(connection, int(sequence), run)
-            self._announce(connection, run, int(sequence))
-            return int(sequence)
+            sequence = int(row.sequence)
+            if row.document == document:
+                return sequence  # the commit came through, and its answer did not
+            connection.execute(update(schema.runs).where(c.sequence == sequence).values(**head))
+            _insert_results(connection, sequence, run)
+            self._announce(connection, run, sequence)
+            return sequence
 
-        return await self.write(write)
+        end_s = clock.monotonic_s() + patience_s
+        is_told = False
+        while True:
+            try:
+                return await self.write(write)
+            except StoreAwayError as error:
+                if clock.monotonic_s() > end_s:
+                    raise
+                if not is_told:
+                    log.warning("run %s waits for the store: %s", run.run_id, error)
+                is_told = True
+            await asyncio.sleep(AGAIN_S)
 
     async def import_run(self, run: Run) -> bool:
         """Store, in one step, a run that was measured elsewhere. False: it is there already.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import exc
 
 from petqcd import clock
-from petqcd.errors import StoreError
+from petqcd.errors import StoreAwayError, StoreError
 from petqcd.store.migrations import prepare
 
 if TYPE_CHECKING:
@@ -162,8 +162,10 @@ class Writer:
             with self._connection.begin():
                 result = write(self._connection)
         except exc.DBAPIError as error:
-            self._judge(error)
-            future.set_exception(StoreError(f"{self._database.name}: not stored: {error.orig}"))
+            is_fatal = self._judge(error)
+            may_work_later = isinstance(error, exc.OperationalError) and not is_fatal
+            kind = StoreAwayError if may_work_later else StoreError
+            future.set_exception(kind(f"{self._database.name}: not stored: {error.orig}"))
         except BaseException as error:  # noqa: BLE001 - whatever it is belongs to the one who waits
             future.set_exception(error)
         else:
@@ -178,13 +180,15 @@ class Writer:
         except BaseException as error:  # noqa: BLE001 - whatever it is belongs to the one who waits
             future.set_exception(error)
 
-    def _judge(self, error: exc.DBAPIError) -> None:
+    def _judge(self, error: exc.DBAPIError) -> bool:
+        """Whether nothing may be acknowledged any more after an error."""
         fatal = self._database.fatal(error)
         if fatal is not None:
             self._broken = (
                 f"{self._database.name}: {fatal}: nothing is acknowledged any more; restart after checking the disk"
             )
             log.error("%s", self._broken)
+        return fatal is not None
 
     def _checkpoint(self, *, last: bool = False) -> None:
         self._checkpointed_s = clock.monotonic_s()
