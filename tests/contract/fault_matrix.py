@@ -223,7 +223,7 @@ class ReadoutSubject:
             server = DaqdServer(
                 scanner.units, paths[0], f"/{row.id}", folder=folder, frames=scanner.advance_blocks, lag=scanner.lag
             )
-            relay = StreamRelay.unix(*paths)
+            relay = StreamRelay(*paths)
             make = lambda s: DaqdReadoutLink(  # noqa: E731
                 paths[1], reply_timeout_s=s, tries=2, shared_memory=f"/{row.id}", folder=folder
             )

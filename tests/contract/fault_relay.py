@@ -1,4 +1,4 @@
-"""A relay with faults between a client and whatever truly answers: UDP datagrams, UNIX sockets, TCP.
+"""A relay with faults between a client and whatever truly answers, by UDP datagrams or on a UNIX socket.
 
 It has the vocabulary of `fault_line`: a fault makes of one reply pieces with the seconds after which each comes. Of a
 stream a reply is what comes at once; of datagrams it is a datagram for which `is_reply` holds, others pass as they are.
@@ -10,7 +10,6 @@ import contextlib
 import os
 import select
 import socket
-import struct
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -151,43 +150,22 @@ class DatagramRelay(FaultRelay):
 
 
 class StreamRelay(FaultRelay):
-    """In front of a UNIX or TCP server.
+    """In front of a server on a UNIX socket.
 
     Args:
-        connect: a new connection to it.
-        listening: where clients come.
+        server: its path.
+        path: where clients come.
     """
 
-    def __init__(self, connect: Callable[[], socket.socket], listening: socket.socket) -> None:
+    def __init__(self, server: Path, path: Path) -> None:
         super().__init__()
-        self._connect, self._listening = connect, listening
+        self._server = server
+        self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listening.bind(str(path))
+        self._listening.listen()
         self._peer: dict[int, socket.socket] = {}
         self._own: dict[int, socket.socket] = {}
         self._is_server: dict[int, bool] = {}
-
-    @classmethod
-    def unix(cls, server: Path, path: Path) -> StreamRelay:
-        """At a path, in front of a server at another."""
-
-        def connect() -> socket.socket:
-            found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            found.connect(str(server))
-            return found
-
-        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listening.bind(str(path))
-        listening.listen()
-        return cls(connect, listening)
-
-    @classmethod
-    def tcp(cls, server: tuple[str, int]) -> StreamRelay:
-        """On a free port, in front of a server."""
-        return cls(lambda: socket.create_connection(server), socket.create_server(("127.0.0.1", 0)))
-
-    @property
-    def port(self) -> int:
-        """Where it listens, of TCP."""
-        return int(self._listening.getsockname()[1])
 
     def close(self) -> None:
         self._listening.close()
@@ -195,24 +173,18 @@ class StreamRelay(FaultRelay):
             one.close()
         self._own.clear()
 
-    def reset(self) -> None:
-        """Break every connection off, as a peer that lost its power; call it from outside."""
-        for one in list(self._own.values()):
-            with contextlib.suppress(OSError):
-                if one.family == socket.AF_INET:
-                    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                one.shutdown(socket.SHUT_RDWR)
-
     def _sources(self) -> list[int]:
         return [self._listening.fileno(), *self._own]
 
     def _pass_on(self, source: int) -> None:
         if source == self._listening.fileno():
             client, _ = self._listening.accept()
+            server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                server = self._connect()
+                server.connect(str(self._server))
             except OSError:
                 client.close()
+                server.close()
                 return
             for one, other, is_server in ((client, server, False), (server, client, True)):
                 self._own[one.fileno()], self._peer[one.fileno()] = one, other

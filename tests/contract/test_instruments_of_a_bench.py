@@ -194,6 +194,8 @@ def test_a_timing_board_and_a_counter_beside_the_readout() -> None:
             for device in (board, counter):
                 await device.connect()
                 await device.stage()
+            listed: list[int] = []
+            leave = board.listen(lambda events: listed.append(events.channel.size))  # list mode beside the readings
             scanner.detector.set(nominal_controls(scanner.profile, scanner.detector.draw))
             scanner.detector.settle()
             for _ in range(120):
@@ -201,6 +203,8 @@ def test_a_timing_board_and_a_counter_beside_the_readout() -> None:
             async with asyncio.timeout(20.0):
                 while board.account.windows < 3000:  # noqa: ASYNC110 - it has no event
                     await asyncio.sleep(0.02)
+            assert sum(listed) == board.account.hits
+            leave()
             scanner.instruments.act_on(scanner.boards)
             read = {(r.name, r.node): r for r in [*await board.poll(), *await counter.poll()]}
             for device in (board, counter):
