@@ -211,7 +211,7 @@ class Daemon:
         await self.calibrations.publish()
         await self.baselines.publish()
         await self.runs.recover()
-        self.scheduler = Scheduler(self.config.schedule, self.runs)
+        self.scheduler = Scheduler(self.config.schedule, self.runs, audit=self.audit)
         await self.scheduler.begin()
         self._own(asyncio.create_task(self.device.run(), name="device supervisor"), ends=self.device.runs_nothing)
         self._own(asyncio.create_task(self.instruments.run(), name="instruments"))

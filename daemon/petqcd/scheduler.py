@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from petqcd import clock, records
+from petqcd.access import daemon_itself
 from petqcd.errors import DaemonError, StoreError
 from petqcd.schedule import Attempt, actions, jobs
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import date
 
+    from petqcd.audit import Audit
     from petqcd.config import ScheduleConfig
     from petqcd.runs import RunManager
     from petqcd.schedule import Action
@@ -41,6 +43,7 @@ class Scheduler:
     Args:
         config: [schedule].
         runs: starts runs.
+        audit: where starts are recorded; None: nowhere.
         unix_s: wall clock.
         monotonic_s: monotonic clock.
     """
@@ -50,11 +53,13 @@ class Scheduler:
         config: ScheduleConfig,
         runs: RunManager,
         *,
+        audit: Audit | None = None,
         unix_s: Callable[[], float] = clock.unix_s,
         monotonic_s: Callable[[], float] = clock.monotonic_s,
     ) -> None:
         self._jobs = jobs(config)
         self._runs = runs
+        self._audit = audit
         self._services = runs.services
         self._unix_s, self._monotonic_s = unix_s, monotonic_s
         self._since: dict[str, datetime] = {}
@@ -117,7 +122,7 @@ class Scheduler:
                 self._known[job.name][action.day] = Attempt(action.attempt, "missed")
                 return
             told = f"Scheduled: {job.name}, due {_local(action)}."
-            await self._runs.start(job.kind, source=f"[schedule] {job.name}", remark=told, occasion=occasion)
+            run_id = await self._runs.start(job.kind, source=f"[schedule] {job.name}", remark=told, occasion=occasion)
         except StoreError as error:
             log.error("schedule %s of %s: %s", job.name, action.day, error)  # noqa: TRY400 - the reason says it all
         except DaemonError as error:
@@ -126,6 +131,8 @@ class Scheduler:
             self._why[key] = self._overdue[job.name] = str(error)
         else:
             self._known[job.name][action.day] = Attempt(action.attempt, "done")
+            if self._audit is not None:  # the claim in the history was the record of the intent
+                await self._audit.note(daemon_itself(f"schedule {job.name}"), "start-run", job.kind, result=run_id)
 
     async def _miss(self, action: Action, occasion: tuple[str, str, int]) -> None:
         from petqc.limits import Status

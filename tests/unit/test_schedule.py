@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.unit.test_daemon_runs import DEADLINE_S, World, bench, world  # noqa: F401 - bench is a fixture
 
 from petqcd import clock
+from petqcd.audit import Audit, entries
 from petqcd.config import HousekeepingConfig, JobConfig, ScheduleConfig
 from petqcd.errors import StoreError
 from petqcd.schedule import Attempt, Job, actions
@@ -121,7 +122,8 @@ SCHEDULE = ScheduleConfig(
 
 
 async def scheduler(w: World, clocks: Clocks) -> Scheduler:
-    made = Scheduler(SCHEDULE, w.runs, unix_s=lambda: clocks.unix, monotonic_s=lambda: clocks.monotonic)
+    audit = Audit(w.store, "1.0")
+    made = Scheduler(SCHEDULE, w.runs, audit=audit, unix_s=lambda: clocks.unix, monotonic_s=lambda: clocks.monotonic)
     await made.begin()
     return made
 
@@ -149,6 +151,9 @@ def test_a_due_run_runs_once_and_days_without_the_daemon_are_missed(tmp_path: Pa
             assert line.kind == "housekeeping"
             notes = w.store.document(line.run_id)["notes"]
             assert "Scheduled: housekeeping, due 2031-03-02 06:00 Europe/Amsterdam." in notes
+            (started,) = entries(w.store)
+            assert (started["action"], started["result"]) == ("start-run", line.run_id)
+            assert started["by"]["name"] == "schedule housekeeping"
             clocks.passes(60)
             await look(s, w)
             assert len(w.store.history(5)) == 1
