@@ -6,14 +6,14 @@ neither the configuration nor a database. An output is written down as on *befor
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from petqc_drivers.device import OutputState
 from petqc_drivers.errors import DriverError, LocalProtocolError
 from petqc_drivers.limits import HardLimit, Volts
 from petqc_drivers.registry import KINDS, device_kind
-from petqcd import small_file
+from petqcd import clock, small_file
 from petqcd.places import OUTPUTS
 
 if TYPE_CHECKING:
@@ -142,6 +142,21 @@ def write(state_dir: Path, outputs: Iterable[Output]) -> None:
     """
     document = {"schema": SCHEMA, "outputs": [asdict(output) for output in outputs]}
     small_file.write(state_dir / OUTPUTS, document)
+
+
+def write_after_off(state_dir: Path, before: Iterable[Output], now: Mapping[str, OutputState]) -> None:
+    """Keep what became of outputs that were switched off, by name; the others stay as they were.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    if not now:
+        return
+    at = clock.utc_text()
+    write(
+        state_dir,
+        [replace(one, state=now[one.name].value, volts=None, at=at) if one.name in now else one for one in before],
+    )
 
 
 def read(state_dir: Path) -> LastKnown:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from petqcd import outputs, places
 from petqcd.errors import EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, StoreError
-from petqcd.safe_state import SafeOutcome, SafeState, outputs_off, worst
+from petqcd.safe_state import SafeState, outputs_off, worst
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,10 +75,12 @@ def _work(state_dir: Path, *, as_json: bool) -> int:
     left = [one for one in known.outputs if one.may_be_on and one.on_daemon_loss == "hold"]
     acted_on = [one for one in known.outputs if one.may_be_on and one.on_daemon_loss != "hold"]
     outcomes = asyncio.run(outputs_off(acted_on, ramp=True))
-    by_name = {one.device: one for one in outcomes}
     kept = True
-    if outcomes:
-        kept = _keep(state_dir, known.outputs, by_name)
+    try:
+        outputs.write_after_off(state_dir, known.outputs, {one.device: one.output for one in outcomes})
+    except OSError as error:  # off is off, whatever comes of this
+        sys.stderr.write(f"petqc-safe: what is known now could not be kept: {error}\n")
+        kept = False
     lines = [_left(one) for one in left] + [f"{one.device}: {one.state}: {one.told}" for one in outcomes]
     if as_json:
         document = {
@@ -97,26 +99,6 @@ def _work(state_dir: Path, *, as_json: bool) -> int:
 def _left(output: Output) -> str:
     at = "" if output.volts is None else f" at {output.volts:g} V"
     return f"{output.name}: left as it is, last known {output.state}{at} (on_daemon_loss = hold)"
-
-
-def _keep(state_dir: Path, before: Sequence[Output], by_name: dict[str, SafeOutcome]) -> bool:
-    """Write down what is known now; off is off, whatever comes of this."""
-    from dataclasses import replace
-
-    from petqcd import clock
-
-    at = clock.utc_text()
-    words = {SafeState.IN_SAFE_STATE: "off", SafeState.SAFE_COMMANDED: "off-commanded", SafeState.UNKNOWN: "unknown"}
-    now = [
-        replace(one, state=words[by_name[one.name].state], volts=None, at=at) if one.name in by_name else one
-        for one in before
-    ]
-    try:
-        outputs.write(state_dir, now)
-    except OSError as error:
-        sys.stderr.write(f"petqc-safe: what is known now could not be kept: {error}\n")
-        return False
-    return True
 
 
 if __name__ == "__main__":

@@ -56,6 +56,11 @@ class SafeOutcome:
     state: SafeState
     told: str
 
+    @property
+    def output(self) -> OutputState:
+        """The same, as drivers say it."""
+        return next((output for output, state in _OF.items() if state is self.state), OutputState.UNKNOWN)
+
     def document(self) -> dict[str, str]:
         """Plain types for JSON."""
         return {"device": self.device, "state": str(self.state), "told": self.told}

@@ -168,6 +168,7 @@ def test_off_goes_by_what_was_last_written_if_the_configuration_cannot_be_read(
         "caen: IN_SAFE_STATE: off, read back after the command",
     ]
     assert "not TOML" in said.err
+    assert [one.state for one in outputs.read(tmp_path).outputs] == ["off", "off"]
 
 
 def test_off_that_knows_of_no_output_is_no_success(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def off(*, config: ConfigFile = None, state_dir: StateDir = None, as_json: Json 
     except DaemonError as error:
         say(f"petqc: {error}; switching off directly")
         outcomes = _directly(outputs, in_daemon)
+        _keep(folder, outputs, outcomes)
     state = worst(outcomes) if outcomes else SafeState.UNKNOWN
     if as_json:
         give_json({"state": str(state), "devices": [one.document() for one in outcomes]})
@@ -77,6 +78,22 @@ def _known(config: Path | None, state_dir: Path | None) -> tuple[list[Output], l
         known = found.get(one.name)
         found[one.name] = one if known is None else replace(known, state=one.state)
     return list(found.values()), in_daemon, folder
+
+
+def _keep(folder: Path, outputs: list[Output], outcomes: list[SafeOutcome]) -> None:
+    """Write down what is known now, unless a daemon that hangs has the directory; off is off in any case."""
+    import os
+    from contextlib import suppress
+
+    from petqcd import places
+    from petqcd.outputs import write_after_off
+
+    with suppress(DaemonError, OSError):
+        descriptor = places.hold(folder)
+        try:
+            write_after_off(folder, outputs, {one.device: one.output for one in outcomes})
+        finally:
+            os.close(descriptor)
 
 
 def _by_daemon(folder: Path) -> list[SafeOutcome]:
