@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
+from tests.conftest import _children, _descriptors, _leaks
 from tests.contract.interlocked_bench import Supplies, write_config
 
 from petqc.recorded import analyse_file
@@ -80,6 +83,23 @@ async def store(daemon: Daemon, runs: list[Run]) -> None:
         folder.mkdir(parents=True)
         await asyncio.to_thread(records.write_files, run, folder)
         await daemon.store.finish_run(run)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_behind_by_all() -> Iterator[None]:
+    """The guard of every test, around all of these together: daemon and supplies live in this process meanwhile."""
+    before = {t.ident for t in threading.enumerate() if t.ident is not None}, _descriptors(), _children()
+    yield
+    deadline_s = time.monotonic() + EXPECT_MS / 1000
+    while (left := _leaks(*before)) and time.monotonic() < deadline_s:
+        gc.collect()
+        time.sleep(0.02)
+    assert left == []
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> None:
+    """Connections of the daemon come and go between two tests as they like: `nothing_left_behind_by_all` looks."""
 
 
 @pytest.fixture(scope="module")
