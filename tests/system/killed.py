@@ -19,11 +19,12 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -261,12 +262,21 @@ def processes(folder: Path) -> Iterator[subprocess.Popen[str]]:
     ):
         assert simulator.stdout is not None
         ready = json.loads(simulator.stdout.readline())
+        # It goes on telling, and would stand still with nobody to read it.
+        reading = threading.Thread(target=_read_on, args=(simulator.stdout,), name="simulator's words")
+        reading.start()
         (folder / "petqc.toml").write_text(CONFIG.format(address=ready["address"], configuration=ready["config"]))
         try:
             yield nursery
         finally:
             nursery.kill()
             simulator.terminate()
+            reading.join()
+
+
+def _read_on(stream: IO[str]) -> None:
+    for _ in stream:
+        pass
 
 
 def campaign(folder: Path, kills: int, seed: int) -> dict[str, Any]:
