@@ -168,14 +168,14 @@ def test_the_first_user_makes_the_listener_take_commands(tmp_path: Path, board_c
     async def work() -> None:
         async with daemon(tmp_path, board_config) as d:
             client = Client(tmp_path)
-            assert (await post(d, "/api/v1/login", PAGE, {"name": "anna", "password": WORDS}))[0] == 405
-            body = {"name": "anna", "role": "physicist", "password": WORDS}
+            assert (await post(d, "/api/v1/login", PAGE, {"name": "physicist-1", "password": WORDS}))[0] == 405
+            body = {"name": "physicist-1", "role": "physicist", "password": WORDS}
             await asyncio.to_thread(client.post, "/api/v1/users", body)
             with pytest.raises(RefusedError, match="already"):
                 await asyncio.to_thread(client.post, "/api/v1/users", body)
-            assert (await post(d, "/api/v1/login", PAGE, {"name": "anna", "password": WORDS}))[0] == 200
+            assert (await post(d, "/api/v1/login", PAGE, {"name": "physicist-1", "password": WORDS}))[0] == 200
         async with daemon(tmp_path, board_config) as d:  # they are kept
-            assert [user.name for user in d.accounts.users.listing()] == ["anna"]
+            assert [user.name for user in d.accounts.users.listing()] == ["physicist-1"]
             assert d.accounts.users.listing()[0].created_by
 
     asyncio.run(work())
@@ -200,7 +200,7 @@ def test_too_many_commands_of_one_token_are_refused_but_never_off(
 
     async def work() -> None:
         async with daemon(tmp_path, board_config) as d:
-            await d.accounts.users.add("anna", Role.ENGINEER, WORDS, by="test")
+            await d.accounts.users.add("physicist-1", Role.ENGINEER, WORDS, by="test")
             _, secret = await d.accounts.tokens.create("script", Role.ENGINEER, scope=None, days=1, by="test")
             headers = {"Content-Type": "application/json", "Authorization": f"Bearer {secret}"}
 
@@ -227,11 +227,11 @@ def test_tokens_end_are_revoked_and_are_kept_as_hashes(tmp_path: Path) -> None:
         store = Store(tmp_path)
         tokens = Tokens(store, lambda: now[0])
         scope = frozenset({"view", "off"})
-        _, secret = await tokens.create("nightly", Role.PHYSICIST, scope=scope, days=2, by="anna")
+        _, secret = await tokens.create("nightly", Role.PHYSICIST, scope=scope, days=2, by="physicist-1")
         with pytest.raises(RefusedError, match="not used twice"):
-            await tokens.create("nightly", Role.OBSERVER, scope=None, days=1, by="anna")
+            await tokens.create("nightly", Role.OBSERVER, scope=None, days=1, by="physicist-1")
         with pytest.raises(RefusedError, match="at most"):
-            await tokens.create("long", Role.OBSERVER, scope=None, days=400, by="anna")
+            await tokens.create("long", Role.OBSERVER, scope=None, days=400, by="physicist-1")
         again = Tokens(store, lambda: now[0])
         await again.load()
         actor = await again.actor(secret, "10.0.0.1")
@@ -256,7 +256,7 @@ def with_sessions(tmp_path: Path, work: Callable[[Users, Sessions, list[float]],
         store = Store(tmp_path)
         users, now = Users(store), [0.0]
         try:
-            await users.add("anna", Role.ENGINEER, WORDS, by="test")
+            await users.add("physicist-1", Role.ENGINEER, WORDS, by="test")
             await users.add("wall", Role.OBSERVER, WORDS, by="test")
             work(users, Sessions(users, lambda: now[0]), now)
         finally:
@@ -271,16 +271,16 @@ def test_an_idle_session_only_looks_and_a_long_one_ends(tmp_path: Path) -> None:
             actor = sessions.actor(secret, "127.0.0.1", is_used=is_used)
             return actor and actor.role
 
-        anna, wall = users.find("anna"), users.find("wall")
-        assert anna is not None
+        person, wall = users.find("physicist-1"), users.find("wall")
+        assert person is not None
         assert wall is not None
-        hers, display = sessions.begin(anna), sessions.begin(wall)
+        hers, display = sessions.begin(person), sessions.begin(wall)
         now[0] = IDLE_S - 1
         assert role(hers) is Role.ENGINEER  # a page that refreshes itself is nobody's doing
         now[0] = IDLE_S + 1
         assert role(hers, is_used=True) is Role.OBSERVER  # using it does not wake it: the password does
         assert role(hers, is_used=True) is Role.OBSERVER
-        again = sessions.begin(anna, instead_of=hers)
+        again = sessions.begin(person, instead_of=hers)
         assert role(hers) is None
         for _ in range(int(LONGEST_S / 600)):
             now[0] += 600
@@ -332,7 +332,7 @@ def test_a_rate_has_a_burst_and_comes_back() -> None:
 )
 def test_weak_passwords_are_refused(password: str) -> None:
     with pytest.raises(RefusedError):
-        refuse_weak("anna", password)
+        refuse_weak("physicist-1", password)
 
 
 def test_deny_is_the_default() -> None:
@@ -348,11 +348,11 @@ def test_deny_is_the_default() -> None:
 
 
 def test_nobody_signs_as_somebody_else() -> None:
-    anna = Actor("anna", Role.ENGINEER, Proof.PASSWORD, "127.0.0.1")
-    assert signed(anna, None) == signed(anna, "anna") == "anna"
-    with pytest.raises(NotAllowedError, match="otto"):
-        signed(anna, "otto")
-    assert signed(Actor("root", Role.ENGINEER, Proof.SOCKET, ""), "otto") == "otto"
+    person = Actor("physicist-1", Role.ENGINEER, Proof.PASSWORD, "127.0.0.1")
+    assert signed(person, None) == signed(person, "physicist-1") == "physicist-1"
+    with pytest.raises(NotAllowedError, match="physicist-2"):
+        signed(person, "physicist-2")
+    assert signed(Actor("root", Role.ENGINEER, Proof.SOCKET, ""), "physicist-2") == "physicist-2"
 
 
 def certificate(folder: Path, name: str) -> tuple[Path, Path]:
@@ -386,7 +386,7 @@ def test_elsewhere_it_listens_with_tls_and_users_only(tmp_path: Path, board_conf
             async with daemon(state_dir, board_config, api):
                 pass
         async with daemon(state_dir, board_config) as d:
-            await d.accounts.users.add("anna", Role.ENGINEER, WORDS, by="test")
+            await d.accounts.users.add("physicist-1", Role.ENGINEER, WORDS, by="test")
 
     async def work() -> None:
         async with daemon(state_dir, board_config, api) as d:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-ANNA = Actor("anna", Role.PHYSICIST, Proof.PASSWORD, "127.0.0.1")
+PERSON = Actor("physicist-1", Role.PHYSICIST, Proof.PASSWORD, "127.0.0.1")
 
 
 def with_audit(folder: Path, work: Callable[[Audit], Awaitable[None]]) -> None:
@@ -43,11 +43,11 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 def test_the_intent_is_stored_before_the_act_and_the_result_after(tmp_path: Path) -> None:
     async def work(audit: Audit) -> None:
-        async with audit.act(ANNA, "energise", "board", old=0.0, new=31.5, reason="daily QC") as act:
+        async with audit.act(PERSON, "energise", "board", old=0.0, new=31.5, reason="daily QC") as act:
             (intent,) = entries(audit.store)
             assert intent["phase"] == "intent"
             assert (intent["old"], intent["new"], intent["reason"]) == (0.0, 31.5, "daily QC")
-            assert intent["by"]["name"] == "anna"
+            assert intent["by"]["name"] == "physicist-1"
             assert intent["by"]["proof"] == "password"
             act.result = {"reached_v": 31.5}
 
@@ -68,7 +68,7 @@ def test_the_intent_is_stored_before_the_act_and_the_result_after(tmp_path: Path
 def test_what_does_not_work_is_recorded_and_still_raised(tmp_path: Path, error: BaseException, outcome: str) -> None:
     async def work(audit: Audit) -> None:
         with pytest.raises(type(error)):
-            async with audit.act(ANNA, "energise", "board"):
+            async with audit.act(PERSON, "energise", "board"):
                 raise error
 
     with_audit(tmp_path, work)
@@ -85,12 +85,12 @@ def test_nothing_is_done_that_cannot_be_recorded_but_off_is(tmp_path: Path, monk
         with monkeypatch.context() as broken:
             broken.setattr(Store, "write", lambda _self, write: full(write))
             with pytest.raises(StoreError, match="full"):
-                async with audit.act(ANNA, "energise", "board"):
+                async with audit.act(PERSON, "energise", "board"):
                     done.append("energise")
-            async with audit.act(ANNA, "off", "board", first=True):
+            async with audit.act(PERSON, "off", "board", first=True):
                 done.append("off")
         assert entries(audit.store) == []
-        await audit.note(ANNA, "login", "console")  # the store takes rows again, those that wait too
+        await audit.note(PERSON, "login", "console")  # the store takes rows again, those that wait too
 
     with_audit(tmp_path, work)
     assert done == ["off"]
@@ -102,7 +102,7 @@ def test_nothing_is_done_that_cannot_be_recorded_but_off_is(tmp_path: Path, monk
 def fill(folder: Path, count: int = 4) -> Head:
     async def work(audit: Audit) -> None:
         for n in range(count):
-            await audit.note(ANNA, "login", f"{n}")
+            await audit.note(PERSON, "login", f"{n}")
 
     with_audit(folder, work)
     with read_only(folder) as reader:
@@ -122,7 +122,7 @@ def test_a_whole_log_is_verified_and_goes_on_after_a_restart(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "tampering",
     [
-        "UPDATE audit SET document = replace(document, 'anna', 'otto') WHERE number = 2",
+        "UPDATE audit SET document = replace(document, 'physicist-1', 'physicist-2') WHERE number = 2",
         "UPDATE audit SET hash = 'x' WHERE number = 2",
         "DELETE FROM audit WHERE number = 2",
         "DELETE FROM audit WHERE number = 1",
@@ -163,7 +163,7 @@ def test_what_callers_send_neither_breaks_nor_fills_the_log(tmp_path: Path) -> N
 
     async def work(audit: Audit) -> None:
         async with audit.act(
-            ANNA, "start-run", "x" * 10_000, new={"v": float("nan"), "deep": deep, "s": "\ud800\x00\n"}
+            PERSON, "start-run", "x" * 10_000, new={"v": float("nan"), "deep": deep, "s": "\ud800\x00\n"}
         ):
             pass
 

@@ -86,7 +86,7 @@ def test_no_request_breaks_it_and_no_role_does_too_much(
 
     async def work() -> None:
         async with daemon(tmp_path, board_config) as d:
-            await d.accounts.users.add("anna", Role.ENGINEER, "correct horse battery", by="test")
+            await d.accounts.users.add("physicist-1", Role.ENGINEER, "correct horse battery", by="test")
             wrong = []
             for role in (None, *Role):
                 proof = Proof.NONE if role is None else Proof.TOKEN
