@@ -70,21 +70,15 @@ class Answer:
     run: Run
 
 
-def answer(creeping: Creeping, seconds: float) -> Answer:
+def at_size(fault: str | None, seconds: float, baselines: Mapping[str, Mapping[str, float]]) -> Run:
+    """One run of the detector, always with the same decays."""
+    return measure(load_profile("bench"), SEED, fault, seconds, events="drift", baselines=baselines).run
+
+
+def answer(creeping: Creeping, seconds: float, healthy: Run, baselines: Mapping[str, Mapping[str, float]]) -> Answer:
     """Measure it."""
-    profile = load_profile("bench")
-    healthy = measure(profile, SEED, None, seconds, events="drift", baselines={}).run
-    runs = [
-        measure(
-            profile,
-            SEED,
-            f"{creeping.fault}={share * creeping.size}" if share else None,
-            seconds,
-            events="drift",
-            baselines=baselines_of(healthy),
-        ).run
-        for share in STEPS
-    ]
+    faults = [f"{creeping.fault}={share * creeping.size}" for share in STEPS[1:]]
+    runs = [healthy, *(at_size(fault, seconds, baselines) for fault in faults)]
     kept = {(c.id, c.node): c for c in runs[0].checks if _is_charted(c)}
     values = {}
     for key in kept:
@@ -127,9 +121,7 @@ def until_warned(creeping: Creeping, one: Answer, seed: int) -> dict[str, Any]:
     past: list[PastRun] = []
     for day, values in enumerate(days):
         results = [replace(c, value=values[key], status=Status.PASS) for key, c in one.results.items()]
-        run = replace(
-            one.run, run_id=f"day-{day}", checks=results, verdict=Status.PASS, columns=[], diagnosis=[], notes=[]
-        )
+        run = replace(one.run, run_id=f"day-{day}", checks=results, verdict=Status.PASS, diagnosis=[], notes=[])
         pairs = {key: (values[key], c.uncertainty or 0.0) for key, c in one.results.items()}
         now = PastRun.of_values(run.run_id, float(day), {}, pairs)
         if day > MOST_RUNS:
@@ -180,10 +172,12 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     rows = []
+    baselines = baselines_of(at_size(None, given.seconds, {}))
+    healthy = at_size(None, given.seconds, baselines)
     print("| fault | runs to the warning, median | 95 % | size then | limits warn; fail | named first | among three |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for creeping in FAULTS:
-        one = answer(creeping, given.seconds)
+        one = answer(creeping, given.seconds, healthy, baselines)
         found = []
         for seed in range(given.histories):
             found.append(until_warned(creeping, one, seed))
