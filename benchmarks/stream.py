@@ -39,10 +39,10 @@ from petqc_drivers.petsys.frames import FRAMES_PER_S, frame_event_counts, frame_
 from petqc_simulators.physics.detector import BLOCK_S, Detector
 from petqc_simulators.profile import load_profile
 from petqcd.acquisition import Pipeline
-from petqcd.bias_limits import BiasLimits
+from petqcd.interlocks.bias_limits import BiasLimits
 from petqcd.measurement import count_frames
-from petqcd.petsys_board import PetsysBoard
-from petqcd.supervisor import Endpoint
+from petqcd.readout.petsys_board import PetsysBoard
+from petqcd.readout.supervisor import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     from petqc.formats.petsys_config import PetsysConfig
     from petqc_simulators.profile import Profile
-    from petqcd.board import Received
+    from petqcd.readout.board import Received
 
 TURN_BLOCKS = 191
 """One second of frames, as many as are repeated."""

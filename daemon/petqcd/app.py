@@ -11,30 +11,30 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from petqcd import clock
-from petqcd.access import daemon_itself
-from petqcd.accounts import Accounts
-from petqcd.alarm_keeper import AlarmKeeper
-from petqcd.audit import Audit
-from petqcd.backups import Backups
 from petqcd.baselines import Baselines
-from petqcd.bias_control import BiasControl
-from petqcd.bias_following import BiasFollowing
-from petqcd.bias_watch import BiasWatch
 from petqcd.calibrations import Calibrations
 from petqcd.client import SOCKET_NAME
-from petqcd.disk import Disk, DiskLevel
 from petqcd.errors import ConfigError, DaemonError, NotFoundError
-from petqcd.instruments import Instruments
-from petqcd.kept_outputs import KeptOutputs
+from petqcd.instruments.collection import Instruments
+from petqcd.interlocks.alarm_keeper import AlarmKeeper
+from petqcd.interlocks.bias_control import BiasControl
+from petqcd.interlocks.bias_following import BiasFollowing
+from petqcd.interlocks.bias_watch import BiasWatch
 from petqcd.kinds import all_kinds
 from petqcd.metrics import Metrics
-from petqcd.output_settings import configured_outputs
+from petqcd.off.kept_outputs import KeptOutputs
+from petqcd.off.output_settings import configured_outputs
+from petqcd.off.safe_state import HARDWARE_SWITCH, SafeOutcome, SafeState, together
 from petqcd.progress import Bus
+from petqcd.readout.supervisor import BiasState, DeviceSupervisor
 from petqcd.runs import RunManager
-from petqcd.safe_state import HARDWARE_SWITCH, SafeOutcome, SafeState, together
 from petqcd.scheduler import Scheduler
+from petqcd.security.access import daemon_itself
+from petqcd.security.accounts import Accounts
+from petqcd.security.audit import Audit
 from petqcd.store import Store, database_of
-from petqcd.supervisor import BiasState, DeviceSupervisor
+from petqcd.store.disk import Disk, DiskLevel
+from petqcd.store.nightly_backup import Backups
 from petqcd.web.api import make_app
 from petqcd.web.server import Server, Tls, make_server, tcp_socket, unix_socket
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from petqcd.config import PetqcConfig
-    from petqcd.mqtt import Mqtt
+    from petqcd.mqtt.publisher import Mqtt
     from petqcd.running import MakeBoard
 
 log = logging.getLogger(__name__)
@@ -230,7 +230,7 @@ class Daemon:
 
     def _petsys_board(self, *arguments: Any) -> Any:
         """The real board, imported when the first one is needed."""
-        from petqcd.supplied_board import RunSupplies, SuppliedBoard
+        from petqcd.readout.supplied_board import RunSupplies, SuppliedBoard
 
         return SuppliedBoard(*arguments, supplies=RunSupplies(self.instruments, self.bias, self.audit))
 
@@ -238,7 +238,7 @@ class Daemon:
         """The word to the broker; from here on what happens is kept for it. Imported only where there is one."""
         if self.config.mqtt is None:
             return None
-        from petqcd.mqtt import Mqtt
+        from petqcd.mqtt.publisher import Mqtt
 
         mqtt = await asyncio.to_thread(Mqtt, self.config.mqtt, self)
         self._own(asyncio.create_task(mqtt.collect(), name="collect for mqtt"))

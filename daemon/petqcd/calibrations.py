@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from petqc.calibrate.accepted import Acceptance
     from petqcd.config import PetqcConfig
     from petqcd.metrics import Metrics
+    from petqcd.readout.supervisor import DeviceSupervisor
     from petqcd.store import Store
-    from petqcd.supervisor import DeviceSupervisor
 
 ENDPOINT_DEADLINE_S = 8.0
 

@@ -14,8 +14,8 @@ from petqcd import clock
 from petqcd.errors import RefusedError
 from petqcd.kinds import all_kinds, find_kind
 from petqcd.progress import Event, Progress
+from petqcd.readout.supervisor import BiasState
 from petqcd.running import Running, Services, finished, lost, new_run_id
-from petqcd.supervisor import BiasState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

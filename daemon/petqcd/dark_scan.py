@@ -10,10 +10,10 @@ import asyncio
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from petqcd import clock, resume
-from petqcd.board import AsicPlan
 from petqcd.config import DarkScanConfig
 from petqcd.errors import DaemonError
 from petqcd.point_scan import CHANNELS_PER_ASIC, PointScan
+from petqcd.readout.board import AsicPlan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from petqc.calibrate import CounterPoint
     from petqc.formats.counter_points import CounterRecording
-    from petqcd.board import ChannelCounts
     from petqcd.procedure import Bench, Job
+    from petqcd.readout.board import ChannelCounts
 
 CLOCK_HZ = 200_000_000
 GLOBAL_FIELDS = {"counter_en": 1}

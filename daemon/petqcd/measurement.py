@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from petqc.processing import Processed
     from petqc.qc_input import QcInput
     from petqc.results import RawFile, Run
-    from petqcd.board import TimeReference
+    from petqcd.readout.board import TimeReference
 
 log = logging.getLogger(__name__)
 

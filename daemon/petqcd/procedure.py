@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from petqc_drivers.uninterrupted import uninterrupted
-from petqcd import clock, interlocks
+from petqcd import clock
 from petqcd.acquisition import Pipeline
-from petqcd.board import Received, close, switch_off
 from petqcd.errors import DaemonError
+from petqcd.interlocks import readout_permits as interlocks
 from petqcd.measurement import count_frames
+from petqcd.readout.board import Received, close, switch_off
+from petqcd.readout.supervisor import BiasState
 from petqcd.run_clock import RunClock
-from petqcd.supervisor import BiasState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
     from petqc.formats.petsys_config import PetsysConfig
     from petqc.results import EnvironmentReading, RawFile, Run
     from petqcd.acquisition import FrameWriter
-    from petqcd.board import Board, OffOutcome, ReadingLike
     from petqcd.config import PetqcConfig
-    from petqcd.supervisor import DeviceSupervisor
+    from petqcd.readout.board import Board, OffOutcome, ReadingLike
+    from petqcd.readout.supervisor import DeviceSupervisor
 
 log = logging.getLogger(__name__)
 

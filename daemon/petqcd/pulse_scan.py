@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from petqc.calibrate.reduce import TakenPoint
     from petqc.calibrate.tdc import TdcPlan
     from petqc.formats.petsys_calibration_raw import CalibrationRecording
-    from petqcd.board import AsicPlan, Pulses
     from petqcd.procedure import Bench, Flow, Job
+    from petqcd.readout.board import AsicPlan, Pulses
 
 FRAME_CLK = 1024
 FRAME_S = FRAME_CLK / 200e6

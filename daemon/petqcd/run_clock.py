@@ -76,6 +76,6 @@ class RunClock:
         if self._time_tag is None or behind_s < _TOLD_BEHIND * self.wall_s:
             return ""
         return (
-            f"This machine was busy: {self.elapsed_s:.1f} s of the simulated readout took {self.wall_s:.1f} s, in which "
-            "its clock stood still now and then."
+            f"This machine was busy: {self.elapsed_s:.1f} s of the simulated readout took {self.wall_s:.1f} s, in "
+            "which its clock stood still now and then."
         )

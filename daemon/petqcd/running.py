@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from petqc_drivers.errors import DriverError
-from petqcd import clock, interlocks, records
-from petqcd.board_configuration import configuration_in_use
+from petqcd import clock, records
 from petqcd.charts import chart
 from petqcd.errors import DaemonError, RefusedError
+from petqcd.interlocks import readout_permits as interlocks
 from petqcd.past import tell_past
 from petqcd.procedure import Acquired, Bench, Job, environment
 from petqcd.progress import Event, Progress
+from petqcd.readout.configuration import configuration_in_use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,16 +27,16 @@ if TYPE_CHECKING:
     from petqc.formats.petsys_config import PetsysConfig
     from petqc.results import EnvironmentReading, Run
     from petqcd.baselines import Baselines
-    from petqcd.bias_limits import BiasLimits
-    from petqcd.board import Board, OffOutcome, ReadingLike
-    from petqcd.board_configuration import InUse
     from petqcd.config import PetqcConfig
+    from petqcd.interlocks.bias_limits import BiasLimits
     from petqcd.kinds import RunKind
     from petqcd.metrics import Metrics
     from petqcd.procedure import Procedure
     from petqcd.progress import Bus
+    from petqcd.readout.board import Board, OffOutcome, ReadingLike
+    from petqcd.readout.configuration import InUse
+    from petqcd.readout.supervisor import DeviceSupervisor, Endpoint
     from petqcd.store import Store
-    from petqcd.supervisor import DeviceSupervisor, Endpoint
 
     MakeBoard = Callable[[Endpoint, PetsysConfig | None, BiasLimits | None], Board]
 
@@ -55,8 +56,8 @@ class Services:
 
     config: the daemon's. store: the history. bus: where progress is told. metrics: where results are published. device:
     the readout board's supervisor; permits: of this device. make_board: makes an unconnected board; the real one is
-    `petqcd.petsys_board.PetsysBoard`. instruments: the last readings of what stands around the detector. run_volts:
-    the voltage for runs of each supply that has one.
+    `petqcd.readout.petsys_board.PetsysBoard`. instruments: the last readings of what stands around the detector.
+    run_volts: the voltage for runs of each supply that has one.
     """
 
     config: PetqcConfig

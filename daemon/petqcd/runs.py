@@ -12,26 +12,27 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from petqcd import interlocks, records, resume
+from petqcd import records, resume
 from petqcd.baselines import Baselines
-from petqcd.board import close, switch_off
 from petqcd.composing import Composing, composed
 from petqcd.errors import BusyError, RefusedError
+from petqcd.interlocks import readout_permits as interlocks
 from petqcd.kinds import find_kind
 from petqcd.progress import Event
+from petqcd.readout.board import close, switch_off
 from petqcd.running import Running, Services
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from petqc.results import Run
-    from petqcd.board import OffOutcome, ReadingLike
     from petqcd.config import PetqcConfig
     from petqcd.metrics import Metrics
     from petqcd.progress import Bus, Progress
+    from petqcd.readout.board import OffOutcome, ReadingLike
+    from petqcd.readout.supervisor import DeviceSupervisor
     from petqcd.running import MakeBoard
     from petqcd.store import Store, StoredRun
-    from petqcd.supervisor import DeviceSupervisor
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class RunManager:
         bus: where progress is told.
         metrics: where results are published.
         device: the readout board's supervisor.
-        make_board: makes an unconnected board; the real one is `petqcd.petsys_board.PetsysBoard`.
+        make_board: makes an unconnected board; the real one is `petqcd.readout.petsys_board.PetsysBoard`.
         instruments: the last readings of what stands around the detector; asks nobody.
         run_volts: the voltage for runs of each supply that has one.
     """

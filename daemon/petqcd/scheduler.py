@@ -12,18 +12,18 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from petqcd import clock, records
-from petqcd.access import daemon_itself
 from petqcd.errors import DaemonError, StoreError
 from petqcd.schedule import Attempt, actions, jobs
+from petqcd.security.access import daemon_itself
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import date
 
-    from petqcd.audit import Audit
     from petqcd.config import ScheduleConfig
     from petqcd.runs import RunManager
     from petqcd.schedule import Action
+    from petqcd.security.audit import Audit
     from petqcd.store import Occasion
 
 log = logging.getLogger(__name__)

@@ -22,9 +22,9 @@ from tests.contract.interlocked_bench import Supplies, write_config
 from petqc.recorded import analyse_file
 from petqc_simulators.recording import write_recording
 from petqcd import clock, records
-from petqcd.access import Role
 from petqcd.app import Daemon
 from petqcd.config import load_config
+from petqcd.security.access import Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,11 +13,11 @@ from petqc_simulators.boards.caen_a7585d import CaenA7585dBoard
 from petqc_simulators.boards.hamamatsu_c11204 import HamamatsuC11204Board
 from petqc_simulators.boards.julabo import JulaboBoard
 from petqc_simulators.boards.witness import judge
-from petqcd import bias_following, bias_watch
 from petqcd.app import Daemon
 from petqcd.client import Client
 from petqcd.config import load_config
 from petqcd.errors import DaemonError
+from petqcd.interlocks import bias_following, bias_watch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

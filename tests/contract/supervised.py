@@ -12,14 +12,14 @@ from tests.contract.fault_line import FaultyLine
 from tests.contract.served_instruments import ENOUGH_S
 
 from petqcd.config import instrument_config
-from petqcd.instruments import Instruments
+from petqcd.instruments.collection import Instruments
 from petqcd.metrics import Metrics
 from petqcd.progress import Bus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from petqcd.instrument_supervisor import InstrumentSupervisor
+    from petqcd.instruments.supervisor import InstrumentSupervisor
 
 BY_KIND = {case.name: case for case in CASES}
 LIMITS = {"v_min": 41.0, "v_max": 57.0, "max_step_v": 4.0, "slew_v_per_s": 100.0, "most_current_ma": 2.0}

@@ -11,9 +11,11 @@ from tests.contract.interlocked_bench import Supplies, bench
 
 from petqc_drivers.caen_a7585d import Register
 from petqc_drivers.hamamatsu_c11204 import wire
-from petqcd import bias_watch, kept_outputs, outputs, permit_sources, permits, small_file
-from petqcd.audit import entries
+from petqcd import small_file
 from petqcd.errors import StoreError
+from petqcd.interlocks import bias_watch, permit_sources, permits
+from petqcd.off import kept_outputs, outputs
+from petqcd.security.audit import entries
 
 if TYPE_CHECKING:
     from pathlib import Path

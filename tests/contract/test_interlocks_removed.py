@@ -11,14 +11,15 @@ import pytest
 from tests.contract.interlocked_bench import STEP_V, Bench, Supplies, bench
 
 from petqc_drivers.trip import Trip
-from petqcd import outputs, permit_sources, permits
-from petqcd.bias_control import BiasControl, OperatingLimits
 from petqcd.errors import DaemonError
-from petqcd.instrument_queue import Command
-from petqcd.instrument_supervisor import InstrumentSupervisor
-from petqcd.kept_outputs import KeptOutputs
-from petqcd.permits import Permits, Ruling
-from petqcd.safe_state import SafeOutcome, SafeState
+from petqcd.instruments.command_queue import Command
+from petqcd.instruments.supervisor import InstrumentSupervisor
+from petqcd.interlocks import permit_sources, permits
+from petqcd.interlocks.bias_control import BiasControl, OperatingLimits
+from petqcd.interlocks.permits import Permits, Ruling
+from petqcd.off import outputs
+from petqcd.off.kept_outputs import KeptOutputs
+from petqcd.off.safe_state import SafeOutcome, SafeState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

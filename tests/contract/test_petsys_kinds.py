@@ -35,9 +35,9 @@ from petqc_simulators.boards.witness import judge
 from petqc_simulators.config_files import write_config_folder
 from petqc_simulators.physics import draw
 from petqc_simulators.profile import MODULE_CHIPS
-from petqcd.bias_limits import BiasLimits
-from petqcd.petsys_board import PetsysBoard
-from petqcd.supervisor import BiasState, Endpoint
+from petqcd.interlocks.bias_limits import BiasLimits
+from petqcd.readout.petsys_board import PetsysBoard
+from petqcd.readout.supervisor import BiasState, Endpoint
 
 if TYPE_CHECKING:
     from pathlib import Path

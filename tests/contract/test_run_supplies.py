@@ -13,11 +13,11 @@ from petqc.formats.petsys_config import load_config
 from petqc_simulators.config_files import write_config_folder
 from petqc_simulators.physics.draw import draw_detector
 from petqc_simulators.profile import load_profile
-from petqcd.audit import entries
-from petqcd.board import switch_off
 from petqcd.errors import DaemonError, PermitError, RefusedError
-from petqcd.supervisor import BiasState, Endpoint
-from petqcd.supplied_board import RunSupplies, SuppliedBoard
+from petqcd.readout.board import switch_off
+from petqcd.readout.supervisor import BiasState, Endpoint
+from petqcd.readout.supplied_board import RunSupplies, SuppliedBoard
+from petqcd.security.audit import entries
 
 if TYPE_CHECKING:
     from pathlib import Path

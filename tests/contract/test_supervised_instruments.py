@@ -21,13 +21,13 @@ from petqc_drivers.julabo import wire as julabo_wire
 from petqc_drivers.limits import Volts
 from petqc_simulators.boards.hamamatsu_c11204 import HamamatsuC11204Board
 from petqc_simulators.boards.witness import judge
-from petqcd import instrument_supervisor
 from petqcd.errors import BusyError, RefusedError, UnreachableError
-from petqcd.instrument_metrics import READING_METRICS
-from petqcd.instrument_queue import MOST_WAITING, Command, CommandQueue, Priority
-from petqcd.instrument_state import InstrumentState
-from petqcd.safe_state import SafeState
-from petqcd.supervisor import BiasState
+from petqcd.instruments import supervisor as instrument_supervisor
+from petqcd.instruments.command_queue import MOST_WAITING, Command, CommandQueue, Priority
+from petqcd.instruments.metrics import READING_METRICS
+from petqcd.instruments.state import InstrumentState
+from petqcd.off.safe_state import SafeState
+from petqcd.readout.supervisor import BiasState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,7 +131,7 @@ def test_a_lost_one_is_told_once_and_once_when_it_is_back(
 ) -> None:
     monkeypatch.setattr(instrument, "STALE_AFTER_S", 0.6)
     monkeypatch.setattr(instrument_supervisor, "STALE_AFTER_S", 0.6)
-    caplog.set_level(logging.INFO, "petqcd.instrument_supervisor")
+    caplog.set_level(logging.INFO, "petqcd.instruments.supervisor")
     labels = {"module": "0.0.1", "quantity": "bias_voltage"}
 
     async def session() -> None:
@@ -163,7 +163,7 @@ def test_a_lost_one_is_told_once_and_once_when_it_is_back(
         assert rig.metric("petqc_instrument_losses_total", HV) == 1.0
 
     asyncio.run(session())
-    told = [(one.levelname, one.message) for one in caplog.records if one.name == "petqcd.instrument_supervisor"]
+    told = [(one.levelname, one.message) for one in caplog.records if one.name == "petqcd.instruments.supervisor"]
     assert [level for level, _ in told] == ["WARNING", "INFO"]
     assert told[1][1].endswith("answers again")
 

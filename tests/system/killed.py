@@ -213,8 +213,8 @@ class Campaign:
         from petqc.formats.petsys_raw import RawReader
         from petqc.results import Run
         from petqcd.app import Daemon
-        from petqcd.audit import verify
         from petqcd.config import load_config
+        from petqcd.security.audit import verify
         from petqcd.store.backup import backups, verify_backup
 
         async def once() -> None:

@@ -49,7 +49,7 @@ def daemon(command: list[str], config: Path, state_dir: Path) -> Iterator[subpro
 def safe(state_dir: Path) -> tuple[int, Any]:
     """What `petqc-safe` does."""
     done = subprocess.run(
-        [sys.executable, "-m", "petqcd.safe", "--state-dir", str(state_dir), "--json"],
+        [sys.executable, "-m", "petqcd.off.petqc_safe", "--state-dir", str(state_dir), "--json"],
         capture_output=True,
         text=True,
         check=False,

@@ -18,13 +18,14 @@ from tests.system.broker import LASTING, Broker, secured
 from tests.unit.histories import claimed_and_stored
 
 from petqc_simulators.recording import write_recording
-from petqcd import clock, mqtt
+from petqcd import clock
 from petqcd.app import Daemon
-from petqcd.audit import entries
 from petqcd.config import ApiConfig, DeviceConfig, PetqcConfig, load_config
 from petqcd.config.mqtt import MqttConfig
 from petqcd.errors import ConfigError
-from petqcd.mqtt_commands import signed
+from petqcd.mqtt import publisher as mqtt
+from petqcd.mqtt.commands import signed
+from petqcd.security.audit import entries
 from petqcd.store import outbox
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ def test_a_broker_that_hangs_is_not_noticed_by_runs(tmp_path: Path, board_config
 DIES = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from petqcd import mqtt
+from petqcd.mqtt import publisher as mqtt
 from petqcd.app import Daemon
 from petqcd.config import load_config
 

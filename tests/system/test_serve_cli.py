@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from petqc.formats.petsys_config import load_config
 from petqc_drivers.device import OutputState
 from petqcd.config import BENCH_BIAS
-from petqcd.petsys_board import PetsysBoard
-from petqcd.supervisor import Endpoint
+from petqcd.readout.petsys_board import PetsysBoard
+from petqcd.readout.supervisor import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable

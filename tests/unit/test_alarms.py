@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from petqc_drivers.device import Quality, Reading
-from petqcd.alarms import FLOOD, Alarms, Change, Definition, Severity, State, flood, flood_id
 from petqcd.errors import ConfigError, NotFoundError, RefusedError
-from petqcd.first_fault import AFTER_S, BEFORE_S, MOST_SAMPLES, Capture
+from petqcd.interlocks.alarms import FLOOD, Alarms, Change, Definition, Severity, State, flood, flood_id
+from petqcd.interlocks.first_fault import AFTER_S, BEFORE_S, MOST_SAMPLES, Capture
 
 ID = "link.hv"
 

@@ -20,17 +20,17 @@ from petqc.formats.petsys_frames import pack_frame
 from petqc.results import Run
 from petqc_simulators.recording import write_recording
 from petqcd import resume
-from petqcd.board import AsicPlan, ChannelCounts, Received, TimeReference
-from petqcd.board_configuration import configuration_in_use
 from petqcd.calibrations import Calibrations
 from petqcd.config import ApiConfig, DeviceConfig, PetqcConfig
 from petqcd.errors import RefusedError
 from petqcd.metrics import Metrics
 from petqcd.progress import Bus
 from petqcd.pulse_scan import channel_groups
+from petqcd.readout.board import AsicPlan, ChannelCounts, Received, TimeReference
+from petqcd.readout.configuration import configuration_in_use
+from petqcd.readout.supervisor import BiasState, DeviceSupervisor
 from petqcd.runs import RunManager
 from petqcd.store import Store
-from petqcd.supervisor import BiasState, DeviceSupervisor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from petqcd.bias_limits import BiasLimits
-    from petqcd.board import Pulses, ReadingLike
+    from petqcd.interlocks.bias_limits import BiasLimits
+    from petqcd.readout.board import Pulses, ReadingLike
 
 DEADLINE_S = 60
 CHANNELS = (0, 1)

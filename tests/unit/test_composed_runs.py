@@ -24,8 +24,8 @@ from petqc.results import ChannelColumn, CheckResult, EnvironmentReading, RawFil
 from petqcd import clock
 from petqcd.config import DailyConfig, HousekeepingConfig
 from petqcd.errors import RefusedError
+from petqcd.readout.supervisor import BiasState
 from petqcd.store import kind_of
-from petqcd.supervisor import BiasState
 
 if TYPE_CHECKING:
     from pathlib import Path

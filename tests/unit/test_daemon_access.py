@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.unit.test_daemon_web import ask, board_config, daemon
 
-from petqcd.access import Actor, Proof, Role
 from petqcd.client import Client
 from petqcd.config import ApiConfig
 from petqcd.errors import ConfigError, NotAllowedError, RefusedError, TooManyError
-from petqcd.sessions import FREE_FAILURES, IDLE_S, LONGEST_S, LoginLimit, RateLimit, Sessions
+from petqcd.security.access import Actor, Proof, Role
+from petqcd.security.sessions import FREE_FAILURES, IDLE_S, LONGEST_S, LoginLimit, RateLimit, Sessions
+from petqcd.security.tokens import DAY_S, Tokens
+from petqcd.security.users import Users, refuse_weak
 from petqcd.store import Store
-from petqcd.tokens import DAY_S, Tokens
-from petqcd.users import Users, refuse_weak
 from petqcd.web import gate
 from petqcd.web.actions import ACTIONS, ROLES, may, reference_page
 from petqcd.web.gate import signed

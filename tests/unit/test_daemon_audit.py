@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from petqcd.access import Actor, Proof, Role
-from petqcd.audit import Audit, Head, entries, verify
 from petqcd.errors import RefusedError, StoreError
+from petqcd.security.access import Actor, Proof, Role
+from petqcd.security.audit import Audit, Head, entries, verify
 from petqcd.store import Store, read_only
 
 if TYPE_CHECKING:

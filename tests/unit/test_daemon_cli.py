@@ -20,9 +20,9 @@ from petqc_simulators.recording import write_recording
 from petqcd.cli.show import chosen, print_run
 from petqcd.config import BENCH_BIAS
 from petqcd.errors import ConfigError, RefusedError
-from petqcd.petsys_board import PetsysBoard
-from petqcd.petsys_settings import CHANNEL_OFF, asic_settings, bias_settings, bias_targets, febds, switched_off
-from petqcd.supervisor import Endpoint
+from petqcd.readout.petsys_board import PetsysBoard
+from petqcd.readout.petsys_settings import CHANNEL_OFF, asic_settings, bias_settings, bias_targets, febds, switched_off
+from petqcd.readout.supervisor import Endpoint
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,17 +15,18 @@ from tests.unit.histories import a_run, claim
 
 from petqc.formats.petsys_raw import RawHeader, RawReader, RawWriter
 from petqc_simulators.recording import write_recording
-from petqcd import clock, interlocks
-from petqcd.bias_limits import BiasLimits
-from petqcd.board import Received, TimeReference
+from petqcd import clock
 from petqcd.config import ApiConfig, DeviceConfig, PetqcConfig, QcConfig, SourceConfig
 from petqcd.errors import BusyError, PermitError, RefusedError
+from petqcd.interlocks import readout_permits as interlocks
+from petqcd.interlocks.bias_limits import BiasLimits
 from petqcd.measurement import Measurement, count_frames
 from petqcd.metrics import Metrics
 from petqcd.progress import Bus
+from petqcd.readout.board import Received, TimeReference
+from petqcd.readout.supervisor import BiasState, DeviceSupervisor
 from petqcd.runs import RunManager
 from petqcd.store import Store
-from petqcd.supervisor import BiasState, DeviceSupervisor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -11,8 +11,8 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from tests.unit.test_daemon_web import board_config, daemon
 
-from petqcd.access import Actor, Proof, Role
 from petqcd.client import SOCKET_NAME
+from petqcd.security.access import Actor, Proof, Role
 from petqcd.web import gate
 from petqcd.web.actions import ACTIONS, ANYBODY, may
 

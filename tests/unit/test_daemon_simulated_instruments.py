@@ -13,13 +13,13 @@ from tests.contract.supervised import BY_KIND, supervising, table, until
 
 from petqc_simulators.boards.scanner import Scanner
 from petqc_simulators.profile import load_profile
-from petqcd import simulator_process
 from petqcd.config import BiasSourceConfig, SimulatorConfig, instrument_config
 from petqcd.errors import SimulatorError
-from petqcd.instruments import Instruments
+from petqcd.instruments.collection import Instruments
 from petqcd.metrics import Metrics
 from petqcd.progress import Bus
-from petqcd.simulator_process import SimulatorProcess
+from petqcd.readout import simulator_process
+from petqcd.readout.simulator_process import SimulatorProcess
 
 if TYPE_CHECKING:
     from pathlib import Path

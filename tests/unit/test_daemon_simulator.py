@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from petqcd import simulator_process, supervisor
 from petqcd.config import SimulatorConfig, simulated_device
 from petqcd.errors import SimulatorError, SimulatorRefusedError, UnreachableError
 from petqcd.metrics import Metrics
 from petqcd.progress import Bus
-from petqcd.simulator_process import Place, SimulatorProcess, command
-from petqcd.supervisor import DeviceSupervisor
+from petqcd.readout import simulator_process, supervisor
+from petqcd.readout.simulator_process import Place, SimulatorProcess, command
+from petqcd.readout.supervisor import DeviceSupervisor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -16,10 +16,10 @@ import pytest
 
 from petqc_simulators.recording import write_recording
 from petqcd.app import Daemon
-from petqcd.bias_limits import BiasLimits
 from petqcd.client import Client
 from petqcd.config import ApiConfig, DeviceConfig, PetqcConfig, QcConfig, SourceConfig
 from petqcd.errors import BusyError, InvalidRequestError, NotFoundError, RefusedError, UnreachableError
+from petqcd.interlocks.bias_limits import BiasLimits
 from petqcd.metrics import METRICS, Metrics, reference_page
 from petqcd.progress import QUEUE_LENGTH, Bus, Event
 from petqcd.web.actions import ACTIONS, ROLES, SOCKET_ONLY

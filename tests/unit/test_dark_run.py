@@ -18,9 +18,9 @@ from petqc.results import Run
 from petqc_simulators.physics.detector import Detector
 from petqc_simulators.profile import load_profile
 from petqc_simulators.recording import write_recording
-from petqcd.bias_limits import BiasLimits
-from petqcd.board import ChannelCounts
 from petqcd.errors import RefusedError
+from petqcd.interlocks.bias_limits import BiasLimits
+from petqcd.readout.board import ChannelCounts
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.unit.histories import a_run, claimed_and_stored
 
-from petqcd import disk as disk_module
 from petqcd.config import StoreConfig
-from petqcd.disk import Disk, DiskLevel, level_of
 from petqcd.metrics import Metrics
-from petqcd.retention import Retention
 from petqcd.store import Store
+from petqcd.store import disk as disk_module
+from petqcd.store.disk import Disk, DiskLevel, level_of
+from petqcd.store.retention import Retention
 
 if TYPE_CHECKING:
     from pathlib import Path

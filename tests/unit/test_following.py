@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from petqc_drivers.device import Quality, Reading
-from petqcd.following import Follower, FollowingSettings
+from petqcd.interlocks.following import Follower, FollowingSettings
 
 SETTINGS = FollowingSettings(mv_per_k=54.0, reference_degc=25.0, most_v=1.5, v_per_min=0.6)
 

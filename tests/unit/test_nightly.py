@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from tests.unit.histories import claimed_and_stored
 
-from petqcd import backups as backups_module
 from petqcd import clock
-from petqcd.audit import Audit, entries
-from petqcd.backups import Backups
 from petqcd.config import PetqcConfig, StoreConfig
 from petqcd.metrics import Metrics
+from petqcd.security.audit import Audit, entries
 from petqcd.store import Store
+from petqcd.store import nightly_backup as backups_module
+from petqcd.store.nightly_backup import Backups
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from petqcd.bypass import LONGEST_S, Bypasses
 from petqcd.errors import RefusedError
-from petqcd.permits import DOUBT_S, STANDARD, Permit, Permits, Quality, Rule
+from petqcd.interlocks.bypass import LONGEST_S, Bypasses
+from petqcd.interlocks.permits import DOUBT_S, STANDARD, Permit, Permits, Quality, Rule
 
 NOW_S = 1000.0
 COOLING = "cooling"

@@ -20,14 +20,16 @@ from petqc_drivers.limits import HardLimit, Volts
 from petqc_simulators.boards.caen_a7585d import CaenA7585dBoard
 from petqc_simulators.boards.hamamatsu_c11204 import HamamatsuC11204Board
 from petqc_simulators.boards.witness import judge
-from petqcd import outputs, places, safe, small_file
+from petqcd import places, small_file
 from petqcd.cli.off import off
-from petqcd.outputs import Output
+from petqcd.off import outputs
+from petqcd.off import petqc_safe as safe
+from petqcd.off.outputs import Output
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from petqcd.outputs import Policy
+    from petqcd.off.outputs import Policy
 
 FASTER = 20.0
 """Simulated seconds per second, so that a supply's own ramps take no time here."""
@@ -146,7 +148,7 @@ def test_a_running_daemon_is_not_worked_against(tmp_path: Path, capsys: pytest.C
 
 def test_it_comes_up_without_what_must_not_be_needed() -> None:
     heavy = ("fastapi", "uvicorn", "sqlalchemy", "pydantic", "typer", "prometheus_client", "petqc", "numpy", "numba")
-    script = f"import sys, petqcd.safe; print([m for m in {heavy!r} if m in sys.modules])"
+    script = f"import sys, petqcd.off.petqc_safe; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from tests.unit.test_daemon_runs import DEADLINE_S, World, bench, world  # noqa: F401 - bench is a fixture
 
 from petqcd import clock
-from petqcd.audit import Audit, entries
 from petqcd.config import HousekeepingConfig, JobConfig, ScheduleConfig
 from petqcd.errors import StoreError
 from petqcd.schedule import Attempt, Job, actions
 from petqcd.scheduler import EVERY_S, WAIT_S, Scheduler
+from petqcd.security.audit import Audit, entries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,7 +13,7 @@ from petqc_simulators.physics.draw import draw_detector
 from petqc_simulators.profile import load_profile
 from petqc_simulators.telling import Announcement, status_words
 from petqcd.config import PetqcConfig
-from petqcd.petsys_settings import bias_settings
+from petqcd.readout.petsys_settings import bias_settings
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -145,7 +145,7 @@ def audit(
     try:
         rows = Client(folder).get(f"/api/v1/audit?limit={limit}")["entries"]
     except UnreachableError as error:
-        from petqcd.audit import entries
+        from petqcd.security.audit import entries
         from petqcd.store import database_of, read_only
 
         with read_only(database_of(loaded.store, folder)) as reader:
@@ -168,7 +168,7 @@ def verify_audit(
     as_json: Json = False,
 ) -> None:
     """Check that no row of the audit log was changed, removed or put in; works without the daemon."""
-    from petqcd.audit import Head, verify
+    from petqcd.security.audit import Head, verify
     from petqcd.store import database_of, read_only
 
     noted = None

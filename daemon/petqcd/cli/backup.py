@@ -33,8 +33,8 @@ def backup(
     as_json: Json = False,
 ) -> None:
     """Make a verified backup now, while everything goes on; [store] backups says where it goes."""
-    from petqcd.backups import backup_folder
     from petqcd.store.backup import backups
+    from petqcd.store.nightly_backup import backup_folder
 
     loaded, folder = configuration(config, state_dir)
     there = backups(backup_folder(loaded, folder)) if only_list else [_make(loaded, folder)]
@@ -89,9 +89,9 @@ def _make(config: PetqcConfig, folder: Path) -> Backup:
     try:
         return read_backup(Path(Client(folder).post("/api/v1/backups", {}, DEADLINE_S)["path"]))
     except UnreachableError as error:
-        from petqcd.backups import backup_folder
         from petqcd.records import software
         from petqcd.store import Store, database_of
+        from petqcd.store.nightly_backup import backup_folder
 
         database = database_of(config.store, folder)
         if not database.exists:

@@ -15,8 +15,8 @@ from petqcd.errors import EXIT_UNREACHABLE, ConfigError, DaemonError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from petqcd.outputs import Output
-    from petqcd.safe_state import SafeOutcome
+    from petqcd.off.outputs import Output
+    from petqcd.off.safe_state import SafeOutcome
 
 ALIVE_DEADLINE_S = 2.0
 """For a daemon to answer that it is there: one that hangs must not stand between a person and off."""
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 def off(*, config: ConfigFile = None, state_dir: StateDir = None, as_json: Json = False) -> None:
     """Emergency off: every bias output, now. Works with the daemon down, then straight to every device."""
-    from petqcd.safe_state import SafeState, worst
+    from petqcd.off.safe_state import SafeState, worst
 
     outputs, in_daemon, folder = _known(config, state_dir)
     try:
@@ -57,13 +57,13 @@ def _known(config: Path | None, state_dir: Path | None) -> tuple[list[Output], l
     What the daemon last wrote of its outputs speaks for those that the configuration does not name, or if there is no
     configuration that can be read.
     """
-    from petqcd import outputs as last_known
     from petqcd.config import state_directory
+    from petqcd.off import outputs as last_known
 
     found: dict[str, Output] = {}
     in_daemon: list[str] = []
     try:
-        from petqcd.output_settings import configured_outputs
+        from petqcd.off.output_settings import configured_outputs
 
         loaded, folder = configuration(config, state_dir)
         found = {one.name: one for one in configured_outputs(loaded)}
@@ -86,7 +86,7 @@ def _keep(folder: Path, outputs: list[Output], outcomes: list[SafeOutcome]) -> N
     from contextlib import suppress
 
     from petqcd import places
-    from petqcd.outputs import write_after_off
+    from petqcd.off.outputs import write_after_off
 
     with suppress(DaemonError, OSError):
         descriptor = places.hold(folder)
@@ -98,7 +98,7 @@ def _keep(folder: Path, outputs: list[Output], outcomes: list[SafeOutcome]) -> N
 
 def _by_daemon(folder: Path) -> list[SafeOutcome]:
     from petqcd.client import Client
-    from petqcd.safe_state import of_documents
+    from petqcd.off.safe_state import of_documents
 
     client = Client(folder)
     client.alive(ALIVE_DEADLINE_S)
@@ -106,7 +106,7 @@ def _by_daemon(folder: Path) -> list[SafeOutcome]:
 
 
 def _directly(outputs: list[Output], in_daemon: list[str]) -> list[SafeOutcome]:
-    from petqcd.safe_state import SafeOutcome, SafeState, outputs_off
+    from petqcd.off.safe_state import SafeOutcome, SafeState, outputs_off
 
     gone = "a simulator that lives with its daemon; no daemon answers, so nobody can say"
     return [

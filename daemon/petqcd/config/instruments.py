@@ -13,8 +13,8 @@ from pydantic import Field, TypeAdapter, model_validator
 from petqc_drivers.errors import DriverError
 from petqc_drivers.limits import HardLimit, Volts
 from petqc_drivers.registry import device_kind
-from petqcd.bias_limits import Finite, MaxStepV, SlewVPerS
 from petqcd.config.model import Model, Name
+from petqcd.interlocks.bias_limits import Finite, MaxStepV, SlewVPerS
 
 LONGEST_POLL_S = 5.0
 PollS = Annotated[Finite, Field(ge=0.2, le=LONGEST_POLL_S)]

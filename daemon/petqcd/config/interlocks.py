@@ -6,9 +6,9 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from petqcd.bias_limits import Finite
 from petqcd.config.model import Model, Name
-from petqcd.permits import DOUBT_S, STANDARD, Rule
+from petqcd.interlocks.bias_limits import Finite
+from petqcd.interlocks.permits import DOUBT_S, STANDARD, Rule
 
 
 class PermitConfig(Model):

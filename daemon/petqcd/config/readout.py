@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from petqc_drivers.registry import KINDS
-from petqcd.bias_limits import BiasLimits, Finite
 from petqcd.config.model import Model, Name
+from petqcd.interlocks.bias_limits import BiasLimits, Finite
 
 
 class SimulatorConfig(Model):

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from petqcd.bias_limits import Finite
 from petqcd.config.model import Model
+from petqcd.interlocks.bias_limits import Finite
 
 Share = Annotated[float, Field(ge=0.2, le=1.5, allow_inf_nan=False)]
 

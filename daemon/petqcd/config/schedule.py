@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
-from petqcd.bias_limits import Finite
 from petqcd.config.model import Model, Name
+from petqcd.interlocks.bias_limits import Finite
 
 
 class JobConfig(Model):

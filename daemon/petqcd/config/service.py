@@ -9,8 +9,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from petqcd.bias_limits import Finite
 from petqcd.config.model import Model, Name
+from petqcd.interlocks.bias_limits import Finite
 
 
 class ScannerConfig(Model):

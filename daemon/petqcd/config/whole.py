@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from petqc_drivers.registry import KINDS
-from petqcd.bias_limits import Finite
 from petqcd.config.instruments import AnyInstrument, InstrumentConfig
 from petqcd.config.interlocks import PermitConfig
 from petqcd.config.model import Model, Name
@@ -18,6 +17,7 @@ from petqcd.config.readout import ADDRESS_FORMS, DeviceConfig, simulated_device
 from petqcd.config.runs import CheckLimits, QcConfig
 from petqcd.config.schedule import ScheduleConfig
 from petqcd.config.service import ApiConfig, QatrackConfig, ScannerConfig, StoreConfig
+from petqcd.interlocks.bias_limits import Finite
 
 INSTRUMENT_KINDS = frozenset(KINDS) - frozenset(ADDRESS_FORMS)
 TABLES = _READOUT, _INSTRUMENT = "readout", "instrument"

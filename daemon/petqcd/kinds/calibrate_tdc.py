@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from petqcd.board import AsicPlan, Pulses
 from petqcd.kinds import run_kind
 from petqcd.pulse_scan import PulseCalibration, PulsePoint, PulseScanSettings, Scan, chosen_plan
+from petqcd.readout.board import AsicPlan, Pulses
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

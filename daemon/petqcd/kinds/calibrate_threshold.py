@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from petqcd import clock, resume
-from petqcd.board import AsicPlan
 from petqcd.config import ThresholdScanConfig
 from petqcd.errors import DaemonError
 from petqcd.kinds import run_kind
 from petqcd.point_scan import CHANNELS_PER_ASIC, CalibrationScan
+from petqcd.readout.board import AsicPlan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from petqc.calibrate import Calibration
     from petqc.formats.counter_points import CounterHeader, CounterRecording
-    from petqcd.board import ChannelCounts
     from petqcd.procedure import Bench, Job
+    from petqcd.readout.board import ChannelCounts
 
 CLOCK_HZ = 200_000_000
 VTH = ("vth_t1", "vth_t2", "vth_e")

@@ -11,15 +11,15 @@ from petqcd.config import HousekeepingConfig
 from petqcd.kinds import run_kind
 from petqcd.measurement import keep_configuration
 from petqcd.procedure import PROGRESS_EVERY_S, Procedure, environment
-from petqcd.supervisor import BiasState
+from petqcd.readout.supervisor import BiasState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from petqc.analysis import RunContext
     from petqc.results import EnvironmentReading, Run
-    from petqcd.board import ReadingLike
     from petqcd.procedure import Bench, Job
+    from petqcd.readout.board import ReadingLike
 
 
 @run_kind("housekeeping", title="housekeeping", settings=HousekeepingConfig, needs_bias=False)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from petqcd.board import AsicPlan, Pulses
 from petqcd.config import PulseTestConfig
 from petqcd.kinds import run_kind
 from petqcd.pulse_scan import PulsePoint, PulseScan, Scan
+from petqcd.readout.board import AsicPlan, Pulses
 
 if TYPE_CHECKING:
     from petqc.analysis import RunContext

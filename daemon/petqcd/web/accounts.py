@@ -9,12 +9,12 @@ from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from petqcd.access import Role
-from petqcd.audit import entries
 from petqcd.errors import RefusedError
-from petqcd.sessions import LONGEST_OBSERVER_S, LONGEST_S
-from petqcd.tokens import MOST_DAYS
-from petqcd.users import LONGEST, document
+from petqcd.security.access import Role
+from petqcd.security.audit import entries
+from petqcd.security.sessions import LONGEST_OBSERVER_S, LONGEST_S
+from petqcd.security.tokens import MOST_DAYS
+from petqcd.security.users import LONGEST, document
 from petqcd.web.actions import ROLES, may
 from petqcd.web.gate import Gate, Who  # noqa: TC001 - the routes' signatures are read at run time
 

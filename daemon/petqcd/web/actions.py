@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from petqcd.access import Actor, Proof, Role
+from petqcd.security.access import Actor, Proof, Role
 
 ANYBODY = "anybody"
 VIEW = "view"

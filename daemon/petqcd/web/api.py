@@ -26,7 +26,7 @@ from petqcd.errors import (
     UnknownActorError,
     UnreachableError,
 )
-from petqcd.safe_state import worst
+from petqcd.off.safe_state import worst
 from petqcd.web.accounts import Nothing, add_accounts, add_management
 from petqcd.web.bias import add_bias
 from petqcd.web.console import add_console

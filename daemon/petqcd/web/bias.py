@@ -8,7 +8,7 @@ from fastapi import FastAPI, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from petqcd import clock
-from petqcd.bypass import LONGEST_S
+from petqcd.interlocks.bypass import LONGEST_S
 from petqcd.web.accounts import Nothing  # noqa: TC001 - likewise
 from petqcd.web.gate import Who  # noqa: TC001 - the routes' signatures are read at run time
 

@@ -10,10 +10,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response
 from fastapi.routing import APIRoute
 
-from petqcd.access import Actor, Proof, Role, actor_on_socket
-from petqcd.audit import REQUEST
 from petqcd.errors import InvalidRequestError, NotAllowedError, UnknownActorError
-from petqcd.sessions import RateLimit
+from petqcd.security.access import Actor, Proof, Role, actor_on_socket
+from petqcd.security.audit import REQUEST
+from petqcd.security.sessions import RateLimit
 from petqcd.web.actions import ACTIONS, ANYBODY, READING, TOWARDS_SAFE, VIEW, may
 
 if TYPE_CHECKING:

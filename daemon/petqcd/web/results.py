@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import FastAPI, Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from petqcd import clock, run_view, trends
-from petqcd.annotations import AnnotationKind, annotate, read_annotations
+from petqcd import clock
+from petqcd.store.annotations import AnnotationKind, annotate, read_annotations
+from petqcd.web import run_view, trends
 from petqcd.web.console.compare import compared
 from petqcd.web.gate import Who, signed
 

@@ -8,7 +8,7 @@ from fastapi import Request  # noqa: TC002 - the route's signature is read at ru
 from fastapi.responses import HTMLResponse  # noqa: TC002
 
 from petqcd import clock
-from petqcd.alarms import State
+from petqcd.interlocks.alarms import State
 from petqcd.web.console.frame import UNSEEN
 from petqcd.web.gate import PAGE
 

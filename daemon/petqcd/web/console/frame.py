@@ -12,8 +12,8 @@ from fastapi.responses import HTMLResponse
 
 from petqc.report.text import age, measured, moment, plain, title_of
 from petqcd import clock
-from petqcd.access import Proof
-from petqcd.alarms import State
+from petqcd.interlocks.alarms import State
+from petqcd.security.access import Proof
 from petqcd.web.actions import may
 from petqcd.web.gate import actor_of
 

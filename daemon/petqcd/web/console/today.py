@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from fastapi import Request  # noqa: TC002 - the route's signature is read at run time
 from fastapi.responses import HTMLResponse  # noqa: TC002
 
-from petqcd import run_view
 from petqcd.errors import NotFoundError
 from petqcd.kinds import all_kinds
 from petqcd.store import SOURCE
+from petqcd.web import run_view
 from petqcd.web.console.frame import seconds_since
 from petqcd.web.gate import PAGE
 

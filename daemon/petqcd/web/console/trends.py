@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import Query, Request
 from fastapi.responses import HTMLResponse  # noqa: TC002 - the route's signature is read at run time
 
-from petqcd import trends
-from petqcd.annotations import AnnotationKind
 from petqcd.errors import NotFoundError
 from petqcd.kinds import all_kinds
 from petqcd.store import SOURCE
+from petqcd.store.annotations import AnnotationKind
+from petqcd.web import trends
 from petqcd.web.gate import PAGE
 
 if TYPE_CHECKING:

@@ -1,0 +1,363 @@
+"""What people may do with bias sources: energise, set, confirm, acknowledge, reset, limits, bypass. Off asks nobody.
+
+Acknowledge, reset and energise are three commands, and none implies the next. Whoever calls has recorded the intent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from petqc_drivers.bias_source import BiasSource
+from petqc_drivers.device import OutputState
+from petqc_drivers.errors import (
+    ConnectError,
+    DriverError,
+    LimitError,
+    LinkLostError,
+    ReplyTimeoutError,
+    StateError,
+    VerifyError,
+)
+from petqc_drivers.limits import Volts
+from petqcd import clock
+from petqcd.errors import DaemonError, DeviceError, NotFoundError, PermitError, RefusedError, UnreachableError
+from petqcd.instruments.command_queue import Command
+from petqcd.off.safe_state import SafeState
+
+if TYPE_CHECKING:
+    from petqcd.config import BiasSourceConfig
+    from petqcd.instruments.collection import Instruments
+    from petqcd.instruments.supervisor import InstrumentSupervisor
+    from petqcd.interlocks.bias_watch import BiasWatch
+    from petqcd.off.kept_outputs import KeptOutputs
+    from petqcd.off.safe_state import SafeOutcome
+
+SETTLE_DEADLINE_S = 30.0
+"""For everything of energising but the ramp itself."""
+LOOK_S = 0.25
+STOP_DEADLINE_S = 12.0
+"""For ramping down when the daemon stops; what is not down by then is switched off where it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingLimits:
+    """How far commands may go, inside the hard limit; an engineer changes them while the daemon runs."""
+
+    v_min: float
+    v_max: float
+
+    def require(self, name: str, volts: float) -> None:
+        """Refuse what is outside.
+
+        Raises:
+            RefusedError: naming limit and request.
+        """
+        if not self.v_min <= volts <= self.v_max:  # a NaN is in no range
+            raise RefusedError(
+                f"{name}: {volts:g} V refused: outside the operating limits {self.v_min:g} to {self.v_max:g} V"
+            )
+
+
+class BiasControl:
+    """Commands for bias sources; everything is called from the event loop."""
+
+    def __init__(self, instruments: Instruments, watch: BiasWatch, kept: KeptOutputs) -> None:
+        self._instruments, self._watch, self._kept = instruments, watch, kept
+        self._operating: dict[str, OperatingLimits] = {}
+        self.set_by_people: dict[str, float] = {}
+        """Volts that somebody asked for and that were reached, by name; what follows the temperature starts there."""
+
+    # -- what is ------------------------------------------------------------------------------------------------------
+
+    def documents(self) -> list[dict[str, Any]]:
+        """Every bias source with its permits, limits, trip and bypasses, as plain types."""
+        return [self._document(one) for one in self._instruments.bias_sources]
+
+    def _document(self, supervisor: InstrumentSupervisor) -> dict[str, Any]:
+        name, now_s = supervisor.name, clock.monotonic_s()
+        unit = self._watch.unit(name)
+        known = {one.name: one for one in unit.permits.known()}
+        bypassed = self._watch.bypasses.of(name, now_s)
+        operating = self._limits(supervisor)
+        hard = self._config(supervisor).bias
+        return {
+            **supervisor.document(),
+            "hard_limit": None if hard is None else hard.model_dump(),
+            "operating_limits": None if operating is None else {"v_min": operating.v_min, "v_max": operating.v_max},
+            "permits": [
+                {
+                    "name": rule.name,
+                    "given": rule.name in known and known[rule.name].allows(now_s),
+                    "why_not": ""
+                    if rule.name in known and known[rule.name].allows(now_s)
+                    else known[rule.name].why_not(now_s)
+                    if rule.name in known
+                    else f"{rule.name} is unknown",
+                    "to_energise": rule.to_energise,
+                    "to_stay": rule.to_stay,
+                    "bypassed": rule.name in bypassed,
+                }
+                for rule in unit.permits.rules.values()
+            ],
+            "against": list(self._watch.against(name)),
+            "bypasses": [one.document(now_s) for one in self._watch.bypasses.holding(now_s) if one.device == name],
+        }
+
+    # -- voltage ------------------------------------------------------------------------------------------------------
+
+    async def on(self, name: str, volts: float) -> dict[str, Any]:
+        """Switch on at the lowest output and ramp, if every permit is given; any failure switches off.
+
+        Raises:
+            RefusedError: outside the operating limits, a permit is missing, or it is on already.
+            DaemonError: what the device said; it was switched off.
+        """
+        supervisor, config = self._source(name)
+        target = self._target(supervisor, volts)
+        self._require(name)
+        await self._kept.may_be_on(name)
+
+        async def work(driver: BiasSource) -> None:
+            self._require(name)  # what was given when it was asked for need not be when its turn comes
+            await driver.on(target)
+            await _settled(driver, target, config.settle_s)
+
+        self.set_by_people.pop(name, None)
+        await self._submit(supervisor, Command("switching on", work, self._deadline_s(config, target.value)))
+        self.set_by_people[name] = volts
+        return self._document(supervisor)
+
+    async def set(self, name: str, volts: float) -> dict[str, Any]:
+        """Ramp what is on to another voltage; stops at the last confirmed step if anything is not as it should be.
+
+        Raises:
+            RefusedError: outside the operating limits, or higher and a permit is missing.
+            DaemonError: what the device said.
+        """
+        self.set_by_people.pop(name, None)
+        told = await self.follow(name, volts)
+        self.set_by_people[name] = volts
+        return told
+
+    async def follow(self, name: str, volts: float) -> dict[str, Any]:
+        """The same, for what follows the temperature.
+
+        Raises:
+            RefusedError: outside the operating limits, or higher and a permit is missing.
+            DaemonError: what the device said.
+        """
+        supervisor, config = self._source(name)
+        target = self._target(supervisor, volts)
+
+        async def work(driver: BiasSource) -> None:
+            now = driver.commanded
+            if now is None or abs(target.value) > abs(now.value):
+                self._require(name)
+            await driver.ramp(target)
+
+        await self._submit(supervisor, Command("setting", work, self._deadline_s(config, target.value)))
+        return self._document(supervisor)
+
+    async def off(self, name: str) -> SafeOutcome:
+        """Off, now; needs no permit and overtakes everything.
+
+        Raises:
+            NotFoundError: there is no such bias source.
+        """
+        self._watch.unit(name)
+        return await self._instruments[name].off()
+
+    async def confirm(self, name: str) -> dict[str, Any]:
+        """Take over an output that was found on: it stays as it is, and petqc says that it is on.
+
+        Raises:
+            RefusedError: there is none, or it is not inside its limits.
+        """
+        supervisor, _ = self._source(name)
+        if self._driver(supervisor).output is not OutputState.ADOPTED:
+            raise RefusedError(f"{name}: nothing to confirm: its output is {self._driver(supervisor).output.value}")
+        await self._submit(supervisor, Command("confirming", lambda driver: driver.confirm_adopted()))
+        return self._document(supervisor)
+
+    # -- trips --------------------------------------------------------------------------------------------------------
+
+    def acknowledge(self, name: str) -> dict[str, Any]:
+        """Somebody saw the trip; nothing else changes.
+
+        Raises:
+            RefusedError: there is none.
+        """
+        self._watch.unit(name)
+        supervisor = self._instruments[name]
+        try:
+            self._driver(supervisor).trip.acknowledge()
+        except DriverError as error:
+            raise RefusedError(str(error)) from error
+        return self._document(supervisor)
+
+    async def reset(self, name: str) -> dict[str, Any]:
+        """Clear an acknowledged trip whose cause is gone, also in the device; energises nothing.
+
+        Raises:
+            RefusedError: nobody acknowledged it, or its cause is still there.
+        """
+        self._watch.unit(name)
+        supervisor = self._instruments[name]
+        try:
+            self._driver(supervisor).trip.check_resettable()
+        except DriverError as error:
+            raise RefusedError(str(error)) from error
+        lost = self._watch.still_lost(name)
+        if lost:
+            raise RefusedError(f"{name} stays tripped, the cause is still there: {'; '.join(lost)}")
+        await self._watch.story_kept(name)
+        await self._submit(supervisor, Command("resetting the trip", lambda driver: driver.reset_trip()))
+        return self._document(supervisor)
+
+    # -- limits and bypass --------------------------------------------------------------------------------------------
+
+    def limit(self, name: str, v_min: float, v_max: float) -> dict[str, Any]:
+        """Give other operating limits, inside the hard limit; what is on stays where it is.
+
+        Raises:
+            RefusedError: they are none, or reach outside the hard limit.
+        """
+        supervisor, config = self._source(name)
+        hard = config.bias
+        if hard is None:
+            raise RefusedError(f"{name} has no hard limit, so it is never switched on")
+        if not hard.v_min <= v_min < v_max <= hard.v_max:
+            raise RefusedError(
+                f"{name}: {v_min:g} to {v_max:g} V refused: operating limits rise, inside the hard limit "
+                f"{hard.v_min:g} to {hard.v_max:g} V"
+            )
+        self._operating[name] = OperatingLimits(v_min, v_max)
+        return self._document(supervisor)
+
+    def bypass(self, name: str, permit: str, *, seconds: float, reason: str, by: str) -> dict[str, Any]:
+        """Let one permit count as given for a time.
+
+        Raises:
+            RefusedError: it has no bypass, or the time is too long, or nobody says why.
+        """
+        unit, now_s = self._watch.unit(name), clock.monotonic_s()
+        rules = unit.permits.rules
+        granted = self._watch.bypasses.grant(name, rules, permit, seconds=seconds, reason=reason, by=by, now_s=now_s)
+        return granted.document(now_s)
+
+    def end_bypass(self, name: str, permit: str) -> dict[str, Any]:
+        """End a bypass before its time.
+
+        Raises:
+            RefusedError: there is none.
+        """
+        return self._watch.bypasses.end(name, permit).document(clock.monotonic_s())
+
+    # -- at the end of the daemon -------------------------------------------------------------------------------------
+
+    async def stop(self) -> list[str]:
+        """Do with each output what `on_stop` says, all at once; what must be said of those that stay on."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._stop(one)) for one in self._instruments.bias_sources]
+        return [told for told in (task.result() for task in tasks) if told]
+
+    async def _stop(self, supervisor: InstrumentSupervisor) -> str:
+        driver = self._driver(supervisor)
+        if driver.output is OutputState.OFF:
+            return ""
+        if self._config(supervisor).on_stop == "hold":
+            at = "" if driver.commanded is None else f" at {driver.commanded}"
+            return f"{supervisor.name}: {driver.output.value}{at}, left as it is (on_stop = hold)"
+        try:
+            await self._submit(supervisor, Command("ramping down", lambda one: one.ramp_off(), STOP_DEADLINE_S))
+        except DaemonError:
+            outcome = await supervisor.off()
+            if outcome.state is not SafeState.IN_SAFE_STATE:
+                return f"{supervisor.name}: {outcome.state}: {outcome.told}"
+        return ""
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _source(self, name: str) -> tuple[InstrumentSupervisor, BiasSourceConfig]:
+        self._watch.unit(name)
+        supervisor = self._instruments[name]
+        return supervisor, self._config(supervisor)
+
+    @staticmethod
+    def _config(supervisor: InstrumentSupervisor) -> BiasSourceConfig:
+        from petqcd.config import BiasSourceConfig
+
+        config = supervisor.config
+        if not isinstance(config, BiasSourceConfig):
+            raise NotFoundError(f"{supervisor.name} is a {config.kind}, and has no output")
+        return config
+
+    @staticmethod
+    def _driver(supervisor: InstrumentSupervisor) -> BiasSource:
+        driver = supervisor.driver
+        if not isinstance(driver, BiasSource):
+            raise NotFoundError(f"{supervisor.name} has no output")
+        return driver
+
+    def _limits(self, supervisor: InstrumentSupervisor) -> OperatingLimits | None:
+        given = self._operating.get(supervisor.name)
+        config = self._config(supervisor)
+        if given is not None or config.bias is None:
+            return given
+        wanted = config.operating
+        if wanted is not None:
+            return OperatingLimits(wanted.v_min, wanted.v_max)
+        return OperatingLimits(config.bias.v_min, config.bias.v_max)
+
+    def _target(self, supervisor: InstrumentSupervisor, volts: float) -> Volts:
+        limits = self._limits(supervisor)
+        if limits is None:
+            raise RefusedError(f"{supervisor.name} has no hard limit ([device.bias]), so it is never switched on")
+        limits.require(supervisor.name, volts)
+        return Volts(volts)
+
+    def _require(self, name: str) -> None:
+        reasons = self._watch.against(name)
+        if reasons:
+            raise PermitError(f"{name} stays as it is: " + "; ".join(reasons))
+
+    @staticmethod
+    def _deadline_s(config: BiasSourceConfig, volts: float) -> float:
+        slew = 1.0 if config.bias is None else config.bias.slew_v_per_s
+        return SETTLE_DEADLINE_S + config.settle_s + 2 * abs(volts) / slew
+
+    async def _submit(self, supervisor: InstrumentSupervisor, command: Command) -> Any:
+        """Let a device do something; whatever it says becomes an error of the daemon."""
+        try:
+            return await supervisor.submit(command)
+        except (LimitError, StateError) as error:
+            raise RefusedError(str(error)) from error
+        except (ConnectError, LinkLostError, ReplyTimeoutError) as error:
+            raise UnreachableError(str(error)) from error
+        except DriverError as error:
+            raise DeviceError(str(error)) from error
+
+
+async def _settled(driver: BiasSource, target: Volts, settle_s: float) -> None:
+    """Hold for a time; whatever is not as it should be then switches off.
+
+    Raises:
+        DriverError: it tripped, or did not stay.
+    """
+    until_s = clock.monotonic_s() + settle_s
+    try:
+        while clock.monotonic_s() < until_s:
+            await asyncio.sleep(LOOK_S)
+            await driver.poll()
+            driver.trip.check_armed()
+        _check_on(driver, target)
+    except BaseException:
+        await driver.off()
+        raise
+
+
+def _check_on(driver: BiasSource, target: Volts) -> None:
+    if driver.output is not OutputState.ON:
+        raise VerifyError(f"after settling at {target} its output is {driver.output.value}", device=driver.name)

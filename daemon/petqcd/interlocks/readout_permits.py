@@ -1,0 +1,36 @@
+"""What a run must know before its readout's bias goes on: permits of one connection. Unknown counts as no.
+
+Off needs no permit, ever: it does not pass through here.
+"""
+
+from __future__ import annotations
+
+from petqcd.errors import PermitError
+from petqcd.interlocks.permits import IDENTITY, LIMITS, LINK, Permit, Permits, Quality, Rule
+
+__all__ = ["COMMAND", "CONFIGURATION", "IDENTITY", "LIMITS", "LINK", "REQUIRED", "Interlocks", "Permit", "Quality"]
+
+COMMAND = "explicit command"
+CONFIGURATION = "device configuration verified"
+REQUIRED = (COMMAND, IDENTITY, CONFIGURATION, LINK, LIMITS)
+"""Permits without which nothing is energised."""
+
+CONNECTION_AGE_S = 120.0
+"""How long what was verified on a connection holds on that same connection."""
+
+
+class Interlocks(Permits):
+    """The permits of one device and one connection; `require` is called right before bias goes on."""
+
+    def __init__(self) -> None:
+        super().__init__(Rule(name=name) for name in REQUIRED)
+
+    def require(self, now_s: float) -> None:
+        """Refuse unless every permit is true, good and fresh.
+
+        Raises:
+            PermitError: naming every permit that is missing.
+        """
+        reasons = self.against(now_s)
+        if reasons:
+            raise PermitError("bias stays off: " + "; ".join(reasons))

@@ -1,0 +1,90 @@
+"""The daemon's side of the small file of outputs: written before one may be on, and when it is known to be off."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from petqcd import clock
+from petqcd.errors import RefusedError
+from petqcd.off import outputs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from petqcd.off.outputs import Output
+
+log = logging.getLogger(__name__)
+
+
+class KeptOutputs:
+    """What is known of every output that outlives the daemon; everything is called from the event loop.
+
+    Args:
+        state_dir: of the daemon.
+        configured: the outputs there are now.
+
+    Attributes:
+        warning: what was wrong with the file of the process before; empty: nothing.
+        can_write: whether the last write worked.
+    """
+
+    def __init__(self, state_dir: Path, configured: Iterable[Output]) -> None:
+        last = outputs.read(state_dir)
+        self.warning = last.why
+        self.can_write = True
+        self._state_dir = state_dir
+        before = {one.name: one for one in last.outputs}
+        now = {one.name: one for one in configured}
+        for name, one in now.items():
+            was = before.get(name)
+            if was is not None:
+                now[name] = replace(one, state=was.state, volts=was.volts, at=was.at, trip=was.trip)
+        # What is not configured any more and was left on is still there, for those who switch everything off.
+        self._all = {**{name: one for name, one in before.items() if one.may_be_on and name not in now}, **now}
+        self._is_written = False
+        self._turn = asyncio.Lock()
+
+    def __getitem__(self, name: str) -> Output | None:
+        """One of them; None: it does not outlive the daemon, or is none."""
+        return self._all.get(name)
+
+    def note(self, name: str, state: str, volts: float | None, trip: str = "") -> None:
+        """What is known of one now; `commit` writes it."""
+        one = self._all.get(name)
+        if one is not None and (one.state, one.volts, one.trip) != (state, volts, trip):
+            self._all[name] = replace(one, state=state, volts=volts, trip=trip, at=clock.utc_text())
+            self._is_written = False
+
+    async def commit(self) -> None:
+        """Write what is not written yet; a disk that does not take it is remembered, and told by a permit."""
+        async with self._turn:
+            if self._is_written:
+                return
+            every = list(self._all.values())
+            try:
+                await asyncio.to_thread(outputs.write, self._state_dir, every)
+            except OSError as error:
+                if self.can_write:
+                    log.error("what is known of the outputs is not written: %s", error)  # noqa: TRY400 - it says it all
+                self.can_write = False
+                return
+            self.can_write = True
+            self._is_written = every == list(self._all.values())
+
+    async def may_be_on(self, name: str) -> None:
+        """Write down that an output may be on from now on, before it is.
+
+        Raises:
+            RefusedError: it could not be written, so it must not go on.
+        """
+        one = self._all.get(name)
+        if one is None:
+            return
+        self.note(name, "unknown", None)
+        await self.commit()
+        if not self.can_write:
+            raise RefusedError(f"{name} stays off: the state directory does not take that it is on")
