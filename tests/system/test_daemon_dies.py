@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -78,8 +79,12 @@ def test_killed_started_again_hung_and_gone(tmp_path: Path, command: list[str], 
         before = supplies.raised()
 
         with daemon(command, config, state_dir) as process:
-            listed = petqc("alarms", "list", "--json", *where).json()["alarms"]
-            assert {one["id"] for one in listed} >= {"adopted.hv", "adopted.caen"}
+            until_s = time.monotonic() + 20.0
+            while not {one["id"] for one in petqc("alarms", "list", "--json", *where).json()["alarms"]} >= {
+                "adopted.hv",
+                "adopted.caen",
+            }:
+                assert time.monotonic() < until_s
             told = petqc("bias", "confirm", "hv", "--json", *where)
             assert (told.code, told.json()["state"]) == (0, "on"), told.err
             assert supplies.raised() == before  # nothing was raised, nothing was set

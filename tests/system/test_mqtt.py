@@ -363,6 +363,8 @@ def test_the_example_broker_wants_tls_a_password_and_keeps_to_its_list(tmp_path:
             async with daemon(tmp_path, board_config, broker, **{**settings, "ca_file": None}) as d:
                 await asyncio.sleep(1)
                 assert value(d, "petqc_mqtt_connected") == 0
+            # After a refused handshake the client library looks once more, a second later, before its task ends.
+            await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 
     asyncio.run(work())
 
