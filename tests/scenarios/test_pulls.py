@@ -1,4 +1,4 @@
-"""The acceptance of the analysis: over a dozen detectors, deviations from the truth are as large as the uncertainties say.
+"""The acceptance of the analysis: over a dozen detectors, deviations from the truth are as large as uncertainties say.
 
 Pull = (measured - truth) / stated uncertainty. The seeds are fixed; the recordings are short, so that statistics and
 not the model's last tenth of a per cent decides, as on any morning.
