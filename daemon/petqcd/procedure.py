@@ -364,8 +364,9 @@ class Procedure(ABC):
         self._flowing = True
         is_ours = self.job.config.board.simulator is not None
         self.run_clock = RunClock(self.board.time_tag if is_ours else None)
-        await self.run_clock.start()
         await self.board.start(pipeline.sink)
+        # Not before: behind the readout maker's daemon switching on takes 0.22 s, in which nothing could be measured.
+        await self.run_clock.start()
         self.device.answered("running")
         watch = asyncio.create_task(self.board.wait_failed(), name="watch the link")
         try:

@@ -130,6 +130,7 @@ class Services:
         from petqc.analysis import RunContext
 
         acquired = procedure.acquired if procedure is not None else Acquired()
+        live_s = procedure.live_time_s if procedure is not None else None
         identity = acquired.identity
         shape, about = self.config.source if with_source else ("none", "")
         return RunContext(
@@ -147,8 +148,9 @@ class Services:
             limits=self.config.limit_overrides(),
             baselines=baselines or {},
             account=account or {},
-            elapsed_s=acquired.elapsed_s if procedure is not None else None,
-            live_time_s=procedure.live_time_s if procedure is not None else None,
+            # Frames flow some milliseconds before the clock of the flow can be read.
+            elapsed_s=max(acquired.elapsed_s, live_s or 0.0) if procedure is not None else None,
+            live_time_s=live_s,
             source=shape,
             notes=(*((f"Source: {about}.",) if about else ()), *notes),
         )
