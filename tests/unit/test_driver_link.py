@@ -219,8 +219,8 @@ def test_garbage_before_a_reply_is_counted_and_ignored():
                 assert await read(link) == b"\x00\x03\x00"
             account = link.link_account()
             assert account.replies_malformed == 20 * 2
-            # On a busy machine a greeting is sent twice, and the answer to the second one is garbage too.
-            assert account.unknown_datagrams == 20 * 3 + peer.greetings - 1
+            # On a busy machine a greeting is sent twice; the answer to the second one is garbage, if it comes late.
+            assert 20 * 3 <= account.unknown_datagrams <= 20 * 3 + peer.greetings - 1
             assert account.replies_late == 20
 
     asyncio.run(main())
