@@ -15,7 +15,7 @@ from petqc.results import CheckResult
 from petqc.statistics import channel_sigmas, family_sigmas
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from numpy.typing import NDArray
 
@@ -87,10 +87,37 @@ class CheckInput(ABC):
         """Readings of a name taken with the run, by node, whatever their quality."""
         return {r.node: r for r in self.context.environment if r.name == name}
 
-    def around_baseline(self, check_id: str, node: tuple[Level, str], warn: float) -> Limits:
-        """Warn limits so far to both sides of a node's baseline; none where it has no baseline."""
-        _, baseline = self.limits(check_id, *node)
-        return Limits() if baseline is None else Limits(warn_low=baseline - warn, warn_high=baseline + warn)
+    def intervals(self, check_id: str, known: Collection[str], *, warn_ps: float, method: str) -> list[CheckResult]:
+        """Mean intervals that an instrument read for pairs of places, in ps, each against its baseline.
+
+        Without a baseline a pair has no limits: cables differ. A pair with a place that is not known is left out.
+
+        Args:
+            check_id: the check, and the name of the readings; `NAME_uncertainty` and `NAME_pairs` stand beside them.
+            known: nodes that may be members of a pair.
+            warn_ps: warn limits, so far to both sides of the baseline.
+            method: how it was measured.
+        """
+        errors, counts = self.read(f"{check_id}_uncertainty"), self.read(f"{check_id}_pairs")
+        results = []
+        for node, r in self.read(check_id).items():
+            if not set(node.split(" - ")) <= set(known):
+                continue
+            where: tuple[Level, str] = ("pair", node)
+            if r.value is None or r.quality != "good":
+                why = r.reason or f"the reading is {r.quality}"
+                results.append(self.missing(check_id, where, "ps", 0, why, needed=False))
+                continue
+            error, n = (found.get(node) for found in (errors, counts))
+            _, baseline = self.limits(check_id, *where)
+            limits = Limits() if baseline is None else Limits(warn_low=baseline - warn_ps, warn_high=baseline + warn_ps)
+            results.append(
+                self.judge(
+                    check_id, where, r.value, "ps", 0.0 if error is None or error.value is None else error.value,
+                    0 if n is None or n.value is None else n.value, limits=limits, method=method,
+                )
+            )  # fmt: skip
+        return results
 
     def sipm_temperatures(self) -> dict[str, list[tuple[str, float]]]:
         """Good readings of sensors at the SiPMs, by module: names of the ASICs they sit at, and degrees Celsius."""

@@ -12,6 +12,7 @@ import select
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _CHUNK = 65_536
 _ENOUGH_S = 10.0
 
 
-class FaultRelay:
+class FaultRelay(ABC):
     """One relay, in a thread of its own from `running` on.
 
     Attributes:
@@ -57,15 +58,17 @@ class FaultRelay:
             os.close(self._wake_read)
             os.close(self._wake_write)
 
+    @abstractmethod
     def close(self) -> None:
         """Release the sockets."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _sources(self) -> list[int]:
-        raise NotImplementedError
+        """Descriptors to read from."""
 
+    @abstractmethod
     def _pass_on(self, source: int) -> None:
-        raise NotImplementedError
+        """Read from one of them, and hand over what came with the fault done to it."""
 
     def _run(self) -> None:
         while True:

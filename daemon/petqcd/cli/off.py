@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -106,6 +105,8 @@ def _by_daemon(folder: Path) -> list[SafeOutcome]:
 
 
 def _directly(outputs: list[Output], in_daemon: list[str]) -> list[SafeOutcome]:
+    import asyncio
+
     from petqcd.off.safe_state import SafeOutcome, SafeState, outputs_off
 
     gone = "a simulator that lives with its daemon; no daemon answers, so nobody can say"

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import faulthandler
-import json
-import signal
 import sys
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from petqcd import journal, notify
+from petqcd import journal
 from petqcd.cli.common import VERDICT_EXIT, ConfigFile, Json, Setting, StateDir, configuration, give_json, say, settings
 from petqcd.cli.progress import Bar
-from petqcd.errors import EXIT_UNREACHABLE, DaemonError, StoreError
+from petqcd.errors import DaemonError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from petqc.results import Run
-    from petqcd.app import Daemon
-    from petqcd.config import PetqcConfig
 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log everything to stderr.")]
 
@@ -41,8 +36,6 @@ RUNS: Mapping[str, str] = {
 DEMO_HOUSEKEEPING_S = 1.0
 START_DEADLINE_S = 20.0
 """For the claim of a run; whether another one can be continued is asked of the files first."""
-SIMULATOR_DEADLINE_S = 130.0
-"""Until a simulator answers: the first time on a machine, its kernels are compiled."""
 
 
 def register(app: typer.Typer) -> None:
@@ -101,63 +94,9 @@ def demo(
         told = (f"--{str(e['loc'][0]).removesuffix('s')} {e['input']!r}: {e['msg']}" for e in error.errors())
         raise ConfigError("; ".join(told)) from error
     folder = state_dir.absolute() if state_dir else state_directory() / "demo"
-    raise typer.Exit(asyncio.run(_demo(config, folder, once=once, as_json=as_json)))
+    from petqcd.cli import foreground
 
-
-async def _demo(config: PetqcConfig, state_dir: Path, *, once: bool, as_json: bool) -> int:
-    from petqcd.app import Daemon
-
-    async with Daemon(config, state_dir) as daemon:
-        _end_on_signals(daemon)
-        await daemon.device.endpoint(SIMULATOR_DEADLINE_S)
-        run = await _run_inside(daemon)
-        if run is None:
-            return EXIT_UNREACHABLE
-        where = _where(daemon.store.folder_of(run.run_id), run, daemon.http)
-        _give(run, where, as_json=as_json)
-        if once:
-            return VERDICT_EXIT[str(run.verdict)]
-        say(f"serving on {daemon.http} until Ctrl-C")
-        await daemon.run_until_stopped()
-        return VERDICT_EXIT[str(run.verdict)]
-
-
-async def _run_inside(daemon: Daemon) -> Run | None:
-    """One daily run of a daemon in this process, with a bar; None if it could not be stored."""
-    from petqc.results import Run
-
-    with daemon.bus.listen() as queue, Bar("daily QC, simulated") as bar:
-        waiting = asyncio.create_task(daemon.run_until_stopped(), name="watch the daemon")
-        try:
-            run_id = await daemon.runs.start("daily", source="petqc demo")
-            while True:
-                following = asyncio.create_task(queue.get(), name="next event")
-                done, _ = await asyncio.wait({following, waiting}, return_when=asyncio.FIRST_COMPLETED)
-                if following not in done:
-                    following.cancel()
-                    await asyncio.wait({following})
-                    waiting.result()
-                    # Told to stop: the run ends as a record, and its verdict is what there is to tell.
-                    await daemon.runs.aclose()
-                    break
-                event = following.result()
-                if event is None:
-                    break
-                if event.name == "progress":
-                    bar.document(event.data)
-                elif event.name == "finished" and event.data["run_id"] == run_id:
-                    break
-                elif event.name == "lost":
-                    say(f"the run could not be stored: {event.data['error']}")
-                    return None
-        finally:
-            waiting.cancel()
-            await asyncio.wait({waiting})
-    folder = daemon.store.folder_of(run_id)
-    document = await asyncio.to_thread(daemon.store.document, run_id)
-    with suppress(Exception):
-        return await asyncio.to_thread(Run.load, folder)
-    return Run.from_document(document)
+    raise typer.Exit(foreground.demo(config, folder, once=once, as_json=as_json))
 
 
 def serve(
@@ -173,22 +112,9 @@ def serve(
     if loaded.source_file is None:
         say("no petqc.toml: the simulated bench")
     faulthandler.enable()  # a watchdog that ends a process that hangs leaves where every thread stood
-    asyncio.run(_serve(loaded, folder, as_json=as_json))
+    from petqcd.cli import foreground
 
-
-async def _serve(config: PetqcConfig, state_dir: Path, *, as_json: bool) -> None:
-    from petqcd.app import Daemon
-
-    async with Daemon(config, state_dir) as daemon:
-        _end_on_signals(daemon)
-        if as_json:
-            sys.stdout.write(json.dumps({"ready": True, "http": daemon.http, "state_dir": str(state_dir)}) + "\n")
-            sys.stdout.flush()
-        said = f"petqc {daemon.version} serves {daemon.http} · commands: {state_dir / 'petqcd.sock'}"
-        say(said)
-        async with notify.serving(said, daemon.stuck):
-            await daemon.run_until_stopped()
-        say("stopping")
+    foreground.serve(loaded, folder, as_json=as_json)
 
 
 def _run_command(kind: str, title: str) -> Callable[..., None]:
@@ -270,7 +196,7 @@ def _show(client: Any, state_dir: Path, run_id: str, *, as_json: bool) -> None:
 
     run = Run.from_document(client.get(f"/api/v1/runs/{run_id}"))
     http = client.get("/api/v1/status")["http"]
-    _give(run, _where(state_dir / "runs" / run_id, run, http), as_json=as_json)
+    give(run, where(state_dir / "runs" / run_id, run, http), as_json=as_json)
     raise typer.Exit(VERDICT_EXIT[str(run.verdict)])
 
 
@@ -304,7 +230,8 @@ def confirm(
         sys.stdout.write(f"run {answer['run_id']}: {answer['confirmed']}\n")
 
 
-def _where(folder: Path, run: Run, http: str) -> dict[str, str]:
+def where(folder: Path, run: Run, http: str) -> dict[str, str]:
+    """Where people find what belongs to a run."""
     found = {"report": str(folder / "report.html")} if (folder / "report.html").is_file() else {}
     recordings = (folder / file.name for file in run.raw_files)  # those of parts are in the folders of the parts
     recording = next((path for path in recordings if path.name == "recording.rawf" and path.is_file()), None)
@@ -313,16 +240,11 @@ def _where(folder: Path, run: Run, http: str) -> dict[str, str]:
     return {**found, "console": http, "metrics": f"{http}/metrics"}
 
 
-def _give(run: Run, where: dict[str, str], *, as_json: bool) -> None:
+def give(run: Run, places: dict[str, str], *, as_json: bool) -> None:
+    """Show a run, and where the rest of it is."""
     if as_json:
-        give_json({**run.document(), "where": where})
+        give_json({**run.document(), "where": places})
         return
     from petqcd.cli.show import print_run
 
-    print_run(run, where=where)
-
-
-def _end_on_signals(daemon: Daemon) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, daemon.stop)
+    print_run(run, where=places)

@@ -19,7 +19,7 @@ import aiomqtt
 from petqcd import clock
 from petqcd.errors import ConfigError, DaemonError, RefusedError, StoreError
 from petqcd.kinds import find_kind
-from petqcd.mqtt import messages as mqtt_messages
+from petqcd.mqtt import messages
 from petqcd.mqtt.commands import Command, Commands, load_key
 from petqcd.security.access import Actor, Proof, Role
 from petqcd.store import outbox
@@ -104,7 +104,7 @@ class Mqtt:
         self._is_lost = False
         self._stopping = False
         self._metrics.set("petqc_mqtt_configured", 1)
-        daemon.store.announces = mqtt_messages.result
+        daemon.store.announces = messages.result
 
     async def collect(self) -> None:
         """Take up what happens, whether there is a broker or not: alarms for the outbox, the last progress."""
@@ -112,9 +112,9 @@ class Mqtt:
             with self._daemon.bus.listen() as queue:
                 while (event := await queue.get()) is not None:
                     if event.name == "alarm":
-                        await self._keep(*mqtt_messages.alarm(event.data))
+                        await self._keep(*messages.alarm(event.data))
                     elif event.name == "progress":
-                        topic, content = mqtt_messages.progress(event.data)
+                        topic, content = messages.progress(event.data)
                         self._progress[topic] = content
             await asyncio.sleep(0.1)  # dropped for not reading, or the daemon stops and ends this task
 
@@ -158,7 +158,7 @@ class Mqtt:
 
     async def _connected(self) -> None:
         """One connection, to its end."""
-        will = aiomqtt.Will(f"{self._base}/{mqtt_messages.STATUS}", self._status("offline"), qos=1, retain=True)
+        will = aiomqtt.Will(f"{self._base}/{messages.STATUS}", self._status("offline"), qos=1, retain=True)
         client = _Client(
             self._config.host,
             self._config.port,
@@ -179,12 +179,12 @@ class Mqtt:
                 log.warning("broker %s:%d: connected", self._config.host, self._config.port)
             self._is_lost = False
             if self._commands is not None and self._config.commands:
-                await client.subscribe(f"{self._base}/{mqtt_messages.COMMANDS}", qos=1)
+                await client.subscribe(f"{self._base}/{messages.COMMANDS}", qos=1)
             tasks.create_task(self._obey(client), name="mqtt commands")
-            await self._tell(client, mqtt_messages.STATUS, self._status("online"))
+            await self._tell(client, messages.STATUS, self._status("online"))
             self._metrics.set("petqc_mqtt_connected", 1)
             for document in self._daemon.alarms.documents():
-                topic, content = mqtt_messages.alarm(document)
+                topic, content = messages.alarm(document)
                 await self._tell(client, topic, json.dumps(content, allow_nan=False))
             tasks.create_task(self._beat(client), name="mqtt heartbeat")
             tasks.create_task(self._empty_outbox(client), name="mqtt outbox")
@@ -194,12 +194,12 @@ class Mqtt:
             finally:
                 with suppress(aiomqtt.MqttError, _Refused):
                     if self._stopping:
-                        await self._tell(client, mqtt_messages.STATUS, self._status("offline"))
+                        await self._tell(client, messages.STATUS, self._status("offline"))
 
     async def _beat(self, client: _Client) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            await self._tell(client, mqtt_messages.STATUS, self._status("online"))
+            await self._tell(client, messages.STATUS, self._status("online"))
 
     async def _empty_outbox(self, client: _Client) -> None:
         store = self._daemon.store
@@ -234,7 +234,7 @@ class Mqtt:
         """
         async with self._turn:
             client.refusal = ""
-            await client.publish(f"{self._base}/{topic}", payload, qos=1, retain=mqtt_messages.is_retained(topic))
+            await client.publish(f"{self._base}/{topic}", payload, qos=1, retain=messages.is_retained(topic))
             if client.refusal:
                 self._metrics.add("petqc_mqtt_refused_total")
                 raise _Refused(f"{self._base}/{topic}: the broker answered {client.refusal}: look at its access list")
@@ -246,7 +246,7 @@ class Mqtt:
             if topic == "answer":
                 continue  # our own
             answer = await self._answer(topic, message.payload, is_retained=bool(message.retain))
-            await self._tell(client, mqtt_messages.ANSWER, json.dumps(answer, allow_nan=False))
+            await self._tell(client, messages.ANSWER, json.dumps(answer, allow_nan=False))
 
     async def _answer(self, topic: str, payload: bytes, *, is_retained: bool) -> dict[str, Any]:
         assert self._commands is not None  # noqa: S101 - nothing is subscribed without; for the type checker

@@ -47,16 +47,7 @@ def add_results(app: FastAPI, daemon: Daemon) -> None:
     @app.get("/api/v1/trends")
     async def trend(check: Word, node: Word = "scanner", kind: Word = "source") -> dict[str, Any]:
         """One quantity over the runs of a kind, with its limits, baseline and what happened in between."""
-        return await asyncio.to_thread(
-            trends.trend,
-            store,
-            daemon.baselines,
-            kind=kind,
-            check=check,
-            node=node,
-            scanner=daemon.config.scanner.name,
-            simulated=daemon.config.board.is_simulated,
-        )
+        return await asyncio.to_thread(trends.trend, daemon, kind=kind, check=check, node=node)
 
     @app.get("/api/v1/annotations")
     async def list_annotations() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from petqcd.store import schema
 from petqcd.store.annotations import read_annotations
 
 if TYPE_CHECKING:
-    from petqcd.baselines import Baselines
+    from petqcd.app import Daemon
     from petqcd.store import Store
 
 MOST_RUNS = 1000
@@ -42,10 +42,8 @@ def quantities(store: Store, kind: str) -> list[Quantity]:
     return sorted(found, key=lambda q: (q.check, q.node != "scanner", q.node))
 
 
-def trend(
-    store: Store, baselines: Baselines, *, kind: str, check: str, node: str, scanner: str, simulated: bool
-) -> dict[str, Any]:
-    """One quantity over the runs of a kind, oldest first, as plain types; reads the history.
+def trend(daemon: Daemon, *, kind: str, check: str, node: str) -> dict[str, Any]:
+    """One quantity over the runs of a kind on the daemon's scanner, oldest first, as plain types; reads the history.
 
     `points` have the value with its standard error, the status it was given, and the number of the calibration it was
     measured with: a step at another number is no drift. `limits` and `baseline` are those of the newest run.
@@ -53,7 +51,10 @@ def trend(
     Raises:
         NotFoundError: no run of the kind gave this number.
     """
-    lines = store.values(kind, scanner=scanner, simulated=simulated, checks=(), most=MOST_RUNS)
+    store, config = daemon.store, daemon.config
+    lines = store.values(
+        kind, scanner=config.scanner.name, simulated=config.board.is_simulated, checks=(), most=MOST_RUNS
+    )
     values = _values(store, [line.run_id for line in lines], check, node)
     points: list[dict[str, Any]] = []
     calibration, before = -1, None
@@ -67,7 +68,7 @@ def trend(
         raise NotFoundError(f"no {kind} run gave {check} at {node}")
     newest = store.document(points[-1]["run_id"])
     judged = next(c for c in newest["checks"] if (c["id"], c["node"]) == (check, node))
-    accepted = baselines.current(kind)
+    accepted = daemon.baselines.current(kind)
     return {
         "kind": kind,
         "check": check,

@@ -16,7 +16,7 @@ _WARN_PS = 20.0
 
 
 @check(
-    "clock_skew",
+    CLOCK_SKEW,
     title="Skew of clocks",
     unit="ps",
     levels=("pair",),
@@ -27,26 +27,11 @@ _WARN_PS = 20.0
 )
 def clock_skew(q: CheckInput) -> CheckOutput:
     """How much later one clock is than another, against its baseline: those of modules, or the reference."""
-    known = {REFERENCE_CLOCK, *q.topology.module_nodes}
-    results = []
-    for node, r in q.read(CLOCK_SKEW).items():
-        if not set(node.split(" - ")) <= known:
-            continue
-        if r.value is None or r.quality != "good":
-            why = r.reason or f"the reading is {r.quality}"
-            results.append(q.missing("clock_skew", ("pair", node), "ps", 0, why, needed=False))
-            continue
-        error = q.read(f"{CLOCK_SKEW}_uncertainty").get(node)
-        results.append(
-            q.judge(
-                "clock_skew",
-                ("pair", node),
-                r.value,
-                "ps",
-                0.0 if error is None or error.value is None else error.value,
-                0,
-                limits=q.around_baseline("clock_skew", ("pair", node), _WARN_PS),
-                method="mean of the counter's intervals",
-            )
+    return CheckOutput(
+        q.intervals(
+            CLOCK_SKEW,
+            {REFERENCE_CLOCK, *q.topology.module_nodes},
+            warn_ps=_WARN_PS,
+            method="mean of the counter's intervals",
         )
-    return CheckOutput(results)
+    )

@@ -51,15 +51,7 @@ def _read(daemon: Daemon, kind: str, check: str, node: str) -> dict[str, Any]:
     trend = None
     if check in checks and node in nodes:
         try:
-            trend = trends.trend(
-                daemon.store,
-                daemon.baselines,
-                kind=kind,
-                check=check,
-                node=node,
-                scanner=daemon.config.scanner.name,
-                simulated=daemon.config.board.is_simulated,
-            )
+            trend = trends.trend(daemon, kind=kind, check=check, node=node)
         except NotFoundError:
             trend = None  # only runs of another scanner gave it
     return {"checks": checks, "nodes": nodes, "check": check, "node": node, "trend": trend}

@@ -1,0 +1,109 @@
+"""The daemon in the command's own process: `petqc demo` and `petqc serve`. Imported only by them: it takes its time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from petqcd import notify
+from petqcd.app import Daemon
+from petqcd.cli.common import VERDICT_EXIT, say
+from petqcd.cli.progress import Bar
+from petqcd.cli.service import give, where
+from petqcd.errors import EXIT_UNREACHABLE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from petqc.results import Run
+    from petqcd.config import PetqcConfig
+
+SIMULATOR_DEADLINE_S = 130.0
+"""Until a simulator answers: the first time on a machine, its kernels are compiled."""
+
+
+def demo(config: PetqcConfig, state_dir: Path, *, once: bool, as_json: bool) -> int:
+    """One daily run, its table, and unless `once` the daemon until it is told to stop; the exit code."""
+    return asyncio.run(_demo(config, state_dir, once=once, as_json=as_json))
+
+
+def serve(config: PetqcConfig, state_dir: Path, *, as_json: bool) -> None:
+    """The daemon until it is told to stop."""
+    asyncio.run(_serve(config, state_dir, as_json=as_json))
+
+
+async def _demo(config: PetqcConfig, state_dir: Path, *, once: bool, as_json: bool) -> int:
+    async with Daemon(config, state_dir) as daemon:
+        _end_on_signals(daemon)
+        await daemon.device.endpoint(SIMULATOR_DEADLINE_S)
+        run = await _run_inside(daemon)
+        if run is None:
+            return EXIT_UNREACHABLE
+        places = where(daemon.store.folder_of(run.run_id), run, daemon.http)
+        give(run, places, as_json=as_json)
+        if once:
+            return VERDICT_EXIT[str(run.verdict)]
+        say(f"serving on {daemon.http} until Ctrl-C")
+        await daemon.run_until_stopped()
+        return VERDICT_EXIT[str(run.verdict)]
+
+
+async def _run_inside(daemon: Daemon) -> Run | None:
+    """One daily run of a daemon in this process, with a bar; None if it could not be stored."""
+    from petqc.results import Run
+
+    with daemon.bus.listen() as queue, Bar("daily QC, simulated") as bar:
+        waiting = asyncio.create_task(daemon.run_until_stopped(), name="watch the daemon")
+        try:
+            run_id = await daemon.runs.start("daily", source="petqc demo")
+            while True:
+                following = asyncio.create_task(queue.get(), name="next event")
+                done, _ = await asyncio.wait({following, waiting}, return_when=asyncio.FIRST_COMPLETED)
+                if following not in done:
+                    following.cancel()
+                    await asyncio.wait({following})
+                    waiting.result()
+                    # Told to stop: the run ends as a record, and its verdict is what there is to tell.
+                    await daemon.runs.aclose()
+                    break
+                event = following.result()
+                if event is None:
+                    break
+                if event.name == "progress":
+                    bar.document(event.data)
+                elif event.name == "finished" and event.data["run_id"] == run_id:
+                    break
+                elif event.name == "lost":
+                    say(f"the run could not be stored: {event.data['error']}")
+                    return None
+        finally:
+            waiting.cancel()
+            await asyncio.wait({waiting})
+    folder = daemon.store.folder_of(run_id)
+    document = await asyncio.to_thread(daemon.store.document, run_id)
+    with suppress(Exception):
+        return await asyncio.to_thread(Run.load, folder)
+    return Run.from_document(document)
+
+
+async def _serve(config: PetqcConfig, state_dir: Path, *, as_json: bool) -> None:
+    async with Daemon(config, state_dir) as daemon:
+        _end_on_signals(daemon)
+        if as_json:
+            sys.stdout.write(json.dumps({"ready": True, "http": daemon.http, "state_dir": str(state_dir)}) + "\n")
+            sys.stdout.flush()
+        said = f"petqc {daemon.version} serves {daemon.http} · commands: {state_dir / 'petqcd.sock'}"
+        say(said)
+        async with notify.serving(said, daemon.stuck):
+            await daemon.run_until_stopped()
+        say("stopping")
+
+
+def _end_on_signals(daemon: Daemon) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, daemon.stop)
