@@ -10,7 +10,7 @@ from petqc.baseline import DAY_S, AcceptedBaseline, middle_of, of_runs
 from petqcd import clock
 from petqcd.errors import RefusedError
 from petqcd.kinds import find_kind
-from petqcd.metrics import DAILY, QC_RUNS, SOURCE
+from petqcd.metric_table import DAILY, QC_RUNS, SOURCE
 from petqcd.store import kind_of
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from petqcd.client import Client
 from petqcd.config import ApiConfig, DeviceConfig, PetqcConfig, QcConfig, SourceConfig
 from petqcd.errors import BusyError, InvalidRequestError, NotFoundError, RefusedError, UnreachableError
 from petqcd.interlocks.bias_limits import BiasLimits
-from petqcd.metrics import METRICS, Metrics, reference_page
+from petqcd.metric_table import METRICS, reference_page
+from petqcd.metrics import Metrics
 from petqcd.progress import QUEUE_LENGTH, Bus, Event
 from petqcd.web.actions import ACTIONS, ROLES, SOCKET_ONLY
 from petqcd.web.api import make_app
@@ -288,7 +289,7 @@ def test_known_series_exist_from_the_start_and_the_text_is_cached() -> None:
 
 def test_the_reference_page_is_the_table() -> None:
     written = (ROOT / "docs" / "reference" / "metrics.md").read_text()
-    assert written == reference_page(), "run: python -m petqcd.metrics > docs/reference/metrics.md"
+    assert written == reference_page(), "run: python -m petqcd.metric_table > docs/reference/metrics.md"
 
 
 def test_promtool_accepts_the_metrics() -> None:

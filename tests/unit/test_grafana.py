@@ -17,7 +17,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.alerting import Rule
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from petqcd.metrics import CHECK_METRICS, METRICS
+from petqcd.metric_table import CHECK_METRICS, METRICS
 from petqcd.monitoring.dashboards import dashboards
 from petqcd.monitoring.grafana import FOLDER, SOURCE_UID, WIDTH
 from petqcd.monitoring.grafana_alerts import alert_rules

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from petqc.checks import all_checks
-from petqcd.metrics import CHECK_METRICS, METRICS
+from petqcd.metric_table import CHECK_METRICS, METRICS
 from petqcd.monitoring.__main__ import made_files
 from petqcd.monitoring.alerts import ALERTS
 from petqcd.monitoring.rules import RECORDINGS

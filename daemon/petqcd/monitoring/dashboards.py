@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from petqc.checks import all_checks
-from petqcd.metrics import CHECK_METRICS
+from petqcd.metric_table import CHECK_METRICS
 from petqcd.monitoring.grafana import NODE, SCANNER, Dashboard, Panel
 from petqcd.monitoring.rules import unit_of
 

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from petqc.checks import all_checks
-from petqcd.metrics import CHECK_METRICS
+from petqcd.metric_table import CHECK_METRICS
 from petqcd.monitoring.alerts import ALERTS
 
 if TYPE_CHECKING:
