@@ -78,7 +78,6 @@ class BiasControl:
     def _document(self, supervisor: InstrumentSupervisor) -> dict[str, Any]:
         name, now_s = supervisor.name, clock.monotonic_s()
         unit = self._watch.unit(name)
-        known = {one.name: one for one in unit.permits.known()}
         bypassed = self._watch.bypasses.of(name, now_s)
         operating = self._limits(supervisor)
         hard = self._config(supervisor).bias
@@ -89,17 +88,14 @@ class BiasControl:
             "permits": [
                 {
                     "name": rule.name,
-                    "given": rule.name in known and known[rule.name].allows(now_s),
-                    "why_not": ""
-                    if rule.name in known and known[rule.name].allows(now_s)
-                    else known[rule.name].why_not(now_s)
-                    if rule.name in known
-                    else f"{rule.name} is unknown",
+                    "given": not why_not,
+                    "why_not": why_not,
                     "to_energise": rule.to_energise,
                     "to_stay": rule.to_stay,
                     "bypassed": rule.name in bypassed,
                 }
                 for rule in unit.permits.rules.values()
+                for why_not in [unit.permits.objection(rule.name, now_s)]
             ],
             "against": list(self._watch.against(name)),
             "bypasses": [one.document(now_s) for one in self._watch.bypasses.holding(now_s) if one.device == name],

@@ -285,10 +285,9 @@ class BiasWatch:
     def _publish(self, now_s: float) -> None:
         holding = {(one.device, one.permit) for one in self.bypasses.holding(now_s)}
         for name, unit in self._units.items():
-            given = {one.name: one.allows(now_s) for one in unit.permits.known()}
             for permit in unit.permits.rules:
                 labels = {"device": name, "permit": permit}
-                self._metrics.set("petqc_permit_given", float(given.get(permit, False)), **labels)
+                self._metrics.set("petqc_permit_given", float(not unit.permits.objection(permit, now_s)), **labels)
                 self._metrics.set("petqc_permit_bypassed", float((name, permit) in holding), **labels)
 
     def _keep_story(self, story: dict[str, Any]) -> None:

@@ -123,9 +123,12 @@ class Permits:
         """Nothing is known any more, as after the loss of a connection."""
         self._known.clear()
 
-    def known(self) -> list[Permit]:
-        """Those that were ever stated."""
-        return list(self._known.values())
+    def objection(self, name: str, now_s: float) -> str:
+        """Why a permit does not allow now; empty: it does."""
+        permit = self._known.get(name)
+        if permit is None:
+            return f"{name} is unknown"
+        return "" if permit.allows(now_s) else permit.why_not(now_s)
 
     def against(self, now_s: float, bypassed: Iterable[str] = ()) -> tuple[str, ...]:
         """What stands in the way of energising; empty: nothing does."""
@@ -156,11 +159,11 @@ class Permits:
         skipped = self._skipped(bypassed)
         trips, doubts = [], []
         for rule in self.rules.values():
-            permit = self._known.get(rule.name)
-            if not rule.to_stay or rule.name in skipped or (permit is not None and permit.allows(now_s)):
+            told = self.objection(rule.name, now_s)
+            if not rule.to_stay or rule.name in skipped or not told:
                 self._doubtful_since.pop(rule.name, None)
                 continue
-            told = f"{rule.name} is unknown" if permit is None else permit.why_not(now_s)
+            permit = self._known.get(rule.name)
             if permit is None and is_starting:
                 doubts.append(told)
                 continue
