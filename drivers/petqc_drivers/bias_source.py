@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _OFF_TRIES: Final = 3
 _OFF_TURN_S: Final = 0.5
 _OFF_OPEN_S: Final = 1.0
+OFF_WITHIN_S: Final = 9.0
+"""Whatever the link does, off has ended by then, confirmed or not: whoever waits is promised ten seconds."""
 LOOK_EVERY_S: Final = 0.05
 """How often a step on its way is looked at."""
 
@@ -151,44 +153,50 @@ class BiasSource(LinkedInstrument):
     async def _off(self) -> OutputState:
         self._is_switching_off = True
         self.commanded = None
+        failures: list[str] = []
+        is_off = False
         try:
             self._link.interrupt()
-            try:
-                async with asyncio.timeout(_OFF_TURN_S):
+            async with asyncio.timeout(OFF_WITHIN_S):
+                try:
+                    async with asyncio.timeout(_OFF_TURN_S):
+                        await self._turn.acquire()
+                except TimeoutError:
+                    await self._link.aclose()  # whoever has the turn is in the middle of opening it
                     await self._turn.acquire()
-            except TimeoutError:
-                await self._link.aclose()  # whoever has the turn is in the middle of opening it
-                await self._turn.acquire()
-            try:
-                return await self._off_in_turn()
-            finally:
-                self._turn.release()
+                try:
+                    is_off = await self._off_in_turn(failures)
+                    if is_off:
+                        with contextlib.suppress(DriverError):
+                            await self._lowest_after_off()
+                finally:
+                    self._turn.release()
+        except TimeoutError:
+            failures.append(f"{OFF_WITHIN_S:g} s were over")
         finally:
             self._is_switching_off = False
+        self.output = OutputState.OFF if is_off else OutputState.UNKNOWN
+        if not is_off:
+            raise OffUnconfirmedError(
+                f"off was tried {len(failures)} times: " + "; ".join(dict.fromkeys(failures)),
+                device=self.name,
+                last_good=self._last_good(),
+                do="treat the output as live: use the switch of the supply or pull its plug",
+            )
+        return self.output
 
-    async def _off_in_turn(self) -> OutputState:
-        failures: list[str] = []
+    async def _off_in_turn(self, failures: list[str]) -> bool:
+        """Whether it says that it is off; else why not, in failures."""
         for attempt in range(_OFF_TRIES):
             try:
                 if attempt or not self._link.is_open:
                     await self._link.open(_OFF_OPEN_S)
-                if not await self._off_once():
-                    failures.append("it says that its output is on")
-                    continue
+                if await self._off_once():
+                    return True
+                failures.append("it says that its output is on")
             except DriverError as error:
                 failures.append(error.what)
-                continue
-            with contextlib.suppress(DriverError):
-                await self._lowest_after_off()
-            self.output = OutputState.OFF
-            return self.output
-        self.output = OutputState.UNKNOWN
-        raise OffUnconfirmedError(
-            f"off was tried {_OFF_TRIES} times: " + "; ".join(dict.fromkeys(failures)),
-            device=self.name,
-            last_good=self._last_good(),
-            do="treat the output as live: use the switch of the supply or pull its plug",
-        )
+        return False
 
     async def ramp_off(self) -> OutputState:
         """Off by a ramp down, where everything is as it should be; off at once as soon as anything is not.

@@ -14,7 +14,7 @@ from tests.contract.clients import pty_parity
 from tests.contract.every_instrument import CASES, REPLY_TIMEOUT_S, Case
 from tests.contract.fault_line import FaultyLine
 
-from petqc_drivers import instrument, registry
+from petqc_drivers import bias_source, instrument, registry
 from petqc_drivers.bias_source import BiasSource
 from petqc_drivers.device import DeviceState, OutputState, Quality
 from petqc_drivers.errors import (
@@ -302,6 +302,24 @@ def test_off_of_what_can_be_on_always_ends_in_a_named_state(case: Case) -> None:
             bench.line.is_frozen = True
             with pytest.raises(OffUnconfirmedError, match="treat the output as live"):
                 await device.off()
+            assert device.output is OutputState.UNKNOWN
+
+    asyncio.run(session())
+
+
+@each
+def test_off_ends_within_its_time_however_long_replies_are_waited_for(case: Case, monkeypatch: Any) -> None:
+    monkeypatch.setattr(bias_source, "OFF_WITHIN_S", 0.5)
+
+    async def session() -> None:
+        async with connected(case) as (bench, device):
+            if not isinstance(device, BiasSource):
+                return
+            device._reply_timeout_s = 30.0
+            bench.line.is_frozen = True
+            async with asyncio.timeout(5.0):
+                with pytest.raises(OffUnconfirmedError, match=r"0\.5 s were over"):
+                    await device.off()
             assert device.output is OutputState.UNKNOWN
 
     asyncio.run(session())
