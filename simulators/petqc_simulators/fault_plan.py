@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from petqc.channel_map import SCANNER, asic_node, channel_node, module_node
+from petqc.channel_map import SCANNER, asic_node, bias_node, channel_node, module_node
 from petqc_simulators.effects import Effects
+from petqc_simulators.faults import OF_CONFIGURATION
+from petqc_simulators.profile import ProfileError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from petqc_simulators.faults import Fault
+    from petqc_simulators.faults import Fault, Place
     from petqc_simulators.profile import Geometry, Profile
 
 PATCH = 4
@@ -42,17 +44,25 @@ _VARIES_S = {"F07": 10.0, "F23": RF_PULSE_S, "F24": 1.0, "F25": RF_PULSE_S}
 """How often the effects of faults that change of themselves are looked at again."""
 
 
-@dataclass(slots=True)
 class FaultPlan:
-    """The faults of a session with the places that the seed gave them."""
+    """The faults of a session with the places that they name, or that the seed gave them.
 
-    faults: Sequence[Fault]
-    geometry: Geometry
-    seed: int
-    _places: list[NDArray[np.int64]] = field(default_factory=list)
+    Attributes:
+        faults: in the order in which they came; those that ended stay, with their end.
+    """
 
-    def __post_init__(self) -> None:
-        rng = np.random.default_rng([self.seed, 0xFA17])
+    def __init__(self, faults: Sequence[Fault], profile: Profile, seed: int) -> None:
+        self.faults: list[Fault] = []
+        self.profile = profile
+        self.geometry: Geometry = profile.geometry
+        self.seed = seed
+        self._places: list[NDArray[np.int64]] = []
+        self._is_live: list[bool] = []
+        self._chooses = np.random.default_rng([seed, 0xFA17])
+        for fault in faults:
+            self._append(fault, is_live=False)
+
+    def _append(self, fault: Fault, *, is_live: bool) -> None:
         g = self.geometry
         patches = g.modules * (g.columns // PATCH) * (g.rows // PATCH)
         ranges = {
@@ -63,15 +73,71 @@ class FaultPlan:
             "module": g.modules,
             "scanner": 1,
         }
-        for fault in self.faults:
-            n = ranges[fault.kind.place]
-            count = int(fault.size) if fault.kind.id == "F01" else 1
-            chosen = rng.choice(n, size=max(count, 1), replace=False)
-            if fault.kind.id == "F21":
-                first = int(chosen[0])
-                others = [a for a in self._siblings(first) if a != first]
-                chosen = np.array([first, others[int(rng.integers(len(others)))]] if others else [first])
-            self._places.append(chosen)
+        rng, n = self._chooses, ranges[fault.kind.place]
+        count = int(fault.size) if fault.kind.id == "F01" else 1
+        if count > n or not n:
+            raise ProfileError(
+                f"fault {fault}: there {'is' if n == 1 else 'are'} {n} {fault.kind.place} in this scanner"
+            )
+        # Drawn also where it says its place, so that those that come after it are where they would be.
+        chosen = rng.choice(n, size=max(count, 1), replace=False)
+        if fault.where:
+            chosen = self._named(fault, n)
+        if fault.kind.id == "F21":
+            first = int(chosen[0])
+            others = [a for a in self._siblings(first) if a != first]
+            chosen = np.array([first, others[int(rng.integers(len(others)))]] if others else [first])
+        self.faults.append(fault)
+        self._places.append(chosen)
+        self._is_live.append(is_live)
+
+    def _named(self, fault: Fault, n: int) -> NDArray[np.int64]:
+        """The place that a fault names, out of n."""
+        if fault.kind.id == "F01" and fault.size != 1.0:
+            raise ProfileError(f"fault {fault}: it names one channel and asks for {fault.size:g}")
+        is_patch = fault.kind.place == "patch"
+        wanted = "channel" if is_patch else fault.kind.place
+        names = self.names(wanted)
+        if fault.where not in names:
+            near = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+            raise ProfileError(f"fault {fault}: there is no {fault.where} in this scanner; there is {near}")
+        found = names.index(fault.where)
+        if is_patch:
+            found = next((p for p in range(n) if found in self.channels(fault, np.array([p]))), -1)
+        if found < 0:
+            raise ProfileError(f"fault {fault}: no whole patch has this crystal")
+        return np.array([found])
+
+    def begin(self, fault: Fault, now_s: float) -> int:
+        """Plant a fault now; its times count from now on. Returns its number.
+
+        It stays over synchronisations of the readout, until `end`.
+
+        Raises:
+            ProfileError: it has no such place, or is not one of a detector that runs.
+        """
+        if fault.kind.id in OF_CONFIGURATION:
+            raise ProfileError(f"fault {fault}: it is in the configuration, which has been read already")
+        self._append(replace(fault, onset_s=fault.onset_s + now_s, end_s=fault.end_s + now_s), is_live=True)
+        return len(self.faults) - 1
+
+    def end(self, number: int, now_s: float) -> None:
+        """Take a fault away now, for good; what it warmed cools down.
+
+        Raises:
+            ProfileError: it is in the configuration.
+        """
+        fault = self.faults[number]
+        if fault.kind.id in OF_CONFIGURATION:
+            raise ProfileError(f"fault {fault}: it is in the configuration, which has been read already")
+        self.faults[number] = replace(fault, onset_s=min(fault.onset_s, now_s), end_s=min(fault.end_s, now_s))
+        self._is_live[number] = True
+
+    def restart(self, elapsed_s: float) -> None:
+        """A synchronisation after so much time: faults that were planted while it ran go on where they were."""
+        for number, fault in enumerate(self.faults):
+            if self._is_live[number]:
+                self.faults[number] = replace(fault, onset_s=fault.onset_s - elapsed_s, end_s=fault.end_s - elapsed_s)
 
     @property
     def farthest_source_mm(self) -> float:
@@ -229,42 +295,48 @@ class FaultPlan:
         first = asic // per_module * per_module
         return range(first, first + per_module)
 
-    def describe(self, profile: Profile | None = None) -> list[dict[str, Any]]:
-        """What was planted, for truth.json: places are channel, patch, bias output, ASIC or module indices.
+    def describe(self) -> list[dict[str, Any]]:
+        """What was planted, for truth.json: places are channel, patch, bias output, ASIC or module indices."""
+        return [self.describe_one(number) for number in range(len(self.faults))]
 
-        profile: with it, the hardware addresses (`nodes`) as the QC names them.
-        """
-        return [
-            {
-                "id": fault.kind.id,
-                "title": fault.kind.title,
-                "size": fault.size,
-                "size_means": fault.kind.size_means,
-                "onset_s": fault.onset_s,
-                **({"end_s": fault.end_s} if math.isfinite(fault.end_s) else {}),
-                "places": [int(p) for p in place] if fault.kind.place != "scanner" else [],
-                **({} if profile is None else {"nodes": self.nodes(fault, place, profile)}),
-            }
-            for fault, place in zip(self.faults, self._places, strict=True)
-        ]
+    def describe_one(self, number: int) -> dict[str, Any]:
+        """What one of them is; `nodes`: the hardware addresses as the QC names them."""
+        fault, place = self.faults[number], self._places[number]
+        return {
+            "id": fault.kind.id,
+            "title": fault.kind.title,
+            "size": fault.size,
+            "size_means": fault.kind.size_means,
+            "onset_s": fault.onset_s,
+            **({"end_s": fault.end_s} if math.isfinite(fault.end_s) else {}),
+            "places": [int(p) for p in place] if fault.kind.place != "scanner" else [],
+            "nodes": self.nodes(fault, place),
+        }
 
-    def nodes(self, fault: Fault, place: NDArray[np.int64], profile: Profile) -> list[str]:
+    def nodes(self, fault: Fault, place: NDArray[np.int64]) -> list[str]:
         """Hardware addresses of a fault's places; of a patch: the ASICs that its crystals are on."""
-        if fault.kind.place == "scanner":
+        if fault.kind.place != "patch":
+            names = self.names(fault.kind.place)
+            return [names[int(one)] for one in place]
+        absolute = self.profile.absolute_channels()[self.channels(fault, place)]
+        return list(dict.fromkeys(asic_node(int(c)) for c in absolute))
+
+    def names(self, place: Place) -> list[str]:
+        """Every place of a kind as the QC names it, in the detector's order; of patches none."""
+        profile = self.profile
+        if place == "scanner":
             return [SCANNER]
-        absolute = profile.absolute_channels()
-        if fault.kind.place == "bias":
-            outputs = profile.hardware.bias_places(profile.outputs_per_board)
-            found = []
-            for output in place:
-                board, number = divmod(int(output), profile.outputs_per_board)
-                found.append("bias:" + ".".join(map(str, (*profile.hardware.address(board), *outputs[number]))))
-            return found
-        named = [int(absolute[c]) for c in self.channels(fault, place)]
-        match fault.kind.place:
+        if place == "bias":
+            outputs, hardware = profile.hardware.bias_places(profile.outputs_per_board), profile.hardware
+            if not outputs:  # from a supply for each module
+                return self.names("module")[: self.geometry.bias_channels]
+            boards = range(hardware.boards)
+            return [bias_node(*hardware.address(board), *output) for board in boards for output in outputs]
+        absolute = [int(c) for c in profile.absolute_channels()]
+        match place:
             case "channel":
-                return [channel_node(c) for c in named]
+                return [channel_node(c) for c in absolute]
             case "module":
-                return list(dict.fromkeys(module_node(c, self.geometry.asics_per_module) for c in named))
+                return list(dict.fromkeys(module_node(c, self.geometry.asics_per_module) for c in absolute))
             case _:
-                return list(dict.fromkeys(asic_node(c) for c in named))
+                return list(dict.fromkeys(asic_node(c) for c in absolute))

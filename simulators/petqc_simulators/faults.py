@@ -15,6 +15,8 @@ from petqc_simulators.profile import ProfileError
 
 Place: TypeAlias = Literal["channel", "patch", "bias", "asic", "module", "scanner"]
 """What of the hardware a fault sits in; a patch is 4 x 4 neighbouring crystals of one module."""
+Family: TypeAlias = Literal["detector"]
+"""What a fault acts on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class FaultKind:
     largest_size: float
     place: Place
     noticed_by: str
+    family: Family = "detector"
 
 
 KINDS: dict[str, FaultKind] = {
@@ -146,19 +149,30 @@ KINDS: dict[str, FaultKind] = {
     )
 }  # fmt: skip
 
+EVERY_KIND: dict[str, FaultKind] = KINDS
+"""All that can be planted."""
+
 OF_CONFIGURATION = frozenset({"F22"})
 """Faults of what the QC is configured with, not of the detector: there from the beginning, whole."""
-_PATTERN = re.compile(r"(?P<id>F\d\d)(=(?P<size>[-+0-9.eE]+))?(@(?P<onset>[0-9.]+)(-(?P<end>[0-9.]+))?)?\Z")
+FORM = "ID[=size][:place][@begin[-end]]"
+_PATTERN = re.compile(
+    r"(?P<id>[A-Z]\d\d)(=(?P<size>[-+0-9.eE]+))?(:(?P<where>[A-Za-z][A-Za-z0-9_.:-]*))?"
+    r"(@(?P<onset>[0-9.]+)(-(?P<end>[0-9.]+))?)?\Z"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault: size in the unit of its kind, begin and end in seconds since the synchronisation of the readout."""
+    """One fault: size in the unit of its kind, begin and end in seconds since the synchronisation of the readout.
+
+    where: the node that it sits in, as the QC names it; empty: the seed chooses.
+    """
 
     kind: FaultKind
     size: float
     onset_s: float = 0.0
     end_s: float = math.inf
+    where: str = ""
 
     def has_begun(self, seconds: float) -> bool:
         """Whether it has begun, and perhaps ended."""
@@ -170,17 +184,19 @@ class Fault:
 
     @classmethod
     def parse(cls, text: str) -> Fault:
-        """Read ID[=size][@begin[-end]].
+        """Read ID[=size][:place][@begin[-end]].
 
         Raises:
             ProfileError: unknown id, or a size or time that is no number in range.
         """
         found = _PATTERN.match(text.strip())
         if not found:
-            raise ProfileError(f"fault {text!r}: write ID[=size][@begin[-end]], for example F03=100@5 or F24=4@60-240")
-        kind = KINDS.get(found["id"])
+            raise ProfileError(
+                f"fault {text!r}: write {FORM}, for example F03=100@5, F24=4@60-240 or F06=5:module:0.0.1"
+            )
+        kind = EVERY_KIND.get(found["id"])
         if kind is None:
-            raise ProfileError(f"fault {found['id']!r} is not known; known are {', '.join(KINDS)}")
+            raise ProfileError(f"fault {found['id']!r} is not known; known are {', '.join(EVERY_KIND)}")
         try:
             size = float(found["size"]) if found["size"] else kind.default_size
             onset_s = float(found["onset"]) if found["onset"] else 0.0
@@ -193,4 +209,10 @@ class Fault:
             raise ProfileError(f"fault {text!r}: it must end after it begins")
         if kind.id in OF_CONFIGURATION and (onset_s > 0.0 or math.isfinite(end_s)):
             raise ProfileError(f"fault {text!r}: it is in the configuration, which is read once; give no begin or end")
-        return cls(kind, size, onset_s, end_s)
+        return cls(kind, size, onset_s, end_s, found["where"] or "")
+
+    def __str__(self) -> str:
+        """As it is written on a command line."""
+        end = f"-{self.end_s:g}" if math.isfinite(self.end_s) else ""
+        when = f"@{self.onset_s:g}{end}" if self.onset_s > 0.0 or end else ""
+        return f"{self.kind.id}={self.size:g}" + (f":{self.where}" if self.where else "") + when

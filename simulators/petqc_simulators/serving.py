@@ -23,8 +23,11 @@ from petqc_drivers.petsys.wire import WireError
 from petqc_simulators.boards.petsys_daqd import DaqdServer
 from petqc_simulators.boards.scanner import Scanner
 from petqc_simulators.config_files import write_config_folder
+from petqc_simulators.control import SOCKET_PATH_MAX, control_path
+from petqc_simulators.control import serving as controlled
 from petqc_simulators.faults import Fault
 from petqc_simulators.instrument_serving import served_beside
+from petqc_simulators.live_faults import DetectorFaults, LiveFaults
 from petqc_simulators.physics.detector import Detector
 from petqc_simulators.profile import ProfileError, load_profile
 from petqc_simulators.recording import write_truth
@@ -38,8 +41,6 @@ if TYPE_CHECKING:
 
     from petqc_simulators.profile import Profile
 
-_SOCKET_PATH_MAX = 107
-"""Bytes of the path of a UNIX socket. Source: unix(7), sun_path has 108 with its end."""
 _WHY_NOT = {
     errno.EADDRINUSE: "is in use by another program: choose another port, or port 0 for any free one",
     errno.EADDRNOTAVAIL: "is not an address of this machine",
@@ -123,8 +124,8 @@ def _open_daemon(scanner: Scanner, path: Path, shared_memory: str, speed: float)
         check_shared_memory_name(shared_memory)
     except WireError as error:
         raise ProfileError(f"--shared-memory: {error}") from error
-    if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
-        raise ProfileError(f"{path}: the path of a socket has at most {_SOCKET_PATH_MAX} bytes")
+    if len(os.fsencode(path)) > SOCKET_PATH_MAX:
+        raise ProfileError(f"{path}: the path of a socket has at most {SOCKET_PATH_MAX} bytes")
     try:
         return DaqdServer(
             scanner.units, path, shared_memory, speed=speed, frames=scanner.advance_blocks, lag=scanner.lag
@@ -190,12 +191,12 @@ class _ToldToEnd:
             self._server = None
 
 
-def _state(server: BoardServer | DaqdServer, scanner: Scanner, planted: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _state(server: BoardServer | DaqdServer, scanner: Scanner, faults: LiveFaults) -> dict[str, Any]:
     return {
         **scanner.state(),
         "slipped_s": round(server.slipped_s, 4),
         "unsent_datagrams": server.unsent,
-        "faults": planted,
+        "faults": faults.documents(),
         **({"daqd": server.state()} if isinstance(server, DaqdServer) else {}),
     }
 
@@ -242,7 +243,7 @@ def serve(settings: ServeSettings) -> int:
         config = write_config_folder(folder / "config", plan.configured(profile), scanner.detector.draw)
         if settings.write_config is not None:
             config = write_config_beside(settings.write_config.absolute(), config)
-        planted = plan.describe(profile)
+        live = LiveFaults({"detector": DetectorFaults(scanner.detector)}, faults)
         truth = None
         if settings.state_dir is not None:
             truth = folder / "truth.json"
@@ -251,6 +252,8 @@ def serve(settings: ServeSettings) -> int:
         warm = Detector(profile, settings.seed)
         warm.settle()
         warm.advance()
+        control = stack.enter_context(control_path(folder))
+        stack.enter_context(controlled(live, control))
         announcement = Announcement(
             profile=profile,
             seed=settings.seed,
@@ -259,12 +262,13 @@ def serve(settings: ServeSettings) -> int:
             shared_memory=server.ring.name if isinstance(server, DaqdServer) else None,
             config=config,
             truth=truth,
-            faults=planted,
+            control=control,
+            faults=live.documents(),
             instruments=scanner.instruments.device_tables(instruments),
             highest_start_v=math.ceil(100.0 * max(scanner.detector.draw.dac_offset_v.max(initial=0.0), 0.0)) / 100.0,
         )
         _say(json.dumps(announcement.document()) if settings.as_json else announcement.text())
-        _serve_until_told(settings, told, scanner, server, folder / "state.json", planted)
+        _serve_until_told(settings, told, scanner, server, folder / "state.json", live)
     return 0
 
 
@@ -274,15 +278,15 @@ def _serve_until_told(
     scanner: Scanner,
     server: BoardServer | DaqdServer,
     state_file: Path,
-    planted: Sequence[dict[str, Any]],
+    faults: LiveFaults,
 ) -> None:
     """Serve, and tell how it goes, until a signal, the end of standard input or the end of the time that was given."""
-    status = Status(server, scanner, planted)
+    status = Status(server, scanner, faults)
     line = StatusLine(settings.status_every_s, as_json=settings.as_json)
     ends_at = None if settings.seconds is None else time.monotonic() + settings.seconds
 
     def each_state() -> None:
-        _write_state(state_file, _state(server, scanner, planted))
+        _write_state(state_file, _state(server, scanner, faults))
         line.tell(status)
         if ends_at is not None and time.monotonic() >= ends_at:
             server.stop()
@@ -290,5 +294,5 @@ def _serve_until_told(
     with told.ends(server):
         if not told.is_told:
             server.run(watch=sys.stdin.fileno() if settings.until_stdin_closes else None, each_state=each_state)
-    _write_state(state_file, _state(server, scanner, planted))
+    _write_state(state_file, _state(server, scanner, faults))
     line.end(status)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from petqc_drivers.petsys.registers import POWER_BIAS
-from petqc_simulators.physics.detector import BLOCK_FRAMES, BLOCK_S
+from petqc_simulators.physics.detector import BLOCK_S
 from petqc_simulators.physics.electronics import ACCEPTED
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from petqc_drivers.petsys.mezzanines import BiasKind
     from petqc_simulators.boards.petsys_daqd import DaqdServer
     from petqc_simulators.boards.scanner import Scanner
+    from petqc_simulators.live_faults import LiveFaults
     from petqc_simulators.profile import Profile
     from petqc_simulators.server import BoardServer
 
@@ -42,9 +43,9 @@ def _count(n: int, thing: str) -> str:
 class Announcement:
     """What is simulated, where it answers, and how others are pointed at it.
 
-    again: the command that gives the same detector once more. faults: as the truth describes them. highest_start_v: of
-    outputs that come up before they can be told anything. instruments: what stands beside the boards, each as its
-    table of petqc.toml.
+    again: the command that gives the same detector once more. control: the socket where faults are planted while it
+    runs. faults: as the truth describes them. highest_start_v: of outputs that come up before they can be told
+    anything. instruments: what stands beside the boards, each as its table of petqc.toml.
     """
 
     profile: Profile
@@ -54,6 +55,7 @@ class Announcement:
     shared_memory: str | None
     config: Path
     truth: Path | None
+    control: Path
     faults: Sequence[dict[str, Any]]
     highest_start_v: float
     instruments: Sequence[Mapping[str, Any]] = ()
@@ -67,6 +69,7 @@ class Announcement:
             **({"shared_memory": self.shared_memory} if self.shared_memory is not None else {}),
             "config": str(self.config),
             "truth": None if self.truth is None else str(self.truth),
+            "control": str(self.control),
             "profile": self.profile.name,
             "title": self.profile.title,
             "seed": self.seed,
@@ -134,6 +137,7 @@ class Announcement:
             place["shared memory"] = f"{self.shared_memory} (the daemon's ring of frames)"
         place |= {one["name"]: one["address"] for one in self.instruments}
         place["configuration"] = str(self.config)
+        place["control"] = f"{self.control} (petqc fault: what breaks while it runs)"
         if self.truth is not None:
             place["truth"] = f"{self.truth} (what a perfect analysis finds)"
         return place
@@ -150,6 +154,7 @@ class Announcement:
                 *((f"shared_memory = {json.dumps(self.shared_memory)}",) if is_daemon else ()),
                 f"configuration = {json.dumps(str(self.config))}",
                 "simulated = true             # everything that is made from it says so",
+                f"control = {json.dumps(str(self.control))}",
                 *self._bias_tables(),
                 *(line for one in self.instruments for line in _table(one)),
             )
@@ -229,7 +234,7 @@ def _fault_words(fault: dict[str, Any]) -> str:
 class Status:
     """How a served scanner does. Rates are of the time since the last `take`, per second of the wall clock."""
 
-    def __init__(self, server: BoardServer | DaqdServer, scanner: Scanner, faults: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, server: BoardServer | DaqdServer, scanner: Scanner, faults: LiveFaults) -> None:
         self._server = server
         self._scanner = scanner
         self._faults = faults
@@ -240,14 +245,13 @@ class Status:
         """Numbers, all of simulated truth: what a client measures may differ.
 
         hits: measured by the detector since it was switched on. bias_v: least and most of all outputs. faults: ids of
-        those that have set in; they count from the synchronisation of the readout.
+        those that act now.
         """
         server, scanner, detector = self._server, self._scanner, self._scanner.detector
         now, hits = time.monotonic(), int(detector.counters[ACCEPTED])
         since = max(now - self._taken, 1e-3)
         rate = (hits - self._hits) / since
         self._taken, self._hits = now, hits
-        seconds = detector.frame / BLOCK_FRAMES * BLOCK_S
         volts = detector.bias_v
         return {
             "wall_s": round(now - self._started, 3),
@@ -260,7 +264,7 @@ class Status:
             "is_streaming": scanner.is_streaming,
             "bias_supply_on": any(board.registers.value("power") & POWER_BIAS for board in scanner.boards),
             "bias_v": [round(float(volts.min()), 2), round(float(volts.max()), 2)] if volts.size else None,
-            "faults": [fault["id"] for fault in self._faults if fault["onset_s"] <= seconds],
+            "faults": [fault["id"] for fault in self._faults.documents() if fault["is_acting"]],
             "rejected": dict(scanner.rejected),
         }
 

@@ -433,7 +433,7 @@ def compute_truth(
         **({"served_frames_repeat_after_s": round(turn * BLOCK_S, 6)} if (turn := profile.repetition.blocks) else {}),
         "energy_window_kev": [numbers.energy_window_low_kev, numbers.energy_window_high_kev],
         "coincidence_window_ps": 2 * numbers.coincidence_time_window_clk * CLOCK_PS,
-        "faults": detector.plan.describe(profile),
+        "faults": detector.plan.describe(),
         "dead_channels": [channel_node(int(c)) for c in absolute[detector.effects.dead]],
         "hot_channels": [channel_node(int(c)) for c in absolute[detector.effects.extra_hz > 0]],
         "frames_lost_share": detector.effects.frame_loss,

@@ -446,7 +446,7 @@ def test_bad_faults_are_refused(text: str) -> None:
 def test_faults_change_what_they_should_and_set_in_on_time() -> None:
     geometry = BENCH.geometry
     faults = [Fault.parse(t) for t in ("F01=3", "F02=5000@1", "F03=200", "F14=300@2.5", "F15=50", "F19=10@1")]
-    plan = FaultPlan(faults, geometry, 4)
+    plan = FaultPlan(faults, BENCH, 4)
     early, late = plan.effects(0.0), plan.effects(3.0)
     assert int(early.dead.sum()) == 3
     assert early.extra_hz.sum() == 0
@@ -458,7 +458,7 @@ def test_faults_change_what_they_should_and_set_in_on_time() -> None:
     assert late.module_jitter_ps.max() == 50
     assert (early.frame_loss, late.frame_loss) == (0.0, pytest.approx(0.1))
     assert plan.onsets_s() == [0.0, 1.0, 2.5]
-    assert FaultPlan(faults, geometry, 4).describe() == plan.describe()
+    assert FaultPlan(faults, BENCH, 4).describe() == plan.describe()
     healthy = Effects.none(geometry)
     assert not healthy.dead.any()
 
@@ -477,9 +477,9 @@ def test_a_dead_and_a_hot_channel_show_in_the_counts() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fault_of_any_kind_sits_at_one_address_and_a_healthy_detector_has_none(kind: str) -> None:
     detector = Detector(BENCH, 31, [Fault.parse(kind)])
-    described = detector.plan.describe(BENCH)[0]
+    described = detector.plan.describe()[0]
     assert described["nodes"]
-    assert described == detector.plan.describe(BENCH)[0]
+    assert described == detector.plan.describe()[0]
     # Gradients need their minutes.
     healthy, broken = Effects.none(BENCH.geometry), detector.plan.effects(60.0 if kind == "F24" else 0.0)
     moved = [
@@ -497,7 +497,7 @@ def test_a_wrong_window_is_the_coincidence_window_or_the_lower_energy_edge() -> 
     right = BENCH.processing
     seen = set()
     for seed in range(8):
-        wrong = FaultPlan([Fault.parse("F22=2")], BENCH.geometry, seed).configured(BENCH).processing
+        wrong = FaultPlan([Fault.parse("F22=2")], BENCH, seed).configured(BENCH).processing
         if wrong.coincidence_time_window_clk != right.coincidence_time_window_clk:
             assert wrong == replace(right, coincidence_time_window_clk=2.0 * right.coincidence_time_window_clk)
             seen.add("coincidence")
@@ -519,7 +519,7 @@ def test_swapped_asics_exchange_their_names_and_nothing_else() -> None:
 
 
 def test_heat_comes_and_goes_with_minutes_and_the_room_has_a_day() -> None:
-    plan = FaultPlan([Fault.parse("F24=4@60-240")], load_profile("ring-small").geometry, 1)
+    plan = FaultPlan([Fault.parse("F24=4@60-240")], load_profile("ring-small"), 1)
     warm = [plan.effects(t).warmer_k.max() for t in (0.0, 60.0, 150.0, 239.0, 241.0, 420.0, 2000.0)]
     assert warm[:2] == [0.0, 0.0]
     assert warm[2] == pytest.approx(4.0 * (1.0 - np.exp(-0.5)))
@@ -529,7 +529,7 @@ def test_heat_comes_and_goes_with_minutes_and_the_room_has_a_day() -> None:
     assert plan.onsets_s() == [60.0, 240.0]
     assert plan.varies_every_s(0.0) == np.inf
     assert plan.varies_every_s(100.0) == 1.0
-    room = FaultPlan([Fault.parse("F07=2")], BENCH.geometry, 1)
+    room = FaultPlan([Fault.parse("F07=2")], BENCH, 1)
     assert [round(float(room.effects(h * 3600.0).warmer_k[0]), 3) for h in (0, 6, 12, 24)] == [2.0, 0.0, -2.0, 2.0]
 
 

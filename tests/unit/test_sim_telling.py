@@ -37,7 +37,10 @@ def announced(tmp_path: Path, text: str, **given: Any) -> Announcement:
     profile = load_profile(str(file), source="ge68")
     config = write_config_folder(tmp_path / "config", profile, draw_detector(profile, 1))
     address = "udp://127.0.0.1:5"
-    return Announcement(profile, 1, "petqc simulate", address, None, config, None, [], highest_start_v=0.04, **given)
+    control = tmp_path / "control.sock"
+    return Announcement(
+        profile, 1, "petqc simulate", address, None, config, None, control, [], highest_start_v=0.04, **given
+    )
 
 
 def test_limits_of_every_mezzanine_in_use(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from petqcd.cli import (
     bias,
     calibrate,
     exchange,
+    fault,
     files,
     history,
     install,
@@ -45,5 +46,6 @@ for _module in (
     backup,
     install,
     tools,
+    fault,
 ):
     _module.register(app)

@@ -22,8 +22,8 @@ class SimulatorConfig(Model):
     speed: Annotated[Finite, Field(gt=0, le=100)] = 1.0
     """Seconds of detector per second of clock."""
     source: Literal["na22", "ge68", "none"] = "na22"
-    faults: tuple[Annotated[str, Field(pattern=r"^F\d{2}(=[^@\s]+)?(@[0-9.]+(-[0-9.]+)?)?$")], ...] = ()
-    """ID[=size][@begin[-end]], for example F03=100@5; the simulator knows which there are."""
+    faults: tuple[Annotated[str, Field(pattern=r"^[A-Z]\d{2}(=[^:@\s]+)?(:[^@\s]+)?(@[0-9.]+(-[0-9.]+)?)?$")], ...] = ()
+    """ID[=size][:place][@begin[-end]], for example F03=100@5; the simulator knows which there are."""
 
 
 ADDRESS_FORMS = {
@@ -47,6 +47,8 @@ class DeviceConfig(Model):
     """config.ini of the readout: maps, calibrations, settings."""
     simulated: bool = False
     """True: what answers at `address` is a simulator or a replay, and everything made from it says so."""
+    control: Path | None = None
+    """Control socket of a simulator that was started elsewhere: where faults are planted while it runs."""
     simulator: SimulatorConfig | None = None
     bias: BiasLimits | None = None
     on_daemon_loss: Literal["hold", "off"] = "off"
@@ -70,6 +72,8 @@ class DeviceConfig(Model):
             raise ValueError("shared_memory belongs to a petsys-daqd at an address")
         if self.address is not None and self.configuration is None:
             raise ValueError("a board at an address needs configuration = the path of its config.ini")
+        if self.control is not None and (self.simulator is not None or not self.simulated):
+            raise ValueError("control is the socket of a simulator at an address: it needs simulated = true")
         if self.simulator is not None and self.configuration is not None:
             raise ValueError("a simulator brings its own configuration: remove the key configuration")
         return self

@@ -50,6 +50,8 @@ class Ready:
     """Name of the frame ring of a simulated daemon."""
     instruments: tuple[InstrumentConfig, ...] = ()
     """What it serves beside the readout."""
+    control: Path | None = None
+    """Its control socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +232,7 @@ class SimulatorProcess:
                 int(said["seed"]),
                 None if said.get("shared_memory") is None else str(said["shared_memory"]),
                 tuple(_simulated(table) for table in said.get("devices", ())),
+                None if said.get("control") is None else Path(said["control"]),
             )
         except (ValueError, KeyError, TypeError) as error:
             if b'"simulator-refused"' in line:

@@ -13,6 +13,7 @@ from petqc_drivers.device import OutputState
 from petqcd import clock
 from petqcd.errors import SimulatorError, SimulatorRefusedError, UnreachableError
 from petqcd.progress import Event
+from petqcd.readout.simulator_control import SimulatorControl
 from petqcd.readout.simulator_process import SimulatorProcess
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ class DeviceSupervisor:
         self._refused: SimulatorRefusedError | None = None
         self._ended: tuple[float, str] | None = None
         self.state = DeviceState(config.name, config.is_simulated)
+        self.control = SimulatorControl(is_simulated=config.is_simulated, path=config.control)
+        """Where faults of a simulated readout are planted and taken away."""
         self.kept: KeptOutputs | None = None
         """Where it is written down that its outputs may be on, if that outlives the daemon."""
         if config.address is not None and config.configuration is not None:
@@ -231,6 +234,7 @@ class DeviceSupervisor:
         try:
             ready = await process.start()
             self._publish(Endpoint(ready.address, ready.config, ready.shared_memory))
+            self.control.path = ready.control
             self._told(ready.instruments)
             return str(await process.wait_ended())
         except SimulatorRefusedError as error:
@@ -240,6 +244,7 @@ class DeviceSupervisor:
         except (SimulatorError, OSError) as error:
             return str(error)
         finally:
+            self.control.path = None
             await process.stop()
 
     def _publish(self, endpoint: Endpoint) -> None:

@@ -37,6 +37,7 @@ ROLES: dict[str, tuple[frozenset[Role], str]] = {
     "annotate": (_COMMANDING, "Write a remark into the trends."),
     "import": (_COMMANDING, "Store what another system measured."),
     "accept-calibration": (_ENGINEER, "Choose the calibration set that runs use."),
+    "fault": (_ENGINEER, "Plant faults in a simulated readout, and take them away; of a real one it is refused."),
     "backup": (_ENGINEER, "Make a backup now, and see which there are."),
     MANAGE: (_ENGINEER, "Add and remove users and tokens. On the UNIX socket only."),
 }
@@ -111,6 +112,10 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("POST", "/api/v1/alarms/{alarm}/acknowledge"): "acknowledge",
     ("POST", "/api/v1/alarms/{alarm}/shelve"): "acknowledge",
     ("POST", "/api/v1/alarms/{alarm}/service"): "bypass",
+    ("GET", "/api/v1/faults"): VIEW,
+    ("GET", "/api/v1/faults/kinds"): VIEW,
+    ("POST", "/api/v1/faults"): "fault",
+    ("POST", "/api/v1/faults/{number}/remove"): "fault",
     ("GET", "/api/v1/users"): MANAGE,
     ("POST", "/api/v1/users"): MANAGE,
     ("POST", "/api/v1/users/password"): MANAGE,

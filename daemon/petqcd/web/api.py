@@ -30,6 +30,7 @@ from petqcd.off.safe_state import worst
 from petqcd.web.accounts import Nothing, add_accounts, add_management
 from petqcd.web.bias import add_bias
 from petqcd.web.console import add_console
+from petqcd.web.faults import add_faults
 from petqcd.web.gate import Gate, GatedRoute, Who, signed
 from petqcd.web.guard import LOCAL_HOSTS, SOCKET_HOST, Guard
 from petqcd.web.results import add_results
@@ -128,6 +129,7 @@ def make_app(daemon: Daemon, *, on_socket: bool) -> ASGIApp:
     _add_reading(app, daemon)
     _add_commands(app, daemon)
     add_bias(app, daemon)
+    add_faults(app, daemon)
     add_accounts(app, daemon, gate)
     add_results(app, daemon)
     add_console(app, daemon)

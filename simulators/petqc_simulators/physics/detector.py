@@ -189,7 +189,7 @@ class Detector:
     ) -> None:
         self.profile = profile
         self.draw = draw_detector(profile, seed)
-        self.plan = FaultPlan(tuple(faults), profile.geometry, seed)
+        self.plan = FaultPlan(faults, profile, seed)
         self.effects = Effects.none(profile.geometry)
         self.controls = nominal_controls(profile, self.draw)
         self.bias_v = np.zeros(profile.geometry.bias_channels)
@@ -254,6 +254,35 @@ class Detector:
         self._lock.release()
         return True
 
+    def begin_fault(self, fault: Fault) -> int:
+        """Plant a fault now, in addition; its number in the plan.
+
+        Raises:
+            ProfileError: it cannot be planted here, or not while it runs.
+        """
+        with self._lock:
+            if fault.kind.id == "F26" and fault.size > self.plan.farthest_source_mm:
+                farther = Emission(self.profile, self.emission.rng, fault.size)
+                farther.clock[:] = self.emission.clock
+                self.emission = farther
+            number = self.plan.begin(fault, self.now_s)
+            self._faults_changed()
+            return number
+
+    def end_fault(self, number: int) -> None:
+        """Take a fault of the plan away now.
+
+        Raises:
+            ProfileError: it is not one that can be taken away while it runs.
+        """
+        with self._lock:
+            self.plan.end(number, self.now_s)
+            self._faults_changed()
+
+    def _faults_changed(self) -> None:
+        self._onsets = [at_s for at_s in self.plan.onsets_s() if at_s > self.now_s]
+        self._set_in()
+
     def settle(self) -> None:
         """Bring the bias outputs to their set-points at once."""
         self.bias_v = self.controls.bias_v.copy()
@@ -261,6 +290,7 @@ class Detector:
 
     def restart(self) -> None:
         """Synchronisation: frame ids begin at 0, nothing from before is sent."""
+        self.plan.restart(self.now_s)
         self.frame = 0
         self._buffers = _Buffers.empty(self.profile.geometry.channels)
         self.emission.clock[0] = -1.0
@@ -268,13 +298,14 @@ class Detector:
         self._set_in()
 
     def _set_in(self) -> None:
-        now_s = self._now_s
+        now_s = self.now_s
         self.effects = self.plan.effects(now_s)
         self._varies_at_s = now_s + self.plan.varies_every_s(now_s)
         self._stale = True
 
     @property
-    def _now_s(self) -> float:
+    def now_s(self) -> float:
+        """Simulated time since the synchronisation, as far as it has seen."""
         return self.frame * el.FRAME_CLK * CLOCK_S
 
     # -- what holds -------------------------------------------------------------------------------------------------
@@ -441,10 +472,10 @@ class Detector:
 
     def _advance(self) -> Block:
         b = self._buffers
-        if self._onsets and self._now_s >= self._onsets[0]:
+        if self._onsets and self.now_s >= self._onsets[0]:
             del self._onsets[0]
             self._set_in()
-        elif self._now_s >= self._varies_at_s:
+        elif self.now_s >= self._varies_at_s:
             self._set_in()
         self.advance_bias(BLOCK_S)
         if self._stale:
