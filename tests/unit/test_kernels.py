@@ -15,6 +15,7 @@ from petqc.calibration.tdc import decoded_fine, interval_of_code
 from petqc.processing import event_kernels as ek
 from petqc.processing import hit_kernels as k
 from petqc.processing import pair_kernels as pk
+from petqc.processing.row_table import row_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -217,10 +218,11 @@ def test_decoding_and_calibration(first_frame: int, *, charge: bool, linear: boo
     n = events.size + 3
     time, energy, channel = np.full(n, -1, np.int64), np.zeros(n, np.float32), np.zeros(n, np.int32)
     tally = np.zeros(k.N_DROP, np.int64)
+    table = row_table(detector.state, detector.tdc, detector.shift_ps, detector.curves.ends, detector.kev)
+    assert table.rows.ctypes.data % 64 == 0
     out = k.decode_hits(
-        words, position, frames, counts.size, 5000.0, detector.chip_row, detector.state, detector.tdc,
-        detector.shift_ps, detector.curves.cubics, detector.curves.ends, detector.linear, detector.kev,
-        3, time, energy, channel, tally,
+        words, position, frames, counts.size, 5000.0, detector.chip_row, table.rows, table.shift_ps, table.has_kev,
+        detector.curves.cubics, detector.linear, 3, time, energy, channel, tally,
     )  # fmt: skip
     twin = detector.twin(words[events], np.repeat(frames, counts), 5000.0)
     assert (time[:3] == -1).all()

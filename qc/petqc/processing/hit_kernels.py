@@ -44,6 +44,8 @@ D_KEPT, D_TDC, D_CHARGE, D_ENERGY, D_KEV, D_MAP, D_MODE, D_CURVE, D_SATURATED, D
 N_DROP = 12
 """Positions in the tally of `decode_hits`: as `processing.DROP_REASONS`, then hits beyond their charge curve."""
 
+NO_CUBIC = 255
+
 ROW_TOT, ROW_CHARGE = 0, 1
 ROW_DROP = 2
 """Row states: how to treat a row's hits; from ROW_DROP on, state - ROW_DROP is the reason to drop them."""
@@ -145,6 +147,18 @@ def index_frames(
     return n_listed, n_hits, at, 0
 
 
+R_A0, R_A1, R_A2, R_STATE, R_SHIFT = range(5)
+R_B0, R_B1, R_B2, R_END, R_HIGH = range(6, 11)
+R_TOP, R_SCALE, R_V_LOW, R_LOW = R_B0, R_B1, R_B2, R_END
+R_KEV, R_SATURATION, R_BELOW, R_ABOVE = range(12, 16)
+"""Columns of `row_table.RowTable.rows`. R_SHIFT: one float64 in the place of two. From R_B0 on, of a row with time over
+threshold: a0, a1, a2 and t0 of the E branch; of a row with charge: top, scale, v_low, code_low and code_high of
+`ChargeTable.ends`, whose slopes outside are in R_BELOW and R_ABOVE."""
+
+CHUNK = 256
+"""Hits that go through each loop of `decode_hits` before the next ones: their rows fit the first cache."""
+
+
 @kernel
 def decode_hits(
     words: NDArray[np.uint64],
@@ -153,13 +167,11 @@ def decode_hits(
     n_frames: int,
     period_ps: float,
     chip_row: NDArray[np.int32],
-    row_state: NDArray[np.uint8],
-    tdc: NDArray[np.float32],
+    rows: NDArray[np.float32],
     shift_ps: NDArray[np.float64],
+    has_kev: bool,  # noqa: FBT001
     cubics: NDArray[np.float32],
-    ends: NDArray[np.float32],
     linear: NDArray[np.float32],
-    kev: NDArray[np.float32],
     first: int,
     time_ps: NDArray[np.int64],
     energy: NDArray[np.float32],
@@ -168,17 +180,18 @@ def decode_hits(
 ) -> np.int64:
     """Decode and calibrate the hits of listed frames, append those that are good, count the others by reason.
 
+    Three short loops over a chunk: find each hit's row, then its time, then its energy. Each waits for one place of one
+    table, and a short loop lets the processor wait for many of them at once.
+
     Inputs:
         words: whole frames.
         position, frame_id: of the frames to decode, from `index_frames`.
         n_frames: how many of them.
         period_ps: clock period; one frame is 1024 of them.
-        chip_row, row_state: first row of a chip (CHIP_UNKNOWN, CHIP_TRIGGER) and how to treat each row.
-        tdc: (rows, 8) float32 a0 a1 a2 and t0, of the T branch, then of the E branch.
-        shift_ps: (rows,) t0 of the T branch and the channel's time offset, in ps.
-        cubics, ends: inverse charge curves (`calibration.charge.ChargeTable`).
+        chip_row: first row of a chip (CHIP_UNKNOWN, CHIP_TRIGGER).
+        rows, shift_ps, has_kev: the calibration by row (`row_table.RowTable`).
+        cubics: inverse charge curves (`calibration.charge.ChargeTable`).
         linear: (rows or 0, 4) energy linearisation.
-        kev: (rows / 4 or 0, 2) keV per unit and saturation.
         first: where in the output to begin.
         time_ps, energy, channel: out; channel is dense (row // 4).
         tally: (N_DROP,) counts by reason, added to.
@@ -191,59 +204,110 @@ def decode_hits(
     rest_ps = frame_ps - np.float64(whole_ps)
     period_ns = period_ps * 1e-3
     has_linear = linear.shape[0] > 0
-    has_kev = kev.shape[0] > 0
     two = np.float32(2)
     four = np.float32(4)
+    word_of = np.empty(CHUNK, np.uint64)
+    row_of = np.empty(CHUNK, np.uint32)
+    start_of = np.empty(CHUNK, np.int64)
+    relative_of = np.empty(CHUNK, np.float64)
+    cubic_of = np.empty(CHUNK, np.uint8)
+    along = np.empty(CHUNK, np.float32)
+    base_of = np.empty(CHUNK, np.float32)
+    beyond = np.empty(CHUNK, np.float32)
     out = np.uint64(first)
-    for f in range(n_frames):
-        at = position[f]
-        n = np.int64(words[at + 1] & np.uint64(0x7FFF))
-        start = frame_id[f] * whole_ps + np.int64(np.float64(frame_id[f]) * rest_ps)
-        for k in range(at + 2, at + 2 + n):
-            w = words[np.uint64(k)]  # unsigned indices spare the test for negative ones
-            chip = chip_row[w >> np.uint64(48)]
-            if chip < 0:
-                tally[D_TRIGGER if chip == CHIP_TRIGGER else D_TDC] += 1
-                continue
-            row = np.uint64(chip) + ((w >> np.uint64(40)) & np.uint64(255))
-            state = row_state[row]
-            if state >= ROW_DROP:
-                tally[np.int64(state) - ROW_DROP] += 1
-                continue
+    f = 0
+    at = position[0] + 2 if n_frames > 0 else 0
+    while f < n_frames:
+        # Whose hits they are, and whether they are calibrated.
+        n = np.uint64(0)
+        seen = 0
+        while f < n_frames and seen < CHUNK:
+            begin = position[f]
+            end = begin + 2 + np.int64(words[begin + 1] & np.uint64(0x7FFF))
+            to = min(end, at + CHUNK - seen)
+            start = frame_id[f] * whole_ps + np.int64(np.float64(frame_id[f]) * rest_ps)
+            for k in range(at, to):
+                w = words[np.uint64(k)]  # unsigned indices spare the test for negative ones
+                chip = chip_row[w >> np.uint64(48)]
+                if chip < 0:
+                    tally[D_TRIGGER if chip == CHIP_TRIGGER else D_TDC] += 1
+                    continue
+                row = np.uint64(chip) + ((w >> np.uint64(40)) & np.uint64(255))
+                state = np.int64(rows[row, R_STATE])
+                if state >= ROW_DROP:
+                    tally[state - ROW_DROP] += 1
+                    continue
+                word_of[n] = w
+                row_of[n] = np.uint32(row)
+                start_of[n] = start
+                n += np.uint64(1)
+            seen += to - at
+            at = to
+            if at == end:
+                f += 1
+                if f < n_frames:
+                    at = position[f] + 2
+        # When they were, and where their charge stands on its curve.
+        m = np.uint64(0)
+        for i in range(n):
+            w = word_of[np.uint64(i)]
+            row32 = row_of[np.uint64(i)]
+            row = np.uint64(row32)
             t_fine = np.float32(((w >> np.uint64(10)) + np.uint64(27)) & np.uint64(1023))
             e_fine = np.float32((w + np.uint64(27)) & np.uint64(1023))
             t_coarse = np.int64((w >> np.uint64(30)) & np.uint64(1023))
-            e_coarse = np.int64((w >> np.uint64(20)) & np.uint64(1023))
-            if e_coarse - t_coarse < -256:
-                e_coarse += 1024
-            a0 = tdc[row, 0]
-            a1 = tdc[row, 1]
-            under = a1 * a1 - four * (a0 - t_fine) * tdc[row, 2]
+            a0 = rows[row, R_A0]
+            a1 = rows[row, R_A1]
+            under = a1 * a1 - four * (a0 - t_fine) * rows[row, R_A2]
             if not under >= np.float32(0):
                 tally[D_CURVE] += 1
                 continue
             q = two * (t_fine - a0) / (a1 + np.sqrt(under))
-            relative = (np.float64(t_coarse) - np.float64(q)) * period_ps - shift_ps[row]
-            if state == ROW_TOT:
-                b0 = tdc[row, 4]
-                b1 = tdc[row, 5]
-                under = b1 * b1 - four * (b0 - e_fine) * tdc[row, 6]
+            relative = (np.float64(t_coarse) - np.float64(q)) * period_ps - shift_ps[row, R_SHIFT // 2]
+            if rows[row, R_STATE] == np.float32(ROW_TOT):
+                b0 = rows[row, R_B0]
+                b1 = rows[row, R_B1]
+                under = b1 * b1 - four * (b0 - e_fine) * rows[row, R_B2]
                 if not under >= np.float32(0):
                     tally[D_CURVE] += 1
                     continue
-                q = two * (e_fine - b0) / (b1 + np.sqrt(under))
-                end = np.float64(e_coarse) - np.float64(q) - np.float64(tdc[row, 7])
-                e = np.float32(end * period_ns - relative * 1e-3)
+                along[m] = two * (e_fine - b0) / (b1 + np.sqrt(under))
+                cubic_of[m] = NO_CUBIC
             else:
-                inside = min(max(e_fine, ends[row, 3]), ends[row, 4])
-                x = (np.sqrt(ends[row, 0] - inside) - ends[row, 2]) * ends[row, 1]
+                inside = min(max(e_fine, rows[row, R_LOW]), rows[row, R_HIGH])
+                x = (np.sqrt(rows[row, R_TOP] - inside) - rows[row, R_V_LOW]) * rows[row, R_SCALE]
                 cubic = np.uint64(min(max(x, np.float32(0)), np.float32(15)))
-                u = x - np.float32(cubic)
-                t_eq = ((cubics[row, cubic, 3] * u + cubics[row, cubic, 2]) * u + cubics[row, cubic, 1]) * u
-                t_eq += cubics[row, cubic, 0]
+                along[m] = x - np.float32(cubic)
+                cubic_of[m] = np.uint8(cubic)
+                base_of[m] = cubics[row, cubic, 0]
+                beyond[m] = np.float32(0)
                 if inside != e_fine:
                     tally[D_BEYOND] += 1
-                    t_eq += ends[row, 6 if e_fine > inside else 5] * (e_fine - inside)
+                    beyond[m] = rows[row, R_ABOVE if e_fine > inside else R_BELOW] * (e_fine - inside)
+            word_of[m] = w
+            row_of[m] = row32
+            start_of[m] = start_of[np.uint64(i)]
+            relative_of[m] = relative
+            m += np.uint64(1)
+        # What energy they had.
+        for i in range(m):
+            j = np.uint64(i)
+            w = word_of[j]
+            row = np.uint64(row_of[j])
+            relative = relative_of[j]
+            t_coarse = np.int64((w >> np.uint64(30)) & np.uint64(1023))
+            e_coarse = np.int64((w >> np.uint64(20)) & np.uint64(1023))
+            if e_coarse - t_coarse < -256:
+                e_coarse += 1024
+            cubic = np.uint64(cubic_of[j])
+            if cubic == np.uint64(NO_CUBIC):
+                end_clk = np.float64(e_coarse) - np.float64(along[j]) - np.float64(rows[row, R_END])
+                e = np.float32(end_clk * period_ns - relative * 1e-3)
+            else:
+                u = along[j]
+                t_eq = ((cubics[row, cubic, 3] * u + cubics[row, cubic, 2]) * u + cubics[row, cubic, 1]) * u
+                t_eq += base_of[j]
+                t_eq += beyond[j]
                 e = np.float32(np.float64(t_eq) - (np.float64(e_coarse) - relative / period_ps))
                 if has_linear:
                     base = np.float64(e)
@@ -253,20 +317,19 @@ def decode_hits(
                         curved += np.float64(linear[row, 0]) * (power - 1.0)
                     e = np.float32(curved)
             if has_kev:
-                dense = row >> np.uint64(2)
-                saturation = kev[dense, 1]
+                saturation = rows[row, R_SATURATION]
                 if np.isinf(saturation):
-                    e = kev[dense, 0] * e
+                    e = rows[row, R_KEV] * e
                 elif e < saturation:
                     share = np.float64(e) / np.float64(saturation)
-                    e = np.float32(-np.float64(kev[dense, 0]) * np.float64(saturation) * np.log1p(-share))
+                    e = np.float32(-np.float64(rows[row, R_KEV]) * np.float64(saturation) * np.log1p(-share))
                 else:
                     tally[D_SATURATED] += 1
                     continue
             if not np.isfinite(e):
                 tally[D_SATURATED] += 1
                 continue
-            time_ps[out] = start + np.int64(np.floor(relative + 0.5))
+            time_ps[out] = start_of[j] + np.int64(np.floor(relative + 0.5))
             energy[out] = e
             channel[out] = np.int32(row >> np.uint64(2))
             out += np.uint64(1)

@@ -18,6 +18,7 @@ from petqc.processing import DROP_REASONS, GROUP_REASONS, Processed, ProcessingA
 from petqc.processing import event_kernels as ek
 from petqc.processing import hit_kernels as k
 from petqc.processing import pair_kernels as pk
+from petqc.processing.row_table import row_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -221,10 +222,14 @@ class PetqcPipeline:
         self._period_ps = 1e12 / settings.clock_hz
         self._walk = FrameWalk(settings, keep_late=False)
         self._chip_row = chip_rows(calibration, trigger_id)
-        self._row_state = row_states(calibration)
         tdc = calibration.rows.tdc
-        self._tdc = np.ascontiguousarray(tdc[:, [1, 2, 3, 0, 5, 6, 7, 4]])
-        self._shift_ps = tdc[:, 0].astype(np.float64) * self._period_ps + np.repeat(calibration.offset_ps, 4)
+        self._table = row_table(
+            row_states(calibration),
+            tdc[:, [1, 2, 3, 0, 5, 6, 7, 4]],
+            tdc[:, 0].astype(np.float64) * self._period_ps + np.repeat(calibration.offset_ps, 4),
+            calibration.curves.ends,
+            calibration.kev,
+        )
         self._early_ps = ceil(max(calibration.time_shift_ps(self._period_ps)[1], 0.0)) + _MARGIN_PS
         self._window_ps = floor(settings.group_window_ps)
         self._limit_unit = self._period_ps * 1e-3 if calibration.energy_unit == "ns" else 1.0
@@ -306,13 +311,11 @@ class PetqcPipeline:
             n_frames,
             self._period_ps,
             self._chip_row,
-            self._row_state,
-            self._tdc,
-            self._shift_ps,
+            self._table.rows,
+            self._table.shift_ps,
+            self._table.has_kev,
             calibration.curves.cubics,
-            calibration.curves.ends,
             calibration.rows.linearisation,
-            calibration.kev,
             hits.n,
             hits["time_ps"],
             hits["energy"],
