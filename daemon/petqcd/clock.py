@@ -17,6 +17,11 @@ def unix_s() -> float:
     return time.time()
 
 
+def nanoseconds() -> tuple[int, int]:
+    """Both clocks at one moment, in ns: monotonic, and since 1970; for logs of what happens within microseconds."""
+    return time.monotonic_ns(), time.time_ns()
+
+
 def utc_text(at_s: float | None = None) -> str:
     """ISO 8601 in UTC with milliseconds, for people and files."""
     return datetime.fromtimestamp(unix_s() if at_s is None else at_s, UTC).isoformat(timespec="milliseconds")

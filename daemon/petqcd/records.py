@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import logging
-import platform
 from typing import TYPE_CHECKING
 
 from petqcd.resume import left_behind
@@ -20,13 +18,6 @@ log = logging.getLogger(__name__)
 
 DIED = "the daemon stopped in mid-run, the run was interrupted"
 """The reason of a run that a dead daemon left behind."""
-
-
-def software() -> dict[str, str]:
-    """Versions of what made a result."""
-    version = importlib.metadata.version
-    others = {name: version(name) for name in ("numpy", "numba", "scipy")}
-    return {"petqc": version("petqcd"), "python": platform.python_version(), **others}
 
 
 def finalise_left_behind(folder: Path) -> list[str]:

@@ -17,6 +17,7 @@ from petqcd.past import tell_past
 from petqcd.procedure import Acquired, Bench, Job, environment
 from petqcd.progress import Event, Progress
 from petqcd.readout.configuration import configuration_in_use
+from petqcd.recording import run as recording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +58,7 @@ class Services:
     config: the daemon's. store: the history. bus: where progress is told. metrics: where results are published. device:
     the readout board's supervisor; permits: of this device. make_board: makes an unconnected board; the real one is
     `petqcd.readout.petsys_board.PetsysBoard`. instruments: the last readings of what stands around the detector.
-    run_volts: the voltage for runs of each supply that has one.
+    run_volts: the voltage for runs of each supply that has one. instrument_kinds: kind of each instrument by its name.
     """
 
     config: PetqcConfig
@@ -70,6 +71,7 @@ class Services:
     baselines: Baselines
     instruments: Callable[[], Sequence[ReadingLike]] = tuple
     run_volts: Callable[[], Mapping[str, float]] = dict
+    instrument_kinds: Callable[[], Mapping[str, str]] = dict
 
     async def begin(
         self,
@@ -102,6 +104,9 @@ class Services:
         reference = await asyncio.to_thread(self.baselines.current, run.kind) if "reference" in run.baselines else None
         await asyncio.to_thread(tell_past, run, self.store, nuclide=self.config.nuclide, reference=reference)
         await asyncio.to_thread(records.write_files, run, folder)
+        # Checks, or a calibration set, are what was measured.
+        is_cut = run.verdict == "invalid" and not run.checks and run.calibration_set is None
+        await asyncio.to_thread(recording.seal, folder, run.sentence if is_cut else None)
         sequence = await self.store.finish_run(run, patience_s=STORE_PATIENCE_S)
         self.metrics.run_stored(run, finished_unix_s=clock.unix_s(), duration_s=duration_s)
         self.metrics.set("petqc_store_last_commit_timestamp_seconds", self.store.last_commit_unix_s)
@@ -128,6 +133,7 @@ class Services:
     ) -> RunContext:
         """What is known about a run that ends now; with_source: a source is in the scanner, as configured."""
         from petqc.analysis import RunContext
+        from petqc.software import software
 
         acquired = procedure.acquired if procedure is not None else Acquired()
         live_s = procedure.live_time_s if procedure is not None else None
@@ -140,7 +146,7 @@ class Services:
             started_at=started_at,
             finished_at=clock.utc_text(),
             simulated=self.config.is_simulated,
-            software=records.software() | ({"board": identity} if identity else {}),
+            software=software() | ({"board": identity} if identity else {}),
             config_hash=self.config.hash,
             calibration_ids=procedure.job.calibration_ids if procedure is not None else {},
             raw_files=procedure.raw_files() if procedure is not None else (),
@@ -258,7 +264,10 @@ class Running:
             try:
                 endpoint = await self._endpoint()
                 procedure = self._at_work = await asyncio.to_thread(self._procedure, endpoint)
-                await self._stoppable(asyncio.create_task(procedure.acquire(), name=f"acquire {self.run_id}"))
+                async with recording.recording(
+                    procedure, self._services.instruments, self._services.instrument_kinds()
+                ):
+                    await self._stoppable(asyncio.create_task(procedure.acquire(), name=f"acquire {self.run_id}"))
             except asyncio.CancelledError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, the run becomes a record that says so
@@ -338,8 +347,24 @@ class Running:
     def _procedure(self, endpoint: Endpoint) -> Procedure:
         """The kind's procedure, with a board that is not connected yet; reads files."""
         job = self._job(self._in_use(endpoint))
+        recording.begin(job, self._context_before(job))
         board = self._services.make_board(endpoint, job.board_config, self._limits)
         return self._kind.procedure(job, self._bench(board))
+
+    def _context_before(self, job: Job) -> RunContext:
+        """What is known of the run before it acquires: all that a recording says of it if it is cut; reads files."""
+        s, kind = self._services, job.kind
+        accepted, _ = s.baselines.holding(kind, job.calibration_ids)
+        return replace(
+            s.context(
+                job.run_id,
+                kind,
+                job.started_at,
+                baselines=s.baselines.values(accepted, kind, self._started_unix_s, job.calibration_ids),
+                with_source=self._kind.needs_source,
+            ),
+            calibration_ids=job.calibration_ids,
+        )
 
     def _bench(self, board: Board) -> Bench:
         s = self._services
@@ -393,6 +418,8 @@ class Running:
             ),
             with_source=self._kind.needs_source,
         )  # fmt: skip
+        if procedure is not None:
+            await asyncio.to_thread(recording.keep_context, procedure.job.folder, context)
         if reason is not None and off is not None and off.state.value == "unknown":
             reason = f"{reason}; {off.told}"
         if reason is not None or procedure is None:

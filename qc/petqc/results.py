@@ -199,7 +199,8 @@ class Run:
     scanner: the name its people give the scanner; empty where nobody named one. calibration_set: what a calibration run
     made (plain types for JSON; contract in docs/reference/calibration-sets.md). baselines: SHA-256 of each accepted
     baseline that it was held against, by what it is. parts: the runs that it is composed of; it has their checks.
-    past: trends, and what moved since when; None: nobody looked.
+    past: trends, and what moved since when; None: nobody looked. reanalysis_of: the run whose recording was analysed
+    again; empty: it is the run itself.
     """
 
     run_id: str
@@ -226,6 +227,7 @@ class Run:
     baselines: dict[str, str] = field(default_factory=dict)
     parts: list[RunPart] = field(default_factory=list)
     past: Past | None = None
+    reanalysis_of: str = ""
 
     @property
     def is_calibration(self) -> bool:
@@ -242,6 +244,7 @@ class Run:
             "schema": SCHEMA,
             "run_id": self.run_id,
             "kind": self.kind,
+            **({"reanalysis_of": self.reanalysis_of} if self.reanalysis_of else {}),
             "scanner": self.scanner,
             "started_at": self.started_at,
             "finished_at": self.finished_at,
@@ -300,6 +303,7 @@ class Run:
             calibration_set=document.get("calibration_set"),
             parts=[RunPart(**{**p, "verdict": Status(p["verdict"])}) for p in document.get("parts", ())],
             baselines=dict(document.get("baselines", {})),
+            reanalysis_of=document.get("reanalysis_of", ""),
             past=Past.from_document(document["past"]) if "past" in document else None,
         )
 

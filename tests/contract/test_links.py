@@ -249,8 +249,8 @@ def test_a_library_that_never_comes_back(monkeypatch: pytest.MonkeyPatch) -> Non
         def read(self, _timeout_s: float) -> bytes:
             return b""
 
-        def clear(self) -> int:
-            return 0
+        def clear(self) -> bytes:
+            return b""
 
         def device_clear(self) -> bool:
             return False

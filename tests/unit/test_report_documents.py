@@ -60,7 +60,7 @@ def test_every_field_of_an_entry_is_described(heading: str, kind: type) -> None:
 def test_every_field_of_the_document_is_described_and_no_other() -> None:
     text = RUN_DOCUMENT.read_text(encoding="utf-8")
     run = results.Run("", "", "", "", False, results.Status.PASS, "", {}, "", {}, calibration_set={})
-    run.parts = [results.RunPart("", "", results.Status.PASS, "")]
+    run.parts, run.reanalysis_of = [results.RunPart("", "", results.Status.PASS, "")], "a run"
     words = section(text, "## run.json")
     assert set(run.document()) == {w for w in words if re.fullmatch(r"[a-z_]+", w)}
     assert {f.name for f in dataclasses.fields(Limits)} <= set(re.findall(r"`([a-z_]+)`", text))

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
+
+ONE_THREAD = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
+"""Linear algebra in several threads adds in another order: the last digits of results would depend on how many cores
+a machine has. Read by these libraries when they are loaded."""
 
 
 def main() -> None:
@@ -15,6 +20,7 @@ def main() -> None:
 
         tell_version(as_json="--json" in sys.argv)
         return
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
     from petqc.errors import QcError
     from petqcd.cli.commands import app
     from petqcd.errors import EXIT_INVALID, EXIT_UNREACHABLE, EXIT_USAGE, DaemonError

@@ -89,7 +89,7 @@ def _make(config: PetqcConfig, folder: Path) -> Backup:
     try:
         return read_backup(Path(Client(folder).post("/api/v1/backups", {}, DEADLINE_S)["path"]))
     except UnreachableError as error:
-        from petqcd.records import software
+        from petqc.software import software
         from petqcd.store import Store, database_of
         from petqcd.store.nightly_backup import backup_folder
 

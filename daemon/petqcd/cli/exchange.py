@@ -42,8 +42,8 @@ def import_reports(
     as_json: Json = False,
 ) -> None:
     """Put the daily QC reports of the scanner's own software into the history, oldest first; none twice."""
+    from petqc.software import software
     from petqc.vendor_reports import READERS
-    from petqcd.records import software
 
     if kind not in READERS:
         raise ConfigError(f"reports of kind {kind!r} are not known; known are {', '.join(READERS)}")

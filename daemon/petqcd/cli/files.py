@@ -16,6 +16,8 @@ from petqcd.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from petqc.results import Run
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
@@ -25,7 +27,12 @@ def register(app: typer.Typer) -> None:
 
 def analyse(
     *,
-    files: Annotated[list[Path], typer.Argument(help=".rawf, .ldat, list text, .spe, .ptu, .pt3, Janus lists.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help=".rawf, .ldat, list text, .spe, .ptu, .pt3, Janus lists; or a bundle, its folder or its run."
+        ),
+    ],
     config: Annotated[Path | None, typer.Option("--config", help="config.ini of the readout that recorded.")] = None,
     calibration: Annotated[
         str | None, typer.Option(metavar="SET", help="Calibration set instead of a config.ini: its id, or its folder.")
@@ -41,35 +48,46 @@ def analyse(
     report: Annotated[
         Path | None, typer.Option(help="Write the report: HTML, or PDF where the name ends in .pdf.")
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write the result into, as that of a run.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All nodes, ASICs that pass too.")] = False,
     state_dir: StateDir = None,
     as_json: Json = False,
 ) -> None:
     """QC of recorded data."""
-    from petqc.analysis import analyse_file
-
     set_id = None
     if calibration is not None:
         if config is not None:
             raise ConfigError("give either --config or --calibration: a calibration set is a whole configuration")
         config, set_id = _of_set(calibration, state_dir)
-    with Bar("analysing") as bar:
-        run = analyse_file(
-            files,
-            config=config,
-            descriptor=descriptor,
-            channel_roles=channel_roles,
-            min_hits=min_hits,
-            progress=bar.part,
-            lutetium=lutetium,
-        )
-    if set_id is not None:
-        run.calibration_ids["set"] = set_id
+    bundle = _bundle(files, state_dir)
+    if bundle is not None:
+        run = _again(bundle, config, set_id)
+    else:
+        from petqc.analysis import analyse_file
+
+        with Bar("analysing") as bar:
+            run = analyse_file(
+                files,
+                config=config,
+                descriptor=descriptor,
+                channel_roles=channel_roles,
+                min_hits=min_hits,
+                progress=bar.part,
+                lutetium=lutetium,
+            )
+        if set_id is not None:
+            run.calibration_ids["set"] = set_id
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        run.save(out)
     if report is not None:
         from petqc.report import write_report
 
         write_report(run, report)
     where = {"report": str(report)} if report is not None else {}
+    where |= {"result": str(out)} if out is not None else {}
     if as_json:
         give_json({**run.document(), "where": where})
     else:
@@ -77,6 +95,26 @@ def analyse(
 
         print_run(run, everything=everything, where=where)
     raise typer.Exit(VERDICT_EXIT[str(run.verdict)])
+
+
+def _bundle(files: list[Path], state_dir: Path | None) -> Path | None:
+    """The folder of the bundle that is meant, if one is: a folder, or the name of a run."""
+    if len(files) != 1 or files[0].is_file():
+        return None
+    if files[0].is_dir():
+        return files[0]
+    from petqcd.cli.bundles import folder_of
+    from petqcd.cli.common import configuration
+
+    folder = folder_of(str(files[0]), configuration(None, state_dir)[1])
+    return folder if folder.is_dir() else None
+
+
+def _again(bundle: Path, config: Path | None, set_id: str | None) -> Run:
+    from petqc.reanalyse import Other, reanalyse
+
+    with Bar("analysing again") as bar:
+        return reanalyse(bundle, Other(config, set_id), progress=bar.part)
 
 
 def _of_set(given: str, state_dir: Path | None) -> tuple[Path, str]:

@@ -58,6 +58,9 @@ def demo(
     seconds: Annotated[float, typer.Option(min=0.5, max=86_400, help="Acquisition time.")] = 15.0,
     source: Annotated[str, typer.Option(help="na22, ge68 or none.")] = "na22",
     fault: Annotated[list[str] | None, typer.Option(help="Fault, ID[=size][@begin[-end]]; may be repeated.")] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Record everything: every byte on every wire, and all readings.")
+    ] = False,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port of console and metrics, 0: any.")] = 0,
     state_dir: StateDir = None,
     as_json: Json = False,
@@ -68,6 +71,7 @@ def demo(
 
     from petqcd.config import (
         ApiConfig,
+        DailyConfig,
         HousekeepingConfig,
         PetqcConfig,
         QcConfig,
@@ -85,6 +89,7 @@ def demo(
             device=(device,),
             baseline=bench_baseline(device),
             qc=QcConfig(
+                daily=DailyConfig(record="everything" if record else None),
                 source=SourceConfig(seconds=seconds),
                 housekeeping=HousekeepingConfig(seconds=min(seconds, DEMO_HOUSEKEEPING_S)),
             ),
@@ -124,6 +129,9 @@ def _run_command(kind: str, title: str) -> Callable[..., None]:
             float | None, typer.Option(min=0.5, max=86_400, help="Acquisition time, where the kind has one.")
         ] = None,
         setting: Setting = None,
+        record: Annotated[
+            bool, typer.Option("--record", help="Record everything: every byte on every wire, and all readings.")
+        ] = False,
         wait: Annotated[bool, typer.Option("--wait", help="Wait; end with the verdict's exit code.")] = False,
         config: ConfigFile = None,
         state_dir: StateDir = None,
@@ -132,6 +140,7 @@ def _run_command(kind: str, title: str) -> Callable[..., None]:
         from petqcd.client import Client
 
         given = settings(setting) | ({} if seconds is None else {"seconds": seconds})
+        given |= {"record": "everything"} if record else {}
         if kind == "daily":
             given = _of_parts(given)
         _, folder = configuration(config, state_dir)

@@ -13,7 +13,15 @@ from petqcd.interlocks.bias_limits import Finite
 Share = Annotated[float, Field(ge=0.2, le=1.5, allow_inf_nan=False)]
 
 
-class SourceRunConfig(Model):
+class RecordedConfig(Model):
+    """What every run at the board has."""
+
+    record: Literal["frames", "everything"] = "frames"
+    """What is kept beside the result: the frames with their configuration, or also every byte on every wire, and all
+    readings."""
+
+
+class SourceRunConfig(RecordedConfig):
     """What every run with a source has."""
 
     seconds: Annotated[Finite, Field(gt=0, le=86_400)] = 15.0
@@ -61,11 +69,13 @@ class DailyConfig(Model):
 
     runs: Annotated[tuple[PartName, ...], Field(min_length=1)] = ("housekeeping", "source")
     """In this order, each as its own table says."""
+    record: Literal["frames", "everything"] | None = None
+    """What each of them keeps; default: as its own table says."""
 
     @model_validator(mode="before")
     @classmethod
     def _not_of_the_source(cls, given: Any) -> Any:
-        moved = sorted(set(given) & set(SourceConfig.model_fields)) if isinstance(given, dict) else []
+        moved = sorted(set(given) & set(SourceConfig.model_fields) - {"record"}) if isinstance(given, dict) else []
         if moved:
             raise ValueError(f"{', '.join(moved)} of the run with a source: put into [qc.source]")
         return given
@@ -78,7 +88,7 @@ class DailyConfig(Model):
         return runs
 
 
-class HousekeepingConfig(Model):
+class HousekeepingConfig(RecordedConfig):
     """[qc.housekeeping]: readings of the hardware, without source and without bias."""
 
     seconds: Annotated[Finite, Field(gt=0, le=3600)] = 5.0
@@ -117,7 +127,7 @@ class TimeOffsetCalibrationConfig(SourceRunConfig):
     """Length of the crystals."""
 
 
-class PointScanConfig(Model):
+class PointScanConfig(RecordedConfig):
     """What every scan of points has."""
 
     plan: Literal["short", "vendor"] = "short"

@@ -27,4 +27,5 @@ class DailySettings(DailyConfig):
 @composed_kind("daily", title="daily QC", settings=DailySettings)
 def daily(settings: DailySettings) -> Sequence[Part]:
     """The parts; settings: [qc.daily]."""
-    return [Part(kind, settings.settings.get(kind, {})) for kind in settings.runs]
+    for_all = {} if settings.record is None else {"record": settings.record}
+    return [Part(kind, for_all | dict(settings.settings.get(kind, {}))) for kind in settings.runs]

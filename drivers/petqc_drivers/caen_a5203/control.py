@@ -29,6 +29,7 @@ from petqc_drivers.errors import (
     ReplyTimeoutError,
     VerifyError,
 )
+from petqc_drivers.transport.recording import Tap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -71,7 +72,8 @@ async def open_stream(
 class _Incoming(asyncio.Protocol):
     """What came and was not looked at yet, so that it can be seen before a question is asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, tap: Tap) -> None:
+        self.tap = tap
         self.held = bytearray()
         self.is_lost = False
         self._more = asyncio.Event()
@@ -79,15 +81,17 @@ class _Incoming(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        self.tap.opened()
 
     def data_received(self, data: bytes) -> None:
+        self.tap.received(data)
         self.held += data
         self._more.set()
         if len(self.held) > _MOST_HELD and isinstance(self._transport, asyncio.Transport):
             self._transport.abort()  # it babbles
 
     def connection_lost(self, exc: Exception | None) -> None:
-        del exc
+        self.tap.closed("" if exc is None else str(exc))
         self.is_lost = True
         self._more.set()
 
@@ -127,9 +131,10 @@ class Control:
             ConnectError: Nothing answers there.
         """
         loop = asyncio.get_running_loop()
+        tap = Tap(device, "tcp", f"{host}:{port}")
         with _told(f"{host}:{port}", device, reply_s):
             async with asyncio.timeout(reply_s):
-                transport, incoming = await loop.create_connection(_Incoming, host, port)
+                transport, incoming = await loop.create_connection(lambda: _Incoming(tap), host, port)
         return cls(device, incoming, transport, reply_s)
 
     @property
@@ -256,9 +261,11 @@ class Control:
             try:
                 self._check_quiet(doing)
                 async with asyncio.timeout(self._reply_s):
+                    self._incoming.tap.sent(request)
                     self._transport.write(request)
                     await self._incoming.wait(n_bytes)
             except TimeoutError as error:
+                self._incoming.tap.timeout(doing)
                 self._end()
                 raise ReplyTimeoutError(
                     f"{doing}: no answer within {self._reply_s:g} s",

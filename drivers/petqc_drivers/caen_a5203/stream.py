@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from petqc_drivers.caen_a5203.control import open_stream
 from petqc_drivers.caen_a5203.events import StreamParser
+from petqc_drivers.transport.recording import Tap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +48,9 @@ class DataStream:
         lost: Why nothing comes any more.
     """
 
-    def __init__(self, device: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, device: str, address: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._tap = Tap(f"{device}-data", "tcp", address)
+        self._tap.opened()
         self.account = StreamAccount()
         self.sinks: tuple[Callable[[ListEvents], None], ...] = ()
         self.service: ServiceEvent | None = None
@@ -64,7 +67,7 @@ class DataStream:
         Raises:
             ConnectError: Nothing answers there.
         """
-        return cls(device, *await open_stream(host, port, device, within_s))
+        return cls(device, f"{host}:{port}", *await open_stream(host, port, device, within_s))
 
     def begin(self, *sinks: Callable[[ListEvents], None]) -> None:
         """From now on: another account, and these consumers."""
@@ -77,10 +80,13 @@ class DataStream:
                 data = await reader.read(_READ_BYTES)
             except OSError as error:
                 self.lost = f"the data connection broke: {error}"
+                self._tap.failed(self.lost)
                 return
             if not data:
                 self.lost = "the board closed the data connection"
+                self._tap.failed(self.lost)
                 return
+            self._tap.received(data)
             skipped, damaged = parser.bytes_skipped, parser.events_damaged
             batch = parser.feed(data)
             for service in batch.service:
@@ -108,5 +114,6 @@ class DataStream:
         self._task.cancel()
         await asyncio.wait({self._task})
         self._writer.close()
+        self._tap.closed()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()

@@ -23,6 +23,7 @@ from petqc_drivers.errors import ConnectError, DriverError, LinkLostError, Reply
 from petqc_drivers.petsys.daqd_ring import SHARED_MEMORY_FOLDER
 from petqc_drivers.petsys.daqd_wire import reply_head_bytes, reply_rest_bytes
 from petqc_drivers.petsys.wire import WireError
+from petqc_drivers.transport.recording import Tap
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +36,7 @@ CLOSE_S: Final = 1.0
 MAX_OWED: Final = 16
 """So many unanswered requests mean that the daemon does not answer at all; more are not sent."""
 _MAX_PATH_BYTES: Final = 107
+_OMITS: Final = "frames, which are in the .rawf, and the polling of the ring for them"
 _CREDENTIALS: Final = struct.Struct("3i")
 
 
@@ -116,13 +118,17 @@ class DaqdClient:
         path: Of the UNIX socket.
         shared_memory: Name of the ring to look for when explaining why there is no connection.
         uid: User the daemon must belong to; None for any.
+        unit: What the connection is for, in recordings: port and slave.
 
     Attributes:
         counters: `requests`, `replies`, `replies_late` (after nobody waited for them any more).
     """
 
-    def __init__(self, path: Path, *, shared_memory: str = "/daqd_shm", uid: int | None = None) -> None:
+    def __init__(
+        self, path: Path, *, shared_memory: str = "/daqd_shm", uid: int | None = None, unit: tuple[int, int] = (0, 0)
+    ) -> None:
         self.path = path
+        self._tap = Tap(f"readout-{unit[0]}-{unit[1]}", "daqd", os.fspath(path), omits=_OMITS)
         self.counters: Counter[str] = Counter()
         self._shared_memory = shared_memory
         self._uid = uid
@@ -159,8 +165,11 @@ class DaqdClient:
             async with asyncio.timeout(CONNECT_S):
                 reader, writer = await asyncio.open_unix_connection(sock=await _connected(self.path))
         except OSError as error:
-            raise connect_error(error, self.path, self._shared_memory) from error
+            refused = connect_error(error, self.path, self._shared_memory)
+            self._tap.failed(str(refused))
+            raise refused from error
         self._reader, self._writer = reader, writer
+        self._tap.opened()
         try:
             check_peer(writer.get_extra_info("socket"), self.path, self._uid)
         except BaseException:
@@ -174,6 +183,7 @@ class DaqdClient:
         writer, self._writer, self._reader = self._writer, None, None
         reading, self._reading = self._reading, None
         self._end(LinkLostError("the connection was closed", device=self.name))
+        self._tap.closed()
         if reading is not None:
             reading.cancel()
         if writer is not None:
@@ -202,7 +212,9 @@ class DaqdClient:
                 do="the daemon hangs; restart it",
             )
         self.counters["requests"] += 1
-        self._writer.write(request.to_bytes())
+        message = request.to_bytes()
+        self._tap.sent(message)
+        self._writer.write(message)
         if reply_head_bytes(request.type) == 0:
             return b""
         asked = _Asked(request.type, asyncio.get_running_loop().create_future())
@@ -212,6 +224,7 @@ class DaqdClient:
             async with asyncio.timeout(timeout_s):
                 return await asked.answer
         except TimeoutError:
+            self._tap.timeout(what)
             raise ReplyTimeoutError(
                 f"no reply to {what} in {timeout_s} s",
                 device=self.name,
@@ -237,7 +250,9 @@ class DaqdClient:
                 if rest:
                     reply += await reader.readexactly(rest)
             except (asyncio.IncompleteReadError, OSError, WireError) as error:
-                self._end(self._why(error))
+                ended = self._why(error)
+                self._tap.failed(str(ended))
+                self._end(ended)
                 self._give_up(asked)
                 return
             except asyncio.CancelledError:
@@ -245,6 +260,7 @@ class DaqdClient:
                 raise
             self._owed -= 1
             self.counters["replies"] += 1
+            self._tap.received(reply)
             if asked.answer.done():
                 self.counters["replies_late"] += 1
             else:

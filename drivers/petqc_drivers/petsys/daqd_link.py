@@ -99,7 +99,7 @@ class DaqdReadoutLink(CommandGate):
         self._uid = uid
         self._folder = folder
         self._shared_memory = shared_memory
-        self._client = DaqdClient(self._path, shared_memory=shared_memory, uid=uid)
+        self._client = DaqdClient(self._path, shared_memory=shared_memory, uid=uid, unit=unit)
         self._turn = asyncio.Lock()
         self._epoch = 0
         self._serial = random.randrange(SERIAL_MODULO)  # noqa: S311 - tells this session's replies from another's

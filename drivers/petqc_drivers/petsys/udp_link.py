@@ -157,6 +157,7 @@ class UdpReadoutLink(CommandGate):
                     async with asyncio.timeout(self._reply_timeout_s):
                         reply = await answer
                 except TimeoutError:
+                    self._receiver.tap.timeout(what)
                     continue
                 finally:
                     self._waiting = None
@@ -198,12 +199,14 @@ class UdpReadoutLink(CommandGate):
             else:
                 intake.accept(n_bytes)
             return
+        whole = bytes((first,)) + bytes(self.room()[:n_bytes])
+        self._receiver.tap.received(whole)
         if first != REPLY_MARK:
             if self._greeting is None:  # what a board answers to a greeting is not laid down
                 self._counts["unknown_datagrams"] += 1
             return
         try:
-            reply = Reply.from_bytes(bytes((first,)) + bytes(self.room()[:n_bytes]))
+            reply = Reply.from_bytes(whole)
         except WireError:
             self._counts["replies_malformed"] += 1
             return
@@ -227,6 +230,7 @@ class UdpReadoutLink(CommandGate):
 
     def failed(self, error: DriverError) -> None:
         """The thread ended: whoever waits is told why."""
+        self._receiver.tap.failed(str(error))
         self._failure = error
         self._receiver.post(self._drop_waiting, error)
         if self._intake is not None:

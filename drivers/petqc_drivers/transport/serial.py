@@ -57,7 +57,7 @@ def serial_link(name: str, address: str, line: SerialLine) -> ThreadedLink:
     def open_port(timeout_s: float) -> BlockingPort:
         return _Tty(address, line) if address.startswith("/") else SocketPort(*_host_and_port(address), timeout_s)
 
-    return ThreadedLink(name, open_port)
+    return ThreadedLink(name, open_port, transport="serial", address=address)
 
 
 def _host_and_port(address: str) -> tuple[str, int]:
@@ -115,12 +115,12 @@ class _Tty:
         except (OSError, TypeError, termios.error) as error:
             raise LinkLostError(f"the port is gone: {error}", do="check the cable") from error
 
-    def clear(self) -> int:
-        dropped = 0
+    def clear(self) -> bytes:
+        dropped = b""
         try:
             while waiting := self._port.in_waiting:
-                dropped += len(self._port.read(min(waiting, _CHUNK)))
-                if dropped > _CHUNK:
+                dropped += self._port.read(min(waiting, _CHUNK))
+                if len(dropped) > _CHUNK:
                     break
         except (OSError, TypeError, termios.error) as error:
             raise LinkLostError(f"the port is gone: {error}", do="check the cable") from error

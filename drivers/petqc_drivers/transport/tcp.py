@@ -57,11 +57,11 @@ class SocketPort:
             raise LinkLostError("the other end closed the connection", do="check the device")
         return came
 
-    def clear(self) -> int:
-        """Throw away what has come, without waiting; how many bytes."""
-        dropped = 0
-        while dropped <= _CHUNK and (came := self.read(0.0)):
-            dropped += len(came)
+    def clear(self) -> bytes:
+        """Throw away what has come, without waiting; what it was."""
+        dropped = b""
+        while len(dropped) <= _CHUNK and (came := self.read(0.0)):
+            dropped += came
         return dropped
 
     def device_clear(self) -> bool:

@@ -20,6 +20,7 @@ from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from petqc_drivers.errors import ConnectError, DriverError, LinkLostError, RemoteProtocolError, ReplyTimeoutError
+from petqc_drivers.transport.recording import RecordedPort, Tap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,8 +50,8 @@ class BlockingPort(Protocol):
     def read(self, timeout_s: float) -> bytes:
         """What has come, waiting for the first byte at most so long; empty if nothing came."""
 
-    def clear(self) -> int:
-        """Throw away what has come and nobody read, without waiting; how many bytes."""
+    def clear(self) -> bytes:
+        """Throw away what has come and nobody read, without waiting; what it was."""
 
     def device_clear(self) -> bool:
         """Make the device forget what it was about to say, where the bus can; False where it cannot."""
@@ -128,14 +129,19 @@ class ThreadedLink:
     Args:
         name: Of the device, for messages and for the thread.
         open_port: Opens a session; runs in the thread.
+        transport: How it is reached, for recordings.
+        address: Where it is, for recordings.
 
     Attributes:
         is_in_step: The next bytes that come answer the next question.
         counters: Exchanges, and what went wrong: `timeouts`, `unasked_bytes`, `babble`, `lost`, `abandoned`.
     """
 
-    def __init__(self, name: str, open_port: Callable[[float], BlockingPort]) -> None:
+    def __init__(
+        self, name: str, open_port: Callable[[float], BlockingPort], *, transport: str = "serial", address: str = ""
+    ) -> None:
         self.name = name
+        self._tap = Tap(name, transport, address)
         self.is_in_step = False
         self.counters: Counter[str] = Counter()
         self._open_port = open_port
@@ -165,7 +171,12 @@ class ThreadedLink:
         worker = self._worker = _Worker(f"petqc-link-{self.name}")
 
         def job(_stop: Stop) -> None:
-            worker.port = self._open_port(timeout_s)
+            try:
+                port = self._open_port(timeout_s)
+            except DriverError as error:
+                self._tap.failed(str(error))
+                raise
+            worker.port = RecordedPort(port, self._tap)
 
         self.is_in_step = False
         try:
@@ -306,7 +317,7 @@ class ThreadedLink:
 
     def _clear(self, port: BlockingPort, until: float, stop: Stop) -> None:
         self._left_nothing = True
-        dropped = port.clear()
+        dropped = len(port.clear())
         if dropped:
             self.counters["unasked_bytes"] += dropped
             self._quiet(port, _QUIET_BEFORE_S, until, stop)
@@ -331,6 +342,7 @@ class ThreadedLink:
             left_s = until - time.monotonic()
             if left_s <= 0:
                 what = f"only {came[:40]!r} came" if came else "no reply"
+                self._tap.timeout(what)
                 raise ReplyTimeoutError(what, do="check cable and device")
             came += port.read(min(left_s, port.longest_wait_s))
             end = whole(came)

@@ -19,6 +19,7 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from petqc_drivers.errors import ConnectError, DriverError, LinkLostError
+from petqc_drivers.transport.recording import Tap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +65,7 @@ class UdpReceiver:
 
     Attributes:
         peer: IPv4 address in digits, and port.
+        tap: Told what is sent, and of the socket; what came is told by the handler, which knows what it is.
         counters: Datagrams and bytes of the peer, and those dropped: `foreign`, `empty`, `truncated`.
         foreign_sender: Address of the last foreign datagram; helps when a board answers from another port.
         receive_buffer_bytes: What the kernel gave.
@@ -73,6 +75,7 @@ class UdpReceiver:
         self, peer: tuple[str, int], handler: DatagramHandler, *, receive_buffer_bytes: int = RECEIVE_BUFFER_BYTES
     ) -> None:
         self.peer = peer
+        self.tap = Tap("readout", "udp", f"{peer[0]}:{peer[1]}", omits="datagrams of frames, which are in the .rawf")
         self.counters: Counter[str] = Counter()
         self.foreign_sender: tuple[str, int] | None = None
         self.receive_buffer_bytes = 0
@@ -124,6 +127,7 @@ class UdpReceiver:
         self._ended = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name=f"petqc-udp-{name}", daemon=True)
         self._thread.start()
+        self.tap.opened()
 
     def send(self, datagram: bytes) -> None:
         """Send one datagram; a full send buffer loses it, as the network might.
@@ -133,6 +137,7 @@ class UdpReceiver:
         """
         if self._socket is None:
             raise ConnectError("the socket is closed", device=f"{self.peer[0]}:{self.peer[1]}", do="connect again")
+        self.tap.sent(datagram)
         try:
             self._socket.sendto(datagram, self.peer)
         except BlockingIOError:
@@ -237,6 +242,7 @@ class UdpReceiver:
             self.kernel_drops()
             self._socket.close()
             os.close(self._wake)
+            self.tap.closed()
         self._socket, self._wake, self._thread = None, -1, None
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)

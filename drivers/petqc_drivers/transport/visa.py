@@ -60,7 +60,7 @@ def visa_link(name: str, resource: str, *, end: bytes = b"\n") -> ThreadedLink:
             return SocketPort(found["host"].strip("[]"), int(found["port"]), timeout_s)
         return VisaSession(resource, end, timeout_s)
 
-    return ThreadedLink(name, open_port)
+    return ThreadedLink(name, open_port, transport="visa", address=resource)
 
 
 @functools.cache
@@ -115,9 +115,9 @@ class VisaSession:
             return b""
         return bytes(came)
 
-    def clear(self) -> int:
+    def clear(self) -> bytes:
         """Nothing comes unasked."""
-        return 0
+        return b""
 
     def device_clear(self) -> bool:
         """Make the instrument forget what it was about to say."""

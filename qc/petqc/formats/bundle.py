@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from petqc.errors import BadInputError
+from petqc.formats.petsys_manifest import read_manifest
+from petqc.formats.wire_log import SUFFIX, WireLogReader, WireTotals
 from petqc.output_files import partial_of, sync_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Mapping
 
 SCHEMA: Final = "petqc-bundle/1"
 BUNDLE_JSON: Final = "bundle.json"
@@ -83,34 +85,6 @@ class Bundle:
         return [self.folder / file.name for file in self.files if file.role == role]
 
 
-@dataclass(frozen=True, slots=True)
-class FileFinding:
-    """What is wrong with a file of a bundle, or that nothing is (problem empty)."""
-
-    name: str
-    role: str
-    problem: str = ""
-    remark: str = ""
-
-
-@dataclass(slots=True)
-class BundleCheck:
-    """A bundle held against its files. state: complete only if every file is there, whole and unchanged."""
-
-    bundle: Bundle
-    findings: list[FileFinding] = field(default_factory=list)
-
-    @property
-    def problems(self) -> list[FileFinding]:
-        """Files with which something is wrong."""
-        return [finding for finding in self.findings if finding.problem]
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the run ended, and every file is as it was then."""
-        return self.bundle.state == "complete" and not self.problems
-
-
 ROLES: Final = (
     "frames", "frames-index", "frames-modes", "frames-manifest", "points", "wire", "configuration", "petqc",
     "context", "environment", "result", "channels", "spectra", "report", "other",
@@ -158,31 +132,62 @@ def begin_bundle(folder: Path, about: Mapping[str, Any]) -> None:
     _write(Path(folder), {"schema": SCHEMA, "state": "recording", **about})
 
 
-def end_bundle(
-    folder: Path, about: Mapping[str, Any], *, wires: Iterable[BundleWire] = (), truncated: str | None = None
-) -> Bundle:
-    """Hash every file of the folder and say that the recording is over. truncated: why it ended early."""
+def seal_bundle(folder: Path, truncated: str | None = None) -> Bundle:
+    """Hash every file of a folder whose recording was begun, and say that it is over.
+
+    Args:
+        folder: of the bundle.
+        truncated: why the run ended early; None: the files themselves say whether they are whole.
+
+    Raises:
+        BadInputError: no recording was begun there.
+        OSError: a file cannot be read, or the manifest not written.
+    """
     folder = Path(folder)
-    files = [
-        BundleFile(name, role_of(name), *_size_and_hash(folder / name))
-        for name in _names(folder)
-        if name != BUNDLE_JSON and not name.startswith(f"{BUNDLE_JSON}.")
-    ]
-    bundle = Bundle(
-        folder, "complete" if truncated is None else "truncated", dict(about), truncated or "", tuple(wires),
-        tuple(files),
-    )  # fmt: skip
-    reason = {"reason": bundle.reason} if bundle.reason else {}
+    begun = read_bundle(folder)
+    cut = [truncated] if truncated is not None else []
+    wires = [_wire(folder, path, cut) for path in sorted((folder / WIRES).glob(f"*{SUFFIX}"))]
+    hashes: dict[str, str] = {}
+    for path in sorted(folder.glob("*.manifest.jsonl")):
+        manifest = read_manifest(path)
+        if manifest is not None and manifest.end is not None:
+            hashes[manifest.recording["file"]] = str(manifest.end["sha256"])
+        if manifest is None or manifest.state != "complete":
+            cut.append(f"{path.name.removesuffix('.manifest.jsonl')}.rawf was cut")
+    files = []
+    for name in _names(folder):
+        path = folder / name
+        known = hashes.get(name)
+        size, digest = (path.stat().st_size, known) if known is not None else size_and_hash(path)
+        files.append(BundleFile(name, role_of(name), size, digest))
+    bundle = Bundle(folder, "truncated" if cut else "complete", begun.about, "; ".join(cut), tuple(wires), tuple(files))
     document = {
         "schema": SCHEMA,
         "state": bundle.state,
-        **reason,
+        **({"reason": bundle.reason} if cut else {}),
         **bundle.about,
         "wires": [asdict(wire) for wire in bundle.wires],
         "files": [asdict(file) for file in bundle.files],
     }
     _write(folder, document)
     return bundle
+
+
+def _wire(folder: Path, path: Path, cut: list[str]) -> BundleWire:
+    """What a wire log says of itself; a log without an end is added to what was cut."""
+    try:
+        with WireLogReader(path) as log:
+            for _ in log.records():
+                pass
+            header, totals, is_closed = log.header, log.end.totals, log.end.is_closed
+    except BadInputError:
+        header, totals, is_closed = {}, WireTotals(), False
+    name = path.relative_to(folder).as_posix()
+    if not is_closed:
+        cut.append(f"{name} was cut")
+    device, kind, transport, address = (str(header.get(key, "")) for key in ("device", "kind", "transport", "address"))
+    counts = totals.sent, totals.received, totals.dropped_bytes
+    return BundleWire(path.name.removesuffix(SUFFIX), name, device, kind, transport, address, *counts)
 
 
 def read_bundle(folder: str | os.PathLike[str]) -> Bundle:
@@ -215,73 +220,18 @@ def read_bundle(folder: str | os.PathLike[str]) -> Bundle:
     reason = str(document.get("reason", ""))
     if state == "recording":
         reason = "the recording was never ended: its process died, or is still at it"
-        files = tuple(
-            BundleFile(name, role_of(name), (folder / name).stat().st_size, "")
-            for name in _names(folder)
-            if name != BUNDLE_JSON
-        )
+        files = tuple(BundleFile(name, role_of(name), (folder / name).stat().st_size, "") for name in _names(folder))
     return Bundle(folder, state, about, reason, wires, files)
 
 
-def check_bundle(folder: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None) -> BundleCheck:
-    """Hold every file against its size and hash; of wire logs and recordings of a run that was cut, tell what is whole.
-
-    Args:
-        folder: of the bundle.
-        progress: called with bytes read so far and in all.
-
-    Raises:
-        BadInputError: there is no manifest, or it is damaged.
-    """
-    bundle = read_bundle(folder)
-    found = BundleCheck(bundle)
-    total, done = sum(file.bytes for file in bundle.files), 0
-    for file in bundle.files:
-        path = bundle.folder / file.name
-        if not path.is_file():
-            found.findings.append(FileFinding(file.name, file.role, "is not there"))
-            continue
-        size, digest = _size_and_hash(path)
-        problem = ""
-        if file.sha256 and size != file.bytes:
-            problem = f"has {size} bytes, and had {file.bytes}"
-        elif file.sha256 and digest != file.sha256:
-            problem = "was changed: its SHA-256 is another"
-        remark = _what_is_whole(path, file.role) if problem or not file.sha256 else ""
-        found.findings.append(FileFinding(file.name, file.role, problem, remark))
-        done += size
-        if progress is not None:
-            progress(done, max(total, done))
-    return found
-
-
-def _what_is_whole(path: Path, role: str) -> str:
-    """Of a file that nobody vouches for: how much of it can be used."""
-    try:
-        if role == "wire":
-            from petqc.formats.wire_log import WireLogReader
-
-            with WireLogReader(path) as log:
-                n = sum(1 for _ in log.records())
-                return f"{n} whole records" + ("" if log.damage is None else f"; {log.damage}")
-        if role == "frames":
-            from petqc.formats.petsys_raw import RawReader
-
-            with RawReader(path) as reader:
-                for number, _ in enumerate(reader.steps):
-                    for _ in reader.blocks(step=number):
-                        pass
-                return f"{reader.usable_end} usable bytes" + ("" if reader.damage is None else f"; {reader.damage}")
-    except BadInputError as error:
-        return str(error)
-    return ""
-
-
 def _names(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
+    """Every file of a bundle but its manifest, relative to its folder."""
+    found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
+    return sorted(name for name in found if name not in (BUNDLE_JSON, f"{BUNDLE_JSON}.partial"))
 
 
-def _size_and_hash(path: Path) -> tuple[int, str]:
+def size_and_hash(path: Path) -> tuple[int, str]:
+    """Bytes of a file, and their SHA-256."""
     digest = hashlib.sha256()
     size = 0
     with path.open("rb") as file:

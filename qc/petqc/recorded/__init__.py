@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from petqc.errors import BadInputError
 from petqc.qc_input import RunContext
 from petqc.results import RawFile
+from petqc.software import software
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -119,7 +119,7 @@ def analyse_file(
         "run_id": f"{files[0].stem}-{hashes[0].sha256[:12]}",
         "kind": "recorded",
         "raw_files": hashes,
-        "software": {"petqcd": _version()},
+        "software": software(),
         **filled.context,
     }
     notes = (*filled.notes, *context.get("notes", ()))
@@ -132,7 +132,7 @@ def _reader(path: Path, asked: Asked) -> Callable[[list[Path], Asked], Filled]:
     """By suffix where it is telling, else by content."""
     suffix = path.suffix.lower()
     if suffix == ".rawf":
-        return _raw
+        return raw_frames
     if asked.descriptor is not None:
         from petqc.recorded.lists import list_text
 
@@ -162,8 +162,12 @@ def _reader(path: Path, asked: Asked) -> Callable[[list[Path], Asked], Filled]:
     )
 
 
-def _raw(files: list[Path], asked: Asked) -> Filled:
-    """Raw recordings, through the event processing."""
+def raw_frames(files: list[Path], asked: Asked) -> Filled:
+    """Raw recordings, through the event processing.
+
+    Raises:
+        BadInputError: a recording or the configuration cannot be used, or the latter is missing.
+    """
     from petqc.calibration import CalibrationSet, acquisition_of
     from petqc.formats.petsys_config import load_config
     from petqc.formats.petsys_frames import CLOCKS_PER_FRAME
@@ -261,10 +265,3 @@ def flat_account(accounts: Iterable[ProcessingAccount]) -> dict[str, int | float
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _version() -> str:
-    try:
-        return version("petqcd")
-    except PackageNotFoundError:
-        return "unknown"

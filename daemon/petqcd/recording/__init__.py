@@ -1,0 +1,1 @@
+"""What a run keeps beside its result: everything that crossed a wire, readings, configuration, as one bundle."""

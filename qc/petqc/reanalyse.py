@@ -1,0 +1,197 @@
+"""A recorded run analysed again: from its bundle alone, or with another calibration or configuration.
+
+The same bundle, calibration and version give the same bytes. With the bundle's own calibration every check has the
+value that it had; charts, trends and what else looks at the history are left out, since a bundle has none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from petqc.errors import BadInputError
+from petqc.formats.bundle import CONTEXT_JSON
+from petqc.formats.bundle_check import check_bundle
+from petqc.qc_input import RunContext
+from petqc.results import EnvironmentReading, RawFile
+from petqc.software import software as versions
+
+if TYPE_CHECKING:
+    import os
+
+    from petqc.formats.bundle import Bundle
+    from petqc.recorded import Filled, Progress
+    from petqc.results import Run
+
+KINDS: Final = ("source", "lutetium")
+"""Kinds of run whose frames are analysed again."""
+_USED: Final = ("frames", "frames-modes", "configuration", "context", "environment")
+_NOT_KEPT: Final = ("raw_files", "reference")
+"""Fields of a context that files say: which there are, and what the configuration calls the scanner."""
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """What takes the place of the bundle's own. config: a config.ini; set_id: of which calibration set it is."""
+
+    config: Path | None = None
+    set_id: str | None = None
+
+
+def write_context(folder: Path, context: RunContext) -> None:
+    """Keep what the analysis is told beside the events."""
+    document = {f.name: getattr(context, f.name) for f in fields(context) if f.name not in _NOT_KEPT}
+    document["environment"] = [asdict(reading) for reading in context.environment]
+    text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False, default=dict) + "\n"
+    (folder / CONTEXT_JSON).write_text(text, encoding="utf-8")
+
+
+def read_context(path: Path) -> RunContext:
+    """What write_context kept.
+
+    Raises:
+        BadInputError: it is missing or damaged.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+        known = {f.name for f in fields(RunContext)} - set(_NOT_KEPT)
+        kept = {name: value for name, value in document.items() if name in known}
+        for name in ("notes", "coincident_modules", "source_mm", "crystal_mm"):
+            kept[name] = tuple(kept[name]) if kept.get(name) is not None else None
+        environment = tuple(EnvironmentReading(**reading) for reading in kept.pop("environment"))
+        return RunContext(**kept, environment=environment)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise BadInputError(f"is no context of a run ({type(error).__name__})", where=str(path)) from error
+
+
+def reanalyse(folder: str | os.PathLike[str], other: Other | None = None, *, progress: Progress | None = None) -> Run:
+    """Analyse a recorded run again.
+
+    Args:
+        folder: of the bundle; that of a run which was cut is analysed as far as it goes.
+        other: what takes the place of the bundle's own calibration.
+        progress: called with bytes read so far and in all.
+
+    Raises:
+        BadInputError: it is no bundle, a file of it was changed, or its kind of run is not analysed again.
+    """
+    from petqc.analysis import analyse
+
+    other = other or Other()
+    bundle = _whole(Path(folder))
+    config = other.config or _own_config(bundle)
+    frames = bundle.of_role("frames")
+    if not frames:
+        raise BadInputError(
+            "has no recorded frames", where=str(bundle.folder), do="they may have been deleted with age"
+        )
+    context = read_context(bundle.folder / CONTEXT_JSON)
+    filled = _filled(bundle, frames, config, progress)
+    raw_files = tuple(_raw_file(bundle, path) for path in frames)
+    again = _context(bundle, context, filled, raw_files, other)
+    run = analyse(filled.histograms, again, filled.lutetium)
+    run.reanalysis_of = context.run_id
+    return run
+
+
+def _whole(folder: Path) -> Bundle:
+    """The bundle, if what is needed of it is as it was."""
+    found = check_bundle(folder, roles=_USED)
+    if found.problems:
+        first = found.problems[0]
+        raise BadInputError(
+            f"{first.name} {first.problem}", where=str(folder), do="look what else with petqc bundle check"
+        )
+    kind = found.bundle.about.get("kind")
+    if kind not in KINDS:
+        raise BadInputError(
+            f"runs of kind {kind} are not analysed again, only {' and '.join(KINDS)}", where=str(folder)
+        )
+    return found.bundle
+
+
+def _own_config(bundle: Bundle) -> Path:
+    found = [path for path in bundle.of_role("configuration") if path.suffix == ".ini"]
+    if len(found) != 1:
+        raise BadInputError(
+            f"has {len(found)} configurations", where=str(bundle.folder), do="give the right one with --config"
+        )
+    return found[0]
+
+
+def _filled(bundle: Bundle, frames: list[Path], config: Path, progress: Progress | None) -> Filled:
+    from petqc.recorded import Asked, raw_frames
+
+    return raw_frames(frames, Asked(config, progress=progress, lutetium=bundle.about["kind"] == "lutetium"))
+
+
+def _raw_file(bundle: Bundle, path: Path) -> RawFile:
+    known = next(file.sha256 for file in bundle.files if bundle.folder / file.name == path)
+    if known:
+        return RawFile(path.name, known)
+    with path.open("rb") as file:
+        return RawFile(path.name, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _context(
+    bundle: Bundle, then: RunContext, filled: Filled, raw_files: tuple[RawFile, ...], other: Other
+) -> RunContext:
+    """What was known of the run, with what the frames say now."""
+    read = filled.context
+    ids = dict(read["calibration_ids"])
+    set_id = other.set_id if other.config is not None else then.calibration_ids.get("set")
+    if set_id is not None:
+        ids["set"] = set_id
+    software = {**versions(), **{k: v for k, v in then.software.items() if k == "board"}}
+    is_cut = bundle.state == "recording" or then.elapsed_s is None
+    seen = hashlib.sha256(json.dumps([[f.sha256 for f in raw_files], ids, software], sort_keys=True).encode())
+    notes = [f"Analysis of the recording of run {then.run_id}, {_with(then, ids)}."]
+    if is_cut or bundle.state == "truncated":
+        notes.append(f"The recording is truncated: {bundle.reason}.")
+    own: dict[str, Any] = {
+        name: read[name] for name in ("reference", "source_mm", "crystal_mm", "crystal_material") if name in read
+    }
+    return replace(
+        then,
+        run_id=f"{then.run_id}-again-{seen.hexdigest()[:8]}",
+        software=software,
+        calibration_ids=ids,
+        raw_files=raw_files,
+        environment=_environment(bundle) if is_cut else then.environment,
+        account={**then.account, **read["account"]},
+        elapsed_s=read["elapsed_s"] if is_cut else then.elapsed_s,
+        live_time_s=read["live_time_s"],
+        notes=(*notes, *filled.notes, *then.notes),
+        **own,
+    )
+
+
+def _with(then: RunContext, ids: dict[str, str]) -> str:
+    """Whose calibration it is, for a person."""
+    changed = sorted(k for k in then.calibration_ids.keys() | ids.keys() if then.calibration_ids.get(k) != ids.get(k))
+    if not changed:
+        return "with the calibration it was taken with"
+    return f"with another calibration ({', '.join(changed)})"
+
+
+def _environment(bundle: Bundle) -> tuple[EnvironmentReading, ...]:
+    """The last readings of a run that was cut, by name and node; their ages are those at its last reading."""
+    last: dict[tuple[str, str], dict[str, Any]] = {}
+    end_s = 0.0
+    for path in bundle.of_role("environment"):
+        for line in path.read_bytes().splitlines(keepends=True):
+            try:
+                reading = json.loads(line) if line.endswith(b"\n") else {}
+                last[reading["name"], reading["node"]] = reading
+                end_s = max(end_s, float(reading["unix_s"]))
+            except (ValueError, KeyError, TypeError):
+                continue
+    return tuple(
+        EnvironmentReading(
+            **{k: v for k, v in reading.items() if k != "unix_s"}, age_s=round(end_s - reading["unix_s"], 3)
+        )
+        for reading in last.values()
+    )
