@@ -1,10 +1,10 @@
-"""simulate, faults, check-config, version."""
+"""simulate, faults, bench, check-config, version."""
 
 from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path  # noqa: TC003 - typer reads annotations when it runs
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,7 +15,7 @@ from petqcd.cli.common import Json, configuration, give_json
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command("check-config")(check_config)
-    for name, command in (("simulate", simulate), ("faults", faults)):
+    for name, command in (("simulate", simulate), ("faults", faults), ("bench", bench)):
         app.command(
             name,
             add_help_option=False,
@@ -78,6 +78,19 @@ def simulate(context: typer.Context) -> None:
 def faults(context: typer.Context) -> None:
     """What can break in a simulated detector, how it is written, and what should notice it."""
     _simulators("faults", context.args)
+
+
+def bench(context: typer.Context) -> None:
+    """How fast petqc is on this machine, against its goals (arguments: see bench --help)."""
+    import petqcd
+    from petqcd.errors import InvalidRequestError
+
+    folder = Path(petqcd.__file__).resolve().parents[2] / "benchmarks" / "speed_goals"
+    if not folder.is_dir():
+        raise InvalidRequestError(
+            "the benchmarks are in petqc's source folder, not in the package: run ./petqc bench there"
+        )
+    os.execv(sys.executable, [sys.executable, str(folder), *context.args])  # noqa: S606 - our own interpreter and module
 
 
 def _simulators(command: str, arguments: list[str]) -> None:

@@ -129,6 +129,11 @@ class FrameIntake:
         self._frames_rejected: Counter[str] = Counter()
         self._words_rejected: Counter[str] = Counter()
         self._failure: DriverError | None = None
+        from petqc_drivers.petsys import intake_kernel
+
+        self._kernel = intake_kernel
+        self._seen = np.zeros(intake_kernel.N_SEEN, np.int64)
+        self._kernel.examine(self._words, 0, 0, 0, True, MAX_JUMP_FRAMES, self._seen)  # compiled before frames come
         self._started_s = time.monotonic()
         self.last_frame_s: float | None = None
         """When a frame was last accepted, monotonic; may be read from another thread."""
@@ -144,6 +149,9 @@ class FrameIntake:
         n_words = n_bytes // 8
         if n_bytes % 8:
             self._words_rejected["ragged-end"] += 1
+        elif scan is None and self._failure is None and self._is_all_in_order(n_words):
+            self._take_all(n_words)
+            return
         words = self._words[self._used : self._used + n_words]
         scan = scan_frames(words) if scan is None else scan
         if scan.reason is not None:
@@ -160,6 +168,36 @@ class FrameIntake:
             self._take(words, scan, ids, None)
         else:
             self._take(words, scan, ids, self._sift(ids))
+        if self._used >= BATCH_WORDS:
+            self.flush()
+
+    def _is_all_in_order(self, n_words: int) -> bool:
+        """Whether a datagram is whole frames that follow what came before; then `_seen` says what is in them."""
+        due = self._min_frame if self._expected is None else self._expected
+        is_first = self._expected is None
+        return self._kernel.examine(self._words, self._used, n_words, due, is_first, MAX_JUMP_FRAMES, self._seen)
+
+    def _take_all(self, n_words: int) -> None:
+        k, counts = self._kernel, self._counts
+        seen = self._seen.tolist()
+        n = seen[k.FRAMES]
+        if self._expected is None:
+            self._first = seen[k.FIRST]
+            self._on_first()
+        counts["frames_received"] += n
+        counts["waiting"] += n
+        counts["events"] += seen[k.EVENTS]
+        if seen[k.GAPS]:
+            counts["gaps"] += seen[k.GAPS]
+            counts["frames_missing"] += seen[k.MISSING]
+        counts["frames_lost_by_board"] += seen[k.LOST]
+        counts["frames_partly_lost_by_board"] += seen[k.PARTLY_LOST]
+        self._expected = (seen[k.LAST] + 1) % FRAME_ID_MODULO
+        self._stray_run = 0
+        self.last_frame_s = time.monotonic()
+        if self._used == 0:
+            self._oldest_s = self.last_frame_s
+        self._used += n_words
         if self._used >= BATCH_WORDS:
             self.flush()
 
