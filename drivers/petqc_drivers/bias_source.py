@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from petqc_drivers.device import DeviceState, OutputState
 from petqc_drivers.errors import (
     DriverError,
+    HeldError,
     LimitError,
     LocalProtocolError,
     OffUnconfirmedError,
@@ -75,6 +76,7 @@ class BiasSource(LinkedInstrument):
         self._limit, self._tolerance_v, self._settle_timeout_s = limit, tolerance_v, settle_timeout_s
         self._lowest_v = lowest_v
         self._off_count = 0
+        self._hold_count = 0
 
     # -- what a driver does -----------------------------------------------------------------------------------------
 
@@ -241,9 +243,10 @@ class BiasSource(LinkedInstrument):
         """Switch on at the lowest output and ramp; any failure, and a cancellation, switches off.
 
         Raises:
+            HeldError: Held on the way; it is on.
             DriverError: Refused, or failed and switched off.
         """
-        since = self._off_count
+        since, held = self._off_count, self._hold_count
         self.trip.check_armed()
         if self.state is not DeviceState.IDENTIFIED:
             raise StateError(f"switching on while {self.state.value}", device=self.name, do="connect first")
@@ -261,7 +264,10 @@ class BiasSource(LinkedInstrument):
         self.limits_wrong, self.limits_checked_s = None, time.monotonic()
         try:
             await self._enable(since)
-            await self._ramp_to(target, since)
+            await self._ramp_to(target, since, held)
+        except HeldError:
+            self.output = OutputState.ON
+            raise
         except BaseException:
             if self._off_count == since:
                 with contextlib.suppress(OffUnconfirmedError):
@@ -273,6 +279,7 @@ class BiasSource(LinkedInstrument):
         """Ramp from the measured voltage; stops at the last confirmed step if anything is not as it should be.
 
         Raises:
+            HeldError: Held on the way.
             DriverError: Refused, or stopped.
         """
         since = self._off_count
@@ -282,10 +289,14 @@ class BiasSource(LinkedInstrument):
         self._guarded(target)
         self.output = OutputState.RAMPING
         try:
-            await self._ramp_to(target, since)
+            await self._ramp_to(target, since, self._hold_count)
         finally:
             if self._off_count == since and self.output is OutputState.RAMPING:
                 self.output = OutputState.ON
+
+    def hold(self) -> None:
+        """End a ramp that goes on, once the step that was told last has arrived; the ramp then raises `HeldError`."""
+        self._hold_count += 1
 
     async def confirm_adopted(self) -> None:
         """Take over an output that was found on; nothing is sent.
@@ -302,7 +313,7 @@ class BiasSource(LinkedInstrument):
             raise StateError(f"{at_v:.3f} V are not to be adopted", device=self.name)
         self.output = OutputState.ON
 
-    async def _ramp_to(self, target: Volts, since: int) -> None:
+    async def _ramp_to(self, target: Volts, since: int, held: int) -> None:
         limit = self._limit
         if limit is None:
             raise LimitError(f"{target} refused: no hard limit is configured", device=self.name)
@@ -313,6 +324,8 @@ class BiasSource(LinkedInstrument):
             at_v = self.commanded.value
         is_last = False
         while not is_last:
+            if self._hold_count != held:
+                raise HeldError(f"held at {at_v:.3f} V on the way to {target}", device=self.name)
             distance_v = target.value - at_v
             is_last = abs(distance_v) <= limit.max_step_v
             step_v = distance_v if is_last else limit.max_step_v * (1 if distance_v > 0 else -1)

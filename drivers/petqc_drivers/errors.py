@@ -102,6 +102,12 @@ class OvertakenError(StateError):
     code = "overtaken-by-off"
 
 
+class HeldError(StateError):
+    """A ramp was ended on request: the output stays on at the last step, which was seen to arrive."""
+
+    code = "ramp-held"
+
+
 class LimitError(DriverError, ValueError):
     """A requested output is refused: no hard limit, outside it, or not encoded as asked."""
 

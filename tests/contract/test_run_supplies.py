@@ -56,8 +56,14 @@ def test_on_within_permits_and_off_although_the_board_is_silent(
             with pytest.raises(RefusedError, match=r"while the output is on|stays as it is"):
                 await board.bias_on()
             watch = asyncio.create_task(board._supplies.wait_failed())
+            await b.daemon.bias.follow("hv", 53.5)  # as what follows the temperature does
             await asyncio.sleep(0.05)
             assert not watch.done()
+            await b.post("/api/v1/bias/hv/set", volts=50.0)
+            with pytest.raises(DaemonError, match="another voltage"):
+                await watch
+            await b.post("/api/v1/bias/hv/set", volts=54.0)
+            watch = asyncio.create_task(board._supplies.wait_failed())
             b.supplies.chiller.bath_degc = 25.0
             with pytest.raises(DaemonError, match=r"hv is tripped: .*cooling"):
                 await watch

@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
     group.command("set")(set_)
     for name, path, told in (
         ("off", "off", "Switch one output off, now (all of them: petqc off)."),
+        ("stop", "stop", "End a ramp where it is, and say what is measured there; on stays on."),
         ("confirm", "confirm", "Take over an output that was found on; nothing is sent to it."),
         ("acknowledge", "acknowledge", "Say that you saw a trip; nothing else changes."),
         ("reset", "reset", "Reset an acknowledged trip whose cause is gone; energises nothing."),

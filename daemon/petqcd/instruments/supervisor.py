@@ -136,10 +136,12 @@ class InstrumentSupervisor:
         finally:
             request.done.cancel()
 
-    async def stop(self) -> None:
-        """Hold: no command waits any more, and a ramp ends at its last confirmed step."""
+    def stop(self) -> None:
+        """Hold: no command waits any more, and a ramp ends where it is as soon as its step has arrived."""
         self._queue.refuse_all(OvertakenError("it was stopped", device=self.name))
-        if self._work.priority is Priority.COMMAND:
+        if isinstance(self.driver, BiasSource):
+            self.driver.hold()  # cancelling would switch off what is on its way up
+        elif self._work.priority is Priority.COMMAND:
             self._work.end("it was stopped")
 
     async def off(self) -> SafeOutcome:

@@ -23,7 +23,7 @@ from petqc_drivers.errors import (
 from petqc_drivers.limits import Volts
 from petqcd import clock
 from petqcd.errors import DaemonError, DeviceError, NotFoundError, PermitError, RefusedError, UnreachableError
-from petqcd.instruments.command_queue import Command
+from petqcd.instruments.command_queue import Command, Priority
 from petqcd.off.safe_state import SafeState
 
 if TYPE_CHECKING:
@@ -117,10 +117,11 @@ class BiasControl:
 
         async def work(driver: BiasSource) -> None:
             self._require(name)  # what was given when it was asked for need not be when its turn comes
+            if driver.output is OutputState.OFF:  # what is on already is refused, and stays as it was asked for
+                self.set_by_people.pop(name, None)
             await driver.on(target)
             await _settled(driver, target, config.settle_s)
 
-        self.set_by_people.pop(name, None)
         await self._submit(supervisor, Command("switching on", work, self._deadline_s(config, target.value)))
         self.set_by_people[name] = volts
         return self._document(supervisor)
@@ -164,6 +165,25 @@ class BiasControl:
         """
         self._watch.unit(name)
         return await self._instruments[name].off()
+
+    async def hold(self, name: str) -> dict[str, Any]:
+        """End a ramp where it is: the step on its way arrives, and what is measured then is told. Needs no permit.
+
+        Raises:
+            RefusedError: nothing is ramping.
+            UnreachableError: it does not answer any more; what becomes of it is told by its state.
+        """
+        supervisor, _ = self._source(name)
+        driver = self._driver(supervisor)
+        if driver.output is not OutputState.RAMPING:
+            raise RefusedError(f"{name}: nothing to hold: its output is {driver.output.value}")
+        supervisor.stop()
+        try:
+            async with asyncio.timeout(SETTLE_DEADLINE_S):  # its turn comes when the ramp has ended
+                await self._submit(supervisor, Command("reading", lambda one: one.poll()), Priority.PERMIT)
+        except TimeoutError as error:
+            raise UnreachableError(f"{name}: its step has not arrived yet: look again, or switch it off") from error
+        return self._document(supervisor)
 
     async def confirm(self, name: str) -> dict[str, Any]:
         """Take over an output that was found on: it stays as it is, and petqc says that it is on.
@@ -324,10 +344,12 @@ class BiasControl:
         slew = 1.0 if config.bias is None else config.bias.slew_v_per_s
         return SETTLE_DEADLINE_S + config.settle_s + 2 * abs(volts) / slew
 
-    async def _submit(self, supervisor: InstrumentSupervisor, command: Command) -> Any:
+    async def _submit(
+        self, supervisor: InstrumentSupervisor, command: Command, priority: Priority = Priority.COMMAND
+    ) -> Any:
         """Let a device do something; whatever it says becomes an error of the daemon."""
         try:
-            return await supervisor.submit(command)
+            return await supervisor.submit(command, priority)
         except (LimitError, StateError) as error:
             raise RefusedError(str(error)) from error
         except (ConnectError, LinkLostError, ReplyTimeoutError) as error:

@@ -63,17 +63,21 @@ class RunSupplies:
             await self._control.on(name, volts)
 
     async def wait_failed(self) -> None:
-        """Until one that is used is not on any more: tripped, switched off by somebody, or lost.
+        """Until one that is used is not on as the run wants it: tripped, off, lost, or set to another voltage.
+
+        What follows the temperature ramps by itself; that is no failure.
 
         Raises:
             DaemonError: then, always; with nothing in use it waits for ever.
         """
         while True:
             for supply in (self._instruments[name] for name in self._used):
-                if supply.state is not InstrumentState.ON:
+                if supply.state not in (InstrumentState.ON, InstrumentState.RAMPING):
                     raise DaemonError(
                         f"{supply.name} is {supply.state}" + (f": {supply.detail}" if supply.detail else "")
                     )
+                if self._control.set_by_people.get(supply.name) != self.volts[supply.name]:
+                    raise DaemonError(f"{supply.name}: somebody set it to another voltage while the run needed it")
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def off(self) -> list[SafeOutcome]:

@@ -23,6 +23,7 @@ ROLES: dict[str, tuple[frozenset[Role], str]] = {
     "session": (_ALL, "See and end one's own session."),
     "audit": (_ALL, "Read the audit log: engineers all of it, others their own rows."),
     "off": (_COMMANDING, "Bias off, now. Never limited in rate, never refused because it cannot be recorded."),
+    "hold": (_COMMANDING, "End a ramp where it is. Acted on first, as off is."),
     "energise": (
         _COMMANDING,
         "Switch bias sources on, set them inside operating limits, confirm what was found on.",
@@ -45,7 +46,7 @@ ROLES: dict[str, tuple[frozenset[Role], str]] = {
 
 SOCKET_ONLY = frozenset({MANAGE})
 """Not over TCP, whoever asks."""
-TOWARDS_SAFE = frozenset({"off", "abort"})
+TOWARDS_SAFE = frozenset({"off", "abort", "hold"})
 """Acted on first and recorded after, and never limited in rate."""
 READING = frozenset({ANYBODY, VIEW, "session", "audit"})
 """Changes nothing, so the audit log has no row of it."""
@@ -101,6 +102,7 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("GET", "/api/v1/bias"): VIEW,
     ("POST", "/api/v1/bias/{device}/on"): "energise",
     ("POST", "/api/v1/bias/{device}/set"): "energise",
+    ("POST", "/api/v1/bias/{device}/stop"): "hold",
     ("POST", "/api/v1/bias/{device}/confirm"): "energise",
     ("POST", "/api/v1/bias/{device}/off"): "off",
     ("POST", "/api/v1/bias/{device}/acknowledge"): "acknowledge",

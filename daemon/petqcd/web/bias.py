@@ -90,6 +90,11 @@ def _add_voltage(app: FastAPI, daemon: Daemon) -> None:
         """Ramp what is on to another voltage."""
         return await bias.set(device, body.volts)
 
+    @app.post("/api/v1/bias/{device}/stop")
+    async def stop(device: str, _body: Nothing) -> dict[str, Any]:
+        """End a ramp where it is; answered with what is measured then."""
+        return await bias.hold(device)
+
     @app.post("/api/v1/bias/{device}/confirm")
     async def confirm(device: str, _body: Nothing) -> dict[str, Any]:
         """Take over an output that was found on."""
