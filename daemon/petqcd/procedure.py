@@ -362,7 +362,7 @@ class Procedure(ABC):
         pipeline.start()
         self._started_s = clock.monotonic_s()
         self._flowing = True
-        is_ours = self.job.config.board.simulator is not None
+        is_ours = self.job.config.board.is_simulated
         self.run_clock = RunClock(self.board.time_tag if is_ours else None)
         await self.board.start(pipeline.sink)
         # Not before: behind the readout maker's daemon switching on takes 0.22 s, in which nothing could be measured.

@@ -112,6 +112,12 @@ class Services:
         self.metrics.set("petqc_store_last_commit_timestamp_seconds", self.store.last_commit_unix_s)
         return sequence
 
+    def _replayed(self) -> tuple[str, ...]:
+        """That the frames are older than the run, where they are."""
+        replays = self.config.board.replays
+        told = f"Replayed: the frames are those of {replays}, and say nothing about the detector today."
+        return (told,) if replays else ()
+
     def _environment(self, acquired: Acquired) -> tuple[EnvironmentReading, ...]:
         """Readings of the board, and of the instruments when the measurement began and when it ended."""
         now_s = clock.monotonic_s()
@@ -158,7 +164,7 @@ class Services:
             elapsed_s=max(acquired.elapsed_s, live_s or 0.0) if procedure is not None else None,
             live_time_s=live_s,
             source=shape,
-            notes=(*((f"Source: {about}.",) if about else ()), *notes),
+            notes=(*self._replayed(), *((f"Source: {about}.",) if about else ()), *notes),
         )
 
 

@@ -7,6 +7,10 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from petqc_simulators.serving import ServeSettings
 
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C ended before it had begun."""
@@ -33,6 +37,46 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _of_servers(command: argparse.ArgumentParser) -> None:
+    """Where it is served, and for how long."""
+    command.add_argument(
+        "--listen",
+        "--address",
+        metavar="ADDRESS",
+        help="udp://HOST:PORT, port 0 for any free one; or unix:/PATH for the maker's daemon in front of it. Default: "
+        "udp://127.0.0.1:2000, or a socket in the folder for temporary files if the scanner has several units",
+    )
+    command.add_argument(
+        "--instruments-at",
+        type=int,
+        default=0,
+        metavar="PORT",
+        help="first TCP port of bias supplies and chiller of a profile that has them; default: any free ones",
+    )
+    command.add_argument("--shared-memory", metavar="/NAME", help="name of the frame ring, with unix:/PATH")
+    command.add_argument("--speed", type=_speed, default=1.0, help="simulated seconds per second")
+    command.add_argument(
+        "--write-config", type=Path, metavar="DIR", help="write its configuration in the maker's format here"
+    )
+    command.add_argument(
+        "--state-dir",
+        type=Path,
+        metavar="DIR",
+        help="configuration, truth and state go here; default: a folder that is removed in the end, and no truth",
+    )
+    command.add_argument(
+        "--for", type=_seconds, dest="seconds", metavar="SECONDS", help="end by itself after this time"
+    )
+    command.add_argument(
+        "--status-every",
+        type=_seconds,
+        metavar="SECONDS",
+        help="how often it tells how it goes, 0 for never; default: 1, or 10 where words go to no terminal",
+    )
+    command.add_argument("--json", action="store_true", help="lines of JSON on stdout")
+    command.add_argument("--until-stdin-closes", action="store_true", help="end when standard input ends")
+
+
 def parser() -> argparse.ArgumentParser:
     """The argument parser."""
     from petqc_simulators.profile import profile_names
@@ -45,6 +89,12 @@ def parser() -> argparse.ArgumentParser:
         help="a board on UDP, or behind the daemon's socket",
         description="A simulated scanner on its real wire, for petqc or any other program.",
     )
+    replay = commands.add_parser(
+        "replay",
+        prog="petqc replay",
+        help="a recording played back as hardware",
+        description="A recording, or a bundle, on the wire of the boards that it came from.",
+    )
     record = commands.add_parser("record", help="a recording, as fast as it goes")
     faults = commands.add_parser("faults", prog="petqc faults", help="what can break, and what should notice it")
     faults.add_argument("--json", action="store_true", help="a list on stdout")
@@ -54,20 +104,23 @@ def parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--seed", type=_seed, default=1, help="the individual detector")
         command.add_argument("--source", choices=("na22", "ge68", "none"), help="default: the profile's")
+    for command in (serve, record, replay):
         command.add_argument(
             "--fault",
             action="append",
             default=[],
-            metavar="ID[=size][@begin[-end]]",
-            help="what is broken, how much, and from when on; may be repeated; `petqc faults` lists them",
+            metavar="ID[=size][:place][@begin[-end]]",
+            help="what is broken, how much, where, and from when on; may be repeated; `petqc faults` lists them",
         )
-    serve.add_argument(
-        "--listen",
-        "--address",
-        metavar="ADDRESS",
-        help="udp://HOST:PORT, port 0 for any free one; or unix:/PATH for the maker's daemon in front of it. Default: "
-        "udp://127.0.0.1:2000, or a socket in the folder for temporary files if the scanner has several units",
+    replay.add_argument("path", type=Path, metavar="FILE.rawf|BUNDLE", help="what was recorded")
+    replay.add_argument(
+        "--config", type=Path, metavar="CONFIG.INI", help="default: the one beside it, or in the bundle"
     )
+    replay.add_argument("--profile", help="boards that it came from; default: what its channels suggest")
+    replay.add_argument("--loop", action="store_true", help="begin again at its end, instead of falling silent")
+    replay.set_defaults(seed=1, source=None)
+    _of_servers(serve)
+    _of_servers(replay)
     serve.add_argument(
         "--device",
         metavar="KIND",
@@ -75,33 +128,6 @@ def parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--model", help="of the instrument, with --device")
     serve.add_argument("--serial", help="serial number of the instrument, with --device")
-    serve.add_argument(
-        "--instruments-at",
-        type=int,
-        default=0,
-        metavar="PORT",
-        help="first TCP port of bias supplies and chiller of a profile that has them; default: any free ones",
-    )
-    serve.add_argument("--shared-memory", metavar="/NAME", help="name of the frame ring, with unix:/PATH")
-    serve.add_argument("--speed", type=_speed, default=1.0, help="simulated seconds per second")
-    serve.add_argument(
-        "--write-config", type=Path, metavar="DIR", help="write its configuration in the maker's format here"
-    )
-    serve.add_argument(
-        "--state-dir",
-        type=Path,
-        metavar="DIR",
-        help="configuration, truth and state go here; default: a folder that is removed in the end, and no truth",
-    )
-    serve.add_argument("--for", type=_seconds, dest="seconds", metavar="SECONDS", help="end by itself after this time")
-    serve.add_argument(
-        "--status-every",
-        type=_seconds,
-        metavar="SECONDS",
-        help="how often it tells how it goes, 0 for never; default: 1, or 10 where words go to no terminal",
-    )
-    serve.add_argument("--json", action="store_true", help="lines of JSON on stdout")
-    serve.add_argument("--until-stdin-closes", action="store_true", help="end when standard input ends")
     record.add_argument("--seconds", type=float, default=15.0, help="length")
     record.add_argument("prefix", type=Path, help="path of the recording without suffix")
     return top
@@ -128,28 +154,38 @@ def _serve_instrument(given: argparse.Namespace) -> int:
 
 
 def _serve(given: argparse.Namespace) -> int:
-    from petqc_simulators.serving import ServeSettings, serve
+    from petqc_simulators.serving import serve
+
+    return serve(_settings(given))
+
+
+def _replay(given: argparse.Namespace) -> int:
+    from petqc_simulators.replay import ReplaySettings, replay
+
+    return replay(ReplaySettings(given.path, _settings(given), given.config, given.profile, loops=given.loop))
+
+
+def _settings(given: argparse.Namespace) -> ServeSettings:
+    from petqc_simulators.serving import ServeSettings
 
     every_s = given.status_every
     if every_s is None:
         every_s = 1.0 if given.json or sys.stderr.isatty() else 10.0
-    return serve(
-        ServeSettings(
-            profile=given.profile,
-            seed=given.seed,
-            listen=given.listen,
-            state_dir=given.state_dir,
-            speed=given.speed,
-            source=given.source,
-            faults=given.fault,
-            until_stdin_closes=given.until_stdin_closes,
-            shared_memory=given.shared_memory,
-            instruments_at=given.instruments_at,
-            write_config=given.write_config,
-            seconds=given.seconds,
-            as_json=given.json,
-            status_every_s=every_s,
-        )
+    return ServeSettings(
+        profile=given.profile or "",
+        seed=given.seed,
+        listen=given.listen,
+        state_dir=given.state_dir,
+        speed=given.speed,
+        source=given.source,
+        faults=given.fault,
+        until_stdin_closes=given.until_stdin_closes,
+        shared_memory=given.shared_memory,
+        instruments_at=given.instruments_at,
+        write_config=given.write_config,
+        seconds=given.seconds,
+        as_json=given.json,
+        status_every_s=every_s,
     )
 
 
@@ -178,6 +214,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if given.command == "serve":
             return _serve(given) if given.device is None else _serve_instrument(given)
+        if given.command == "replay":
+            return _replay(given)
         if given.command == "faults":
             return _faults(as_json=given.json)
         from petqc_simulators.recording import write_recording
@@ -196,9 +234,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _refused(given: argparse.Namespace, why: str) -> int:
-    name = "petqc simulate" if given.command == "serve" else "petqc_simulators"
+    name = {"serve": "petqc simulate", "replay": "petqc replay"}.get(given.command, "petqc_simulators")
     sys.stderr.write(f"{name}: {why}\n")
-    if given.command == "serve" and given.json:
+    if given.command in {"serve", "replay"} and given.json:
         sys.stdout.write(json.dumps({"code": "simulator-refused", "error": why}) + "\n")
     return 2
 

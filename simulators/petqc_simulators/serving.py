@@ -32,7 +32,7 @@ from petqc_simulators.physics.detector import Detector
 from petqc_simulators.profile import ProfileError, load_profile
 from petqc_simulators.recording import write_truth
 from petqc_simulators.server import BoardServer, parse_listen
-from petqc_simulators.telling import Announcement, Status, StatusLine
+from petqc_simulators.telling import Announcement, Replayed, Status, StatusLine
 from petqc_simulators.truth import compute_truth
 
 if TYPE_CHECKING:
@@ -161,21 +161,26 @@ def write_config_beside(folder: Path, written: Path) -> Path:
     return folder / written.name
 
 
-class _ToldToEnd:
-    """Ctrl-C or SIGTERM: ends the server once there is one, and before that is only remembered."""
+class ToldToEnd:
+    """Ctrl-C or SIGTERM: ends the server once there is one, and before that is only remembered.
+
+    Attributes:
+        is_told: it has come.
+    """
 
     def __init__(self) -> None:
         self.is_told = False
         self._server: BoardServer | DaqdServer | None = None
 
-    def tell(self, _signal: int, _frame: FrameType | None) -> None:
+    def _tell(self, _signal: int, _frame: FrameType | None) -> None:
         self.is_told = True
         if self._server is not None:
             self._server.stop()
 
     @contextlib.contextmanager
     def heard(self) -> Iterator[None]:
-        previous = {number: signal.signal(number, self.tell) for number in (signal.SIGTERM, signal.SIGINT)}
+        """Listen to both signals."""
+        previous = {number: signal.signal(number, self._tell) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
@@ -184,6 +189,7 @@ class _ToldToEnd:
 
     @contextlib.contextmanager
     def ends(self, server: BoardServer | DaqdServer) -> Iterator[None]:
+        """A signal ends this server."""
         self._server = server
         try:
             yield
@@ -212,6 +218,18 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
+@contextlib.contextmanager
+def state_folder(settings: ServeSettings) -> Iterator[Path]:
+    """The state directory, or one that is removed in the end."""
+    if settings.state_dir is None:
+        with tempfile.TemporaryDirectory(prefix="petqc-simulate-") as name:
+            yield Path(name)
+        return
+    folder = settings.state_dir.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+
+
 def serve(settings: ServeSettings) -> int:
     """Draw the detector, write configuration and truth, say what is there and serve it; the exit code.
 
@@ -221,15 +239,45 @@ def serve(settings: ServeSettings) -> int:
     """
     profile = load_profile(settings.profile, source=settings.source)
     faults = [Fault.parse(text) for text in settings.faults]
-    told = _ToldToEnd()
+    told = ToldToEnd()
+    with told.heard(), state_folder(settings) as folder:
+        detector = Detector(profile, settings.seed, faults)
+        config = write_config_folder(folder / "config", detector.plan.configured(profile), detector.draw)
+        truth = None
+        if settings.state_dir is not None:
+            truth = folder / "truth.json"
+            write_truth(truth, compute_truth(profile, settings.seed, faults))
+        # Compiled now, so that the first frames are not late.
+        warm = Detector(profile, settings.seed)
+        warm.settle()
+        warm.advance()
+        live = LiveFaults({"detector": DetectorFaults(detector)}, faults)
+        again = shlex.join(["petqc", "simulate", "--profile", settings.profile, "--seed", str(settings.seed)])
+        serve_detector(settings, told, folder, detector, live, Files(again, config, truth))
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What is told of a detector beside itself.
+
+    again: the command that gives the same once more. config: its config.ini. truth: None: nobody knows it. replayed:
+    what is replayed and how, if it is a recording.
+    """
+
+    again: str
+    config: Path
+    truth: Path | None
+    replayed: Replayed | None = None
+
+
+def serve_detector(
+    settings: ServeSettings, told: ToldToEnd, folder: Path, detector: Detector, faults: LiveFaults, files: Files
+) -> None:
+    """Boards, instruments and the back door of a detector, announced and on the wire until it is told to end."""
+    profile = detector.profile
     with contextlib.ExitStack() as stack:
-        stack.enter_context(told.heard())
-        if settings.state_dir is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="petqc-simulate-")))
-        else:
-            folder = settings.state_dir.absolute()
-            folder.mkdir(parents=True, exist_ok=True)
-        scanner = Scanner(profile, settings.seed, faults, witness_folder=folder)
+        scanner = Scanner(profile, settings.seed, witness_folder=folder, detector=detector)
         stack.callback(scanner.close)
         scanner.run_ahead()
         listen, shared_memory = default_place(profile)
@@ -239,42 +287,32 @@ def serve(settings: ServeSettings) -> int:
         stack.callback(server.close)
         sides = scanner.instruments.wire_sides()
         instruments = stack.enter_context(served_beside(sides, settings.instruments_at, settings.speed))
-        plan = scanner.detector.plan
-        config = write_config_folder(folder / "config", plan.configured(profile), scanner.detector.draw)
+        config = files.config
         if settings.write_config is not None:
             config = write_config_beside(settings.write_config.absolute(), config)
-        live = LiveFaults({"detector": DetectorFaults(scanner.detector)}, faults)
-        truth = None
-        if settings.state_dir is not None:
-            truth = folder / "truth.json"
-            write_truth(truth, compute_truth(profile, settings.seed, faults))
-        # Compiled now, so that the first frames are not late.
-        warm = Detector(profile, settings.seed)
-        warm.settle()
-        warm.advance()
         control = stack.enter_context(control_path(folder))
-        stack.enter_context(controlled(live, control))
+        stack.enter_context(controlled(faults, control))
         announcement = Announcement(
             profile=profile,
             seed=settings.seed,
-            again=shlex.join(["petqc", "simulate", "--profile", settings.profile, "--seed", str(settings.seed)]),
+            again=files.again,
             address=address,
             shared_memory=server.ring.name if isinstance(server, DaqdServer) else None,
             config=config,
-            truth=truth,
+            truth=files.truth,
             control=control,
-            faults=live.documents(),
+            faults=faults.documents(),
             instruments=scanner.instruments.device_tables(instruments),
-            highest_start_v=math.ceil(100.0 * max(scanner.detector.draw.dac_offset_v.max(initial=0.0), 0.0)) / 100.0,
+            highest_start_v=math.ceil(100.0 * max(detector.draw.dac_offset_v.max(initial=0.0), 0.0)) / 100.0,
+            replayed=files.replayed,
         )
         _say(json.dumps(announcement.document()) if settings.as_json else announcement.text())
-        _serve_until_told(settings, told, scanner, server, folder / "state.json", live)
-    return 0
+        _serve_until_told(settings, told, scanner, server, folder / "state.json", faults)
 
 
 def _serve_until_told(
     settings: ServeSettings,
-    told: _ToldToEnd,
+    told: ToldToEnd,
     scanner: Scanner,
     server: BoardServer | DaqdServer,
     state_file: Path,

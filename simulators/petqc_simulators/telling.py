@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from petqc_drivers.petsys.registers import POWER_BIAS
@@ -14,7 +14,7 @@ from petqc_simulators.physics.detector import BLOCK_S
 from petqc_simulators.physics.electronics import ACCEPTED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from petqc_drivers.petsys.mezzanines import BiasKind
@@ -40,12 +40,34 @@ def _count(n: int, thing: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Replayed:
+    """What is replayed.
+
+    name: of the recording. sha256: of its frames. seconds, hits: what is in it. loops: it begins again at its end.
+    measures_s: how long a run can be that begins when the bias is on.
+    """
+
+    name: str
+    sha256: str
+    seconds: float
+    hits: int
+    loops: bool
+    measures_s: float
+
+    def words(self) -> str:
+        """For people."""
+        end = "then from its beginning again (LOOPED)" if self.loops else "then the board is silent"
+        return f"{self.name}, {self.seconds:.2f} s with {self.hits:,} hits; {end}"
+
+
+@dataclass(frozen=True, slots=True)
 class Announcement:
     """What is simulated, where it answers, and how others are pointed at it.
 
     again: the command that gives the same detector once more. control: the socket where faults are planted while it
     runs. faults: as the truth describes them. highest_start_v: of outputs that come up before they can be told
-    anything. instruments: what stands beside the boards, each as its table of petqc.toml.
+    anything. instruments: what stands beside the boards, each as its table of petqc.toml. replayed: the recording that
+    the frames are from, if they are not simulated.
     """
 
     profile: Profile
@@ -59,6 +81,7 @@ class Announcement:
     faults: Sequence[dict[str, Any]]
     highest_start_v: float
     instruments: Sequence[Mapping[str, Any]] = ()
+    replayed: Replayed | None = None
 
     def document(self) -> dict[str, Any]:
         """For programs: the first line of JSON."""
@@ -75,6 +98,7 @@ class Announcement:
             "seed": self.seed,
             "source": self.profile.source.kind,
             "repeats_blocks": self.profile.repetition.blocks,
+            **({} if self.replayed is None else {"replayed": asdict(self.replayed)}),
             "boards": hardware.boards,
             "modules": geometry.modules,
             "asics": geometry.chips,
@@ -91,7 +115,9 @@ class Announcement:
         width = max(map(len, facts))
         return "\n".join(
             (
-                f"Simulated: {self.profile.title or self.profile.name}",
+                f"Simulated: {self.profile.title or self.profile.name}"
+                if self.replayed is None
+                else f"Replayed: {self.replayed.words()}",
                 *(f"  {name:<{width}}  {value}" for name, value in facts.items()),
                 "",
                 "petqc measures with it when petqc.toml says",
@@ -126,7 +152,11 @@ class Announcement:
             "bias": f"{_count(geometry.bias_channels, 'output')}; each board has {', '.join(hardware.bias_slots)}"
             if hardware.bias_slots
             else _bias_from_outside(hardware.bias_supply),
-            "source": source,
+            **(
+                {"source": source}
+                if self.replayed is None
+                else {"simulated": "answers to commands, bias outputs and temperatures; frames are the recorded ones"}
+            ),
             **({"repetition": _repetition_words(p.repetition.blocks)} if p.repetition.blocks else {}),
             "faults": "; ".join(_fault_words(fault) for fault in self.faults) or "none",
         }
@@ -154,11 +184,25 @@ class Announcement:
                 *((f"shared_memory = {json.dumps(self.shared_memory)}",) if is_daemon else ()),
                 f"configuration = {json.dumps(str(self.config))}",
                 "simulated = true             # everything that is made from it says so",
+                *self._replay_lines(),
                 f"control = {json.dumps(str(self.control))}",
                 *self._bias_tables(),
                 *(line for one in self.instruments for line in _table(one)),
+                *self._run_lines(),
             )
         )
+
+    def _replay_lines(self) -> list[str]:
+        if self.replayed is None:
+            return []
+        looped = ", looped" if self.replayed.loops else ""
+        return [f"replays = {json.dumps(f'{self.replayed.name}{looped} (SHA-256 {self.replayed.sha256[:16]})')}"]
+
+    def _run_lines(self) -> list[str]:
+        """How long a run with a source can be that is fed by a recording."""
+        if self.replayed is None:
+            return []
+        return ["", "[qc.source]", f"seconds = {self.replayed.measures_s:.1f}", "settle_s = 0.0"]
 
     def _bias_tables(self) -> list[str]:
         """Limits of the simulated outputs: of the first mezzanine, then of each that is another one."""
@@ -238,6 +282,7 @@ class Status:
         self._server = server
         self._scanner = scanner
         self._faults = faults
+        self._replay: Callable[[], dict[str, Any]] | None = getattr(scanner.detector, "replay_status", None)
         self._started = self._taken = time.monotonic()
         self._hits = 0
 
@@ -266,7 +311,17 @@ class Status:
             "bias_v": [round(float(volts.min()), 2), round(float(volts.max()), 2)] if volts.size else None,
             "faults": [fault["id"] for fault in self._faults.documents() if fault["is_acting"]],
             "rejected": dict(scanner.rejected),
+            **({} if self._replay is None else self._replay()),
         }
+
+
+def _replay_words(status: dict[str, Any]) -> tuple[str, ...]:
+    if "played_s" not in status:
+        return ()
+    if status["is_at_end"]:
+        return (f"the recording ended after {status['played_s']:.1f} s: silent",)
+    turn = f", turn {status['turns'] + 1} (LOOPED)" if status["turns"] else ""
+    return (f"{status['played_s']:.1f} s of the recording{turn}" if status["is_playing"] else "waits for bias",)
 
 
 def status_words(status: dict[str, Any]) -> str:
@@ -281,6 +336,7 @@ def status_words(status: dict[str, Any]) -> str:
             f"simulated {status['simulated_s']:.1f} s{slipped}",
             f"{status['hits_per_s']:,.0f} hits/s" if status["is_streaming"] else "not synchronised yet",
             *(("frames repeat",) if status["blocks_repeated"] else ()),
+            *_replay_words(status),
             _count(status["clients"], "client"),
             bias,
             f"faults {', '.join(status['faults'])}" if status["faults"] else "no faults",

@@ -1,4 +1,4 @@
-"""simulate, faults, bench, check-config, version."""
+"""simulate, replay, faults, bench, check-config, version."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from petqcd.cli.common import Json, configuration, give_json
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command("check-config")(check_config)
-    for name, command in (("simulate", simulate), ("faults", faults), ("bench", bench)):
+    handed_over = (("simulate", simulate), ("replay", replay), ("faults", faults), ("bench", bench))
+    for name, command in handed_over:
         app.command(
             name,
             add_help_option=False,
@@ -73,6 +74,11 @@ def check_config(
 def simulate(context: typer.Context) -> None:
     """A simulated board on the wire, for this daemon or any other client (arguments: see simulate --help)."""
     _simulators("serve", context.args)
+
+
+def replay(context: typer.Context) -> None:
+    """A recording or a bundle played back as hardware on the wire (arguments: see replay --help)."""
+    _simulators("replay", context.args)
 
 
 def faults(context: typer.Context) -> None:

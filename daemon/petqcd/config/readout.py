@@ -47,6 +47,8 @@ class DeviceConfig(Model):
     """config.ini of the readout: maps, calibrations, settings."""
     simulated: bool = False
     """True: what answers at `address` is a simulator or a replay, and everything made from it says so."""
+    replays: Annotated[str, Field(max_length=300)] = ""
+    """What is replayed at `address`, where it is no simulated detector: every run says so."""
     control: Path | None = None
     """Control socket of a simulator that was started elsewhere: where faults are planted while it runs."""
     simulator: SimulatorConfig | None = None
@@ -72,6 +74,8 @@ class DeviceConfig(Model):
             raise ValueError("shared_memory belongs to a petsys-daqd at an address")
         if self.address is not None and self.configuration is None:
             raise ValueError("a board at an address needs configuration = the path of its config.ini")
+        if self.replays and not self.simulated:
+            raise ValueError("replays says what a replay at an address plays: it needs simulated = true")
         if self.control is not None and (self.simulator is not None or not self.simulated):
             raise ValueError("control is the socket of a simulator at an address: it needs simulated = true")
         if self.simulator is not None and self.configuration is not None:

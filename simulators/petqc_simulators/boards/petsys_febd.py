@@ -86,6 +86,7 @@ class PetsysFebd(CommandAccount):
         witness_path: file for what the bias outputs were told and did.
         number: which of the scanner's boards it is.
         detector: what it shares with the other boards; None: one of its own, of which it sends the frames.
+        is_alone: the detector that is given is all its own.
 
     Attributes:
         detector: the physics behind it.
@@ -110,14 +111,16 @@ class PetsysFebd(CommandAccount):
         witness_path: Path | None = None,
         number: int = 0,
         detector: Detector | None = None,
+        is_alone: bool = False,
     ) -> None:
-        if detector is None and profile.hardware.boards > 1:
+        is_alone |= detector is None
+        if is_alone and profile.hardware.boards > 1:
             raise ProfileError(f"{profile.name}: {profile.hardware.boards} boards share one detector")
         super().__init__()
         self.profile = profile
         self.share = profile.share(number)
         self.detector = detector or Detector(profile, seed, faults)
-        self.frames = FrameClock(self.detector) if detector is None else None
+        self.frames = FrameClock(self.detector) if is_alone else None
         self.asics = Asics(profile)
         self.registers = RegisterFile()
         self.witness = BiasWitness(profile.outputs_per_board, witness_path)

@@ -30,6 +30,13 @@ class Scanner:
     A board that was not synchronised together with the others counts time from elsewhere; the daemon would find no
     frames to join its own with, so it sends nothing until it is.
 
+    Args:
+        profile: which scanner.
+        seed: the individual one.
+        faults: what is planted in its detector.
+        witness_folder: where the records of what bias outputs were told and did go.
+        detector: another one than the simulated one of profile, seed and faults.
+
     Attributes:
         detector: the one behind all boards.
         boards: the FEB/Ds, in the order of their modules.
@@ -39,7 +46,13 @@ class Scanner:
     """
 
     def __init__(
-        self, profile: Profile, seed: int, faults: Sequence[Fault] = (), *, witness_folder: Path | None = None
+        self,
+        profile: Profile,
+        seed: int,
+        faults: Sequence[Fault] = (),
+        *,
+        witness_folder: Path | None = None,
+        detector: Detector | None = None,
     ) -> None:
         hardware = profile.hardware
         if not hardware.is_tofpet2:
@@ -51,10 +64,11 @@ class Scanner:
         self._hardware_trigger: HardwareTrigger | None = None
         if not hardware.clock_trigger:
             path = None if witness_folder is None else witness_folder / "bias.jsonl"
-            self.boards.append(PetsysFebd(profile, seed, faults, witness_path=path))
-            self.detector = self.boards[0].detector
+            self.detector = detector or Detector(profile, seed, faults)
+            board = PetsysFebd(profile, seed, witness_path=path, detector=self.detector, is_alone=True)
+            self.boards.append(board)
         else:
-            self.detector = Detector(profile, seed, faults)
+            self.detector = detector or Detector(profile, seed, faults)
             self._frames = FrameClock(self.detector)
             for number, (port, slave) in enumerate(hardware.addresses):
                 path = None if witness_folder is None else witness_folder / f"bias-{port}-{slave}.jsonl"

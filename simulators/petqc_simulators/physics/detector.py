@@ -470,13 +470,17 @@ class Detector:
             self.counters[el.ACCEPTED] += hits
             return first
 
-    def _advance(self) -> Block:
-        b = self._buffers
+    def _look_at_faults(self) -> None:
+        """Let those act whose time has come."""
         if self._onsets and self.now_s >= self._onsets[0]:
             del self._onsets[0]
             self._set_in()
         elif self.now_s >= self._varies_at_s:
             self._set_in()
+
+    def _advance(self) -> Block:
+        b = self._buffers
+        self._look_at_faults()
         self.advance_bias(BLOCK_S)
         if self._stale:
             self.refresh()
