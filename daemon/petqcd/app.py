@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
-from petqcd import clock
+from petqcd import clock, process_health
 from petqcd.baselines import Baselines
 from petqcd.calibrations import Calibrations
 from petqcd.client import SOCKET_NAME
@@ -220,6 +220,7 @@ class Daemon:
         self._own(asyncio.create_task(self.watch.run(), name="interlocks"))
         self._own(asyncio.create_task(self.following.run(), name="temperature following"))
         self._own(asyncio.create_task(self._housekeeping(), name="housekeeping"))
+        self._own(asyncio.create_task(process_health.watch(self.metrics), name="watch of the process"))
         self._own(asyncio.create_task(self.backups.run(), name="nightly backup"))
         if mqtt is not None:
             speaking = asyncio.create_task(mqtt.run(), name="mqtt")

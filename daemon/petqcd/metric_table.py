@@ -36,6 +36,11 @@ _READING = ("scanner", "device", "module", "quantity")
 METRICS: tuple[Metric, ...] = (
     Metric("petqc_start_time_seconds", "gauge", "Unix time when the daemon started."),
     Metric("petqc_simulated", "gauge", "1 if anything the daemon measures is simulated or replayed, else 0."),
+    Metric("petqc_memory_bytes", "gauge", "Resident memory of the daemon, without its simulator."),
+    Metric("petqc_open_files", "gauge", "File descriptors that the daemon has open."),
+    Metric("petqc_threads", "gauge", "Threads of the daemon."),
+    Metric("petqc_tasks", "gauge", "Tasks of the daemon's event loop."),
+    Metric("petqc_loop_lag_max_seconds", "gauge", "Latest that the event loop was within the last five seconds."),
     Metric("petqc_run_active", "gauge", "1 while a run is going on, else 0."),
     Metric("petqc_run_progress_ratio", "gauge", "Progress of the run going on, 0 to 1; 0 without one."),
     Metric("petqc_runs_passed_total", "counter", "Runs that ended with the verdict pass."),

@@ -1,7 +1,8 @@
 """A real daemon that is killed with SIGKILL again and again, whatever it does, and what must be true each time.
 
-`python -m tests.system.killed --kills 1000` is the long run. A nursery has everything imported and forks one daemon for
-each life, so that a life costs a second; board and detector are simulated and live through all of it.
+`python -m tests.system.killed --kills 1000 --ledger FILE` is the long run, which a later one goes on with. A nursery
+has everything imported and forks one daemon for each life, so that a life costs a second; board and detector are
+simulated and live through all of it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import asyncio
 import importlib
 import json
+import math
 import os
 import pkgutil
 import random
@@ -289,17 +291,52 @@ def campaign(folder: Path, kills: int, seed: int) -> dict[str, Any]:
         return found.finish()
 
 
+CHUNK = 50
+"""Kills in one folder; its end is judged as a whole, and counts."""
+
+
 def main() -> None:
-    """The long run."""
+    """The long run: chunk after chunk, each with a seed of its own, and the sum."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kills", type=int, default=1000, help="in all, with those that the ledger has")
+    parser.add_argument("--seed", type=int, default=1, help="of the first chunk; the next has the next")
+    parser.add_argument("--ledger", type=Path, help="JSON lines, one for each chunk; a later run goes on from there")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no chunk after so long")
     given = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="petqc-kills-"))
+    ledger: Path | None = given.ledger
+    done = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger and ledger.exists() else []
+    seed = 1 + max((chunk["seed"] for chunk in done), default=given.seed - 1)
     began_s = time.monotonic()
-    found = campaign(folder, given.kills, given.seed)
-    sys.stdout.write(json.dumps({**found, "seed": given.seed, "seconds": round(time.monotonic() - began_s)}) + "\n")
+    while (left := given.kills - sum(chunk["kills"] for chunk in done)) > 0:
+        if time.monotonic() - began_s > 60 * given.minutes:
+            break
+        done.append(_chunk(min(left, CHUNK), seed))
+        sys.stderr.write(f"{sum(chunk['kills'] for chunk in done)} of {given.kills} kills\n")
+        seed += 1
+        if ledger:
+            with ledger.open("a") as file:
+                file.write(json.dumps(done[-1]) + "\n")
+    sys.stdout.write(json.dumps(_sum(done)) + "\n")
+
+
+def _chunk(kills: int, seed: int) -> dict[str, Any]:
+    """A campaign in a folder that is kept only if something was wrong."""
+    began_s = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="petqc-kills-"))
+    try:
+        found = campaign(folder, kills, seed)
+    except BaseException:
+        sys.stderr.write(f"seed {seed}: see {folder}\n")
+        raise
     shutil.rmtree(folder)
+    return {**found, "seed": seed, "seconds": round(time.monotonic() - began_s)}
+
+
+def _sum(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    names = ("kills", "claimed", "acknowledged", "interrupted", "recordings", "backups", "seconds")
+    found: dict[str, Any] = {name: sum(chunk[name] for chunk in chunks) for name in names}
+    found["phases"] = {phase: sum(chunk["phases"].get(phase, 0) for chunk in chunks) for phase in PHASES}
+    return {**found, "seeds": [chunk["seed"] for chunk in chunks]}
 
 
 if __name__ == "__main__":
