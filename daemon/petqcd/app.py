@@ -26,6 +26,7 @@ from petqcd.off.kept_outputs import KeptOutputs
 from petqcd.off.output_settings import configured_outputs
 from petqcd.off.safe_state import HARDWARE_SWITCH, SafeOutcome, SafeState, together
 from petqcd.progress import Bus
+from petqcd.readiness import Readiness
 from petqcd.readout.supervisor import BiasState, DeviceSupervisor
 from petqcd.runs import RunManager
 from petqcd.scheduler import Scheduler
@@ -134,7 +135,8 @@ class Daemon:
             "alarms": self.alarms.documents(),
             "bypasses": [one.document(clock.monotonic_s()) for one in self.watch.bypasses.holding(clock.monotonic_s())],
             "calibration_set": self.calibrations.in_use,
-            "missing": self.not_ready(),
+            "maintenance": [one.document() for one in self.watch.maintenance.all()],
+            "missing": self.readiness.missing(),
             "run": progress.document() if progress else None,
             "schedule": self.scheduler.document(),
         }
@@ -150,15 +152,6 @@ class Daemon:
         except DaemonError as error:
             return SafeOutcome(name, SafeState.UNKNOWN, f"{error} ({HARDWARE_SWITCH})")
         return SafeOutcome(name, _SAFE.get(outcome.state, SafeState.UNKNOWN), outcome.told)
-
-    def not_ready(self) -> list[str]:
-        """What stands in the way of a run, for /readyz."""
-        missing = []
-        if not self.device.ready:
-            missing.append(f"{self.device.state.name}: {self.device.state.detail or 'is being started'}")
-        if self.config.board.bias is None and not self.instruments.run_volts:
-            missing.append(f"{self.device.state.name}: hard limits are not configured")
-        return missing
 
     async def _start(self) -> None:
         self.store = Store(self.state_dir, database_of(self.config.store, self.state_dir))
@@ -203,7 +196,12 @@ class Daemon:
         )
         self.disk = Disk(self.state_dir, self.metrics, keeps_reserve=not self.config.is_simulated)
         await asyncio.to_thread(self.disk.look)
-        self.runs.refuses = self.disk.why_no_run
+        self.readiness = Readiness(self)
+        self.runs.refuses = self.readiness.why_no_run
+        self.watch.maintenance.why_not_off, self.watch.maintenance.is_on = (
+            self.readiness.why_not_off,
+            self.readiness.is_on,
+        )
         self.backups = Backups(self.config, self.store, self.audit, self.metrics, self.version)
         await self.backups.publish()
         self.calibrations = Calibrations(self.config, self.store, self.metrics, self.device)

@@ -190,7 +190,7 @@ METRICS: tuple[Metric, ...] = (
         "petqc_instrument_state",
         "gauge",
         "Instrument: 0 connecting, 1 answers, 2 off, 3 ramping, 4 on, 5 adopted (found on), 6 tripped, 7 fault, "
-        "8 unknown (it does not answer, its output may be on).",
+        "8 unknown (it does not answer, its output may be on), 9 maintenance (nothing energises it).",
         DEVICE,
     ),
     Metric("petqc_instrument_polls_total", "counter", "Polls of the instrument.", DEVICE),
@@ -227,6 +227,12 @@ METRICS: tuple[Metric, ...] = (
         "Unix time of the last reading that had a value.",
         _READING,
     ),
+    Metric(
+        "petqc_maintenance",
+        "gauge",
+        "1 while somebody works at a device, or at the whole scanner, and nothing energises it, else 0.",
+        DEVICE,
+    ),
     Metric("petqc_permit_given", "gauge", "Permit of a bias source: 1 if true, good and fresh, else 0.", _PERMIT),
     Metric("petqc_permit_bypassed", "gauge", "Permit of a bias source: 1 while somebody bypasses it.", _PERMIT),
     Metric(
@@ -236,7 +242,9 @@ METRICS: tuple[Metric, ...] = (
         _ALARM,
     ),
     Metric("petqc_alarm_severity", "gauge", "Alarm: 0 info, 1 minor, 2 major; the highest until acknowledged.", _ALARM),
-    Metric("petqc_alarm_silenced", "gauge", "Alarm: 1 while it is shelved or out of service.", _ALARM),
+    Metric(
+        "petqc_alarm_silenced", "gauge", "Alarm: 1 while it is shelved, out of service, or held by maintenance.", _ALARM
+    ),
     Metric("petqc_temperature_min_celsius", "gauge", "Lowest temperature of the last reading.", DEVICE),
     Metric("petqc_temperature_max_celsius", "gauge", "Highest temperature of the last reading.", DEVICE),
     Metric(

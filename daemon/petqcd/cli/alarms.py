@@ -109,6 +109,8 @@ def _shown(one: Mapping[str, Any]) -> str:
     words = [one["severity"], one["state"]]
     if one["shelved_because"]:
         words.append(f"shelved: {one['shelved_because']}")
+    if one["held_because"]:
+        words.append(f"held: {one['held_because']}")
     if one["out_of_service"]:
         words.append(f"out of service: {one['out_of_service']}")
     if one["acknowledged_by"]:

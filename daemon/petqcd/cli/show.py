@@ -237,6 +237,7 @@ def print_status(status: Mapping[str, Any]) -> None:
         "board": f"{device['name']}: {device['state']}" + (f" ({device['detail']})" if device["detail"] else ""),
         "bias": device["bias"],
         "calibrated": status["calibration_set"] or "as in the device's own configuration",
+        **({"maintenance": "; ".join(_works(one) for one in works)} if (works := status.get("maintenance")) else {}),
         **({"not ready": "; ".join(status["missing"])} if status["missing"] else {}),
         "run": f"{run['run_id']}: {run['stage']}, {run['fraction']:.0%}, {run['detail']}" if run else "none going on",
     }
@@ -248,6 +249,11 @@ def print_status(status: Mapping[str, Any]) -> None:
         lines["last run"] = f"{last['run_id']}: {verdict}: {last['sentence'] or ''}"
     for name, value in lines.items():
         out.print(f"{name + ':':<12}{value}", soft_wrap=True)
+
+
+def _works(one: Mapping[str, Any]) -> str:
+    late = ", which is over" if one["is_overdue"] else ""
+    return f"{one['device']} until {one['due']}{late} ({one['by']}: {one['reason']})"
 
 
 def print_sets(sets: Sequence[CalibrationSetInfo], used: Mapping[str, str], junk: Mapping[str, str]) -> None:

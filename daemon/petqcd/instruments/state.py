@@ -35,11 +35,16 @@ class InstrumentState(enum.StrEnum):
     """It does not answer as it must; its output, if it has one, was off when last heard of."""
     UNKNOWN = "unknown"
     """It does not answer as it must, and its output may be on."""
+    MAINTENANCE = "maintenance"
+    """Somebody works at it, so nothing energises it; whether it answers is in its detail."""
 
 
 STATE_CODE = {state: number for number, state in enumerate(InstrumentState)}
 """For metrics."""
-LOST = frozenset({InstrumentState.FAULT, InstrumentState.UNKNOWN})
+HIDDEN_BY_MAINTENANCE = frozenset(
+    {InstrumentState.CONNECTING, InstrumentState.ANSWERS, InstrumentState.OFF, InstrumentState.FAULT}
+)
+"""States that say no more than that somebody works there; what may be on, and a trip, is told as ever."""
 _OF_OUTPUT = {
     OutputState.OFF: InstrumentState.OFF,
     OutputState.OFF_COMMANDED: InstrumentState.OFF,

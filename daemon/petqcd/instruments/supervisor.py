@@ -20,7 +20,7 @@ from petqcd.errors import RefusedError, UnreachableError
 from petqcd.instruments.command_queue import Command, CommandQueue, Priority, Request
 from petqcd.instruments.metrics import InstrumentMetrics
 from petqcd.instruments.state import (
-    LOST,
+    HIDDEN_BY_MAINTENANCE,
     InstrumentState,
     believable,
     bias_of,
@@ -61,6 +61,7 @@ class InstrumentSupervisor:
         state: Where it is.
         detail: Why, if it is not as it should be.
         since_unix_s: Since when.
+        maintenance: Who works at it and why, in words; empty: nobody.
         bias: What is known of its output; None: it has none.
     """
 
@@ -69,6 +70,7 @@ class InstrumentSupervisor:
         self.driver: Instrument = config.driver()
         self.state = InstrumentState.CONNECTING
         self.detail = ""
+        self.maintenance = ""
         self.since_unix_s = clock.unix_s()
         self.bias = BiasState.UNKNOWN if isinstance(self.driver, BiasSource) else None
         self._bus = bus
@@ -79,6 +81,7 @@ class InstrumentSupervisor:
         self._switching_off = 0
         self._answers = False
         self._was_lost = False
+        self._known = self.state, self.detail
         self._known_off = False
         self._poll_due_s = 0.0
         self._served_one = False
@@ -96,6 +99,22 @@ class InstrumentSupervisor:
     def answers(self) -> bool:
         """Whether it is connected, is the one that was configured, and answered its last poll."""
         return self._answers
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it answered no more, or never, when last tried."""
+        return self._was_lost and not self._answers
+
+    @property
+    def known_state(self) -> InstrumentState:
+        """Where it is, whether or not somebody works at it."""
+        return self._known[0]
+
+    def someone_works(self, told: str) -> None:
+        """Somebody works at it, in words; empty: nobody any more."""
+        if told != self.maintenance:
+            self.maintenance = told
+            self._now(*self._known)
 
     @property
     def trip(self) -> Trip | None:
@@ -187,6 +206,7 @@ class InstrumentSupervisor:
             "address": self.config.address,
             "modules": list(self.config.modules),
             "state": str(self.state),
+            "maintenance": self.maintenance,
             "detail": self.detail,
             "since": clock.utc_text(self.since_unix_s),
             "answers": self._answers,
@@ -207,7 +227,7 @@ class InstrumentSupervisor:
         """What grows old does so also while nothing is asked: called every second."""
         last_s = self.driver.last_good_s
         is_old = last_s is None or clock.monotonic_s() - last_s > STALE_AFTER_S
-        if self.bias is not None and self.state in LOST and is_old:
+        if self.bias is not None and not self._answers and is_old:
             self._bias_is(BiasState.UNKNOWN)
         if not self._switching_off:
             self._refresh()
@@ -363,6 +383,10 @@ class InstrumentSupervisor:
             self._bus.publish(Event("instrument", self.document()))
 
     def _now(self, state: InstrumentState, detail: str = "") -> None:
+        self._known = state, detail
+        if self.maintenance:
+            state = InstrumentState.MAINTENANCE if state in HIDDEN_BY_MAINTENANCE else state
+            detail = "; ".join(words for words in (self.maintenance, detail) if words)
         if (state, detail) == (self.state, self.detail):
             return
         is_news = state is not self.state

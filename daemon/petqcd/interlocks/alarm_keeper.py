@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from petqcd import clock, small_file
 from petqcd.interlocks.alarms import Alarms, Change, Definition, Severity, State, flood
+from petqcd.interlocks.maintenance import HELD, Maintenance
 from petqcd.progress import Event
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from petqcd.metrics import Metrics
@@ -46,12 +48,18 @@ GUIDANCE = {
         Severity.MAJOR,
         "A condition for staying on is in doubt; it is switched off soon. `petqc bias status` names the condition.",
     ),
+    "maintenance": (
+        Severity.MINOR,
+        "Somebody works at it; nothing energises it. When the work is over: `petqc maintenance end`.",
+    ),
     "bypass": (
         Severity.MINOR,
         "A condition is bypassed for a time. Know why, and end the bypass as soon as it is not needed.",
     ),
 }
 """Severity and what to do, for every kind of alarm of a device."""
+OF_EVERY_DEVICE = ("link", "maintenance")
+OF_OUTPUTS = tuple(GUIDANCE)
 FILE_DAMAGED = "outputs-file"
 KEPT_FOR_THE_SCANNER = Definition(
     id=FILE_DAMAGED,
@@ -82,12 +90,18 @@ class AlarmKeeper:
         self._define(KEPT_FOR_THE_SCANNER)
         self._turn = asyncio.Lock()
 
-    def watch(self, device: str, *, has_output: bool) -> None:
+    def watch(self, device: str, kinds: Iterable[str]) -> None:
         """Make the alarms of a device known; those of the process before are taken up."""
-        for kind in GUIDANCE if has_output else ("link",):
+        for kind in kinds:
             severity, guidance = GUIDANCE[kind]
             self._define(Definition(id=f"{kind}.{device}", device=device, severity=severity, guidance=guidance))
         self._define(flood(device))
+
+    def hold(self, device: str, why: str) -> None:
+        """Let what work at a device brings about call nobody; empty: it calls again."""
+        for id_ in (f"{kind}.{device}" for kind in HELD):
+            if id_ in self._known:
+                self.alarms.hold(id_, why, clock.unix_s())
 
     def condition(
         self, kind: str, device: str, *, is_wrong: bool, detail: str = "", severity: Severity | None = None
@@ -101,6 +115,19 @@ class AlarmKeeper:
         """The same, of an alarm by its id."""
         now_s, unix_s = clock.monotonic_s(), clock.unix_s()
         self.alarms.condition(id_, is_wrong=is_wrong, now_s=now_s, unix_s=unix_s, detail=detail, severity=severity)
+
+    def maintenance(self, device: str, work: Maintenance | None) -> None:
+        """Who works at a device: told as an alarm of its own, and its others call nobody meanwhile."""
+        is_late = work is not None and work.is_overdue
+        told = "" if work is None else work.told
+        self.condition(
+            "maintenance",
+            device,
+            is_wrong=work is not None,
+            detail=told,
+            severity=Severity.MAJOR if is_late else Severity.MINOR,
+        )
+        self.hold(device, told)
 
     def documents(self, *, every: bool = False) -> list[dict[str, Any]]:
         """Those that are not normal, or all of them."""
@@ -144,11 +171,11 @@ class AlarmKeeper:
         self._bus.publish(Event("alarm", {**change.alarm, "what": change.what}))
         if change.what.startswith(("active", "worse")):
             alarm = change.alarm
-            log.log(_CALL[Severity[alarm["severity"]]], "alarm %s: %s", alarm["id"], alarm["detail"])
+            loud = logging.INFO if alarm["is_silent"] else _CALL[Severity[alarm["severity"]]]
+            log.log(loud, "alarm %s: %s", alarm["id"], alarm["detail"])
 
     def _publish(self, alarm: dict[str, Any]) -> None:
         labels = {"device": alarm["device"], "alarm": alarm["id"].partition(".")[0]}
-        is_silent = bool(alarm["out_of_service"] or alarm["shelved_until_unix_s"])
         self._metrics.set("petqc_alarm_state", STATE_CODE[State(alarm["state"])], **labels)
         self._metrics.set("petqc_alarm_severity", Severity[alarm["severity"]], **labels)
-        self._metrics.set("petqc_alarm_silenced", float(is_silent), **labels)
+        self._metrics.set("petqc_alarm_silenced", float(alarm["is_silent"]), **labels)

@@ -87,6 +87,8 @@ class Alarm:
     shelved_until_unix_s: float = 0.0
     shelved_because: str = ""
     out_of_service: str = ""
+    held_because: str = ""
+    """Somebody works at its device; not kept, the one who works there is."""
     collapsed: int = 0
     """Alarms of a flood that this one speaks for."""
     seen: int = 0
@@ -96,7 +98,12 @@ class Alarm:
     @property
     def is_silent(self) -> bool:
         """Whether it calls nobody although it may be active."""
-        return bool(self.out_of_service) or bool(self.shelved_until_unix_s)
+        return self.is_put_aside or bool(self.held_because)
+
+    @property
+    def is_put_aside(self) -> bool:
+        """Whether somebody shelved it or took it out of service."""
+        return bool(self.out_of_service or self.shelved_until_unix_s)
 
     @property
     def is_active(self) -> bool:
@@ -118,6 +125,8 @@ class Alarm:
             "shelved_until_unix_s": self.shelved_until_unix_s,
             "shelved_because": self.shelved_because,
             "out_of_service": self.out_of_service,
+            "held_because": self.held_because,
+            "is_silent": self.is_silent,
             "collapsed": self.collapsed,
         }
 
@@ -184,7 +193,7 @@ class Alarms:
 
     def documents(self) -> list[dict[str, Any]]:
         """All that are not normal and quiet, as plain types."""
-        return [a.document() for a in self.all() if a.state is not State.NORMAL or a.is_silent]
+        return [a.document() for a in self.all() if a.state is not State.NORMAL or a.is_put_aside]
 
     # -- what conditions say -----------------------------------------------------------------------------------------
 
@@ -314,6 +323,13 @@ class Alarms:
         what = f"out of service by {by}: {alarm.out_of_service}" if alarm.out_of_service else f"in service by {by}"
         self._tell(alarm, what, unix_s)
         return alarm
+
+    def hold(self, id_: str, why: str, unix_s: float) -> None:
+        """Let it call nobody while somebody works at its device; empty: it calls again."""
+        alarm = self._alarms[id_]
+        if alarm.held_because != why:
+            alarm.held_because = why
+            self._tell(alarm, f"held: {why}" if why else "held no longer", unix_s)
 
     def _end_shelf(self, alarm: Alarm, unix_s: float) -> None:
         if alarm.shelved_until_unix_s and unix_s >= alarm.shelved_until_unix_s:

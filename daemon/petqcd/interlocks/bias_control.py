@@ -194,6 +194,9 @@ class BiasControl:
         supervisor, _ = self._source(name)
         if self._driver(supervisor).output is not OutputState.ADOPTED:
             raise RefusedError(f"{name}: nothing to confirm: its output is {self._driver(supervisor).output.value}")
+        work = self._watch.maintenance.of(name)
+        if work is not None:
+            raise RefusedError(work.told)
         await self._submit(supervisor, Command("confirming", lambda driver: driver.confirm_adopted()))
         return self._document(supervisor)
 

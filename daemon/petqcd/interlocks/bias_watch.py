@@ -17,12 +17,13 @@ from petqc_drivers.errors import DriverError
 from petqcd import clock, small_file
 from petqcd.errors import DaemonError, NotFoundError
 from petqcd.instruments.command_queue import Command, Priority
-from petqcd.instruments.state import LOST, InstrumentState
+from petqcd.instruments.state import InstrumentState
 from petqcd.interlocks import permit_sources, permits
-from petqcd.interlocks.alarm_keeper import FILE_DAMAGED, AlarmKeeper
+from petqcd.interlocks.alarm_keeper import FILE_DAMAGED, OF_EVERY_DEVICE, OF_OUTPUTS, AlarmKeeper
 from petqcd.interlocks.alarms import Severity
 from petqcd.interlocks.bypass import Bypasses
 from petqcd.interlocks.first_fault import Capture
+from petqcd.interlocks.maintenance import InMaintenance
 from petqcd.interlocks.permit_sources import HostHealth
 from petqcd.interlocks.permits import Permits, Ruling
 from petqcd.readout.supervisor import BiasState
@@ -96,6 +97,7 @@ class BiasWatch:
         newest_unix_s: float,
     ) -> None:
         self.bypasses = Bypasses()
+        self.maintenance = InMaintenance(state_dir)
         self._config, self._instruments, self._alarms, self._kept = config, instruments, alarms, kept
         self._audit, self._metrics, self._state_dir = audit, metrics, state_dir
         self._units: dict[str, Unit] = {}
@@ -172,7 +174,13 @@ class BiasWatch:
         """Once at everything: permits, trips, alarms, what is written."""
         now_s = clock.monotonic_s()
         for supervisor in self._instruments:
-            self._alarms.watch(supervisor.name, has_output=isinstance(supervisor.driver, BiasSource))
+            self._alarms.watch(
+                supervisor.name, OF_OUTPUTS if isinstance(supervisor.driver, BiasSource) else OF_EVERY_DEVICE
+            )
+            work = self.maintenance.of(supervisor.name)
+            supervisor.someone_works("" if work is None else work.told)
+            self._alarms.maintenance(supervisor.name, work)
+            self._metrics.set("petqc_maintenance", float(work is not None), device=supervisor.name)
             self._link(supervisor)
             if isinstance(supervisor.driver, BiasSource):
                 self._look_at(supervisor, supervisor.driver, now_s)
@@ -213,6 +221,7 @@ class BiasWatch:
         assert isinstance(driver, BiasSource)  # noqa: S101 - whoever calls has asked; for the type checker
         config = supervisor.config
         given = permit_sources.of_device(driver, can_energise=config.can_energise, poll_s=config.poll_s, now_s=now_s)
+        given.append(permit_sources.of_maintenance(self.maintenance.of(supervisor.name), now_s))
         given += permit_sources.of_host(self._health, now_s=now_s, unix_s=clock.unix_s())
         for wanted in self._config.permit:
             if wanted.name in unit.permits.rules:
@@ -258,7 +267,7 @@ class BiasWatch:
     # -- what is told -------------------------------------------------------------------------------------------------
 
     def _note(self, supervisor: InstrumentSupervisor, driver: BiasSource) -> None:
-        if supervisor.state is InstrumentState.CONNECTING:
+        if supervisor.known_state is InstrumentState.CONNECTING:
             return  # what the process before knew is all that is known
         commanded = None if driver.commanded is None else driver.commanded.value
         state = "unknown" if supervisor.bias is BiasState.UNKNOWN else driver.output.value
@@ -266,10 +275,11 @@ class BiasWatch:
         self._kept.note(supervisor.name, state, commanded, causes[0].cause if causes else "")
 
     def _link(self, supervisor: InstrumentSupervisor) -> None:
-        is_lost = supervisor.state in LOST and not supervisor.answers
         may_be_on = supervisor.bias not in (None, BiasState.OFF_CONFIRMED)
         severity = Severity.MAJOR if may_be_on else Severity.MINOR
-        self._alarms.condition("link", supervisor.name, is_wrong=is_lost, detail=supervisor.detail, severity=severity)
+        self._alarms.condition(
+            "link", supervisor.name, is_wrong=supervisor.is_lost, detail=supervisor.detail, severity=severity
+        )
 
     def _conditions(self, unit: Unit, supervisor: InstrumentSupervisor, driver: BiasSource, bypassed: set[str]) -> None:
         name, causes = supervisor.name, driver.trip.causes

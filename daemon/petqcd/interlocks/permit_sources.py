@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from petqc_drivers.bias_source import BiasSource
     from petqc_drivers.device import Reading
     from petqcd.config.interlocks import PermitConfig
+    from petqcd.interlocks.maintenance import Maintenance
 
 LINK_AGE_S = 3.0
 """A device answers at least so often: polls are a second apart, steps of a ramp less."""
@@ -96,6 +97,12 @@ def of_reading(config: PermitConfig, readings: list[Reading], poll_s: float) -> 
         given.append(Permit(config.name, is_within, quality, reading.at_monotonic_s, source, reason, max_age_s))
     rank = {Quality.BAD: 2, Quality.UNCERTAIN: 1, Quality.GOOD: 0}
     return max(given, key=lambda one: (not one.value and one.quality is Quality.GOOD, rank[one.quality]))
+
+
+def of_maintenance(work: Maintenance | None, now_s: float) -> Permit:
+    """Whether nobody works at a device."""
+    reason = "" if work is None else work.told
+    return Permit(permits.MAINTENANCE, work is None, Quality.GOOD, now_s, "petqc maintenance", reason)
 
 
 def of_host(health: HostHealth, *, now_s: float, unix_s: float) -> list[Permit]:

@@ -189,8 +189,10 @@ DEVICE_LIMITS = "device-side limits"
 NO_TRIP = "no latched trip"
 AUDIT_DISK = "audit can be written"
 CLOCK = "clock sane"
+MAINTENANCE = "not in maintenance"
 
 STANDARD = (
+    Rule(name=MAINTENANCE, to_stay=False),
     Rule(name=LINK),
     Rule(name=IDENTITY, is_strict=True),
     Rule(name=LIMITS, is_strict=True),

@@ -33,6 +33,7 @@ from petqcd.web.console import add_console
 from petqcd.web.faults import add_faults
 from petqcd.web.gate import Gate, GatedRoute, Who, signed
 from petqcd.web.guard import LOCAL_HOSTS, SOCKET_HOST, Guard
+from petqcd.web.maintenance import add_maintenance
 from petqcd.web.results import add_results
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ def make_app(daemon: Daemon, *, on_socket: bool) -> ASGIApp:
     _add_commands(app, daemon)
     add_bias(app, daemon)
     add_faults(app, daemon)
+    add_maintenance(app, daemon)
     add_accounts(app, daemon, gate)
     add_results(app, daemon)
     add_console(app, daemon)
@@ -187,7 +189,7 @@ def _add_reading(app: FastAPI, daemon: Daemon) -> None:
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
         """Whether a run could be started now, and if not, what is missing."""
-        missing = daemon.not_ready()
+        missing = daemon.readiness.missing()
         return JSONResponse({"ready": not missing, "missing": missing}, status_code=503 if missing else 200)
 
     @app.get("/api/v1/devices")
