@@ -51,3 +51,9 @@ class Siblings:
         if not finite.size:
             return None
         return cls(float(np.median(finite)), robust_spread(finite) if finite.size >= FEWEST else 0.0)
+
+
+def spread_of(values: Iterable[float]) -> float:
+    """Robust standard deviation of the nodes of a level; 0 where there are too few to tell."""
+    found = Siblings.of_any(values)
+    return 0.0 if found is None else found.spread

@@ -10,9 +10,10 @@ import numpy as np
 from petqc.checks import CheckOutput, check
 from petqc.fits.energy_fits import ANNIHILATION_KEV
 from petqc.limits import Limits
+from petqc.siblings import spread_of
 
 if TYPE_CHECKING:
-    from petqc.qc_input import QcInput
+    from petqc.qc_input import Node, QcInput
 
 _WARN, _FAIL = 0.01 * ANNIHILATION_KEV, 0.03 * ANNIHILATION_KEV
 MIN_CHANNELS = 2
@@ -38,7 +39,7 @@ def bias_peak(q: QcInput) -> CheckOutput:
     if not q.context.has_singles or not q.context.has_energies or not q.is_kev:
         return CheckOutput()
     fits = q.channel_fits()
-    results = []
+    found: list[tuple[Node, int, float, float, float]] = []
     for node in q.nodes("bias"):
         mine = node.members[np.isfinite(fits.mu[node.members])]
         if mine.size < MIN_CHANNELS:
@@ -46,10 +47,15 @@ def bias_peak(q: QcInput) -> CheckOutput:
         weight = 1.0 / fits.mu_error[mine] ** 2
         mean = float(np.average(fits.mu[mine], weights=weight))
         error = max(1.0 / math.sqrt(float(weight.sum())), float(fits.mu[mine].std(ddof=1)) / math.sqrt(mine.size))
-        results.append(
+        found.append((node, mine.size, mean, error, float(np.nansum(fits.area[mine]))))
+    # Of few channels with few counts, the stated error is itself uncertain; how outputs differ says it better.
+    noise = spread_of(mean for _, _, mean, _, _ in found)
+    return CheckOutput(
+        [
             q.judge(
-                "bias_peak", node, mean, "keV", error, float(np.nansum(fits.area[mine])),
-                method=f"weighted mean of the photopeaks of {mine.size} channels",
+                "bias_peak", node, mean, "keV", error, counts, noise=noise,
+                method=f"weighted mean of the photopeaks of {n} channels",
             )
-        )  # fmt: skip
-    return CheckOutput(results)
+            for node, n, mean, error, counts in found
+        ]
+    )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from petqc.checks import CheckOutput, check
@@ -10,6 +11,7 @@ from petqc.errors import QcError
 from petqc.fits.energy_fits import ANNIHILATION_KEV, Refusal
 from petqc.fits.photopeaks import fit_photopeak
 from petqc.limits import Limits
+from petqc.siblings import spread_of
 
 if TYPE_CHECKING:
     from petqc.fits import PeakFit
@@ -27,6 +29,16 @@ gets lost when a gamma scatters more often."""
 _BLOCK = Limits(-3.0, -1.0, 1.0, 3.0)
 _SODIUM = "energy of the 1275 keV line over that of 511 keV, measured over true, less one"
 _LUTETIUM = "energy of the 307 keV line of beta-gamma pairs over that of 202 keV, measured over true, less one"
+
+
+@dataclass(frozen=True, slots=True)
+class _Bend:
+    """Where the second line of a node stands off, its error, its counts, and how it was found."""
+
+    percent: float
+    error: float
+    n: float
+    method: str
 
 
 @check(
@@ -50,8 +62,19 @@ def linearity(q: QcInput) -> CheckOutput:
         return CheckOutput()
     of_node = _of_sodium if q.lutetium is None else _of_lutetium
     alone = len(q.histograms.topology.module_nodes) == 1
-    found = [of_node(q, n) for n in q.nodes("scanner", "module", "asic") if not (alone and n.level == "scanner")]
-    results = [r for r in found if r is not None]
+    results: list[CheckResult] = []
+    for level in ("scanner", "module", "asic"):
+        if alone and level == "scanner":
+            continue
+        found = [(node, bend) for node in q.nodes(level) if (bend := of_node(q, node)) is not None]
+        # A second line of few counts states an error that is itself uncertain; how the nodes differ says it better.
+        noise = spread_of(bend.percent for _, bend in found)
+        results += [
+            q.judge(
+                "linearity", node, bend.percent, "%", bend.error, bend.n, centre=0.0, noise=noise, method=bend.method
+            )
+            for node, bend in found
+        ]
     if not results:
         return q.not_applicable("linearity", "%", "no second line of known energy stands out of the spectra")
     return CheckOutput(results)
@@ -73,23 +96,20 @@ def second_line(q: QcInput, node: Node, first: PeakFit) -> PeakFit | None:
         return None
 
 
-def _of_sodium(q: QcInput, node: Node) -> CheckResult | None:
+def _of_sodium(q: QcInput, node: Node) -> _Bend | None:
     first = q.energy_fit(node)
     second = None if isinstance(first, Refusal) else second_line(q, node, first)
     if isinstance(first, Refusal) or second is None or not 0.85 < second.mu / SODIUM_KEV < 1.15:
         return None
     ratio = second.mu / SODIUM_KEV / (first.mu / ANNIHILATION_KEV)
     error = 100.0 * ratio * math.hypot(second.mu_error / second.mu, first.mu_error / first.mu, MODEL)
-    return q.judge("linearity", node, 100.0 * (ratio - 1.0), "%", error, second.area, centre=0.0, method=_SODIUM)
+    return _Bend(100.0 * (ratio - 1.0), error, second.area, _SODIUM)
 
 
-def _of_lutetium(q: QcInput, node: Node) -> CheckResult | None:
+def _of_lutetium(q: QcInput, node: Node) -> _Bend | None:
     if q.lutetium is None or node.level == "scanner":
         return None
     lines = q.lutetium.lines(q, node)
     if isinstance(lines, Refusal):
         return None
-    return q.judge(
-        "linearity", node, 100.0 * (lines.ratio - 1.0), "%", 100.0 * lines.ratio_error, lines.n,
-        centre=0.0, method=_LUTETIUM,
-    )  # fmt: skip
+    return _Bend(100.0 * (lines.ratio - 1.0), 100.0 * lines.ratio_error, lines.n, _LUTETIUM)
