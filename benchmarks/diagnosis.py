@@ -1,6 +1,7 @@
 """Does the diagnosis name the right cause at the right address? Every simulated fault at its typical size, many seeds.
 
     python benchmarks/diagnosis.py [--profile bench] [--seconds 15] [--seeds 5001-5010] [--faults F03 F14 …]
+                                   [--sizes 0.5 1 2]
                                    [--results RESULTS.jsonl] [--table]
 
 For each seed one healthy run of the detector makes the baselines, then every fault (at a place that the seed chooses)
@@ -58,6 +59,9 @@ BASELINES = frozenset(
 """Checks whose healthy values become baselines, as a site's [baseline] would have them."""
 OF_THE_MR = frozenset({"F24"})
 """What takes minutes of a sequence: seen by the run with the MR idle, under stress and idle again."""
+IN_WHOLE_NUMBERS = frozenset({"F01", "F20", "F21"})
+BY_FACTOR = frozenset({"F22"})
+"""Where a size of 1 is no fault."""
 STRESSED_S, RESTED_S = 180.0, 540.0
 _BETWEEN_SENSORS_K, _SENSOR_NOISE_K = 0.2, 0.02
 
@@ -133,7 +137,7 @@ def measure(
     histograms, account = counted(profile, detector, seconds)
     context = _context(profile, detector, account, f"{profile.name}-{seed}-{events}", seconds)
     run = analyse(histograms, replace(context, baselines=baselines))
-    return Seen(run, detector.plan.describe(profile), profile.geometry.modules)
+    return Seen(run, detector.plan.describe(), profile.geometry.modules)
 
 
 def measure_mr_delta(profile: Profile, seed: int, fault: str, seconds: float) -> Seen:
@@ -153,7 +157,7 @@ def measure_mr_delta(profile: Profile, seed: int, fault: str, seconds: float) ->
         read = phases[-1].sipm_temperatures()
         degc.append({module: float(np.median([t for _, t in sensors])) for module, sensors in read.items()})
     run = analyse_mr_delta(phases, degc, phases[0].context)
-    return Seen(run, detector.plan.describe(profile), profile.geometry.modules)
+    return Seen(run, detector.plan.describe(), profile.geometry.modules)
 
 
 def _context(
@@ -271,6 +275,19 @@ def table(lines: list[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def at_size(fault: str, times: float) -> str | None:
+    """A fault at a multiple of its typical size, as `Fault.parse` reads it; None where there is no such size."""
+    kind = KINDS[fault[:3]]
+    if times == 1.0 or "=" in fault:
+        return fault
+    size = times * kind.default_size
+    if kind.id in BY_FACTOR:
+        size = 1.0 + times * (kind.default_size - 1.0)
+    if size > kind.largest_size or (kind.id in IN_WHOLE_NUMBERS and size != round(size)):
+        return None
+    return f"{kind.id}={size:g}"
+
+
 def main() -> int:
     """Run a campaign, or print what one has found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -278,12 +295,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--seeds", default="5001-5010", help="FIRST-LAST")
     parser.add_argument("--faults", nargs="*", default=list(KINDS), metavar="ID[=size]")
+    parser.add_argument("--sizes", nargs="*", type=float, default=[1.0], help="multiples of the typical size")
     parser.add_argument("--results", type=Path, default=Path("diagnosis.jsonl"))
     parser.add_argument("--table", action="store_true", help="print the table of what is in the results file, and end")
     given = parser.parse_args()
     if not given.table:
         first, _, last = given.seeds.partition("-")
-        campaign(given.profile, given.seconds, range(int(first), int(last or first) + 1), given.faults, given.results)
+        faults = [sized for times in given.sizes for fault in given.faults if (sized := at_size(fault, times))]
+        campaign(given.profile, given.seconds, range(int(first), int(last or first) + 1), faults, given.results)
     sys.stdout.write(table(read(given.results)) + "\n")
     return 0
 

@@ -1,0 +1,57 @@
+"""The detection matrix: what it makes of results, whatever their order."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def matrix(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("detection_matrix")
+
+
+def line(fault: str, *, seen: bool = True, node: bool = True, cause: bool = True, seed: int = 1) -> dict[str, Any]:
+    right = {"node_right": node, "cause_right": cause} if fault != "healthy" else {}
+    return {"profile": "bench", "seed": seed, "fault": fault, "detected": seen, **right}
+
+
+def test_sizes_are_told_apart_and_what_is_missed_is_said(matrix: Any) -> None:
+    lines = [
+        line("F03=50", seen=False, node=False, cause=False), line("F03=50", seed=2),
+        line("F03"), line("F03", cause=False, seed=2), line("F03=200"), line("F03=200", seed=2),
+        line("healthy", seen=False), line("healthy", seed=2),
+    ]  # fmt: skip
+    found, healthy = matrix.cells(lines)
+    assert healthy == {"bench": [2, 1]}
+    half, typical = found["bench", "F03", "half"], found["bench", "F03", "typical"]
+    assert (half.runs, half.noticed, half.node) == (2, 1, 1)
+    assert (typical.noticed, typical.node, typical.cause) == (2, 2, 1)
+    assert matrix.seen_from(found, "bench", "F03") == "typical on"
+    text = matrix.page(lines, "command", "matrix.svg")
+    assert "| F03 bias drift of one output | 100 fall in mV | 1/2 · 2/2 · 2/2 | 1/2 · 2/2 · 2/2 |" in text
+    assert "2 healthy runs, 1 false alarms" in text
+    assert "0/1/1 of 2" not in matrix.drawn(lines)
+    assert "1/2/2 of 2" in matrix.drawn(lines)
+
+
+def test_the_right_place_of_what_nobody_noticed_counts_for_nothing(matrix: Any) -> None:
+    found, _ = matrix.cells([line("F12", seen=False)])
+    assert found["bench", "F12", "typical"].node == 0
+    assert matrix.seen_from(found, "bench", "F12") == "not always, up to typical"
+
+
+def test_sizes_that_do_not_exist_are_not_planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    diagnosis = importlib.import_module("diagnosis")
+    assert diagnosis.at_size("F01", 0.5) is None
+    assert diagnosis.at_size("F03", 0.5) == "F03=50"
+    assert diagnosis.at_size("F22", 0.5) == "F22=1.5"
+    assert diagnosis.at_size("F03", 1.0) == "F03"
+    assert diagnosis.at_size("F03", 1e3) is None
