@@ -106,7 +106,7 @@ class Services:
         await asyncio.to_thread(records.write_files, run, folder)
         # Checks, or a calibration set, are what was measured.
         is_cut = run.verdict == "invalid" and not run.checks and run.calibration_set is None
-        await asyncio.to_thread(recording.seal, folder, run.sentence if is_cut else None)
+        await asyncio.to_thread(recording.seal, folder, run.sentence.rstrip(".") if is_cut else None)
         sequence = await self.store.finish_run(run, patience_s=STORE_PATIENCE_S)
         self.metrics.run_stored(run, finished_unix_s=clock.unix_s(), duration_s=duration_s)
         self.metrics.set("petqc_store_last_commit_timestamp_seconds", self.store.last_commit_unix_s)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from petqc.results import CheckResult, Run
+    from petqc.results import CheckResult, EnvironmentReading, Run
 
 SIGNIFICANT: Final = 3.0
 """Differences of more of their own standard errors are said to have moved."""
+_SHOWN: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,11 @@ class Difference:
         return self.sigmas is not None and abs(self.sigmas) > SIGNIFICANT
 
     @property
+    def is_same(self) -> bool:
+        """Value, or none, and status are the same to the last digit."""
+        return self.a == self.b and self.status_a == self.status_b
+
+    @property
     def weight(self) -> float:
         """For an order by how remarkable it is: other statuses first, then by standard errors."""
         first = 1e6 if self.status_a != self.status_b else 0.0
@@ -62,6 +68,11 @@ class Comparison:
 
     differences: list[Difference]
     remarks: list[str]
+
+    @property
+    def n_same(self) -> int:
+        """Values that are the same to the last digit, as those of a recording that was analysed again must be."""
+        return sum(difference.is_same for difference in self.differences)
 
 
 def compare(a: Run, b: Run) -> Comparison:
@@ -86,12 +97,19 @@ def _by_place(run: Run) -> dict[tuple[str, str], CheckResult]:
 
 
 def _remarks(a: Run, b: Run) -> list[str]:
-    told = []
+    told = [
+        f"{which} is a re-analysis of {'the first' if run.reanalysis_of == a.run_id else f'run {run.reanalysis_of}'}"
+        for which, run in (("the first", a), ("the second", b))
+        if run.reanalysis_of
+    ]
+    if told and a.raw_files != b.raw_files:
+        told.append("they are of different recordings")
     for name, one, other in (
         ("kind", a.kind, b.kind),
         ("scanner", a.scanner, b.scanner),
         ("simulated", a.simulated, b.simulated),
         ("configuration", a.config_hash, b.config_hash),
+        ("likeliest cause", _cause(a), _cause(b)),
     ):
         if one != other:
             told.append(f"{name}: {one or 'none'} and {other or 'none'}")
@@ -101,4 +119,28 @@ def _remarks(a: Run, b: Run) -> list[str]:
     ):
         names = sorted(n for n in first.keys() | second.keys() if first.get(n) != second.get(n))
         told += [f"{what} {n}: {first.get(n, 'none')[:12]} and {second.get(n, 'none')[:12]}" for n in names]
-    return told
+    return told + _readings(a, b)
+
+
+def _cause(run: Run) -> str:
+    return f"{run.diagnosis[0].cause} at {run.diagnosis[0].node}" if run.diagnosis else ""
+
+
+def _readings(a: Run, b: Run) -> list[str]:
+    """Readings around the detector that differ by value, in one sentence; the last of each name and node counts."""
+    of_a, of_b = ({(r.name, r.node): r for r in run.environment} for run in (a, b))
+    other = [k for k in of_a if k in of_b and of_a[k].value != of_b[k].value]
+    alone = of_a.keys() ^ of_b.keys()
+    if not other and not alone:
+        return []
+    shown = [
+        f"{name.replace('_', ' ')} at {node} {_number(of_a[name, node])} and {_number(of_b[name, node])}"
+        for name, node in other[:_SHOWN]
+    ]
+    parts = [f"{len(other)} of {len(of_a.keys() & of_b.keys())} differ"] if other else []
+    parts += [f"{len(alone)} are in one of them only"] if alone else []
+    return [f"readings: {', '.join(parts)}" + (f" ({'; '.join(shown)})" if shown else "")]
+
+
+def _number(reading: EnvironmentReading) -> str:
+    return "none" if reading.value is None else f"{reading.value:.4g} {reading.unit}".rstrip()

@@ -90,10 +90,14 @@ def reanalyse(folder: str | os.PathLike[str], other: Other | None = None, *, pro
         )
     context = read_context(bundle.folder / CONTEXT_JSON)
     filled = _filled(bundle, frames, config, progress)
+    if not filled.context["account"]["frames"]:
+        raise BadInputError("its recording has not one whole frame", where=str(bundle.folder))
     raw_files = tuple(_raw_file(bundle, path) for path in frames)
     again = _context(bundle, context, filled, raw_files, other)
     run = analyse(filled.histograms, again, filled.lutetium)
     run.reanalysis_of = context.run_id
+    cut = "" if bundle.state == "complete" else " of a truncated recording"
+    run.sentence = f"Re-analysis{cut}: {run.sentence}"
     return run
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from petqc.errors import QcError
+from petqc.formats.bundle_check import check_bundle
 from petqc.formats.counter_points import CounterReader
 from petqc.formats.janus_list import JanusReader
 from petqc.formats.list_text import ListDescriptor, ListTextReader
@@ -27,6 +28,7 @@ from petqc.formats.petsys_raw import RawReader
 from petqc.formats.petsys_tables import TABLES, parse_table
 from petqc.formats.picoquant import PicoquantReader
 from petqc.formats.spe import read_spe
+from petqc.formats.wire_log import HEAD, WireEvent, WireLogReader, WireRecord
 from petqc_drivers.petsys import daqd_wire, i2c, module_eeprom, spi, tmp104, wire
 from petqc_drivers.petsys.daqd_ring import SharedRing
 from petqc_drivers.petsys.frames import FRAME_ID_MODULO, scan_frames
@@ -367,6 +369,19 @@ def calibration_recording(data: bytes) -> None:
     _file(data, "run.counters", lambda path: list(CounterReader(path).points()))
 
 
+@target("bundle")
+def bundle(data: bytes) -> None:
+    """A wire log, and the same bytes as the manifest of a bundle."""
+
+    def read(path: Path) -> None:
+        with WireLogReader(path) as log:
+            records = list(log.records())
+            assert sum(HEAD.size + len(r.payload) + 4 for r in records) + log.damages.bytes_left_out == len(data)
+
+    _file(data, "x.wire", read)
+    _file(data, "bundle.json", lambda path: check_bundle(path.parent))
+
+
 @target("processed-events")
 def processed_events(data: bytes) -> None:
     """Events as the maker's converters write them, binary and text."""
@@ -432,6 +447,10 @@ def seeds(name: str) -> list[bytes]:
             body = b"".join(frame[1:] for frame in frames)
             index = f"64\t{64 + len(body)}\t1\t11\t0.0\t0.0\n".encode()
             found = [b"\x00" + header + body, bytes((len(index),)) + index + header + body]
+        case "bundle":
+            head = WireRecord(WireEvent.HEADER, b'{"schema": "petqc-wire/1"}', 0, 0, 0).to_bytes()
+            found = [head + b"".join(WireRecord(WireEvent.SENT, b"*IDN?", n, n, n).to_bytes() for n in range(1, 4))]
+            found.append(b'{"schema": "petqc-bundle/1", "state": "complete", "files": [], "wires": []}')
         case "processed-events":
             found = [bytes(36), b"1000\t511.0\t257\n" * 3, b"1\t0\t1000\t511.0\t257\n"]
         case "configuration":

@@ -9,7 +9,7 @@ from tests.unit.run_documents import usual_run
 
 from petqc.compare import compare
 from petqc.limits import Limits
-from petqc.results import CheckResult, Run
+from petqc.results import CheckResult, EnvironmentReading, Hypothesis, RawFile, Run
 from petqcd.cli.show import print_comparison
 
 if TYPE_CHECKING:
@@ -73,3 +73,26 @@ def test_runs_are_compared_from_their_folders(tmp_path: Path, capsys: pytest.Cap
         a_run(peak, name=name).save(tmp_path / name)
     command(str(tmp_path / "one"), str(tmp_path / "two"), state_dir=tmp_path, as_json=True)
     assert '"has_moved": true' in capsys.readouterr().out
+
+
+def test_a_reanalysis_is_told_with_what_is_the_same() -> None:
+    again = a_run(511.0, name="a-again")
+    again.reanalysis_of = a_run(511.0).run_id
+    found = compare(a_run(511.0), again)
+    assert found.n_same == len(found.differences)
+    assert found.remarks == ["the second is a re-analysis of the first"]
+    again.raw_files = [RawFile("other.rawf", "00")]
+    assert "they are of different recordings" in compare(a_run(511.0), again).remarks
+    assert compare(again, a_run(511.0)).remarks[0] == "the first is a re-analysis of run a"
+
+
+def test_readings_and_causes_that_differ_are_told() -> None:
+    a, b = a_run(511.0), a_run(511.0, name="b")
+    for run, warm in ((a, 21.04), (b, 25.0)):
+        run.environment = [EnvironmentReading("temperature_asic", "asic:0.0.0", warm, "degC", True, "good", 1.0)]
+    b.environment.append(EnvironmentReading("humidity", "scanner", None, "%", True, "absent", 1.0, "no sensor"))
+    b.diagnosis = [Hypothesis("warm module", "module:0.0.0", 1.0, (), "cool it")]
+    assert compare(a, b).remarks == [
+        "likeliest cause: none and warm module at module:0.0.0",
+        "readings: 1 of 1 differ, 1 are in one of them only (temperature asic at asic:0.0.0 21.04 degC and 25 degC)",
+    ]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from tests.unit.histories import a_run, claim
 
+from petqc.formats.bundle_check import check_bundle
 from petqc.formats.petsys_raw import RawHeader, RawReader, RawWriter
 from petqc_simulators.recording import write_recording
 from petqcd import clock
@@ -234,6 +235,8 @@ def test_a_run_goes_through_its_stages_and_is_stored_whole(tmp_path: Path, bench
             names = {p.name for p in folder.iterdir()}
             assert {"run.json", "channels.parquet", "report.html", "recording.rawf", "config"} <= names
             assert (folder / "config" / "config.ini").is_file()
+            assert not (folder / "wire").exists()  # only frames were wanted
+            assert check_bundle(folder).is_whole
             with RawReader(folder / "recording.rawf") as reader:
                 assert reader.steps[0].frames == board.delivered
             assert w.runs.progress is None

@@ -141,7 +141,8 @@ def compare(
     found = compare_runs(a, b)
     if as_json:
         differences = [{**asdict(d), "sigmas": d.sigmas, "has_moved": d.has_moved} for d in found.differences]
-        give_json({"runs": [a.run_id, b.run_id], "differences": differences, "remarks": found.remarks})
+        told = {"runs": [a.run_id, b.run_id], "differences": differences, "n_same": found.n_same}
+        give_json({**told, "remarks": found.remarks})
     else:
         from petqcd.cli.show import print_comparison
 

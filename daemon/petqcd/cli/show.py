@@ -182,7 +182,10 @@ def print_comparison(a: Run, b: Run, found: Comparison, *, everything: bool = Fa
     out = console()
     moved = [d for d in found.differences if d.has_moved]
     out.print(f"{a.run_id} ({a.verdict}) and then {b.run_id} ({b.verdict})")
-    out.print(f"{len(moved)} of {len(found.differences)} values moved by more than {SIGNIFICANT:g} standard errors")
+    out.print(
+        f"{len(moved)} of {len(found.differences)} values moved by more than {SIGNIFICANT:g} standard errors, "
+        f"{found.n_same} are the same to the last digit"
+    )
     table = Table(show_edge=False, pad_edge=False, header_style="bold")
     for name in ("check", "where", "before", "then", "change", "σ", "status"):
         table.add_column(

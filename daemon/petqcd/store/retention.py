@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RECORDED = ("*.rawf", "*.idxf")
+RECORDED = ("*.rawf", "*.idxf", "wire/*.wire")
 CHANNELS = ("*.parquet",)
 _PAGE = 500
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 
 from petqc.errors import BadInputError
 from petqc.formats.petsys_manifest import read_manifest
@@ -33,6 +33,7 @@ ENVIRONMENT: Final = "environment.jsonl"
 """Readings during the run, one JSON object a line."""
 
 State = Literal["recording", "complete", "truncated"]
+Entry = TypeVar("Entry", "BundleFile", "BundleWire")
 _CHUNK: Final = 1 << 20
 
 
@@ -200,19 +201,21 @@ def read_bundle(folder: str | os.PathLike[str]) -> Bundle:
     path = folder / BUNDLE_JSON
     try:
         document = json.loads(path.read_bytes())
-        if document["schema"] != SCHEMA:
-            raise BadInputError(f"has schema {document['schema']!r}, not {SCHEMA}", where=str(path))
-        state: State = document["state"]
-        if state not in {"recording", "complete", "truncated"}:
-            raise BadInputError(f"has the unknown state {state!r}", where=str(path))
-        wires = tuple(BundleWire(**wire) for wire in document.get("wires", ()))
-        files = tuple(BundleFile(**file) for file in document.get("files", ()))
+        schema = document.get("schema")
+        if schema == SCHEMA:
+            wires = tuple(_entry(BundleWire, wire) for wire in document.get("wires", ()))
+            files = tuple(_entry(BundleFile, file) for file in document.get("files", ()))
     except FileNotFoundError as error:
         raise BadInputError(
             "is no bundle: it has no bundle.json", where=str(folder), do="name the folder of a run that was recorded"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadInputError(f"is no manifest of a bundle ({type(error).__name__})", where=str(path)) from error
+    if schema != SCHEMA:
+        raise BadInputError(f"has schema {schema!r}, not {SCHEMA}", where=str(path))
+    state = document.get("state")
+    if state not in get_args(State):
+        raise BadInputError(f"has the unknown state {state!r}", where=str(path))
     for name in (*(file.name for file in files), *(wire.file for wire in wires)):
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise BadInputError(f"names {name!r}, which is outside of its folder", where=str(path))
@@ -222,6 +225,15 @@ def read_bundle(folder: str | os.PathLike[str]) -> Bundle:
         reason = "the recording was never ended: its process died, or is still at it"
         files = tuple(BundleFile(name, role_of(name), (folder / name).stat().st_size, "") for name in _names(folder))
     return Bundle(folder, state, about, reason, wires, files)
+
+
+def _entry(kind: type[Entry], content: Any) -> Entry:
+    """A wire or a file of a manifest, if its fields have the types they are declared with; JSON has no such promise."""
+    entry = kind(**content)
+    for about in fields(kind):
+        if type(getattr(entry, about.name)).__name__ != about.type:
+            raise TypeError(f"{about.name} is {getattr(entry, about.name)!r}")
+    return entry
 
 
 def _names(folder: Path) -> list[str]:
