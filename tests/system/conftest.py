@@ -198,7 +198,7 @@ class Demo:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """One healthy demo for all tests that look at its result."""
     state_dir = tmp_path_factory.mktemp("demo") / "state"
-    done = run_petqc("demo", "--once", "--seconds", "8", "--json", "--state-dir", str(state_dir))
+    done = run_petqc("demo", "--once", "--seconds", "8", "--record", "--json", "--state-dir", str(state_dir))
     assert done.out, done.err
     document = done.json()
     truth = json.loads((state_dir / "simulator" / "board" / "truth.json").read_text())

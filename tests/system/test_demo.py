@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import signal
 import subprocess
 import urllib.request
@@ -10,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from petqc.compare import compare
+from petqc.formats.bundle import read_bundle
 from petqc.formats.petsys_raw import RawReader
+from petqc.formats.wire_log import WireEvent, WireLogReader
 from petqc.results import Run
+from petqc_drivers.petsys.wire import REPLY_MARK, Command, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,6 +110,45 @@ def test_the_recording_analysed_again_gives_the_same_numbers(demo: Any, petqc: C
     again = petqc("analyse", recording, "--config", config, "--json").json()
     for id_ in ("photopeak", "energy_resolution", "ctr_fit"):
         assert check(again, id_)["value"] == pytest.approx(check(demo.document, id_)["value"], rel=1e-9)
+
+
+def test_the_bundle_is_whole_and_has_every_command_with_its_answer(demo: Any, petqc: Callable[..., Any]) -> None:
+    done = petqc("bundle", "check", demo.source.name, "--state-dir", str(demo.state_dir), "--json")
+    assert (done.code, done.json()["is_whole"]) == (0, True), done.out
+    found = read_bundle(demo.source)
+    assert found.about["simulator"]["profile"] == "bench"
+    (wire,) = found.wires
+    assert (wire.device, wire.kind, wire.transport, wire.dropped) == ("board", "petsys-udp", "udp", 0)
+    with WireLogReader(demo.source / wire.file) as log:
+        records = list(log.records())
+    sent, received = ([r for r in records if r.event is e] for e in (WireEvent.SENT, WireEvent.RECEIVED))
+    assert len(sent) >= len(received) > 1000
+    commands = {Command.from_bytes(r.payload).serial for r in sent[1:]}
+    assert {Reply.from_bytes(r.payload).short_serial for r in received if r.payload[0] == REPLY_MARK} <= commands
+    assert [r.monotonic_ns for r in records] == sorted(r.monotonic_ns for r in records)
+    lines = (demo.source / "environment.jsonl").read_text().splitlines()
+    assert any(json.loads(line)["name"].startswith("temperature") for line in lines)
+
+
+def test_the_bundle_analysed_again_gives_the_same_bytes_and_the_values_of_the_run(
+    demo: Any, petqc: Callable[..., Any], tmp_path: Path
+) -> None:
+    """In how many threads the machine adds up does not matter, nor from where the bundle is read."""
+    moved = tmp_path / "moved"
+    shutil.copytree(demo.source, moved)
+    for name, bundle, threads in (("a", str(demo.source), "1"), ("b", str(moved), "2")):
+        env = {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        done = petqc("analyse", bundle, "-o", str(tmp_path / name), env=env)
+        assert done.code == 0, done.err
+    for name in ("run.json", "channels.parquet", "spectra.parquet"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+    run, again = Run.load(demo.source), Run.load(tmp_path / "a")
+    assert again.reanalysis_of == run.run_id
+    found = compare(run, again)
+    assert found.n_same == len(found.differences) > 100
+    assert found.remarks == ["the second is a re-analysis of the first"]
+    assert {k: v for k, v in run.account.items() if again.account[k] != v} == {}
+    assert again.environment == run.environment
 
 
 def test_the_recording_converts_to_the_pairs_that_were_counted(

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from petqc.formats.bundle_check import check_bundle
 from petqc.formats.petsys_raw import RawReader
+from petqc.formats.wire_log import WireEvent, WireLogReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,11 +22,13 @@ if TYPE_CHECKING:
 VERDICT_WITHIN_S = 10.0
 
 
-def follow_until(client: Any, stop: Callable[[str, dict[str, Any]], bool]) -> tuple[str, dict[str, Any]]:
+def follow_until(
+    client: Any, stop: Callable[[str, dict[str, Any]], bool], **parameters: Any
+) -> tuple[str, dict[str, Any]]:
     """Start a run and follow its events until one is the wanted one."""
     with closing(client.events()) as events:
         next(events)
-        client.post("/api/v1/runs", {"kind": "source"})
+        client.post("/api/v1/runs", {"kind": "source", "parameters": parameters})
         for name, data in events:
             if stop(name, data):
                 return name, data
@@ -86,7 +90,9 @@ def test_the_daemon_itself_killed_leaves_a_record_and_a_readable_recording(
     """Its bias comes from supplies that the simulator serves beside the readout."""
     with serve(tmp_path, seconds=120, profile="bench-c11204") as daemon:
         _, seen = follow_until(
-            daemon.client, lambda name, data: name == "progress" and data["counts"].get("prompts", 0) > 50_000
+            daemon.client,
+            lambda name, data: name == "progress" and data["counts"].get("prompts", 0) > 50_000,
+            record="everything",
         )
         instruments = daemon.client.get("/api/v1/devices")["instruments"]
         assert {one["name"]: one["state"] for one in instruments} == {
@@ -107,3 +113,18 @@ def test_the_daemon_itself_killed_leaves_a_record_and_a_readable_recording(
         with RawReader(folder / "recording.rawf") as reader:
             assert sum(block.size for block in reader.blocks()) > 20_000
         assert not list(folder.glob("*.partial"))
+        # Every wire up to the second before it died: the supplies, the chiller, and the readout's commands.
+        found = check_bundle(folder)
+        assert not found.problems
+        assert found.bundle.state == "truncated"
+        wires = {(wire.device, wire.transport) for wire in found.bundle.wires}
+        assert wires >= {("bias-0", "serial"), ("bias-1", "serial"), ("chiller", "serial"), ("board", "udp")}
+        for wire in found.bundle.wires:
+            with WireLogReader(folder / wire.file) as log:
+                assert sum(r.event is WireEvent.RECEIVED for r in log.records()) > 5, wire.name
+                assert not log.end.is_closed
+                assert len(log.damages) <= 1  # the record that was being written
+        again = daemon.petqc("analyse", seen["run_id"], "--json").json()
+        assert again["reanalysis_of"] == seen["run_id"]
+        assert again["sentence"].startswith("Re-analysis of a truncated recording: ")
+        assert again["account"]["prompts"] > 10_000

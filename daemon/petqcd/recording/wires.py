@@ -68,9 +68,9 @@ class WireLogs:
 
     def tell(self, tap: Tap, event: Told, payload: bytes) -> None:
         """Something happened on a wire; takes note and returns."""
-        at = clock.nanoseconds()
         size = len(payload) + _RECORD_BYTES
-        with self._lock:
+        with self._lock:  # the times in it, so that they rise
+            at = clock.nanoseconds()
             if self._is_over:
                 return
             if self._queued + size > QUEUE_BYTES:

@@ -202,9 +202,9 @@ def read_bundle(folder: str | os.PathLike[str]) -> Bundle:
     try:
         document = json.loads(path.read_bytes())
         schema = document.get("schema")
-        if schema == SCHEMA:
-            wires = tuple(_entry(BundleWire, wire) for wire in document.get("wires", ()))
-            files = tuple(_entry(BundleFile, file) for file in document.get("files", ()))
+        of_ours = document if schema == SCHEMA else {}
+        wires = tuple(_entry(BundleWire, wire) for wire in of_ours.get("wires", ()))
+        files = tuple(_entry(BundleFile, file) for file in of_ours.get("files", ()))
     except FileNotFoundError as error:
         raise BadInputError(
             "is no bundle: it has no bundle.json", where=str(folder), do="name the folder of a run that was recorded"
