@@ -149,6 +149,7 @@ def _serve_instrument(given: argparse.Namespace) -> int:
             seconds=given.seconds,
             until_stdin_closes=given.until_stdin_closes,
             as_json=given.json,
+            faults=given.fault,
         )
     )
 
@@ -192,12 +193,12 @@ def _settings(given: argparse.Namespace) -> ServeSettings:
 def _faults(*, as_json: bool) -> int:
     from dataclasses import asdict
 
-    from petqc_simulators.faults import KINDS
+    from petqc_simulators.faults import EVERY_KIND
 
     if as_json:
-        sys.stdout.write(json.dumps([asdict(kind) for kind in KINDS.values()], indent=1) + "\n")
+        sys.stdout.write(json.dumps([asdict(kind) for kind in EVERY_KIND.values()], indent=1) + "\n")
         return 0
-    for kind in KINDS.values():
+    for kind in EVERY_KIND.values():
         sys.stdout.write(
             f"{kind.id}  {kind.title} ({kind.place})\n"
             f"     size: {kind.size_means}; typical {kind.default_size:g}, at most {kind.largest_size:g}\n"

@@ -13,10 +13,10 @@ from typing import Literal, TypeAlias
 
 from petqc_simulators.profile import ProfileError
 
-Place: TypeAlias = Literal["channel", "patch", "bias", "asic", "module", "scanner"]
+Place: TypeAlias = Literal["channel", "patch", "bias", "asic", "module", "scanner", "link", "device"]
 """What of the hardware a fault sits in; a patch is 4 x 4 neighbouring crystals of one module."""
-Family: TypeAlias = Literal["detector"]
-"""What a fault acts on."""
+Family: TypeAlias = Literal["detector", "link", "device"]
+"""What a fault acts on: the detector's physics, bytes on their way, or a board or instrument as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,45 @@ KINDS: dict[str, FaultKind] = {
     )
 }  # fmt: skip
 
-EVERY_KIND: dict[str, FaultKind] = KINDS
+LINK_KINDS: dict[str, FaultKind] = {
+    kind.id: kind
+    for kind in (
+        FaultKind("L01", "loss on a link", "percent of frames' datagrams or replies that never come", 2.0, 100.0,
+                  "link", "lost frames, live time; commands that are sent again, link-lost", "link"),
+        FaultKind("L02", "order of a link changed", "percent that come after the next one", 5.0, 100.0, "link",
+                  "frames out of order; replies that are overdue", "link"),
+        FaultKind("L03", "duplicates on a link", "percent that come twice", 5.0, 100.0, "link",
+                  "frames that came before; replies that are overdue", "link"),
+        FaultKind("L04", "corruption on a link", "percent with one bit changed", 1.0, 100.0, "link",
+                  "rejected datagrams and frames; remote-protocol", "link"),
+        FaultKind("L05", "truncation on a link", "percent that end early", 1.0, 100.0, "link",
+                  "rejected datagrams and frames; remote-protocol, reply-timeout", "link"),
+        FaultKind("L06", "delay on a link", "ms later", 50.0, 60_000.0, "link", "reply-timeout if long enough", "link"),
+        FaultKind("L07", "link frozen", "seconds in which nothing comes through", 5.0, 86_400.0, "link",
+                  "no data; reply-timeout; run invalid", "link"),
+    )
+}  # fmt: skip
+"""Faults of bytes on their way. place: `frames` or `commands` of the readout, `device:NAME`; left out: all of the
+readout, or the only instrument."""
+DEVICE_KINDS: dict[str, FaultKind] = {
+    kind.id: kind
+    for kind in (
+        FaultKind("D01", "trip", "times", 1.0, 1.0, "device", "alarm; output off, trip until somebody resets it",
+                  "device"),
+        FaultKind("D02", "readings stuck", "devices", 1.0, 1.0, "device",
+                  "readings that do not follow what is set; flat history", "device"),
+        FaultKind("D03", "lying read-back", "V, or K of a circulator, that it reads too high", 0.5, 50.0, "device",
+                  "read-back against set-point; temperature against its neighbours", "device"),
+        FaultKind("D04", "swapped identity", "devices", 1.0, 1.0, "device", "wrong-identity at the next connection",
+                  "device"),
+        FaultKind("D05", "clock unlocked", "devices", 1.0, 1.0, "device",
+                  "clock lock of the board, reference of the counter; run refused or invalid", "device"),
+        FaultKind("D06", "firmware mismatch", "versions too new", 1.0, 100.0, "device",
+                  "identification refuses the board", "device"),
+    )
+}  # fmt: skip
+"""Faults of a whole device. place: `unit:PORT.SLAVE` or `device:NAME`; left out: the first that can have it."""
+EVERY_KIND: dict[str, FaultKind] = {**KINDS, **LINK_KINDS, **DEVICE_KINDS}
 """All that can be planted."""
 
 OF_CONFIGURATION = frozenset({"F22"})

@@ -7,22 +7,29 @@ import contextlib
 import json
 import signal
 import sys
+import tempfile
 import threading
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from petqc_simulators.boards.caen_a5203 import CaenA5203Board
+from petqc_simulators.control import control_path, serving
+from petqc_simulators.device_faults import DeviceFaults
+from petqc_simulators.faults import Fault
 from petqc_simulators.instrument_server import InstrumentServer
 from petqc_simulators.instruments import KINDS, TIMING_BOARD, finite, make_instrument
+from petqc_simulators.link_faults import DEVICE, FaultySide, LinkFaults
+from petqc_simulators.live_faults import LiveFaults
 from petqc_simulators.physics.detector import Detector
 from petqc_simulators.physics.fast_outputs import FastOutputs
 from petqc_simulators.profile import ProfileError, load_profile
 from petqc_simulators.timing_board_server import TimingBoardServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from petqc_simulators.instrument_server import WireSide
 
@@ -35,7 +42,8 @@ class InstrumentSettings:
     """What to serve and where.
 
     listen: tcp://HOST:PORT or pty:/PATH. profile, seed: the detector that a timing board sees. state_dir: where
-    state.json and the record of what it was told go, if anywhere. seconds: after which it ends by itself.
+    state.json and the record of what it was told go, if anywhere. seconds: after which it ends by itself. faults: of
+    its link and of itself.
     """
 
     device: str
@@ -49,6 +57,7 @@ class InstrumentSettings:
     seconds: float | None = None
     until_stdin_closes: bool = False
     as_json: bool = False
+    faults: Sequence[str] = ()
 
 
 def serve_instrument(settings: InstrumentSettings) -> int:
@@ -60,16 +69,32 @@ def serve_instrument(settings: InstrumentSettings) -> int:
     """
     if settings.state_dir is not None:
         settings.state_dir.mkdir(parents=True, exist_ok=True)
+    if settings.device == TIMING_BOARD and settings.faults:
+        raise ProfileError(f"a {TIMING_BOARD} alone has no faults to plant: take the profile bench-timing")
     if settings.device == TIMING_BOARD:
         return asyncio.run(_serve_timing_board(settings))
     instrument = make_instrument(
         settings.device, model=settings.model, serial=settings.serial, folder=settings.state_dir
     )
-    server = InstrumentServer(instrument, settings.listen, speed=settings.speed)
+    started = time.monotonic()
+    name = settings.device
+
+    def now_s() -> float:
+        return time.monotonic() - started
+
+    links = LinkFaults(now_s, [name], has_readout=False)
+    devices = DeviceFaults(now_s, {DEVICE + name: instrument})
+    faults = [Fault.parse(text) for text in settings.faults]
+    for fault in faults:
+        if fault.kind.family == "detector":
+            raise ProfileError(f"fault {fault}: an instrument alone has no detector")
+        (links if fault.kind.family == "link" else devices).plant(fault)
+    live = LiveFaults({"link": links, "device": devices}, faults)
+    server = InstrumentServer(FaultySide(name, instrument, links, devices), settings.listen, speed=settings.speed)
     timer = None if settings.seconds is None else threading.Timer(settings.seconds, server.stop)
     try:
-        with _told_to_end(server.stop):
-            _announce(settings, KINDS[settings.device].title, {"address": server.address})
+        with _told_to_end(server.stop), _controlled(settings, live) as where:
+            _announce(settings, KINDS[settings.device].title, {"address": server.address, **where})
             if timer is not None:
                 timer.start()
             server.run(
@@ -82,6 +107,17 @@ def serve_instrument(settings: InstrumentSettings) -> int:
             timer.cancel()
         server.close()
     return 0
+
+
+@contextlib.contextmanager
+def _controlled(settings: InstrumentSettings, faults: LiveFaults) -> Iterator[dict[str, str]]:
+    """The back door, in the state directory or one of its own."""
+    with contextlib.ExitStack() as stack:
+        folder = settings.state_dir
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="petqc-simulate-")))
+        path = stack.enter_context(control_path(folder))
+        yield {"control": str(stack.enter_context(serving(faults, path)))}
 
 
 @contextlib.contextmanager

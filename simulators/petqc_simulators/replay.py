@@ -14,7 +14,7 @@ from petqc.errors import BadInputError
 from petqc.formats.bundle import BUNDLE_JSON, Bundle, is_bundle, read_bundle
 from petqc.formats.petsys_config import load_config
 from petqc_simulators.faults import Fault
-from petqc_simulators.live_faults import DetectorFaults, LiveFaults
+from petqc_simulators.live_faults import DetectorFaults
 from petqc_simulators.profile import Profile, ProfileError, load_profile
 from petqc_simulators.recorded_detector import RecordedDetector
 from petqc_simulators.recorded_frames import account_of
@@ -152,9 +152,8 @@ def replay(settings: ReplaySettings) -> int:
         profile = _profile(settings, source, account, config)
         faults = [Fault.parse(text) for text in serve.faults]
         with told.heard(), state_folder(serve) as folder:
-            detector = RecordedDetector(profile, _seed(source), source.frames, config, faults, loops=settings.loops)
-            live = LiveFaults({"detector": RecordedFaults(detector)}, faults)
-            _require(detector, faults)
+            of_hits = [fault for fault in faults if fault.kind.family == "detector"]
+            detector = RecordedDetector(profile, _seed(source), source.frames, config, of_hits, loops=settings.loops)
             files = Files(
                 again=shlex.join(["petqc", "replay", str(settings.path)]),
                 config=source.config.absolute(),
@@ -162,7 +161,8 @@ def replay(settings: ReplaySettings) -> int:
                 replayed=_told(source, account, settings, serve.speed),
             )
             try:
-                serve_detector(serve, told, folder, detector, live, files)
+                _require(detector, of_hits)
+                serve_detector(serve, told, folder, detector, RecordedFaults(detector), faults, files)
             finally:
                 detector.close()
     except BadInputError as error:

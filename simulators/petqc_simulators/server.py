@@ -12,6 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from petqc_simulators.link_faults import COMMANDS, FRAMES, LinkFaults
 from petqc_simulators.physics.detector import BLOCK_S
 from petqc_simulators.profile import ProfileError
 
@@ -65,6 +66,7 @@ class BoardServer:
         port: ... 0 for any free one.
         speed: simulated seconds per second.
         before_tick: is called before the board's frames of a tick are made.
+        links: faults of its link.
 
     Attributes:
         address: host and port it listens on.
@@ -79,6 +81,7 @@ class BoardServer:
         *,
         speed: float = 1.0,
         before_tick: Callable[[], None] = lambda: None,
+        links: LinkFaults | None = None,
     ) -> None:
         self.board = board
         self._before_tick = before_tick
@@ -93,6 +96,8 @@ class BoardServer:
             self._socket.close()
             raise
         self._socket.setblocking(False)
+        self._links = links or LinkFaults(lambda: 0.0)
+        self._late: list[tuple[float, bytes]] = []
         self._waiting: deque[tuple[float, bytes]] = deque()
         self._host: Any = None
         self._heard = -_HOST_GONE_S
@@ -150,9 +155,19 @@ class BoardServer:
             self._host, self._heard = sender, time.monotonic()
             # A host holds the board's time tag against its own clock, and a tick is much longer than a command.
             self._let_pass(time.monotonic())
+            if self._links.is_frozen(COMMANDS):
+                continue
             answer = self.board.handle(datagram)
             if answer is not None:
-                self._send(answer)
+                for piece in self._on_link(COMMANDS, answer):
+                    self._send(piece)
+
+    def _on_link(self, link: str, datagram: bytes) -> list[bytes]:
+        """What comes of a datagram at once; the rest comes later."""
+        pieces = self._links.pieces(link, datagram)
+        now = time.monotonic()
+        self._late += [(now + after_s, piece) for after_s, piece in pieces if after_s > 0.0]
+        return [piece for after_s, piece in pieces if after_s <= 0.0]
 
     def _lag(self) -> int:
         return self.board.frames.lag(self.board.elapsed_s) if self.board.frames is not None else 0
@@ -169,14 +184,22 @@ class BoardServer:
         """Spread the datagrams of a block over the time until the next; what still waits of the last goes first."""
         if not datagrams:
             return
+        datagrams = [piece for datagram in datagrams for piece in self._on_link(FRAMES, datagram)]
         now = time.monotonic()
         self._send_data(math.inf)
+        if not datagrams:
+            return
         step_s = SPREAD_S / self.speed * PORTION / len(datagrams)
         self._waiting.extend((now + k // PORTION * step_s, datagram) for k, datagram in enumerate(datagrams))
 
     def _send_data(self, now: float) -> None:
         while self._waiting and self._waiting[0][0] <= now:
             self._send(self._waiting.popleft()[1])
+        if self._late:
+            real = time.monotonic()
+            for _, datagram in sorted((one for one in self._late if one[0] <= real), key=lambda one: one[0]):
+                self._send(datagram)
+            self._late = [one for one in self._late if one[0] > real]
 
     def _send(self, datagram: bytes) -> None:
         if self._host is None:

@@ -25,8 +25,10 @@ from petqc_simulators.boards.scanner import Scanner
 from petqc_simulators.config_files import write_config_folder
 from petqc_simulators.control import SOCKET_PATH_MAX, control_path
 from petqc_simulators.control import serving as controlled
+from petqc_simulators.device_faults import DeviceFaults
 from petqc_simulators.faults import Fault
 from petqc_simulators.instrument_serving import served_beside
+from petqc_simulators.link_faults import DEVICE, FaultySide, LinkFaults
 from petqc_simulators.live_faults import DetectorFaults, LiveFaults
 from petqc_simulators.physics.detector import Detector
 from petqc_simulators.profile import ProfileError, load_profile
@@ -36,9 +38,10 @@ from petqc_simulators.telling import Announcement, Replayed, Status, StatusLine
 from petqc_simulators.truth import compute_truth
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import FrameType
 
+    from petqc_simulators.physics.detector import Block
     from petqc_simulators.profile import Profile
 
 _WHY_NOT = {
@@ -89,7 +92,12 @@ def default_place(profile: Profile) -> tuple[str, str]:
 
 
 def open_server(
-    scanner: Scanner, listen: str, shared_memory: str, speed: float = 1.0
+    scanner: Scanner,
+    listen: str,
+    shared_memory: str,
+    speed: float = 1.0,
+    links: LinkFaults | None = None,
+    devices: DeviceFaults | None = None,
 ) -> tuple[BoardServer | DaqdServer, str]:
     """The server that was asked for, and the address at which it listens.
 
@@ -97,8 +105,15 @@ def open_server(
         ProfileError: the address is none, is taken, or is not one for a scanner of several units.
     """
     scheme, _, place = listen.partition(":")
+
+    def before_tick() -> None:
+        scanner.instruments.act_on(scanner.boards)
+        if devices is not None:
+            for node in scanner.board_nodes:
+                devices.look(node)
+
     if scheme == "unix":
-        daemon = _open_daemon(scanner, Path("/" + place.lstrip("/")), shared_memory, speed)
+        daemon = _open_daemon(scanner, Path("/" + place.lstrip("/")), shared_memory, speed, links, before_tick)
         return daemon, daemon.address
     host, port = parse_listen(listen)
     if len(scanner.units) > 1:
@@ -112,14 +127,26 @@ def open_server(
             host,
             port,
             speed=speed,
-            before_tick=lambda: scanner.instruments.act_on(scanner.boards),
+            before_tick=before_tick,
+            links=links,
         )
     except OSError as error:
         raise ProfileError(f"{listen} {_WHY_NOT.get(error.errno or 0, f'cannot be used: {error}')}") from error
     return server, f"udp://{server.address[0]}:{server.address[1]}"
 
 
-def _open_daemon(scanner: Scanner, path: Path, shared_memory: str, speed: float) -> DaqdServer:
+def _open_daemon(
+    scanner: Scanner,
+    path: Path,
+    shared_memory: str,
+    speed: float,
+    links: LinkFaults | None,
+    before_tick: Callable[[], None],
+) -> DaqdServer:
+    def frames() -> list[Block]:
+        before_tick()
+        return scanner.advance_blocks()
+
     try:
         check_shared_memory_name(shared_memory)
     except WireError as error:
@@ -127,9 +154,7 @@ def _open_daemon(scanner: Scanner, path: Path, shared_memory: str, speed: float)
     if len(os.fsencode(path)) > SOCKET_PATH_MAX:
         raise ProfileError(f"{path}: the path of a socket has at most {SOCKET_PATH_MAX} bytes")
     try:
-        return DaqdServer(
-            scanner.units, path, shared_memory, speed=speed, frames=scanner.advance_blocks, lag=scanner.lag
-        )
+        return DaqdServer(scanner.units, path, shared_memory, speed=speed, frames=frames, lag=scanner.lag, links=links)
     except FileExistsError as error:
         raise ProfileError(
             f"the shared memory {shared_memory} exists: a daemon or simulator has it, or one was killed and left "
@@ -239,21 +264,21 @@ def serve(settings: ServeSettings) -> int:
     """
     profile = load_profile(settings.profile, source=settings.source)
     faults = [Fault.parse(text) for text in settings.faults]
+    of_detector = [fault for fault in faults if fault.kind.family == "detector"]
     told = ToldToEnd()
     with told.heard(), state_folder(settings) as folder:
-        detector = Detector(profile, settings.seed, faults)
+        detector = Detector(profile, settings.seed, of_detector)
         config = write_config_folder(folder / "config", detector.plan.configured(profile), detector.draw)
         truth = None
         if settings.state_dir is not None:
             truth = folder / "truth.json"
-            write_truth(truth, compute_truth(profile, settings.seed, faults))
+            write_truth(truth, compute_truth(profile, settings.seed, of_detector))
         # Compiled now, so that the first frames are not late.
         warm = Detector(profile, settings.seed)
         warm.settle()
         warm.advance()
-        live = LiveFaults({"detector": DetectorFaults(detector)}, faults)
         again = shlex.join(["petqc", "simulate", "--profile", settings.profile, "--seed", str(settings.seed)])
-        serve_detector(settings, told, folder, detector, live, Files(again, config, truth))
+        serve_detector(settings, told, folder, detector, DetectorFaults(detector), faults, Files(again, config, truth))
     return 0
 
 
@@ -272,20 +297,40 @@ class Files:
 
 
 def serve_detector(
-    settings: ServeSettings, told: ToldToEnd, folder: Path, detector: Detector, faults: LiveFaults, files: Files
+    settings: ServeSettings,
+    told: ToldToEnd,
+    folder: Path,
+    detector: Detector,
+    of_detector: DetectorFaults,
+    planted: Sequence[Fault],
+    files: Files,
 ) -> None:
-    """Boards, instruments and the back door of a detector, announced and on the wire until it is told to end."""
+    """Boards, instruments and the back door of a detector, announced and on the wire until it is told to end.
+
+    of_detector: who makes faults act on it. planted: all that are there from the start; it has its own already.
+    """
     profile = detector.profile
     with contextlib.ExitStack() as stack:
         scanner = Scanner(profile, settings.seed, witness_folder=folder, detector=detector)
         stack.callback(scanner.close)
         scanner.run_ahead()
         listen, shared_memory = default_place(profile)
+        listen = settings.listen or listen
+        sides = scanner.instruments.wire_sides()
+        links = LinkFaults(
+            lambda: detector.now_s, [*sides], is_behind_daemon=listen.startswith("unix:"), seed=settings.seed
+        )
+        boards = dict(zip(scanner.board_nodes, scanner.boards, strict=True))
+        devices = DeviceFaults(lambda: detector.now_s, boards | {DEVICE + name: side for name, side in sides.items()})
+        faults = LiveFaults({"detector": of_detector, "link": links, "device": devices}, planted)
+        for fault in planted:
+            if fault.kind.family != "detector":
+                (links if fault.kind.family == "link" else devices).plant(fault)
         server, address = open_server(
-            scanner, settings.listen or listen, settings.shared_memory or shared_memory, settings.speed
+            scanner, listen, settings.shared_memory or shared_memory, settings.speed, links, devices
         )
         stack.callback(server.close)
-        sides = scanner.instruments.wire_sides()
+        sides = {name: FaultySide(name, side, links, devices) for name, side in sides.items()}
         instruments = stack.enter_context(served_beside(sides, settings.instruments_at, settings.speed))
         config = files.config
         if settings.write_config is not None:

@@ -33,6 +33,7 @@ class CaenA7585dBoard:
     Attributes:
         output_v: the voltage that is truly at its output.
         witness: every set-point that it was ever told, and its output over time.
+        reads_above: how many volts its monitor shows too much.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class CaenA7585dBoard:
     ) -> None:
         self.load_ma, self.sensor_degc = load_ma, sensor_degc
         self.witness = BiasWitness(1)
-        self.output_v = self.elapsed_s = 0.0
+        self.output_v = self.elapsed_s = self.reads_above = 0.0
         self._held = b""
         self.values: dict[int, float] = {
             Register.MODE: 0.0,
@@ -91,7 +92,7 @@ class CaenA7585dBoard:
     def _get(self, register: int) -> float:
         match register:
             case Register.OUTPUT_V:
-                return self.output_v
+                return self.output_v + self.reads_above
             case Register.OUTPUT_MA:
                 return self.load_ma(self.output_v)
             case Register.SENSOR_DEGC:
@@ -108,6 +109,12 @@ class CaenA7585dBoard:
             self.witness.note(self.elapsed_s, "supply", on=self.is_on)
             self.values[Register.OVER_VOLTAGE] = self.values[Register.OVER_CURRENT] = 0.0
 
+    def trip(self, register: Register = Register.OVER_CURRENT) -> None:
+        """A protection acts: the output is disabled, and says why."""
+        self.values[Register.ENABLE] = 0.0
+        self.values[register] = 1.0
+        self.witness.note(self.elapsed_s, "supply", on=False)
+
     def let_pass(self, seconds: float) -> None:
         """Let simulated time pass."""
         self.elapsed_s += seconds
@@ -120,9 +127,7 @@ class CaenA7585dBoard:
             (Register.OVER_CURRENT, self.load_ma(self.output_v) > self.values[Register.MOST_MA]),
         ):
             if self.is_on and is_over:
-                self.values[Register.ENABLE] = 0.0
-                self.values[register] = 1.0
-                self.witness.note(self.elapsed_s, "supply", on=False)
+                self.trip(register)
         self.witness.outputs(self.elapsed_s, np.array([before_v]), np.array([self.output_v]), max(seconds, 1e-6))
 
     def state(self) -> dict[str, Any]:

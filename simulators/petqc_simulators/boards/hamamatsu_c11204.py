@@ -51,6 +51,7 @@ class HamamatsuC11204Board:
         ignores: commands that it acknowledges and does not do.
         drops: commands that it neither answers nor does.
         drift_v: what its output is above where it should be; its monitor sees that.
+        reads_above: how many volts its monitor shows too much.
         is_silent: it answers nothing.
     """
 
@@ -71,7 +72,7 @@ class HamamatsuC11204Board:
         self.refuses: dict[str, int] = {}
         self.ignores: set[str] = set()
         self.drops: set[str] = set()
-        self.drift_v = 0.0
+        self.drift_v = self.reads_above = 0.0
         self.is_silent = False
         self.counters: Counter[str] = Counter()
         self.stored = Compensation(
@@ -203,6 +204,11 @@ class HamamatsuC11204Board:
         if is_done:
             self.stored, self.reference = wanted, wanted.voltage
 
+    def trip(self) -> None:
+        """Its over-current protection acts."""
+        self.has_tripped, self._off_for_s = True, 0.0
+        self._switch(is_on=False)
+
     def _switch(self, *, is_on: bool) -> None:
         self.is_on = is_on
         self._over_current_s = 0.0
@@ -213,7 +219,7 @@ class HamamatsuC11204Board:
     @property
     def voltage_code(self) -> int:
         """Of the monitor."""
-        return int(max(self.output_v, 0.0) / wire.V_PER_CODE)
+        return int(max(self.output_v + self.reads_above, 0.0) / wire.V_PER_CODE)
 
     @property
     def current_code(self) -> int:
@@ -288,8 +294,7 @@ class HamamatsuC11204Board:
         if self.is_on and self._current_ma() > TRIP_MA:
             self._over_current_s += seconds
             if self._over_current_s > TRIP_AFTER_S:
-                self.has_tripped, self._off_for_s = True, 0.0
-                self._switch(is_on=False)
+                self.trip()
         else:
             self._over_current_s = 0.0
         if self.has_tripped and Function.AUTO_RESTORE in self.functions and not self.is_on:

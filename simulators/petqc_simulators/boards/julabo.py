@@ -51,6 +51,7 @@ class JulaboBoard:
         is_remote: it executes commands.
         interleaves: XON and XOFF stand in its replies.
         is_silent: it answers nothing.
+        reads_above: how many K its bath sensor shows too much.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class JulaboBoard:
         self.is_remote = True
         self.interleaves = False
         self.is_silent = False
+        self.reads_above = 0.0
         self.counters: Counter[str] = Counter()
         self.elapsed_s = 0.0
         self._prefix = b"" if rs485_address is None else f"A{rs485_address:03d}_".encode()
@@ -160,7 +162,7 @@ class JulaboBoard:
                 self._refused = None
                 return f"{number:02d} {wire.STATUS_TEXTS.get(number, 'ALARM')}" if number >= 0 else self._fault(number)
             case "in_pv_00" | "in_pv_03":
-                return f"{self.bath_degc:.2f}"
+                return f"{self.bath_degc + self.reads_above:.2f}"
             case "in_pv_01":
                 distance_k = self.set_degc - self.bath_degc
                 return f"{min(max(20.0 * distance_k, -100.0), 100.0) if self.is_running else 0.0:.1f}"

@@ -38,6 +38,7 @@ from petqc_drivers.petsys.daqd_wire import (
 from petqc_drivers.petsys.frames import FRAME_ID_MODULO
 from petqc_drivers.petsys.wire import Reply, WireError
 from petqc_simulators.boards.frame_ring import FrameRing
+from petqc_simulators.link_faults import COMMANDS, LinkFaults
 from petqc_simulators.physics.detector import BLOCK_S
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class DaqdServer:
         shared_memory: Name of the ring, which must not exist either.
         speed: Simulated per wall second.
         folder: Where shared memory is; the system's by default.
+        links: Faults of the ways to the units.
         frames: Gives the frames of all units together that ended since the last call.
 
     Attributes:
@@ -110,10 +112,12 @@ class DaqdServer:
         folder: Path | None = None,
         frames: Callable[[], list[Block]],
         lag: Callable[[], int] = lambda: 0,
+        links: LinkFaults | None = None,
     ) -> None:
         self.units = dict(units)
         self._frames = frames
         self._lag = lag
+        self._links = links or LinkFaults(lambda: 0.0, is_behind_daemon=True)
         self.speed = speed
         self.slipped_s = 0.0
         self.address = f"unix:{path}"
@@ -214,7 +218,7 @@ class DaqdServer:
     def _take_frames(self) -> None:
         for block in self._frames():
             if self.is_acquiring:
-                self.ring.put(block)
+                self.ring.put(self._links.of_block(block))
 
     # -- requests ---------------------------------------------------------------------------------------------------
 
@@ -322,8 +326,13 @@ class DaqdServer:
         unit = self.units.get((given.port, given.slave))
         if len(self.units) == 1:
             unit = next(iter(self.units.values()))
-        answer = None if unit is None else unit.handle(given.command.to_bytes())
+        late_s = self._links.late_s(COMMANDS)
+        answer = None if unit is None or late_s is None else unit.handle(given.command.to_bytes())
         if answer is not None:
-            self._reply(client, front_end_reply(Reply.from_bytes(answer)), 2)
+            reply = front_end_reply(Reply.from_bytes(answer))
+            if late_s:
+                self._later(late_s, lambda: self._reply(client, reply, 2))
+            else:
+                self._reply(client, reply, 2)
         else:
             self._later(SILENT_UNIT_S, lambda: self._reply(client, front_end_reply(None)))

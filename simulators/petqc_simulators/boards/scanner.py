@@ -88,6 +88,11 @@ class Scanner:
         self.instruments = ScannerInstruments(profile, self.detector, witness_folder)
 
     @property
+    def board_nodes(self) -> list[str]:
+        """Names of the boards, in their order."""
+        return [f"unit:{port}.{slave}" for port, slave in self.profile.hardware.addresses]
+
+    @property
     def elapsed_s(self) -> float:
         """Simulated time since the start."""
         return (self.trigger or self.boards[0]).elapsed_s
