@@ -28,6 +28,7 @@ def analyse(histograms: QcHistograms, context: RunContext, lutetium: LutetiumCou
         context: everything else that is known about the run.
         lutetium: beta-gamma pairs of a run without a source; with them, its checks are those of such a run.
     """
+    from petqc.channel_spectra import of_run
     from petqc.checks import checks_of
     from petqc.verdict import SCAN, SCAN_BY_LUTETIUM, conclude
 
@@ -40,6 +41,7 @@ def analyse(histograms: QcHistograms, context: RunContext, lutetium: LutetiumCou
     outputs = [(c, c.function(shared)) for c in checks_of("source" if fits is None else "lutetium")]
     words = SCAN if fits is None else SCAN_BY_LUTETIUM
     run = conclude(histograms.topology, context, outputs, words)
+    run.channel_spectra = of_run(shared)
     if run.verdict is Status.INVALID and 1.0 < shared.times_as_long <= MOST_TIMES_AS_LONG:
         run.sentence += _longer(shared.times_as_long, context.elapsed_s)
     return run

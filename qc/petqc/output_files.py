@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from petqc.errors import BadInputError
 
@@ -29,3 +29,15 @@ def partial_of(path: Path) -> Path:
     if path.exists() and not path.is_file():
         raise BadInputError("is not a regular file and will not be replaced by one", where=str(path), do="name a file")
     return path.with_name(path.name + ".partial")
+
+
+def write_parquet(table: Any, path: Path, **options: Any) -> None:
+    """Write an Arrow table as a Parquet file that is there whole or not at all; options: of pyarrow."""
+    import pyarrow.parquet as pq
+
+    partial = partial_of(path)
+    with partial.open("wb") as file:
+        pq.write_table(table, file, **options)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -228,6 +228,11 @@ class QcInput(CheckInput):
             )
         return self._channels
 
+    @property
+    def fitted(self) -> PeakFits | None:
+        """Photopeaks of every channel, if a check asked for them."""
+        return self._channels
+
     def energy_tail(self) -> tuple[float, float, float]:
         """Share of full-energy events that lack light below the hit threshold, its error, and that threshold.
 

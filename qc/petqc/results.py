@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from petqc.channel_spectra import ChannelSpectra
     from petqc.past import Past
 
 SCHEMA = "petqc-run/1"
@@ -200,7 +201,7 @@ class Run:
     made (plain types for JSON; contract in docs/reference/calibration-sets.md). baselines: SHA-256 of each accepted
     baseline that it was held against, by what it is. parts: the runs that it is composed of; it has their checks.
     past: trends, and what moved since when; None: nobody looked. reanalysis_of: the run whose recording was analysed
-    again; empty: it is the run itself.
+    again; empty: it is the run itself. channel_spectra: to be written with it; not read back.
     """
 
     run_id: str
@@ -228,6 +229,7 @@ class Run:
     parts: list[RunPart] = field(default_factory=list)
     past: Past | None = None
     reanalysis_of: str = ""
+    channel_spectra: ChannelSpectra | None = None
 
     @property
     def is_calibration(self) -> bool:
@@ -308,7 +310,7 @@ class Run:
         )
 
     def save(self, folder: Path) -> None:
-        """Write run.json, channels.parquet and spectra.parquet into a folder that exists."""
+        """Write run.json and the Parquet files beside it into a folder that exists."""
         from petqc.run_files import save_run
 
         save_run(self, folder)

@@ -1,4 +1,4 @@
-"""A run as files: run.json, channels.parquet, spectra.parquet in one folder.
+"""A run as files: run.json, channels.parquet, spectra.parquet, channel_spectra.parquet in one folder.
 
 The JSON is written last and moved into place, so a folder that has a run.json is complete. The same run gives the
 same bytes.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from petqc.errors import BadInputError
-from petqc.output_files import partial_of, sync_path
+from petqc.output_files import sync_path, write_parquet
 from petqc.results import ChannelColumn, Run, Spectrum
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _SPECTRUM_ARRAYS = ("edges", "counts", "fit", "background", "delayed")
 
 
 def save_run(run: Run, folder: Path) -> None:
-    """Write the three files of a run.
+    """Write the files of a run; spectra of single channels only where it has them.
 
     Args:
         run: the run.
@@ -46,8 +46,10 @@ def save_run(run: Run, folder: Path) -> None:
         raise BadInputError("no such folder", where=str(folder), do="create it before saving a run into it")
     text = run.to_json()
     (folder / RUN_JSON).unlink(missing_ok=True)
-    _write_parquet(_channels_table(run), folder / CHANNELS_PARQUET)
-    _write_parquet(_spectra_table(run), folder / SPECTRA_PARQUET)
+    write_parquet(_channels_table(run), folder / CHANNELS_PARQUET)
+    write_parquet(_spectra_table(run), folder / SPECTRA_PARQUET)
+    if run.channel_spectra is not None:
+        run.channel_spectra.save(folder)
     partial = folder / f"{RUN_JSON}.partial"
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -59,6 +61,8 @@ def save_run(run: Run, folder: Path) -> None:
 
 def load_run(folder: Path) -> Run:
     """Read the run that save_run wrote; the Parquet files may be missing, then there are no columns or spectra.
+
+    Spectra of single channels stay in their file: `petqc.channel_spectra` reads those that are asked for.
 
     Raises:
         BadInputError: there is no run.json, or a file is damaged.
@@ -183,17 +187,6 @@ def _read_spectra(path: Path) -> list[Spectrum]:
         window = None if row["window_low"] is None else (row["window_low"], row["window_high"])
         found.append(Spectrum(**{k: row[k] for k in _SPECTRUM_TEXTS}, **arrays, window=window))
     return found
-
-
-def _write_parquet(table: Any, path: Path) -> None:
-    import pyarrow.parquet as pq
-
-    partial = partial_of(path)
-    with partial.open("wb") as file:
-        pq.write_table(table, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _read_parquet(path: Path, names: Sequence[str] | None = None) -> Any:

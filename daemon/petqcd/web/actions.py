@@ -81,6 +81,8 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("GET", "/api/v1/runs/{run_id}/spectra"): VIEW,
     ("GET", "/api/v1/runs/{run_id}/spectrum"): VIEW,
     ("GET", "/api/v1/runs/{run_id}/channels"): VIEW,
+    ("GET", "/api/v1/runs/{run_id}/ring"): VIEW,
+    ("GET", "/api/v1/runs/{run_id}/channel"): VIEW,
     ("GET", "/api/v1/compare"): VIEW,
     ("GET", "/api/v1/quantities"): VIEW,
     ("GET", "/api/v1/trends"): VIEW,

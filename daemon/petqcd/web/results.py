@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from petqcd import clock
 from petqcd.store.annotations import AnnotationKind, annotate, read_annotations
-from petqcd.web import run_view, trends
+from petqcd.web import channel_view, run_view, trends
 from petqcd.web.console.compare import compared
 from petqcd.web.gate import Who, signed
 
@@ -78,7 +78,19 @@ def add_results(app: FastAPI, daemon: Daemon) -> None:
     async def channels(run_id: str, module: Word) -> dict[str, Any]:
         """The channels of one module of a run: places, values, statuses."""
         run = await asyncio.to_thread(run_view.load, store, run_id)
-        return await asyncio.to_thread(run_view.module_map, run, module)
+        return await asyncio.to_thread(channel_view.module_map, run, module)
+
+    @app.get("/api/v1/runs/{run_id}/ring")
+    async def ring(run_id: str, quantity: Word = "") -> dict[str, Any]:
+        """One quantity of every channel of a ring, unrolled; none named: the first there is."""
+        run = await asyncio.to_thread(run_view.load, store, run_id)
+        return await asyncio.to_thread(channel_view.ring_map, run, quantity)
+
+    @app.get("/api/v1/runs/{run_id}/channel")
+    async def channel(run_id: str, node: Word) -> dict[str, Any]:
+        """One channel of a run: its numbers, its neighbours, and its spectrum as it was counted."""
+        run = await asyncio.to_thread(run_view.load, store, run_id)
+        return await asyncio.to_thread(channel_view.channel, store, run, node)
 
     @app.get("/api/v1/compare")
     async def compare(a: Word, b: Word) -> dict[str, Any]:

@@ -203,7 +203,8 @@ def photopeak_fits(
         status: (m,) result.
         parameters: (m, 11) result.
         errors: (m, 3) result: standard deviations of area, position, sigma.
-        quality: (m, 4) result: Pearson's chi-square, the same with shape tolerance, bins, sum of 1 / expected.
+        quality: (m, 5) result: Pearson's chi-square, the same with shape tolerance, bins, sum of 1 / expected, and the
+            first bin.
         shape_tolerance: see petqc.fits.SHAPE_TOLERANCE.
     """
     n = counts.shape[1]
@@ -246,6 +247,7 @@ def photopeak_fits(
         errors[m, 1] = math.sqrt(covariance[MU1, MU1])
         errors[m, 2] = math.sqrt(covariance[S1, S1])
         quality[m, 2] = float(last - first)
+        quality[m, 4] = float(first)
         for k in range(first, last):
             mu = max(model[k], 1e-3)
             difference = row[k] - mu

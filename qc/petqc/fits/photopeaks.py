@@ -259,6 +259,8 @@ class PeakFits:
     """Many fitted photopeaks; arrays of one length, NaN where there is no number.
 
     mu, mu_error, fwhm, fwhm_error, area: as in PeakFit. reason: (m,) why there is no number, "" where there is one.
+    parameters: (m, 11) in the order of petqc.fits.kernels. bins: (m, 2) int32, first and one past the last fitted bin;
+    both 0 without a number. constants: (2,) of the shape.
     """
 
     mu: NDArray[np.float64]
@@ -267,6 +269,9 @@ class PeakFits:
     fwhm_error: NDArray[np.float64]
     area: NDArray[np.float64]
     reason: NDArray[np.object_]
+    parameters: NDArray[np.float64]
+    bins: NDArray[np.int32]
+    constants: NDArray[np.float64]
 
 
 def fit_photopeaks(
@@ -301,7 +306,7 @@ def fit_photopeaks(
     m = counts.shape[0]
     status = np.zeros(m, np.int64)
     parameters = np.full((m, N_PARAMETERS), np.nan)
-    errors, quality = np.zeros((m, 3)), np.zeros((m, 4))
+    errors, quality = np.zeros((m, 3)), np.zeros((m, 5))
     tail = np.zeros(m) if tail is None else np.ascontiguousarray(tail, np.float64)
     edge = np.zeros(m) if edge is None else np.ascontiguousarray(edge, np.float64)
     photopeak_fits(
@@ -341,4 +346,7 @@ def fit_photopeaks(
         fwhm_error=np.where(usable, FWHM_OF_SIGMA * errors[:, 2] * scale, np.nan),
         area=np.where(usable, area, np.nan),
         reason=reason,
+        parameters=parameters,
+        bins=np.where(usable[:, None], quality[:, 4:] + np.outer(n_bins, [0, 1]), 0).astype(np.int32),
+        constants=shape.constants(),
     )

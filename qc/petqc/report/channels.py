@@ -51,8 +51,9 @@ class Module:
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """All channels: node names, modules, ASIC of each, and the marks that stand on every map."""
+    """All channels: absolute numbers, node names, modules, ASIC of each, and the marks that stand on every map."""
 
+    absolute: tuple[int, ...]
     nodes: tuple[str, ...]
     asics: tuple[str, ...]
     modules: tuple[Module, ...]
@@ -87,6 +88,7 @@ def read_channels(run: Run) -> Channels | None:
             )
         )
     return Channels(
+        absolute=tuple(absolute),
         nodes=tuple(channel_node(a) for a in absolute),
         asics=tuple(asic_node(a) for a in absolute),
         modules=tuple(modules),

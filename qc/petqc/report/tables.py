@@ -196,7 +196,11 @@ def column_counts(run: Run) -> list[ColumnCount]:
 def offenders(run: Run, channels: Channels) -> list[Offender]:
     """Channels outside limits or without a number, worst first."""
     found = []
-    for index in range(len(channels)):
+    calm = [str(status) for status in Status if status not in _NEEDS_ATTENTION]
+    is_flagged = np.zeros(len(channels), np.bool_)
+    for column in run.columns:
+        is_flagged |= ~np.isin(column.status.astype(str), calm)
+    for index in np.flatnonzero(is_flagged).tolist():
         said: dict[tuple[Status, str], list[str]] = {}
         for column in run.columns:
             status = status_at(column, index)

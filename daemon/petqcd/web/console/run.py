@@ -9,7 +9,7 @@ from fastapi import Request  # noqa: TC002 - the route's signature is read at ru
 from fastapi.responses import HTMLResponse  # noqa: TC002
 
 from petqcd.errors import NotFoundError
-from petqcd.web import run_view
+from petqcd.web import channel_view, run_view
 from petqcd.web.gate import PAGE
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def add(app: FastAPI, frame: Frame) -> None:
 
 
 def _read(daemon: Daemon, run_id: str) -> tuple[StoredRun, Run, dict[str, Any]]:
+    from petqc.diagnosis.masking import masking
     from petqc.report import tables, tiles
     from petqc.report.text import duration, title_of
 
@@ -42,6 +43,7 @@ def _read(daemon: Daemon, run_id: str) -> tuple[StoredRun, Run, dict[str, Any]]:
     run = run_view.load(store, line.run_id)
     rows = tables.check_table(run)
     attention, more = tables.attention(rows)
+    flagged, more_flagged = channel_view.flagged(run)
     return line, run, {
         "tiles": tiles.tiles(run) if run.checks else [],
         "rows": rows,
@@ -49,7 +51,12 @@ def _read(daemon: Daemon, run_id: str) -> tuple[StoredRun, Run, dict[str, Any]]:
         "more_attention": more,
         "duration": duration(run.started_at, run.finished_at),
         "spectra": run_view.spectra(run),
-        "modules": run_view.modules(run),
+        "modules": channel_view.modules(run),
+        "has_ring": channel_view.has_ring(run),
+        "flagged": flagged,
+        "more_flagged": more_flagged,
+        "module_of": channel_view.modules_of(run, [o.index for o in flagged]),
+        "masking": masking(run),
         "ids": {(title_of(c.id), c.node): c.id for c in run.checks},
         "has_report": (store.state_dir / line.folder / "report.html").is_file(),
     }  # fmt: skip

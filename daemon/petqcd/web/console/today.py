@@ -69,17 +69,22 @@ def _latest(store: Store) -> dict[str, Any]:
     return {
         "main": main,
         "is_old": main is not None and seconds_since(main.finished_at or main.started_at) > HOLDS_S,
-        "tiles": [] if main is None else _tiles(store, main),
+        **_of(store, main),
         "others": [line for kind, line in sorted(newest.items()) if line is not main and kind != SOURCE],
         "trend_kind": SOURCE if main is not None and main.kind == "daily" else main and main.kind,
         "date": datetime.now().astimezone().strftime("%A, %d %B %Y"),
     }
 
 
-def _tiles(store: Store, line: StoredRun) -> list[Any]:
+def _of(store: Store, line: StoredRun | None) -> dict[str, Any]:
+    """Numbers of a run, and what it suggests."""
+    from petqc.diagnosis.masking import masking
     from petqc.report.tiles import tiles
 
     try:
-        return [tile for tile in tiles(run_view.load(store, line.run_id)) if tile.number or tile.reason]
+        run = None if line is None else run_view.load(store, line.run_id)
     except NotFoundError:
-        return []
+        run = None
+    if run is None:
+        return {"tiles": [], "masking": None}
+    return {"tiles": [tile for tile in tiles(run) if tile.number or tile.reason], "masking": masking(run)}
