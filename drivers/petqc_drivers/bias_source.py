@@ -322,6 +322,7 @@ class BiasSource(LinkedInstrument):
             if abs(at_v - self.commanded.value) > self._tolerance_v:
                 raise VerifyError(f"commanded {self.commanded}, measured {at_v:.3f} V", device=self.name)
             at_v = self.commanded.value
+        confirmed = self.commanded
         is_last = False
         while not is_last:
             if self._hold_count != held:
@@ -333,16 +334,24 @@ class BiasSource(LinkedInstrument):
             next_v = max(at_v + step_v, limit.v_min.value)
             if next_v - at_v > limit.max_step_v:
                 raise LimitError(f"a step from {at_v:.3f} V to {next_v:.3f} V refused", device=self.name)
-            sealed = self._guarded(target if is_last else type(target)(next_v))
-            if sealed.commanded is None:
-                raise LocalProtocolError("a step without a voltage", device=self.name)
             started = time.monotonic()
-            self.commanded = None
+            confirmed = await self._step(self._guarded(target if is_last else type(target)(next_v)), confirmed, since)
+            moved_v, at_v = abs(confirmed.value - at_v), confirmed.value
+            await asyncio.sleep(max(started + moved_v / limit.slew_v_per_s - time.monotonic(), 0.0))
+
+    async def _step(self, sealed: SetOutput, confirmed: Volts | None, since: int) -> Volts:
+        """One step of a ramp: sent, acknowledged and arrived, `commanded` then; a failure says what was confirmed."""
+        if sealed.commanded is None:
+            raise LocalProtocolError("a step without a voltage", device=self.name)
+        self.commanded = None
+        try:
             await self._set(sealed, since)
             await self._arrived(sealed.commanded.value, since)
-            self.commanded = sealed.commanded
-            moved_v, at_v = abs(sealed.commanded.value - at_v), sealed.commanded.value
-            await asyncio.sleep(max(started + moved_v / limit.slew_v_per_s - time.monotonic(), 0.0))
+        except DriverError as error:
+            error.what += f"; the last confirmed step is {confirmed}" if confirmed else "; no step was confirmed"
+            raise
+        self.commanded = sealed.commanded
+        return sealed.commanded
 
     async def _arrived(self, wanted_v: float, since: int) -> None:
         """Wait until the measured voltage is what was commanded.

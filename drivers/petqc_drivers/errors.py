@@ -25,12 +25,15 @@ class DriverError(Exception):
         self.device = device
         self.last_good = last_good
         self.do = do
-        text = f"{device}: {what}" if device else what
-        if last_good:
-            text += f"; last good answer {last_good}"
-        if do:
-            text += f" ({do})"
-        super().__init__(text)
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        text = f"{self.device}: {self.what}" if self.device else self.what
+        if self.last_good:
+            text += f"; last good answer {self.last_good}"
+        if self.do:
+            text += f" ({self.do})"
+        return text
 
 
 class ConnectError(DriverError, ConnectionError):

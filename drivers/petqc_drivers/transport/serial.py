@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
+import select
 import termios
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
@@ -74,6 +77,7 @@ class _Tty:
     longest_wait_s = SLICE_S
 
     def __init__(self, path: str, line: SerialLine) -> None:
+        self._is_stuck = False
         try:
             self._port = serial.Serial(
                 path,
@@ -83,7 +87,6 @@ class _Tty:
                 stopbits=line.stop_bits,
                 rtscts=line.rts_cts,
                 timeout=SLICE_S,
-                write_timeout=1.0,
                 exclusive=True,
             )
         except (OSError, termios.error) as error:
@@ -98,13 +101,19 @@ class _Tty:
             raise ConnectError(f"{path} cannot be had alone: {error}") from error
 
     def write(self, data: bytes, timeout_s: float) -> None:
-        del timeout_s  # a change of the port's time-out would set its line anew
+        # Not the library's: a change of its time-out sets the line anew.
+        left, until = memoryview(data), time.monotonic() + timeout_s
         try:
-            self._port.write(data)
-        except serial.SerialTimeoutException as error:
-            raise ReplyTimeoutError("it does not take what is sent", do="check handshake and cable") from error
+            while left and (wait_s := until - time.monotonic()) > 0:
+                if not select.select([], [self._port.fileno()], [], wait_s)[1]:
+                    break
+                with contextlib.suppress(BlockingIOError):
+                    left = left[os.write(self._port.fileno(), left) :]
         except (OSError, termios.error) as error:
             raise LinkLostError(f"cannot send: {error}", do="check the cable") from error
+        if left:
+            self._is_stuck = True
+            raise ReplyTimeoutError("it does not take what is sent", do="check handshake and cable")
 
     def read(self, timeout_s: float) -> bytes:
         del timeout_s
@@ -130,5 +139,8 @@ class _Tty:
         return False
 
     def close(self) -> None:
+        with contextlib.suppress(OSError, termios.error):
+            if self._is_stuck:  # closing waits half a minute for bytes that nobody takes
+                self._port.reset_output_buffer()
         with contextlib.suppress(OSError, termios.error):
             self._port.close()

@@ -7,8 +7,10 @@ read while bytes trickle in.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
+import time
 from typing import Final
 
 from petqc_drivers.errors import ConnectError, LinkLostError, ReplyTimeoutError
@@ -29,19 +31,21 @@ class SocketPort:
             raise ConnectError(f"{host} port {port}: {error}", do="check address and cable") from error
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.setblocking(False)
+        self._said_nothing = True
 
     def write(self, data: bytes, timeout_s: float) -> None:
         """Send all of it."""
-        left = memoryview(data)
-        while left:
-            if not select.select([], [self._socket], [], timeout_s)[1]:
-                raise ReplyTimeoutError("it does not take what is sent", do="check the device")
-            try:
-                left = left[self._socket.send(left) :]
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise LinkLostError(f"cannot send: {error}", do="check the cable") from error
+        left, until = memoryview(data), time.monotonic() + timeout_s
+        try:
+            while left and (wait_s := until - time.monotonic()) > 0:
+                if not select.select([], [self._socket], [], wait_s)[1]:
+                    break
+                with contextlib.suppress(BlockingIOError):
+                    left = left[self._socket.send(left) :]
+        except OSError as error:
+            raise LinkLostError(f"cannot send: {error}", do="check the cable") from error
+        if left:
+            raise ReplyTimeoutError("it does not take what is sent", do="check the device")
 
     def read(self, timeout_s: float) -> bytes:
         """What has come, waiting for the first byte at most so long."""
@@ -53,8 +57,14 @@ class SocketPort:
             return b""
         except OSError as error:
             raise LinkLostError(f"the connection is gone: {error}", do="check the cable") from error
+        if not came and self._said_nothing:
+            raise LinkLostError(
+                "the other end closed the connection before it said anything",
+                do="has somebody else its only place? many instruments take one client",
+            )
         if not came:
             raise LinkLostError("the other end closed the connection", do="check the device")
+        self._said_nothing = False
         return came
 
     def clear(self) -> bytes:

@@ -45,8 +45,14 @@ class CaenA7585dBoard:
     ) -> None:
         self.load_ma, self.sensor_degc = load_ma, sensor_degc
         self.witness = BiasWitness(1)
-        self.output_v = self.elapsed_s = self.reads_above = 0.0
+        self.elapsed_s = self.reads_above = 0.0
+        self._serial = serial
+        self.power_cycle()
+
+    def power_cycle(self) -> None:
+        """Off and on again: everything as from the shelf, its own limits too."""
         self._held = b""
+        self.output_v = 0.0
         self.values: dict[int, float] = {
             Register.MODE: 0.0,
             Register.VOLTAGE: LOWEST_V,
@@ -58,8 +64,9 @@ class CaenA7585dBoard:
             Register.OVER_CURRENT: 0.0,
             Register.PRODUCT: 7585.0,
             Register.FIRMWARE: 1.4,
-            Register.SERIAL: float(serial),
+            Register.SERIAL: float(self._serial),
         }
+        self.witness.note(self.elapsed_s, "supply", on=False)
 
     @property
     def is_on(self) -> bool:
