@@ -20,10 +20,12 @@ from petqcd.interlocks.alarm_keeper import AlarmKeeper
 from petqcd.interlocks.bias_control import BiasControl
 from petqcd.interlocks.bias_following import BiasFollowing
 from petqcd.interlocks.bias_watch import BiasWatch
+from petqcd.interlocks.operating_limits import KeptLimits
 from petqcd.kinds import all_kinds
 from petqcd.metrics import Metrics
 from petqcd.off.kept_outputs import KeptOutputs
 from petqcd.off.output_settings import configured_outputs
+from petqcd.off.retired import Retired
 from petqcd.off.safe_state import HARDWARE_SWITCH, SafeOutcome, SafeState, together
 from petqcd.progress import Bus
 from petqcd.readiness import Readiness
@@ -143,7 +145,8 @@ class Daemon:
 
     async def off(self) -> list[SafeOutcome]:
         """Every output off, now and all at once; needs no permit and no store, and overtakes whatever goes on."""
-        return await together([self._board_off(), *(one.off() for one in self.instruments.bias_sources)])
+        instruments = (one.off() for one in self.instruments.bias_sources)
+        return await together([self._board_off(), *instruments, *self.retired.off()])
 
     async def _board_off(self) -> SafeOutcome:
         name = self.device.state.name
@@ -170,6 +173,7 @@ class Daemon:
         self.alarms = AlarmKeeper(self.state_dir, self.bus, self.metrics)
         mqtt = await self._make_mqtt()
         self.outputs = KeptOutputs(self.state_dir, configured_outputs(self.config))
+        self.retired = Retired(self.outputs)
         self.watch = BiasWatch(
             self.config,
             self.instruments,
@@ -181,7 +185,7 @@ class Daemon:
             await asyncio.to_thread(self._newest_unix_s),
         )
         self.device.kept = self.outputs
-        self.bias = BiasControl(self.instruments, self.watch, self.outputs)
+        self.bias = BiasControl(self.instruments, self.watch, self.outputs, KeptLimits(self.state_dir))
         self.following = BiasFollowing(self.instruments, self.bias, self.audit)
         self.runs = RunManager(
             self.config,

@@ -78,6 +78,11 @@ class BiasSource(LinkedInstrument):
         self._off_count = 0
         self._hold_count = 0
 
+    @property
+    def tolerance_v(self) -> float:
+        """How far the measured voltage may be from the commanded one."""
+        return self._tolerance_v
+
     # -- what a driver does -----------------------------------------------------------------------------------------
 
     @abstractmethod

@@ -15,7 +15,8 @@ from petqcd.errors import DaemonError
 from petqcd.instruments.command_queue import Command
 from petqcd.instruments.supervisor import InstrumentSupervisor
 from petqcd.interlocks import permit_sources, permits
-from petqcd.interlocks.bias_control import BiasControl, OperatingLimits
+from petqcd.interlocks.bias_control import BiasControl
+from petqcd.interlocks.operating_limits import OperatingLimits
 from petqcd.interlocks.permits import Permits, Ruling
 from petqcd.off import outputs
 from petqcd.off.kept_outputs import KeptOutputs

@@ -92,7 +92,7 @@ def limits(
     state_dir: StateDir = None,
     as_json: Json = False,
 ) -> None:
-    """Change the operating limits, inside the hard limit, until the daemon is started again."""
+    """Change the operating limits, inside the hard limit; they are kept."""
     _command(device, "limits", {"v_min": v_min, "v_max": v_max, "reason": reason}, config, state_dir, as_json=as_json)
 
 
@@ -157,6 +157,8 @@ def _shown(one: Mapping[str, Any]) -> str:
     hard, operating = one["hard_limit"], one["operating_limits"]
     if hard is None:
         lines.append("  no hard limit is configured: it is never switched on")
+    elif operating is None:
+        lines.append(f"  limits: hard {hard['v_min']:g} to {hard['v_max']:g} V, operating not known any more")
     else:
         lines.append(
             f"  limits: hard {hard['v_min']:g} to {hard['v_max']:g} V, operating {operating['v_min']:g} to "

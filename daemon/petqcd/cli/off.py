@@ -30,14 +30,15 @@ def register(app: typer.Typer) -> None:
 
 def off(*, config: ConfigFile = None, state_dir: StateDir = None, as_json: Json = False) -> None:
     """Emergency off: every bias output, now. Works with the daemon down, then straight to every device."""
+    from petqcd.off.retired import told_how_to_forget
     from petqcd.off.safe_state import SafeState, worst
 
-    outputs, in_daemon, folder = _known(config, state_dir)
+    outputs, in_daemon, retired, folder = _known(config, state_dir)
     try:
         outcomes = _by_daemon(folder)
     except DaemonError as error:
         say(f"petqc: {error}; switching off directly")
-        outcomes = _directly(outputs, in_daemon)
+        outcomes = [told_how_to_forget(o) if o.device in retired else o for o in _directly(outputs, in_daemon)]
         _keep(folder, outputs, outcomes)
     state = worst(outcomes) if outcomes else SafeState.UNKNOWN
     if as_json:
@@ -50,8 +51,8 @@ def off(*, config: ConfigFile = None, state_dir: StateDir = None, as_json: Json 
         raise typer.Exit(EXIT_UNREACHABLE)
 
 
-def _known(config: Path | None, state_dir: Path | None) -> tuple[list[Output], list[str], Path]:
-    """The outputs there are, the devices that exist within the daemon only, and the state directory.
+def _known(config: Path | None, state_dir: Path | None) -> tuple[list[Output], list[str], set[str], Path]:
+    """The outputs there are, the devices that exist within the daemon only, the retired ones, the state directory.
 
     What the daemon last wrote of its outputs speaks for those that the configuration does not name, or if there is no
     configuration that can be read.
@@ -61,6 +62,7 @@ def _known(config: Path | None, state_dir: Path | None) -> tuple[list[Output], l
 
     found: dict[str, Output] = {}
     in_daemon: list[str] = []
+    is_configured = False
     try:
         from petqcd.off.output_settings import configured_outputs
 
@@ -70,13 +72,16 @@ def _known(config: Path | None, state_dir: Path | None) -> tuple[list[Output], l
     except ConfigError as error:
         folder = state_dir.absolute() if state_dir else state_directory()
         say(f"petqc: {error}; going by what the daemon last wrote in {folder}")
+    else:
+        is_configured = True
     last = last_known.read(folder)
     if last.why:
         say(f"petqc: {last.why}")
+    retired = {one.name for one in last.outputs} - set(found) if is_configured else set()
     for one in last.outputs:
         known = found.get(one.name)
         found[one.name] = one if known is None else replace(known, state=one.state)
-    return list(found.values()), in_daemon, folder
+    return list(found.values()), in_daemon, retired, folder
 
 
 def _keep(folder: Path, outputs: list[Output], outcomes: list[SafeOutcome]) -> None:

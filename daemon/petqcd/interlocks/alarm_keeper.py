@@ -67,6 +67,14 @@ KEPT_FOR_THE_SCANNER = Definition(
     severity=Severity.MINOR,
     guidance="What was last known of the outputs is damaged or cannot be written: look at disk and supplies.",
 )
+RETIRED = "retired-output"
+OF_RETIRED = Definition(
+    id=RETIRED,
+    device="",
+    severity=Severity.MAJOR,
+    guidance="A device that is not configured any more was last known on. Switch it off (`petqc off`, or its own "
+    "switch), then `petqc devices forget`.",
+)
 
 
 class AlarmKeeper:
@@ -88,6 +96,7 @@ class AlarmKeeper:
         if found is not None:
             self._before = {str(one["id"]): one for one in found.document}
         self._define(KEPT_FOR_THE_SCANNER)
+        self._define(OF_RETIRED)
         self._turn = asyncio.Lock()
 
     def watch(self, device: str, kinds: Iterable[str]) -> None:

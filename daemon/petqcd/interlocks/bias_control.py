@@ -6,7 +6,6 @@ Acknowledge, reset and energise are three commands, and none implies the next. W
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from petqc_drivers.bias_source import BiasSource
@@ -24,6 +23,7 @@ from petqc_drivers.limits import Volts
 from petqcd import clock
 from petqcd.errors import DaemonError, DeviceError, NotFoundError, PermitError, RefusedError, UnreachableError
 from petqcd.instruments.command_queue import Command, Priority
+from petqcd.interlocks.operating_limits import OperatingLimits
 from petqcd.off.safe_state import SafeState
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from petqcd.instruments.collection import Instruments
     from petqcd.instruments.supervisor import InstrumentSupervisor
     from petqcd.interlocks.bias_watch import BiasWatch
+    from petqcd.interlocks.operating_limits import KeptLimits
     from petqcd.off.kept_outputs import KeptOutputs
     from petqcd.off.safe_state import SafeOutcome
 
@@ -41,31 +42,11 @@ STOP_DEADLINE_S = 12.0
 """For ramping down when the daemon stops; what is not down by then is switched off where it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class OperatingLimits:
-    """How far commands may go, inside the hard limit; an engineer changes them while the daemon runs."""
-
-    v_min: float
-    v_max: float
-
-    def require(self, name: str, volts: float) -> None:
-        """Refuse what is outside.
-
-        Raises:
-            RefusedError: naming limit and request.
-        """
-        if not self.v_min <= volts <= self.v_max:  # a NaN is in no range
-            raise RefusedError(
-                f"{name}: {volts:g} V refused: outside the operating limits {self.v_min:g} to {self.v_max:g} V"
-            )
-
-
 class BiasControl:
     """Commands for bias sources; everything is called from the event loop."""
 
-    def __init__(self, instruments: Instruments, watch: BiasWatch, kept: KeptOutputs) -> None:
-        self._instruments, self._watch, self._kept = instruments, watch, kept
-        self._operating: dict[str, OperatingLimits] = {}
+    def __init__(self, instruments: Instruments, watch: BiasWatch, kept: KeptOutputs, limits: KeptLimits) -> None:
+        self._instruments, self._watch, self._kept, self._limits = instruments, watch, kept, limits
         self.set_by_people: dict[str, float] = {}
         """Volts that somebody asked for and that were reached, by name; what follows the temperature starts there."""
 
@@ -79,7 +60,10 @@ class BiasControl:
         name, now_s = supervisor.name, clock.monotonic_s()
         unit = self._watch.unit(name)
         bypassed = self._watch.bypasses.of(name, now_s)
-        operating = self._limits(supervisor)
+        try:
+            operating, limits_unknown = self._limits.of(self._config(supervisor)), []
+        except RefusedError as error:
+            operating, limits_unknown = None, [str(error)]
         hard = self._config(supervisor).bias
         return {
             **supervisor.document(),
@@ -97,7 +81,7 @@ class BiasControl:
                 for rule in unit.permits.rules.values()
                 for why_not in [unit.permits.objection(rule.name, now_s)]
             ],
-            "against": list(self._watch.against(name)),
+            "against": [*limits_unknown, *self._watch.against(name)],
             "bypasses": [one.document(now_s) for one in self._watch.bypasses.holding(now_s) if one.device == name],
         }
 
@@ -189,15 +173,26 @@ class BiasControl:
         """Take over an output that was found on: it stays as it is, and petqc says that it is on.
 
         Raises:
-            RefusedError: there is none, or it is not inside its limits.
+            RefusedError: there is none, it is not inside its limits, or somebody works there.
         """
-        supervisor, _ = self._source(name)
+        supervisor, config = self._source(name)
         if self._driver(supervisor).output is not OutputState.ADOPTED:
             raise RefusedError(f"{name}: nothing to confirm: its output is {self._driver(supervisor).output.value}")
         work = self._watch.maintenance.of(name)
         if work is not None:
             raise RefusedError(work.told)
-        await self._submit(supervisor, Command("confirming", lambda driver: driver.confirm_adopted()))
+        limits = self._limits.of(config)
+
+        async def take_over(driver: BiasSource) -> None:
+            await driver.poll()
+            volts = next((one.value for one in driver.readings() if one.name == "bias_voltage"), None)
+            if limits is None or volts is None:
+                raise RefusedError(f"{name}: it has no hard limit, or its voltage is not known: it is not taken over")
+            slack_v = driver.tolerance_v
+            OperatingLimits(limits.v_min - slack_v, limits.v_max + slack_v).require(f"{name}, as it was found", volts)
+            await driver.confirm_adopted()
+
+        await self._submit(supervisor, Command("confirming", take_over))
         return self._document(supervisor)
 
     # -- trips --------------------------------------------------------------------------------------------------------
@@ -237,11 +232,11 @@ class BiasControl:
 
     # -- limits and bypass --------------------------------------------------------------------------------------------
 
-    def limit(self, name: str, v_min: float, v_max: float) -> dict[str, Any]:
-        """Give other operating limits, inside the hard limit; what is on stays where it is.
+    async def limit(self, name: str, v_min: float, v_max: float) -> dict[str, Any]:
+        """Give other operating limits, inside the hard limit, also for later starts; what is on stays where it is.
 
         Raises:
-            RefusedError: they are none, or reach outside the hard limit.
+            RefusedError: they are none, reach outside the hard limit, or cannot be written.
         """
         supervisor, config = self._source(name)
         hard = config.bias
@@ -252,7 +247,7 @@ class BiasControl:
                 f"{name}: {v_min:g} to {v_max:g} V refused: operating limits rise, inside the hard limit "
                 f"{hard.v_min:g} to {hard.v_max:g} V"
             )
-        self._operating[name] = OperatingLimits(v_min, v_max)
+        await self._limits.give(config, OperatingLimits(v_min, v_max))
         return self._document(supervisor)
 
     def bypass(self, name: str, permit: str, *, seconds: float, reason: str, by: str) -> dict[str, Any]:
@@ -320,18 +315,8 @@ class BiasControl:
             raise NotFoundError(f"{supervisor.name} has no output")
         return driver
 
-    def _limits(self, supervisor: InstrumentSupervisor) -> OperatingLimits | None:
-        given = self._operating.get(supervisor.name)
-        config = self._config(supervisor)
-        if given is not None or config.bias is None:
-            return given
-        wanted = config.operating
-        if wanted is not None:
-            return OperatingLimits(wanted.v_min, wanted.v_max)
-        return OperatingLimits(config.bias.v_min, config.bias.v_max)
-
     def _target(self, supervisor: InstrumentSupervisor, volts: float) -> Volts:
-        limits = self._limits(supervisor)
+        limits = self._limits.of(self._config(supervisor))
         if limits is None:
             raise RefusedError(f"{supervisor.name} has no hard limit ([device.bias]), so it is never switched on")
         limits.require(supervisor.name, volts)

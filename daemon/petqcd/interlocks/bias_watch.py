@@ -19,7 +19,7 @@ from petqcd.errors import DaemonError, NotFoundError
 from petqcd.instruments.command_queue import Command, Priority
 from petqcd.instruments.state import InstrumentState
 from petqcd.interlocks import permit_sources, permits
-from petqcd.interlocks.alarm_keeper import FILE_DAMAGED, OF_EVERY_DEVICE, OF_OUTPUTS, AlarmKeeper
+from petqcd.interlocks.alarm_keeper import FILE_DAMAGED, OF_EVERY_DEVICE, OF_OUTPUTS, RETIRED, AlarmKeeper
 from petqcd.interlocks.alarms import Severity
 from petqcd.interlocks.bypass import Bypasses
 from petqcd.interlocks.first_fault import Capture
@@ -189,6 +189,8 @@ class BiasWatch:
             self._do(self._audit.note(_ITSELF, "bypass", bypass.device, ended=bypass.permit), "note a bypass")
         problem = self._kept.warning or ("" if self._kept.can_write else "it cannot be written")
         self._alarms.scanner_condition(FILE_DAMAGED, is_wrong=bool(problem), detail=problem)
+        retired = ", ".join(one.name for one in self._kept.retired())
+        self._alarms.scanner_condition(RETIRED, is_wrong=bool(retired), detail=retired)
         self._publish(now_s)
 
     def _look_at(self, supervisor: InstrumentSupervisor, driver: BiasSource, now_s: float) -> None:

@@ -43,6 +43,7 @@ class KeptOutputs:
             was = before.get(name)
             if was is not None:
                 now[name] = replace(one, state=was.state, volts=was.volts, at=was.at, trip=was.trip)
+        self._configured = frozenset(now)
         # What is not configured any more and was left on is still there, for those who switch everything off.
         self._all = {**{name: one for name, one in before.items() if one.may_be_on and name not in now}, **now}
         self._is_written = False
@@ -51,6 +52,27 @@ class KeptOutputs:
     def __getitem__(self, name: str) -> Output | None:
         """One of them; None: it does not outlive the daemon, or is none."""
         return self._all.get(name)
+
+    def retired(self) -> list[Output]:
+        """Those that are configured no more and may be on."""
+        return [one for name, one in self._all.items() if self.is_retired(name) and one.may_be_on]
+
+    def is_retired(self, name: str) -> bool:
+        """Whether it is configured no more."""
+        return name not in self._configured
+
+    async def forget(self, name: str) -> None:
+        """Nothing is known of it any more, also after a restart.
+
+        Raises:
+            RefusedError: that could not be written.
+        """
+        one = self._all.pop(name)
+        self._is_written = False
+        await self.commit()
+        if not self.can_write:
+            self._all[name] = one
+            raise RefusedError(f"{name} stays known: the state directory does not take that it is forgotten")
 
     def note(self, name: str, state: str, volts: float | None, trip: str = "") -> None:
         """What is known of one now; `commit` writes it."""

@@ -121,8 +121,8 @@ def _add_interlocks(app: FastAPI, daemon: Daemon) -> None:
 
     @app.post("/api/v1/bias/{device}/limits")
     async def limits(device: str, body: Range) -> dict[str, Any]:
-        """Give other operating limits, inside the hard limit."""
-        return bias.limit(device, body.v_min, body.v_max)
+        """Give other operating limits, inside the hard limit; they hold after a restart too."""
+        return await bias.limit(device, body.v_min, body.v_max)
 
     @app.post("/api/v1/bias/{device}/bypass")
     async def bypass(device: str, body: NewBypass, who: Who) -> dict[str, Any]:

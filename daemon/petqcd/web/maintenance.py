@@ -27,9 +27,29 @@ class Work(BaseModel):
     """Somebody has seen that its output is off by its own switch or plug, where nothing can be read back."""
 
 
+class Gone(BaseModel):
+    """Body of the command that forgets an output which is configured no more."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Annotated[str, Field(min_length=1, max_length=1000)]
+    is_disconnected: bool = False
+    """As of `Work`."""
+
+
 def add_maintenance(app: FastAPI, daemon: Daemon) -> None:
     """Add the routes of this file."""
     keeper = daemon.watch.maintenance
+
+    @app.get("/api/v1/retired")
+    async def retired() -> dict[str, Any]:
+        """Every output that is configured no more and was last known on."""
+        return {"retired": daemon.retired.documents()}
+
+    @app.post("/api/v1/devices/{device}/forget")
+    async def forget(device: str, body: Gone) -> dict[str, Any]:
+        """Forget such an output; it is switched off once more first, and refused while it may be on."""
+        return (await daemon.retired.forget(device, is_disconnected=body.is_disconnected)).document()
 
     @app.get("/api/v1/maintenance")
     async def maintenance() -> dict[str, Any]:
