@@ -12,23 +12,23 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from petqc.errors import BadInputError
-from petqc.formats.bundle import CONTEXT_JSON
+from petqc.formats.bundle import CONTEXT_JSON, is_bundle
 from petqc.formats.bundle_check import check_bundle
 from petqc.qc_input import RunContext
-from petqc.results import EnvironmentReading, RawFile
+from petqc.results import EnvironmentReading, RawFile, Run
 from petqc.software import software as versions
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
 
     from petqc.formats.bundle import Bundle
-    from petqc.recorded import Filled, Progress
-    from petqc.results import Run
+    from petqc.recorded import Progress
 
-KINDS: Final = ("source", "lutetium")
-"""Kinds of run whose frames are analysed again."""
-_USED: Final = ("frames", "frames-modes", "configuration", "context", "environment")
+_USED: Final = ("frames", "frames-modes", "points", "configuration", "context", "environment")
 _NOT_KEPT: Final = ("raw_files", "reference")
 """Fields of a context that files say: which there are, and what the configuration calls the scanner."""
 
@@ -78,24 +78,13 @@ def reanalyse(folder: str | os.PathLike[str], other: Other | None = None, *, pro
     Raises:
         BadInputError: it is no bundle, a file of it was changed, or its kind of run is not analysed again.
     """
-    from petqc.analysis import analyse
-
     other = other or Other()
     bundle = _whole(Path(folder))
-    config = other.config or _own_config(bundle)
-    frames = bundle.of_role("frames")
-    if not frames:
-        raise BadInputError(
-            "has no recorded frames", where=str(bundle.folder), do="they may have been deleted with age"
-        )
-    context = read_context(bundle.folder / CONTEXT_JSON)
-    filled = _filled(bundle, frames, config, progress)
-    if not filled.context["account"]["frames"]:
-        raise BadInputError("its recording has not one whole frame", where=str(bundle.folder))
-    raw_files = tuple(_raw_file(bundle, path) for path in frames)
-    again = _context(bundle, context, filled, raw_files, other)
-    run = analyse(filled.histograms, again, filled.lutetium)
-    run.reanalysis_of = context.run_id
+    read = _KINDS[bundle.about["kind"]](bundle, other.config or _own_config(bundle), progress)
+    raw_files = tuple(_raw_file(bundle, path) for path in read.files)
+    then = read_context(bundle.folder / CONTEXT_JSON)
+    run = read.conclude(_context(bundle, then, read, raw_files, other))
+    run.reanalysis_of = then.run_id
     cut = "" if bundle.state == "complete" else " of a truncated recording"
     run.sentence = f"Re-analysis{cut}: {run.sentence}"
     return run
@@ -103,6 +92,8 @@ def reanalyse(folder: str | os.PathLike[str], other: Other | None = None, *, pro
 
 def _whole(folder: Path) -> Bundle:
     """The bundle, if what is needed of it is as it was."""
+    if not is_bundle(folder) and (folder / "run.json").is_file():
+        raise BadInputError(_why_not(folder), where=str(folder))
     found = check_bundle(folder, roles=_USED)
     if found.problems:
         first = found.problems[0]
@@ -110,11 +101,79 @@ def _whole(folder: Path) -> Bundle:
             f"{first.name} {first.problem}", where=str(folder), do="look what else with petqc bundle check"
         )
     kind = found.bundle.about.get("kind")
-    if kind not in KINDS:
-        raise BadInputError(
-            f"runs of kind {kind} are not analysed again, only {' and '.join(KINDS)}", where=str(folder)
-        )
+    if kind not in _KINDS:
+        raise BadInputError(f"runs of kind {kind} are not analysed again, only {', '.join(_KINDS)}", where=str(folder))
     return found.bundle
+
+
+def _why_not(folder: Path) -> str:
+    """Of a run without a bundle: what it is instead."""
+    parts = [part.run_id for part in Run.load(folder).parts if part.run_id is not None]
+    if parts:
+        return f"is composed of other runs: analyse one of {', '.join(parts)}"
+    return "is no bundle: the run came before there were any, was imported, or never began"
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What the recordings of a bundle give. said: fields of RunContext that they and the configuration say.
+
+    conclude: from everything that is known of the run to its checks and verdict.
+    """
+
+    files: list[Path]
+    said: dict[str, Any]
+    notes: list[str]
+    conclude: Callable[[RunContext], Run]
+
+
+def _events(bundle: Bundle, config: Path, progress: Progress | None) -> _Read:
+    """Runs whose frames are decoded and paired."""
+    from petqc.analysis import analyse
+    from petqc.recorded import Asked, raw_frames
+
+    files = _recordings(bundle, "frames")
+    filled = raw_frames(files, Asked(config, progress=progress, lutetium=bundle.about["kind"] == "lutetium"))
+    if not filled.context["account"]["frames"]:
+        raise BadInputError("its recording has not one whole frame", where=str(bundle.folder))
+    return _Read(
+        files, filled.context, filled.notes, lambda context: analyse(filled.histograms, context, filled.lutetium)
+    )
+
+
+def _dark(bundle: Bundle, config: Path, progress: Progress | None) -> _Read:
+    """Counts at thresholds; they are few, so that there is no progress to tell."""
+    from petqc.calibrate.conclude import topology_of
+    from petqc.dark_counts import analyse_dark
+    from petqc.formats.counter_points import CounterReader
+    from petqc.formats.petsys_config import load_config
+
+    del progress
+    files = _recordings(bundle, "points")
+    loaded, reader = load_config(config), CounterReader(files[0])
+    header = reader.header
+    table = loaded.require("disc_calibration")
+    number = table["port"] << 17 | table["slave"] << 12 | table["chip"] << 6 | table["channel"]
+    scanned = table[np.isin(number, header.channels[header.of_channels["t1_baseline"] >= 0])]
+    topology = topology_of(loaded, header.channels)
+    said = {"calibration_ids": dict(loaded.file_hashes), "reference": loaded.petqc.scanner, "account": {}}
+    return _Read(
+        files,
+        said,
+        [f"{files[0].name}: {damage}" for damage in reader.damages],
+        lambda context: analyse_dark(reader.points, scanned, topology, context),
+    )
+
+
+_KINDS: Final = {"source": _events, "lutetium": _events, "dark": _dark}
+"""Kinds of run that are analysed again."""
+
+
+def _recordings(bundle: Bundle, role: str) -> list[Path]:
+    found = bundle.of_role(role)
+    if not found:
+        raise BadInputError("has no recording", where=str(bundle.folder))
+    return found
 
 
 def _own_config(bundle: Bundle) -> Path:
@@ -126,12 +185,6 @@ def _own_config(bundle: Bundle) -> Path:
     return found[0]
 
 
-def _filled(bundle: Bundle, frames: list[Path], config: Path, progress: Progress | None) -> Filled:
-    from petqc.recorded import Asked, raw_frames
-
-    return raw_frames(frames, Asked(config, progress=progress, lutetium=bundle.about["kind"] == "lutetium"))
-
-
 def _raw_file(bundle: Bundle, path: Path) -> RawFile:
     known = next(file.sha256 for file in bundle.files if bundle.folder / file.name == path)
     if known:
@@ -140,12 +193,10 @@ def _raw_file(bundle: Bundle, path: Path) -> RawFile:
         return RawFile(path.name, hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def _context(
-    bundle: Bundle, then: RunContext, filled: Filled, raw_files: tuple[RawFile, ...], other: Other
-) -> RunContext:
-    """What was known of the run, with what the frames say now."""
-    read = filled.context
-    ids = dict(read["calibration_ids"])
+def _context(bundle: Bundle, then: RunContext, read: _Read, raw_files: tuple[RawFile, ...], other: Other) -> RunContext:
+    """What was known of the run, with what the recordings say now."""
+    said = read.said
+    ids = dict(said["calibration_ids"])
     set_id = other.set_id if other.config is not None else then.calibration_ids.get("set")
     if set_id is not None:
         ids["set"] = set_id
@@ -156,7 +207,7 @@ def _context(
     if is_cut or bundle.state == "truncated":
         notes.append(f"The recording is truncated: {bundle.reason}.")
     own: dict[str, Any] = {
-        name: read[name] for name in ("reference", "source_mm", "crystal_mm", "crystal_material") if name in read
+        name: said[name] for name in ("reference", "source_mm", "crystal_mm", "crystal_material") if name in said
     }
     return replace(
         then,
@@ -165,10 +216,10 @@ def _context(
         calibration_ids=ids,
         raw_files=raw_files,
         environment=_environment(bundle) if is_cut else then.environment,
-        account={**then.account, **read["account"]},
-        elapsed_s=read["elapsed_s"] if is_cut else then.elapsed_s,
-        live_time_s=read["live_time_s"],
-        notes=(*notes, *filled.notes, *then.notes),
+        account={**then.account, **said["account"]},
+        elapsed_s=said.get("elapsed_s") if is_cut else then.elapsed_s,
+        live_time_s=said.get("live_time_s"),
+        notes=(*notes, *read.notes, *then.notes),
         **own,
     )
 

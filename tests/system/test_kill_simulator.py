@@ -15,6 +15,7 @@ import pytest
 from petqc.formats.bundle_check import check_bundle
 from petqc.formats.petsys_raw import RawReader
 from petqc.formats.wire_log import WireEvent, WireLogReader
+from petqc.reanalyse import reanalyse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,7 +125,7 @@ def test_the_daemon_itself_killed_leaves_a_record_and_a_readable_recording(
                 assert sum(r.event is WireEvent.RECEIVED for r in log.records()) > 5, wire.name
                 assert not log.end.is_closed
                 assert len(log.damages) <= 1  # the record that was being written
-        again = daemon.petqc("analyse", seen["run_id"], "--json").json()
-        assert again["reanalysis_of"] == seen["run_id"]
-        assert again["sentence"].startswith("Re-analysis of a truncated recording: ")
-        assert again["account"]["prompts"] > 10_000
+        again = reanalyse(folder)
+        assert again.reanalysis_of == seen["run_id"]
+        assert again.sentence.startswith("Re-analysis of a truncated recording: ")
+        assert again.account["prompts"] > 1000

@@ -107,6 +107,9 @@ class FakeBoard:
         await self._call("read_environment")
         return [Reading()]
 
+    async def time_tag(self) -> int:
+        return int(200e6 * clock.monotonic_s())
+
     async def time_reference(self) -> TimeReference:
         await self._call("time_reference")
         return TimeReference(200_000_000, 0, 0.0, 1)

@@ -12,8 +12,10 @@ from tests.unit.test_calibration_runs import DEADLINE_S, WINDOW_CLK, PulsedBoard
 
 from petqc.calibrate.bias_outputs import outputs_of_channels
 from petqc.calibrate.sets import list_sets
+from petqc.compare import compare
 from petqc.formats.petsys_config import load_config
 from petqc.limits import Status
+from petqc.reanalyse import reanalyse
 from petqc.results import Run
 from petqc_simulators.physics.detector import Detector
 from petqc_simulators.profile import load_profile
@@ -146,6 +148,11 @@ def test_the_dark_run_judges_rate_crosstalk_and_single_channels(tmp_path: Path, 
             shifted = next(c for c in done.columns if c.id == "t1_baseline")
             assert shifted.value[100] == pytest.approx(-2.0, abs=0.1)
             assert shifted.status[100] == "warn"
+            again = reanalyse(w.store.folder_of(done.run_id))
+            found_again = compare(done, again)
+            assert found_again.n_same == len(found_again.differences) > 5
+            assert found_again.remarks == ["the second is a re-analysis of the first"]
+            assert again.environment == done.environment
 
     asyncio.run(work())
 

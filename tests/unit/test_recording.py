@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import shutil
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,9 @@ from petqc.errors import BadInputError
 from petqc.formats.bundle import BUNDLE_JSON, begin_bundle, read_bundle, role_of, seal_bundle
 from petqc.formats.bundle_check import check_bundle
 from petqc.formats.wire_log import WireEvent, WireLogReader, WireLogWriter
-from petqc.reanalyse import reanalyse
-from petqc.results import EnvironmentReading
+from petqc.limits import Status
+from petqc.reanalyse import Other, reanalyse
+from petqc.results import EnvironmentReading, Run, RunPart
 from petqc_drivers.errors import LinkLostError
 from petqc_drivers.transport.recording import WAS_OPEN, RecordedPort, Tap, recorded
 from petqcd.recording import wires
@@ -300,6 +302,25 @@ def test_a_run_that_was_stopped_leaves_a_truncated_bundle_which_is_analysed_as_f
     assert again.account["frames"] > 0
     assert any(isinstance(reading, EnvironmentReading) for reading in again.environment)
     assert again.to_json() == reanalyse(folder).to_json()
+    shutil.copytree(folder / "config", folder.parent / "other")
+    other = folder.parent / "other" / "config.ini"
+    calibrated = reanalyse(folder, Other(other, "set-1"))
+    assert calibrated.calibration_ids == again.calibration_ids | {"set": "set-1"}
+    assert calibrated.run_id != again.run_id
+    assert any("with another calibration (set)" in note for note in calibrated.notes)
     (folder / "config" / "tdc.tsv").write_text("# another\n")
     with pytest.raises(BadInputError, match=r"config/tdc.tsv (has|was)"):
         reanalyse(folder)
+
+
+def test_what_is_not_analysed_again_says_what_to_do_instead(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="has no recording"):
+        reanalyse(folder)
+    begin_bundle(folder, {"run_id": "r", "kind": "housekeeping"})
+    seal_bundle(folder)
+    with pytest.raises(BadInputError, match="kind housekeeping are not analysed again, only source, lutetium, dark"):
+        reanalyse(folder)
+    run = Run("d", "daily", "", "", False, Status.PASS, "", {}, "", {}, parts=[RunPart("p", "source", Status.PASS, "")])
+    run.save(tmp_path)
+    with pytest.raises(BadInputError, match="composed of other runs: analyse one of p"):
+        reanalyse(tmp_path)

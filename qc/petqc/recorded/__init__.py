@@ -45,14 +45,14 @@ class Filled:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the caller gave besides the files."""
+    """What the caller gave besides the files. lutetium None: raw recordings are as their configuration says."""
 
     config: Path | None = None
     descriptor: Path | None = None
     roles: ChannelRoles | None = None
     min_hits: int = 1
     progress: Progress | None = None
-    lutetium: bool = False
+    lutetium: bool | None = None
 
 
 def analyse_file(
@@ -105,7 +105,7 @@ def analyse_file(
         roles=None if channel_roles is None else read_channel_roles(Path(channel_roles)),
         min_hits=min_hits,
         progress=progress,
-        lutetium=lutetium,
+        lutetium=lutetium or None,
     )
     if lutetium and files[0].suffix.lower() != ".rawf":
         raise BadInputError(
@@ -182,7 +182,7 @@ def raw_frames(files: list[Path], asked: Asked) -> Filled:
         )
     loaded = load_config(asked.config)
     total, before = sum(p.stat().st_size for p in files), 0
-    is_lutetium = asked.lutetium or loaded.petqc.source == "none"
+    is_lutetium = loaded.petqc.source == "none" if asked.lutetium is None else asked.lutetium
     own = PROCESSING if is_lutetium else {}
     histograms: QcHistograms | None = None
     lutetium: LutetiumCounts | None = None
