@@ -11,6 +11,7 @@ from scipy import integrate, stats
 from petqc.errors import FitFailedError, TooFewCountsError
 from petqc.fits import FWHM_OF_SIGMA, fit_time_peak, fit_two_peaks, rough_time_peak
 from petqc.fits import kernels as fk
+from petqc.fits.energy_fits import LYSO_RANGE
 from petqc.fits.peaks import find_peaks, nema_width, onset, two_humps
 from petqc.fits.photopeaks import LU_EDGE_RATIO, PeakShape, fit_lines, fit_photopeak, fit_photopeaks
 from petqc.lutetium.spectra import in_bins
@@ -411,3 +412,20 @@ def test_robust_spread():
     values[:1000] = 1e6
     assert robust_spread(values) == pytest.approx(2.0, rel=0.1)
     assert robust_spread(np.empty(0)) == 0.0
+
+
+def test_a_fit_whose_bounds_pull_it_to_and_fro_converges() -> None:
+    """One block of a simulated ring: line and edge lie near their bounds, and all the way to one of them leads down."""
+    counts = np.zeros(400)
+    counts[88:172] = [
+        23, 20, 23, 24, 19, 23, 16, 13, 22, 24, 17, 16, 15, 18, 25, 19, 34, 20, 37, 34, 34, 54, 39,
+        63, 80, 81, 82, 116, 112, 143, 157, 168, 206, 200, 220, 219, 242, 246, 227, 255, 226, 235,
+        212, 231, 225, 218, 171, 163, 145, 111, 109, 96, 99, 84, 70, 67, 54, 55, 32, 31, 36, 38, 41,
+        34, 32, 29, 29, 30, 30, 36, 23, 47, 31, 33, 26, 37, 29, 39, 28, 25, 40, 21, 34, 42,
+    ]  # fmt: skip
+    shape = PeakShape(25.0, 0.03, LU_EDGE_RATIO, None)
+    fit = fit_photopeak(
+        np.arange(401) * 4.0, counts, 509.1, shape=shape, relative_range=LYSO_RANGE, relative_sigma=33.9 / 509.1
+    )
+    assert fit.mu == pytest.approx(509.21, abs=0.02)
+    assert fit.fwhm == pytest.approx(79.59, abs=0.05)

@@ -224,6 +224,7 @@ def poisson_fit(
     packed = np.empty((n_free, n_free))
     score = np.empty(n_free)
     step = np.empty(n_free)
+    newton = np.zeros(n_free)
     row = np.empty(n_free)
     active = np.empty(n_free, np.int64)
     held = np.empty(n_free, np.bool_)
@@ -261,6 +262,7 @@ def poisson_fit(
                 if slot[j] == a and p[j] <= lower[j] and score[a] <= 0.0:
                     held[a] = True
         solved = False
+        inside = False
         for _ in range(n_free + 1):
             m = 0
             for a in range(n_free):
@@ -282,14 +284,26 @@ def poisson_fit(
             if not solved:
                 break
             cholesky_solve(packed, m, row)
+            if not inside:
+                newton[:] = 0.0
+                for a in range(m):
+                    newton[active[a]] = row[a]
+            # Those that are on their bound already stay there, before others are taken to theirs.
             crossed = False
             for a in range(m):
                 step[active[a]] = row[a]
+                for j in range(N_PARAMETERS):
+                    if slot[j] == active[a] and p[j] <= lower[j] and row[a] < 0.0:
+                        held[active[a]] = True
+                        step[active[a]] = 0.0
+                        crossed = True
+            for a in range(m if not crossed else 0):
                 for j in range(N_PARAMETERS):
                     if slot[j] == active[a] and p[j] + row[a] < lower[j]:
                         held[active[a]] = True
                         step[active[a]] = lower[j] - p[j]
                         crossed = True
+                        inside = True
             if not crossed:
                 break
         if not solved:
@@ -304,6 +318,17 @@ def poisson_fit(
         if not math.isfinite(decrement):
             status = SINGULAR
             break
+        if inside and decrement <= 0.0:
+            # All the way to the bound leads down: then as far along the free step as the first bound lets it go.
+            share = 1.0
+            for a in range(n_free):
+                for j in range(N_PARAMETERS):
+                    if slot[j] == a and p[j] + newton[a] < lower[j]:
+                        share = min(share, (lower[j] - p[j]) / newton[a])
+            decrement = 0.0
+            for a in range(n_free):
+                step[a] = share * newton[a]
+                decrement += step[a] * score[a]
         if decrement < _DECREMENT and not to_bound:
             status = CONVERGED
             break
