@@ -11,6 +11,7 @@ uncertainty is the scatter of the slopes of ten equal parts of the deviations, b
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -122,7 +123,10 @@ class Soak:
     def sample(self, began_s: float) -> None:
         """What both processes use now."""
         own = use_of(self.pid)
-        simulators = [use_of(child).rss_mb for child in children(self.pid)]
+        simulators = []
+        for child in children(self.pid):
+            with contextlib.suppress(KeyError, OSError):  # it has just ended
+                simulators.append(use_of(child).rss_mb)
         self.samples.append(
             {
                 "at_s": time.monotonic() - began_s,
