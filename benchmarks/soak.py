@@ -156,13 +156,16 @@ def soak(folder: Path, minutes: float) -> dict[str, Any]:
         for thread in threads:
             thread.start()
         began_s, began_cpu_s = time.monotonic(), cpu_s(found.pid)
-        told = 0.0
+        told_s = 0.0
         try:
             while (passed_s := time.monotonic() - began_s) < 60 * minutes:
                 time.sleep(SAMPLE_S)
+                if daemon.process.poll() is not None:
+                    told = "".join(daemon.log[-40:])
+                    raise SystemExit(f"the daemon ended by itself ({daemon.process.returncode}):\n{told}")
                 found.sample(began_s)
-                if passed_s >= told:
-                    told += 60.0
+                if passed_s >= told_s:
+                    told_s += 60.0
                     last = found.samples[-1]
                     used = f"{last['rss_mb']:.1f} MiB, {last['files']:.0f} files"
                     say(f"{passed_s / 60:.0f} min: {last['runs']:.0f} runs, {used}")
