@@ -94,6 +94,7 @@ def serving(folder: Path, config: str) -> Iterator[Daemon]:
     give_up.start()
     try:
         line = process.stdout.readline()
+        give_up.cancel()
         if not line:
             raise SystemExit("the daemon did not start:\n" + "".join(log[-20:]))
         yield Daemon(process, state_dir, json.loads(line)["http"], log)

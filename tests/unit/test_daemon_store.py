@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import closing
+import time
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import exc
 from tests.unit.histories import Place, a_run, claim, claimed_and_stored
 from tests.unit.postgres_server import PostgresServer, postgres_server
 
-from petqcd.errors import NotFoundError, StoreError
-from petqcd.store import Store, postgres, read_only
+from petqcd.errors import NotFoundError, StoreAwayError, StoreError
+from petqcd.store import Store, postgres, read_only, writer
+from petqcd.store.marks import Marks
 from petqcd.store.postgres import PostgresDatabase
 from petqcd.store.sqlite import SETTINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def rows(path: Path, query: str) -> list[Any]:
@@ -170,6 +176,66 @@ def test_a_server_that_crashes_and_comes_again_has_what_was_acknowledged(tmp_pat
 
         assert asyncio.run(ends_while_it_is_away()) == store.line("d").sequence
         assert store.document("d") == a_run("d").document()
+
+
+@contextmanager
+def a_disk_that_fails(bytes_: int) -> Iterator[None]:
+    """No file grows beyond a size: SQLite calls what then happens an I/O error."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_after_an_io_error_it_is_well_again_by_itself_with_what_it_acknowledged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "MEND_FIRST_S", 0.05)
+    monkeypatch.setattr(writer, "MEND_LATEST_S", 0.1)
+
+    async def stored_once_it_is_well(store: Store) -> None:
+        ending = asyncio.create_task(store.finish_run(a_run("b"), patience_s=60))
+        async with asyncio.timeout(20):
+            while not store.trouble:  # noqa: ASYNC110 - the store's own thread tells nobody
+                await asyncio.sleep(0.01)
+            with pytest.raises(StoreAwayError, match="nothing is acknowledged any more"):
+                await claim(store, "refused")
+            while "not well yet" not in caplog.text:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        resource.setrlimit(
+            resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+        )
+        assert await ending == store.line("b").sequence
+
+    with closing(Store(tmp_path)) as store:
+        asyncio.run(claimed_and_stored(store, "a"))
+        asyncio.run(claim(store, "b"))
+        with a_disk_that_fails(1):
+            asyncio.run(stored_once_it_is_well(store))
+        assert not store.trouble
+        assert [r.run_id for r in store.history()] == ["b", "a"]
+        assert store.document("a") == a_run("a").document()
+    assert "well again" in caplog.text
+    assert rows(tmp_path / "history.sqlite", "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_history_that_lost_what_it_acknowledged_is_not_trusted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "MEND_FIRST_S", 0.05)
+    with closing(Store(tmp_path)) as store:
+        asyncio.run(claimed_and_stored(store, "a"))
+        with a_disk_that_fails(1), pytest.raises(StoreAwayError):
+            asyncio.run(claim(store, "b"))
+        monkeypatch.setattr(writer, "marks_of", lambda _: Marks())
+        end_s = time.monotonic() + 20
+        while "records are gone" not in store.trouble and time.monotonic() < end_s:
+            time.sleep(0.01)
+        with pytest.raises(StoreError, match="restore a backup") as refused:
+            asyncio.run(claim(store, "c"))
+        assert not isinstance(refused.value, StoreAwayError)
 
 
 def test_settings_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

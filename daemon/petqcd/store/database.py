@@ -5,9 +5,8 @@ Everything above speaks SQLAlchemy Core; what the two have not in common is what
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
-
-from petqcd.store.sqlite import SqliteDatabase
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,6 +17,14 @@ if TYPE_CHECKING:
     from petqcd.config import StoreConfig
 
 DATABASE = "history.sqlite"
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why nothing is acknowledged. may_pass: a disk may be well again; what is corrupt stays so."""
+
+    what: str
+    may_pass: bool
 
 
 class Database(Protocol):
@@ -51,13 +58,23 @@ class Database(Protocol):
     def keep_before_migration(self, connection: Connection, version: int) -> None:
         """Set a copy aside before tables of a version are changed."""
 
-    def fatal(self, error: DBAPIError) -> str | None:
-        """Why nothing may be acknowledged any more after an error; None: the next write may work."""
+    def trouble(self, error: DBAPIError) -> Trouble | None:
+        """Why nothing may be acknowledged after an error; None: the next write may work."""
+
+    def make_good(self, connection: Connection) -> None:
+        """On a new connection after a trouble: bring everything that is there to the disk anew, and check it.
+
+        Raises:
+            StoreError: it is not well yet.
+            DBAPIError: the same, in the words of the database.
+        """
 
 
 def database_of(config: StoreConfig, state_dir: Path) -> Database:
     """The history that a configuration names; without a URL the file in the state directory."""
     if config.url is None:
+        from petqcd.store.sqlite import SqliteDatabase
+
         return SqliteDatabase(state_dir / DATABASE)
     from petqcd.store.postgres import PostgresDatabase
 

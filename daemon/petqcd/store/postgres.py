@@ -10,6 +10,7 @@ from sqlalchemy import create_engine, event, exc, inspect, make_url
 
 from petqcd import clock
 from petqcd.errors import StoreError
+from petqcd.store.database import Trouble
 
 if TYPE_CHECKING:
     from psycopg import Connection as PgConnection
@@ -25,8 +26,9 @@ OLDEST_SERVER = 140_000
 
 SETTINGS = {"fsync": ("on",), "full_page_writes": ("on",), "synchronous_commit": ("on", "remote_apply")}
 """Without them an acknowledged commit may be lost with the power of the server."""
-_FATAL_STATES = ("58", "XX", "F0")
-"""Classes of SQLSTATE: input and output failed, internal error or corrupted data, configuration file error."""
+_DISK_STATES = ("58", "F0")
+_CORRUPT_STATES = ("XX",)
+"""Classes of SQLSTATE: input and output failed or configuration file error; internal error or corrupted data."""
 _LINK: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -104,10 +106,15 @@ class PostgresDatabase:
     def keep_before_migration(self, connection: Connection, version: int) -> None:
         """The migration is one transaction; copies of the server are its administrator's."""
 
-    def fatal(self, error: exc.DBAPIError) -> str | None:
-        """A lost session comes again; a server whose disk or data is bad must be looked at."""
+    def trouble(self, error: exc.DBAPIError) -> Trouble | None:
+        """A lost session comes again, and so may the server's disk; corrupt data must be looked at."""
         state = str(getattr(error.orig, "sqlstate", None) or "")
-        return f"SQLSTATE {state}" if state.startswith(_FATAL_STATES) else None
+        if state.startswith(_CORRUPT_STATES):
+            return Trouble(f"SQLSTATE {state}", may_pass=False)
+        return Trouble(f"SQLSTATE {state}", may_pass=True) if state.startswith(_DISK_STATES) else None
+
+    def make_good(self, connection: Connection) -> None:
+        """The server's own job, which it does before it answers again."""
 
     def _engine(self, options: str, *, size: int, overflow: int) -> Engine:
         arguments = {**_LINK, "application_name": "petqcd", "options": f"-csearch_path={self.schema} {options}"}

@@ -14,6 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from petqcd import clock
 from petqcd.errors import StoreError
+from petqcd.store.database import Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +27,8 @@ READ_LIMIT_S = 2.0
 """Longest statement of a reader: a long read would keep the log from shrinking."""
 TRUNCATE_WAL_BYTES = 64 * 2**20
 _PROGRESS_STEPS = 10_000
+_CORRUPT = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+_OF_THE_DISK = ("SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")
 
 SETTINGS: dict[str, str | int] = {
     "journal_mode": "wal",
@@ -128,10 +131,22 @@ class SqliteDatabase:
         partial.chmod(0o600)
         partial.replace(kept)
 
-    def fatal(self, error: DBAPIError) -> str | None:
-        """A full disk may pass; a failed sync or a corrupt file may not: retrying would hide what was lost."""
+    def trouble(self, error: DBAPIError) -> Trouble | None:
+        """A full disk passes by itself; after a failed sync what the system shows may not be what is on the disk."""
         name = getattr(error.orig, "sqlite_errorname", "") or ""
-        return str(name) if name.startswith(("SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB")) else None
+        if name.startswith(_CORRUPT):
+            return Trouble(name, may_pass=False)
+        return Trouble(name, may_pass=True) if name.startswith(_OF_THE_DISK) else None
+
+    def make_good(self, connection: Connection) -> None:
+        """Write the whole log into the file anew and cut it, so that nothing builds on pages that were never synced."""
+        driver = driver_connection(connection)
+        is_busy, _, _ = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_busy:
+            raise StoreError(f"{self.path}: somebody reads; the log could not be cut")
+        (told,) = driver.execute("PRAGMA quick_check(1)").fetchone()
+        if told != "ok":
+            raise StoreError(f"{self.path}: {told}")
 
 
 def sync_folder(folder: Path) -> None:

@@ -81,6 +81,11 @@ class Store(Reader):
         return self._writer.last_commit_unix_s
 
     @property
+    def trouble(self) -> str:
+        """Why nothing is stored, as it was when it was last tried; empty: all is well."""
+        return self._writer.trouble
+
+    @property
     def is_alive(self) -> bool:
         """Whether there is still somebody who writes; a disk that refuses is another matter."""
         return self._writer.is_alive

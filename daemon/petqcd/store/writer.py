@@ -6,8 +6,10 @@ cancelled only stops waiting for its future.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
+import sqlite3
 import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +18,8 @@ from sqlalchemy import exc
 
 from petqcd import clock
 from petqcd.errors import StoreAwayError, StoreError
+from petqcd.store.database import Trouble
+from petqcd.store.marks import Marks, marks_of
 from petqcd.store.migrations import prepare
 
 if TYPE_CHECKING:
@@ -35,6 +39,8 @@ QUEUE_LENGTH = 256
 """Writes that may wait; beyond it new ones are refused, which the caller is told."""
 CHECKPOINT_EVERY_S = 60.0
 CHECKPOINT_LOG_BYTES = 1000 * 4096
+MEND_FIRST_S, MEND_LATEST_S = 0.5, 30.0
+"""Until a store that is in trouble is tried again; twice as long after each time, up to the latter."""
 
 
 class Writer:
@@ -48,7 +54,10 @@ class Writer:
         self._database = database
         self._engine = database.writer_engine()
         self._queue: queue.Queue[tuple[Write, Future[Any], bool] | None] = queue.Queue(QUEUE_LENGTH)
-        self._broken: str | None = None
+        self._trouble: Trouble | None = None
+        self._mend_s = 0.0
+        self._mend_after_s = MEND_FIRST_S
+        self._marks = Marks()
         self._closing = False
         self._checkpointed_s = clock.monotonic_s()
         self.last_commit_unix_s = 0.0
@@ -104,6 +113,15 @@ class Writer:
                 job[1].set_exception(StoreError(f"{self._database.name}: maintenance is going on already"))
 
     @property
+    def trouble(self) -> str:
+        """Why nothing is acknowledged; empty: all is well."""
+        trouble = self._trouble
+        if trouble is None:
+            return ""
+        todo = "it is tried again" if trouble.may_pass else "restore a backup"
+        return f"{self._database.name}: {trouble.what}: nothing is acknowledged any more; check the disk, {todo}"
+
+    @property
     def is_alive(self) -> bool:
         """Whether its thread, which does every write, is at work."""
         return self._thread.is_alive()
@@ -116,8 +134,10 @@ class Writer:
             self._thread.join()
 
     def _put(self, work: Callable[[Connection], T], *, in_transaction: bool) -> Future[T]:
-        if self._closing or self._broken is not None:
-            raise StoreError(self._broken or f"{self._database.name}: the store is closed")
+        if self._closing:
+            raise StoreError(f"{self._database.name}: the store is closed")
+        if self._trouble is not None:
+            raise self._refusal(self._trouble)
         future: Future[T] = Future()
         try:
             self._queue.put_nowait((work, future, in_transaction))
@@ -130,10 +150,15 @@ class Writer:
     def _work(self) -> None:
         try:
             while True:
+                is_ill = self._trouble is not None and self._trouble.may_pass
+                wait_s = max(self._mend_s - clock.monotonic_s(), 0.0) if is_ill else CHECKPOINT_EVERY_S
                 try:
-                    job = self._queue.get(timeout=CHECKPOINT_EVERY_S)
+                    job = self._queue.get(timeout=wait_s)
                 except queue.Empty:
-                    self._checkpoint()
+                    if is_ill:
+                        self._mend()
+                    else:
+                        self._checkpoint()
                     continue
                 if job is None:
                     self._checkpoint(last=True)
@@ -155,21 +180,23 @@ class Writer:
     def _run(self, write: Write, future: Future[Any]) -> None:
         if not future.set_running_or_notify_cancel():
             return
-        if self._broken is not None:
-            future.set_exception(StoreError(self._broken))
+        if self._trouble is not None:
+            future.set_exception(self._refusal(self._trouble))
             return
         try:
             with self._connection.begin():
                 result = write(self._connection)
+                marks = marks_of(self._connection)
         except exc.DBAPIError as error:
-            is_fatal = self._judge(error)
-            may_work_later = isinstance(error, exc.OperationalError) and not is_fatal
+            trouble = self._judge(error)
+            may_work_later = isinstance(error, exc.OperationalError) and (trouble is None or trouble.may_pass)
             kind = StoreAwayError if may_work_later else StoreError
             future.set_exception(kind(f"{self._database.name}: not stored: {error.orig}"))
         except BaseException as error:  # noqa: BLE001 - whatever it is belongs to the one who waits
             future.set_exception(error)
         else:
             self.last_commit_unix_s = clock.unix_s()
+            self._marks = marks
             future.set_result(result)
 
     def _maintain(self, work: Write, future: Future[Any]) -> None:
@@ -180,15 +207,43 @@ class Writer:
         except BaseException as error:  # noqa: BLE001 - whatever it is belongs to the one who waits
             future.set_exception(error)
 
-    def _judge(self, error: exc.DBAPIError) -> bool:
-        """Whether nothing may be acknowledged any more after an error."""
-        fatal = self._database.fatal(error)
-        if fatal is not None:
-            self._broken = (
-                f"{self._database.name}: {fatal}: nothing is acknowledged any more; restart after checking the disk"
-            )
-            log.error("%s", self._broken)
-        return fatal is not None
+    def _refusal(self, trouble: Trouble) -> StoreError:
+        return (StoreAwayError if trouble.may_pass else StoreError)(self.trouble)
+
+    def _judge(self, error: exc.DBAPIError) -> Trouble | None:
+        """Why nothing may be acknowledged after an error before this store was looked at; None: it may."""
+        trouble = self._trouble = self._database.trouble(error)
+        if trouble is not None:
+            self._mend_after_s = MEND_FIRST_S
+            self._mend_s = clock.monotonic_s() + MEND_FIRST_S
+            log.error("%s", self.trouble)
+        return trouble
+
+    def _mend(self) -> None:
+        """Close, open anew, bring to the disk what is there, and check it; only then are writes taken again."""
+        try:
+            self._make_good()
+        except (exc.SQLAlchemyError, sqlite3.Error, StoreError, OSError) as error:
+            self._mend_after_s = min(2 * self._mend_after_s, MEND_LATEST_S)
+            self._mend_s = clock.monotonic_s() + self._mend_after_s
+            log.warning("%s: not well yet, tried again in %g s: %s", self._database.name, self._mend_after_s, error)
+        else:
+            self._trouble = None
+            log.warning("%s: well again, with all that was acknowledged", self._database.name)
+
+    def _make_good(self) -> None:
+        # What was not acknowledged is best dropped by the connection that knows it; it may be past that.
+        with contextlib.suppress(exc.SQLAlchemyError, sqlite3.Error, StoreError):
+            self._database.make_good(self._connection)
+        self._connection.close()
+        self._engine.dispose()
+        self._connection = self._engine.connect()
+        self._database.make_good(self._connection)
+        found = marks_of(self._connection)
+        self._connection.rollback()
+        if not found >= self._marks:
+            self._trouble = Trouble(f"acknowledged records are gone ({found}, not {self._marks})", may_pass=False)
+            raise StoreError(self.trouble)
 
     def _checkpoint(self, *, last: bool = False) -> None:
         self._checkpointed_s = clock.monotonic_s()
