@@ -187,6 +187,9 @@ class Campaign:
             return
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as history:
             assert history.execute("PRAGMA quick_check").fetchone() == ("ok",)
+            if history.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone() is None:
+                assert not self.claimed, "tables are made in one step, before anything is claimed"
+                return
             runs = history.execute(
                 "SELECT run_id, state, verdict, document, sequence FROM runs ORDER BY sequence"
             ).fetchall()
