@@ -118,6 +118,12 @@ def parser() -> argparse.ArgumentParser:
     )
     replay.add_argument("--profile", help="boards that it came from; default: what its channels suggest")
     replay.add_argument("--loop", action="store_true", help="begin again at its end, instead of falling silent")
+    replay.add_argument(
+        "--compare",
+        metavar="RUN",
+        help="do not only play it: measure it with a daemon, and tell what differs from a run: its folder, its id, or "
+        "`recorded`, the run that a bundle is of. With --all also what has not moved",
+    )
     replay.set_defaults(seed=1, source=None)
     _of_servers(serve)
     _of_servers(replay)

@@ -40,7 +40,7 @@ async def _demo(config: PetqcConfig, state_dir: Path, *, once: bool, as_json: bo
     async with Daemon(config, state_dir) as daemon:
         _end_on_signals(daemon)
         await daemon.device.endpoint(SIMULATOR_DEADLINE_S)
-        run = await _run_inside(daemon)
+        run = await run_inside(daemon, "daily", "daily QC, simulated", source="petqc demo")
         if run is None:
             return EXIT_UNREACHABLE
         places = where(daemon.store.folder_of(run.run_id), run, daemon.http)
@@ -52,14 +52,14 @@ async def _demo(config: PetqcConfig, state_dir: Path, *, once: bool, as_json: bo
         return VERDICT_EXIT[str(run.verdict)]
 
 
-async def _run_inside(daemon: Daemon) -> Run | None:
-    """One daily run of a daemon in this process, with a bar; None if it could not be stored."""
+async def run_inside(daemon: Daemon, kind: str, title: str, *, source: str) -> Run | None:
+    """One run of a daemon in this process, with a bar; None if it could not be stored."""
     from petqc.results import Run
 
-    with daemon.bus.listen() as queue, Bar("daily QC, simulated") as bar:
+    with daemon.bus.listen() as queue, Bar(title) as bar:
         waiting = asyncio.create_task(daemon.run_until_stopped(), name="watch the daemon")
         try:
-            run_id = await daemon.runs.start("daily", source="petqc demo")
+            run_id = await daemon.runs.start(kind, source=source)
             while True:
                 following = asyncio.create_task(queue.get(), name="next event")
                 done, _ = await asyncio.wait({following, waiting}, return_when=asyncio.FIRST_COMPLETED)

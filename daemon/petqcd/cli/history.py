@@ -13,6 +13,7 @@ from petqcd.cli.common import VERDICT_EXIT, ConfigFile, Json, StateDir, configur
 from petqcd.errors import UnreachableError
 
 if TYPE_CHECKING:
+    from petqc.compare import Comparison
     from petqc.results import Run as Document
     from petqcd.client import Client
     from petqcd.config import PetqcConfig
@@ -138,7 +139,11 @@ def compare(
         return Document.from_document(stored_document(loaded, folder, given))
 
     a, b = document(first), document(second)
-    found = compare_runs(a, b)
+    tell_comparison(a, b, compare_runs(a, b), as_json=as_json, everything=everything)
+
+
+def tell_comparison(a: Document, b: Document, found: Comparison, *, as_json: bool, everything: bool) -> None:
+    """Show what moved from one run to another."""
     if as_json:
         differences = [{**asdict(d), "sigmas": d.sigmas, "has_moved": d.has_moved} for d in found.differences]
         told = {"runs": [a.run_id, b.run_id], "differences": differences, "n_same": found.n_same}

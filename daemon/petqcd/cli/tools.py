@@ -77,7 +77,14 @@ def simulate(context: typer.Context) -> None:
 
 
 def replay(context: typer.Context) -> None:
-    """A recording or a bundle played back as hardware on the wire (arguments: see replay --help)."""
+    """A recording or a bundle played back as hardware on the wire (arguments: see replay --help).
+
+    With --compare RUN it is measured, too, and what differs from that run is told.
+    """
+    if any(word.partition("=")[0] == "--compare" for word in context.args):
+        from petqcd.cli.replaying import compare_replay
+
+        raise typer.Exit(compare_replay(context.args))
     _simulators("replay", context.args)
 
 
