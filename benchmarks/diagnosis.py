@@ -1,14 +1,15 @@
 """Does the diagnosis name the right cause at the right address? Every simulated fault at its typical size, many seeds.
 
     python benchmarks/diagnosis.py [--profile bench] [--seconds 15] [--seeds 5001-5010] [--faults F03 F14 …]
-                                   [--sizes 0.5 1 2]
+                                   [--sizes 0.5 1 2] [--jobs 1]
                                    [--results RESULTS.jsonl] [--table]
 
 For each seed one healthy run of the detector makes the baselines, then every fault (at a place that the seed chooses)
 and one more healthy run are measured with other events and analysed as `petqc analyse` would. Each outcome is a line of
 the results file; what is there already is not done again, so that a long campaign may be interrupted. `--table` prints
-the table of all results in the file. Faults of the MR's gradients get the run with the MR idle, under stress and idle
-again instead. Frames go from the simulated detector straight to the processing.
+the table of all results in the file; `detection_matrix.py` makes a page and a picture of it. Faults of the MR's
+gradients get the run with the MR idle, under stress and idle again instead. Frames go from the simulated detector
+straight to the processing.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +47,7 @@ from petqc_simulators.physics.detector import BLOCK_FRAMES, BLOCK_S, Detector
 from petqc_simulators.profile import load_profile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from petqc.results import Run
     from petqc_simulators.profile import Profile
@@ -213,9 +217,19 @@ def outcome(seen: Seen) -> dict[str, Any]:
     return found
 
 
-def campaign(profile_name: str, seconds: float, seeds: Iterable[int], faults: Iterable[str], results: Path) -> None:
+def commit() -> str:
+    """Of the sources that measure, with a + where they differ from it; empty outside a repository."""
+    git, here = shutil.which("git"), Path(__file__).parent
+    if git is None:
+        return ""
+    told = subprocess.run([git, "describe", "--always", "--dirty=+", "--exclude=*"], cwd=here, check=False,
+                          capture_output=True, text=True)  # fmt: skip
+    return told.stdout.strip()
+
+
+def campaign(profile_name: str, seconds: float, seeds: Iterable[int], faults: Sequence[str], results: Path) -> None:
     """Run what the results file does not have yet; one line each, written at once."""
-    profile = load_profile(profile_name)
+    profile, software = load_profile(profile_name), commit()
     done = {(r["profile"], r["seconds"], r["seed"], r["fault"]) for r in read(results)}
     todo = [(s, f) for s in seeds for f in (HEALTHY, *faults) if (profile_name, seconds, s, f) not in done]
     baselines: dict[int, dict[str, dict[str, float]]] = {}
@@ -229,7 +243,8 @@ def campaign(profile_name: str, seconds: float, seeds: Iterable[int], faults: It
             seen = measure_mr_delta(profile, seed, fault, seconds)
         else:
             seen = measure(profile, seed, planted, seconds, events="today", baselines=baselines[seed])
-        line = {"profile": profile_name, "seconds": seconds, "seed": seed, "fault": fault, **outcome(seen)}
+        line = {"profile": profile_name, "seconds": seconds, "seed": seed, "fault": fault, "commit": software}
+        line |= outcome(seen)
         with results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         named = line["named"][0][:2] if line["named"] else "nothing"
@@ -296,13 +311,23 @@ def main() -> int:
     parser.add_argument("--seeds", default="5001-5010", help="FIRST-LAST")
     parser.add_argument("--faults", nargs="*", default=list(KINDS), metavar="ID[=size]")
     parser.add_argument("--sizes", nargs="*", type=float, default=[1.0], help="multiples of the typical size")
-    parser.add_argument("--results", type=Path, default=Path("diagnosis.jsonl"))
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, each in a process of its own")
+    parser.add_argument("--results", "--out", type=Path, default=Path("diagnosis.jsonl"))
     parser.add_argument("--table", action="store_true", help="print the table of what is in the results file, and end")
     given = parser.parse_args()
     if not given.table:
         first, _, last = given.seeds.partition("-")
         faults = [sized for times in given.sizes for fault in given.faults if (sized := at_size(fault, times))]
-        campaign(given.profile, given.seconds, range(int(first), int(last or first) + 1), faults, given.results)
+        seeds = range(int(first), int(last or first) + 1)
+        if given.jobs == 1:
+            campaign(given.profile, given.seconds, seeds, faults, given.results)
+        else:
+            with ProcessPoolExecutor(given.jobs) as pool:
+                told = [
+                    pool.submit(campaign, given.profile, given.seconds, [seed], faults, given.results) for seed in seeds
+                ]
+                for one in told:
+                    one.result()
     sys.stdout.write(table(read(given.results)) + "\n")
     return 0
 

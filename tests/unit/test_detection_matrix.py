@@ -19,7 +19,9 @@ def matrix(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def line(fault: str, *, seen: bool = True, node: bool = True, cause: bool = True, seed: int = 1) -> dict[str, Any]:
     right = {"node_right": node, "cause_right": cause} if fault != "healthy" else {}
-    return {"profile": "bench", "seed": seed, "fault": fault, "detected": seen, **right}
+    return {
+        "profile": "bench", "seconds": 15.0, "seed": seed, "fault": fault, "commit": "abc", "detected": seen, **right,
+    }  # fmt: skip
 
 
 def test_sizes_are_told_apart_and_what_is_missed_is_said(matrix: Any) -> None:
@@ -33,18 +35,35 @@ def test_sizes_are_told_apart_and_what_is_missed_is_said(matrix: Any) -> None:
     half, typical = found["bench", "F03", "half"], found["bench", "F03", "typical"]
     assert (half.runs, half.noticed, half.node) == (2, 1, 1)
     assert (typical.noticed, typical.node, typical.cause) == (2, 2, 1)
-    assert matrix.seen_from(found, "bench", "F03") == "typical on"
-    text = matrix.page(lines, "command", "matrix.svg")
-    assert "| F03 bias drift of one output | 100 fall in mV | 1/2 · 2/2 · 2/2 | 1/2 · 2/2 · 2/2 |" in text
-    assert "2 healthy runs, 1 false alarms" in text
-    assert "0/1/1 of 2" not in matrix.drawn(lines)
-    assert "1/2/2 of 2" in matrix.drawn(lines)
+    assert matrix.seen_from(found, "bench", "F03") == "typical on; half missed in 1 of 2"
+    assert (half.sign, typical.sign, found["bench", "F03", "twice"].sign) == ("○", "◐", "●")
+    assert (half.delay(), typical.delay(), matrix.Cell(4, 0).delay()) == ("2", "1", "–")
+    text = matrix.page(lines, "matrix.svg")
+    assert "| F03 bias drift of one output | fall in mV: 100 | 1/2 · 2/2 · 2/2 | 1/2 · 2/2 · 2/2 |" in text
+    assert "commit abc.\nFalse alarms of healthy runs: 1 of 2: 50 %" in text
+    assert "◐ 1/2/2 of 2" in matrix.drawn(lines)
+    assert "○ 1/1/1 of 2" in matrix.drawn(lines)
 
 
 def test_the_right_place_of_what_nobody_noticed_counts_for_nothing(matrix: Any) -> None:
     found, _ = matrix.cells([line("F12", seen=False)])
     assert found["bench", "F12", "typical"].node == 0
-    assert matrix.seen_from(found, "bench", "F12") == "not always, up to typical"
+    assert matrix.seen_from(found, "bench", "F12") == "not always; typical missed in 1 of 1"
+
+
+def test_intervals_are_those_that_wilson_gives(matrix: Any) -> None:
+    assert matrix.interval(4, 4) == "4 of 4: 100 % (51 to 100)"
+    assert matrix.interval(8, 10) == "8 of 10: 80 % (49 to 94)"
+    assert matrix.interval(0, 0) == "–"
+
+
+def test_the_page_names_the_commands_that_make_its_results_again(matrix: Any) -> None:
+    lines = [line("F03", seed=7), line("F12", seed=8), line("F03=50", seed=9), line("F03=200", seed=9)]
+    begin, end = "python benchmarks/diagnosis.py --profile bench --seconds 15 --seeds ", " --results results.jsonl"
+    assert matrix.commands(lines) == [
+        f"{begin}9 --faults F03 --sizes 0.5 2{end}",
+        f"{begin}7-8 --faults F03 F12 --sizes 1{end}",
+    ]
 
 
 def test_sizes_that_do_not_exist_are_not_planted(monkeypatch: pytest.MonkeyPatch) -> None:
