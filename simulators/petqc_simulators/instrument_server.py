@@ -46,17 +46,25 @@ class WireSide(Protocol):
 class InstrumentServer:
     """Serves one instrument until `stop` is called; only `stop` may be called from elsewhere.
 
+    Args:
+        instrument: as bytes see it.
+        listen: tcp://HOST:PORT or pty:/PATH.
+        speed: simulated seconds per second.
+        has_one_place: a second client of the port is sent away as long as there is a first one.
+
     Attributes:
         address: as a driver writes it: socket://HOST:PORT, or the path of the pseudo-terminal.
     """
 
-    def __init__(self, instrument: WireSide, listen: str, *, speed: float = 1.0) -> None:
+    def __init__(self, instrument: WireSide, listen: str, *, speed: float = 1.0, has_one_place: bool = False) -> None:
         self.instrument = instrument
         self.speed = speed
         self._wake_read, self._wake_write = os.pipe()
         try:
             self._place: _Tcp | _Pty = (
-                _Pty(Path(listen[4:])) if listen.startswith("pty:") else _Tcp(listen, instrument.forget)
+                _Pty(Path(listen[4:]))
+                if listen.startswith("pty:")
+                else _Tcp(listen, instrument.forget, 1 if has_one_place else None)
             )
         except BaseException:
             os.close(self._wake_read)
@@ -101,8 +109,8 @@ class InstrumentServer:
 class _Tcp:
     """A listening socket; what the instrument says by itself goes to everybody."""
 
-    def __init__(self, listen: str, begin: Callable[[], None]) -> None:
-        self._begin = begin
+    def __init__(self, listen: str, begin: Callable[[], None], places: int | None) -> None:
+        self._begin, self._places = begin, places
         parts = urlsplit(listen)
         try:
             port = parts.port
@@ -124,6 +132,9 @@ class _Tcp:
     def pass_on(self, source: int, receive: Callable[[bytes], bytes]) -> None:
         if source == self._listening.fileno():
             client, _ = self._listening.accept()
+            if self._places is not None and len(self._clients) >= self._places:
+                client.close()
+                return
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client.setblocking(False)
             self._clients[client.fileno()] = client

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable
 
     from petqc_simulators.instrument_server import WireSide
@@ -116,6 +117,43 @@ def flipped(byte: int, bit: int) -> Fault:
     def fault(reply: bytes) -> Pieces:
         at = byte % len(reply)
         return [(0.0, reply[:at] + bytes((reply[at] ^ 1 << bit,)) + reply[at + 1 :])]
+
+    return fault
+
+
+def slow(rng: random.Random, *, latency_s: float, jitter_s: float, bytes_per_s: float) -> Fault:
+    """After a latency that is never twice the same, as fast as a thin line is."""
+
+    def fault(reply: bytes) -> Pieces:
+        first_s = latency_s + rng.uniform(-jitter_s, jitter_s)
+        return [(first_s + n / bytes_per_s, reply[n : n + 1]) for n in range(len(reply))]
+
+    return fault
+
+
+def lossy(rng: random.Random, share: float, burst: int, lost: list[bytes]) -> Fault:
+    """So large a share of them lost, in bursts of so many; `lost` is the log."""
+    left = [0]
+
+    def fault(reply: bytes) -> Pieces:
+        if not left[0] and rng.random() < share / burst:
+            left[0] = burst
+        if left[0]:
+            left[0] -= 1
+            lost.append(reply)
+            return []
+        return [(0.0, reply)]
+
+    return fault
+
+
+def shuffled(rng: random.Random, depth: int) -> Fault:
+    """So many of them kept, and each new one sends out any of those kept."""
+    kept: list[bytes] = []
+
+    def fault(reply: bytes) -> Pieces:
+        kept.append(reply)
+        return [(0.0, kept.pop(rng.randrange(len(kept))))] if len(kept) > depth else []
 
     return fault
 

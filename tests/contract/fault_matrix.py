@@ -22,6 +22,7 @@ from tests.contract import fault_line as faults
 from tests.contract.every_instrument import CASES, Case
 from tests.contract.fault_line import FaultyLine
 from tests.contract.fault_relay import DatagramRelay, FaultRelay, StreamRelay
+from tests.contract.fault_rows import rows_table
 
 from petqc_drivers.errors import DriverError
 from petqc_drivers.petsys.daqd_link import DaqdReadoutLink
@@ -208,9 +209,8 @@ class ReadoutSubject:
 
     @contextlib.contextmanager
     def _served(
-        self, folder: Path, row: Row
+        self, folder: Path, row: Row, scanner: Scanner
     ) -> Iterator[tuple[FaultRelay, Callable[[float], Any], Callable[[], None]]]:
-        scanner = Scanner(load_profile("bench"), seed=3)
         server: BoardServer | DaqdServer
         relay: FaultRelay
         if self.transport == "UDP":
@@ -244,7 +244,8 @@ class ReadoutSubject:
 
     async def ends_in(self, row: Row, folder: Path) -> str:
         """The state that the fault ends in."""
-        with self._served(folder, row) as (relay, make, stop):
+        scanner = await asyncio.to_thread(Scanner, load_profile("bench"), seed=3)  # others are connecting meanwhile
+        with self._served(folder, row, scanner) as (relay, make, stop):
             link = make(PATIENT_S if row.is_patient else QUICK_S)
             try:
                 await link.open()
@@ -302,7 +303,7 @@ def table() -> str:
         rows = subject.rows()
         cells = (_cell(subject, row) if row in rows else "–" for row in ROWS)
         lines.append(f"| `{subject.name}`, {subject.transport} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, _FOOT])
+    return "\n".join([*lines, _ROWS, *rows_table(), _FOOT])
 
 
 def _cell(subject: Subject, row: Row) -> str:
@@ -327,6 +328,15 @@ _ENDS = """
 session closed, and its supervisor connects again with growing pauses; of a readout the command fails with it, and with
 it the run. –: the transport does not have it (TCP, UDP and UNIX sockets change no bit, a datagram is whole), or nothing
 could notice it: a bit flipped on a serial line without parity.
+"""
+_ROWS = """
+## Row by row
+
+Every row of the matrix for serial lines, VISA and TCP, UDP, UNIX sockets and shared memory, the state it ends in within
+ten seconds, and the tests that try it. States in code font are those of `petqc devices` and the console; what an
+instrument with an output ends in is `unknown` wherever it may be on, and `fault` where it was off when last heard of.
+Where a supply takes part its simulator's own record is judged: no set-point and no output above the limit, no step
+longer than allowed, nothing set while off but the lowest.
 """
 _FOOT = """
 Bias outputs have off beside all of this: whatever the link does, off ends `off` and confirmed, or `unknown` with the

@@ -1,7 +1,8 @@
-"""A relay with faults between a client and whatever truly answers, by UDP datagrams or on a UNIX socket.
+"""A relay with faults between a client and whatever truly answers: by UDP datagrams, on a UNIX socket or by TCP.
 
 It has the vocabulary of `fault_line`: a fault makes of one reply pieces with the seconds after which each comes. Of a
-stream a reply is what comes at once; of datagrams it is a datagram for which `is_reply` holds, others pass as they are.
+stream a reply is what comes at once; of datagrams it is a datagram for which `is_reply` holds, and others have a fault
+of their own.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import os
 import select
 import socket
+import struct
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -96,9 +98,14 @@ class FaultRelay(ABC):
                 send(data)
 
     def _reply(self, send: Callable[[bytes], object], data: bytes, stream: int | None = None) -> None:
-        """Pass a reply on; nothing overtakes what is on its way in the same stream."""
         self.replies += 1
-        pieces = [(0.0, data)] if self.fault is None else self.fault(data)
+        self._hand_over(send, data, self.fault, stream)
+
+    def _hand_over(
+        self, send: Callable[[bytes], object], data: bytes, fault: Fault | None, stream: int | None = None
+    ) -> None:
+        """Pass it on; nothing overtakes what is on its way in the same stream."""
+        pieces = [(0.0, data)] if fault is None else fault(data)
         now = time.monotonic()
         for after_s, piece in pieces:
             at_s = now + after_s
@@ -116,11 +123,15 @@ class DatagramRelay(FaultRelay):
 
     Attributes:
         address: where it listens.
+        data_fault: what is done to datagrams that are no replies; None: nothing.
+        data: how many of those came.
     """
 
     def __init__(self, peer: tuple[str, int], is_reply: Callable[[bytes], bool] = lambda _data: True) -> None:
         super().__init__()
         self._is_reply = is_reply
+        self.data_fault: Fault | None = None
+        self.data = 0
         self._ours = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._ours.bind(("127.0.0.1", 0))
         self._theirs = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -149,23 +160,28 @@ class DatagramRelay(FaultRelay):
             if self._is_reply(data):
                 self._reply(self._send, data)
             else:
-                self._send(data)
+                self._hand_over(self._send, data, self.data_fault)
+                self.data += 1
 
 
 class StreamRelay(FaultRelay):
-    """In front of a server on a UNIX socket.
+    """In front of a server on a UNIX socket, or on a TCP port.
 
     Args:
-        server: its path.
-        path: where clients come.
+        server: its path, or host and port.
+        path: where clients come; None: to any free port of this machine.
+
+    Attributes:
+        address: host and port where clients come, if it is a port.
     """
 
-    def __init__(self, server: Path, path: Path) -> None:
+    def __init__(self, server: Path | tuple[str, int], path: Path | None = None) -> None:
         super().__init__()
         self._server = server
-        self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listening.bind(str(path))
+        self._listening = socket.socket(socket.AF_INET if path is None else socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listening.bind(("127.0.0.1", 0) if path is None else str(path))
         self._listening.listen()
+        self.address: tuple[str, int] = self._listening.getsockname() if path is None else ("", 0)
         self._peer: dict[int, socket.socket] = {}
         self._own: dict[int, socket.socket] = {}
         self._is_server: dict[int, bool] = {}
@@ -176,15 +192,32 @@ class StreamRelay(FaultRelay):
             one.close()
         self._own.clear()
 
+    def half_close(self) -> None:
+        """Tell every client that nothing more comes, and go on taking what it sends."""
+        for one in self._clients():
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_WR)
+
+    def reset(self) -> None:
+        """End every client's connection as a machine does that was switched off and on: without a farewell."""
+        for one in self._clients():
+            with contextlib.suppress(OSError):
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                one.shutdown(socket.SHUT_RD)  # wakes the relay, which closes it
+
+    def _clients(self) -> list[socket.socket]:
+        return [one for number, one in list(self._own.items()) if not self._is_server[number]]
+
     def _sources(self) -> list[int]:
         return [self._listening.fileno(), *self._own]
 
     def _pass_on(self, source: int) -> None:
         if source == self._listening.fileno():
             client, _ = self._listening.accept()
-            server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            is_tcp = isinstance(self._server, tuple)
+            server = socket.socket(socket.AF_INET if is_tcp else socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                server.connect(str(self._server))
+                server.connect(self._server if is_tcp else str(self._server))
             except OSError:
                 client.close()
                 server.close()

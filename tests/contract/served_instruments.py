@@ -18,9 +18,11 @@ ENOUGH_S = 20.0
 
 
 @contextlib.contextmanager
-def served(instrument: WireSide, listen: str = "tcp://127.0.0.1:0", *, speed: float = 1.0) -> Iterator[str]:
+def served(
+    instrument: WireSide, listen: str = "tcp://127.0.0.1:0", *, speed: float = 1.0, has_one_place: bool = False
+) -> Iterator[str]:
     """Serve it; the address as a driver writes it."""
-    server = InstrumentServer(instrument, listen, speed=speed)
+    server = InstrumentServer(instrument, listen, speed=speed, has_one_place=has_one_place)
     thread = threading.Thread(target=server.run, name=f"simulated {type(instrument).__name__}")
     thread.start()
     try:

@@ -6,8 +6,10 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from tests.contract import fault_rows
 from tests.contract.clients import pty_parity
-from tests.contract.fault_matrix import SUBJECTS, Row, Subject, allowed, ends_of, table
+from tests.contract.fault_matrix import ROWS, SUBJECTS, Row, Subject, allowed, ends_of, table
+from tests.contract.test_fault_stories import STORIES
 
 from petqc_drivers import instrument, registry
 from petqc_drivers.julabo import wire as julabo_wire
@@ -47,3 +49,21 @@ def test_the_page_says_what_is_tried() -> None:
     assert PAGE.read_text("utf-8") == table(), (
         "run: python -m tests.contract.fault_matrix docs/reference/fault-matrix.md"
     )
+
+
+def test_every_row_of_the_matrix_is_told_and_what_proves_it_is_there() -> None:
+    wanted = {"SER": 20, "TCP": 11, "UDP": 7, "SHM": 8}
+    assert [row.id for row in fault_rows.ROWS] == [
+        f"{k}-{n:02}" for k, most in wanted.items() for n in range(1, most + 1)
+    ]
+    columns = {row.id for row in ROWS}
+    for row in fault_rows.ROWS:
+        assert row.proof or row.note, row.id
+        for proof in row.proof:
+            file, _, name = proof.partition("::")
+            if file == fault_rows.EACH:
+                assert name in columns, proof
+            elif file == fault_rows.STORY:
+                assert any(story == name or story.startswith(f"{name}-") for story in STORIES), proof
+            else:
+                assert name in (PAGE.parents[2] / "tests" / file).read_text("utf-8"), proof

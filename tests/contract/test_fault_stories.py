@@ -1,4 +1,4 @@
-"""Rows of the fault matrix on a serial line: see `serial_faults`."""
+"""Rows of the fault matrix on serial lines and TCP, told as stories: see `serial_faults` and `tcp_faults`."""
 
 from __future__ import annotations
 
@@ -7,28 +7,31 @@ import logging
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.contract import serial_faults, tcp_faults
 from tests.contract.clients import pty_parity
-from tests.contract.serial_faults import STORIES
 
 from petqc_drivers import instrument
+from petqc_drivers.transport import threaded
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_ENDS: dict[str, BaseException | None] = {}
+    Ends = dict[str, BaseException | None]
+
+STORIES = {**serial_faults.STORIES, **tcp_faults.STORIES}
+_ENDS: Ends = {}
 _LOG: list[tuple[str, str]] = []
-LOSSES_OF = {"SER-01": 1, "SER-03": 1, "SER-04": 1}
+TOLD_ONCE = ("SER-01", "SER-03", "SER-04", "TCP-05")
 
 
 @pytest.fixture
-def ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> dict[str, BaseException | None]:
+def ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Ends:
     """How every story ended, all told at once by the first test that asks."""
     if not _ENDS:
         pty_parity.apply(monkeypatch)
         monkeypatch.setattr(instrument, "QUIET_S", 0.06)
         monkeypatch.setattr(instrument, "_FIRST_BACK_OFF_S", 0.05)
+        monkeypatch.setattr(threaded, "_GRACE_S", 0.25)
         caplog.set_level(logging.INFO, "petqcd.instruments.supervisor")
 
         async def all_at_once() -> None:
@@ -43,14 +46,14 @@ def ends(
 
 
 @pytest.mark.parametrize("row", STORIES)
-def test_a_row_ends_in_its_named_state(row: str, ends: dict[str, BaseException | None]) -> None:
+def test_a_row_ends_in_its_named_state(row: str, ends: Ends) -> None:
     end = ends[row]
     if end is not None:
         raise end
 
 
-@pytest.mark.parametrize("row", LOSSES_OF)
-def test_a_loss_is_told_once_and_so_is_the_return(row: str, ends: dict[str, BaseException | None]) -> None:
+@pytest.mark.parametrize("row", TOLD_ONCE)
+def test_a_loss_is_told_once_and_so_is_the_return(row: str, ends: Ends) -> None:
     assert ends[row] is None
     lost = [told for level, told in _LOG if level == "WARNING" and told.startswith(row)]
-    assert len(lost) == LOSSES_OF[row], lost
+    assert len(lost) == 1, lost
