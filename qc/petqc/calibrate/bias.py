@@ -205,7 +205,7 @@ def _lines(volts: NDArray[np.float64], stairs: Staircases) -> tuple[NDArray[np.f
 
     And why there is none, by position.
     """
-    from scipy.stats import chi2 as chi2_distribution
+    from scipy.special import chdtrc
 
     n, m = volts.shape
     found = np.full((n, 4), np.nan)
@@ -223,7 +223,7 @@ def _lines(volts: NDArray[np.float64], stairs: Staircases) -> tuple[NDArray[np.f
         if slope <= 0.0:
             reasons[c] = "the amplitude does not rise with the voltage"
             continue
-        if chi2_distribution.sf(chi2, m - 2) < _MIN_P_VALUE:
+        if chdtrc(m - 2, chi2) < _MIN_P_VALUE:
             reasons[c] = "the amplitude does not rise in a straight line"
             continue
         scale = max(1.0, chi2 / (m - 2))

@@ -73,7 +73,7 @@ def on_all_lines(start: Bends, found: Sequence[PeakFits], lines: Sequence[float]
         found: fits of all lines, (channels,) each.
         lines: their energies.
     """
-    from scipy.stats import chi2 as chi2_distribution
+    from scipy.special import chdtrc
 
     c, b = 1.0 / start.k, 1.0 / start.a
     before = b.copy()
@@ -107,7 +107,7 @@ def on_all_lines(start: Bends, found: Sequence[PeakFits], lines: Sequence[float]
         a=a,
         k_error=np.where(usable, k**2 * np.sqrt(covariance[:, 0, 0]), start.k_error),
         a_error=np.where(usable, a**2 * np.sqrt(covariance[:, 1, 1]), start.a_error),
-        p_value=np.where(usable & (free > 0), chi2_distribution.sf(chi2, np.maximum(free, 1)), np.nan),
+        p_value=np.where(usable & (free > 0), chdtrc(np.maximum(free, 1), chi2), np.nan),
     )
 
 

@@ -101,9 +101,9 @@ def dead_channels(q: QcInput) -> CheckOutput:
 
 def _chance(median: float) -> float:
     """Chance that noise takes a live channel below SHARE of the median (half of it at the rim)."""
-    from scipy.stats import poisson
+    from scipy.special import pdtr
 
-    return float(poisson.cdf(math.ceil(SHARE * median) - 1, 0.5 * median))
+    return float(pdtr(math.ceil(SHARE * median) - 1, 0.5 * median))
 
 
 def _names(q: QcInput, flagged: np.ndarray) -> str | None:

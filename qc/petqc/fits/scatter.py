@@ -71,7 +71,7 @@ def scatter_share(
         WindowError: the window begins too near the peak.
         FitFailedError: the shapes do not describe the counts.
     """
-    from scipy.stats import chi2 as chi2_distribution
+    from scipy.special import chdtrc
 
     low, high = window
     first, last = int(np.searchsorted(edges, low - 1e-6)), int(np.searchsorted(edges, high + 1e-6)) - 1
@@ -98,7 +98,7 @@ def scatter_share(
     model = shapes @ areas
     trusted = variance + (SHAPE_TOLERANCE * (model - areas[2] * own)) ** 2
     chi2 = float(np.sum((prompt[first:last] - model) ** 2 / trusted))
-    p_value = float(chi2_distribution.sf(chi2, own.size - 2))
+    p_value = float(chdtrc(own.size - 2, chi2))
     if p_value < MIN_P_VALUE:
         raise FitFailedError(f"peak and step do not describe the energies of pairs: p = {p_value:.1e}")
     # Of the whole window, whose ends need not be those of bins.

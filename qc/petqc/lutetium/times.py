@@ -360,11 +360,11 @@ def _goodness(
     residual: NDArray[np.float64], sigma: NDArray[np.float64], share: NDArray[np.float64], window_ps: float
 ) -> float:
     """Goodness of the residuals' shape in half standard deviations, out to three."""
-    from scipy.stats import norm
+    from scipy.special import ndtr
 
     edges = np.linspace(-3.0, 3.0, 13)
     counts = np.histogram(residual / sigma, edges)[0].astype(np.float64)
-    peak = np.diff(norm.cdf(edges)) * float(share.sum())
+    peak = np.diff(ndtr(edges)) * float(share.sum())
     flat = np.diff(edges) * float(np.sum((1.0 - share) * sigma)) / window_ps
     return pearson_p_value(counts, peak + flat, 4, SHAPE_TOLERANCE)[1]
 
