@@ -6,6 +6,14 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+_ahead_s = 0.0
+
+
+def let_pass(seconds: float) -> None:
+    """Let the calendar of this process jump ahead, for demonstrations of years in minutes; never in a service."""
+    global _ahead_s  # noqa: PLW0603 - there is one calendar
+    _ahead_s += seconds
+
 
 def monotonic_s() -> float:
     """Seconds of the monotonic clock: deadlines, ages, rates."""
@@ -14,7 +22,7 @@ def monotonic_s() -> float:
 
 def unix_s() -> float:
     """Seconds since 1970, for files and metrics."""
-    return time.time()
+    return time.time() + _ahead_s
 
 
 def nanoseconds() -> tuple[int, int]:

@@ -96,13 +96,18 @@ def parser() -> argparse.ArgumentParser:
         description="A recording, or a bundle, on the wire of the boards that it came from.",
     )
     record = commands.add_parser("record", help="a recording, as fast as it goes")
+    scenarios = commands.add_parser("scenarios", prog="petqc scenarios", help="stories of faults, as data")
+    scenarios.add_argument("name", nargs="?", metavar="NAME|FILE", help="all of one")
+    scenarios.add_argument("--seed", type=_seed, help="takes the place of its own")
+    scenarios.add_argument("--json", action="store_true", help="as JSON on stdout")
     faults = commands.add_parser("faults", prog="petqc faults", help="what can break, and what should notice it")
     faults.add_argument("--json", action="store_true", help="a list on stdout")
     for command in (serve, record):
         command.add_argument(
-            "--profile", default="bench", help=f"one of {', '.join(profile_names())}, or the path of a .toml file"
+            "--profile",
+            help=f"default: bench, or the scenario's; one of {', '.join(profile_names())}, or the path of a .toml file",
         )
-        command.add_argument("--seed", type=_seed, default=1, help="the individual detector")
+        command.add_argument("--seed", type=_seed, help="the individual detector; default: 1, or the scenario's")
         command.add_argument("--source", choices=("na22", "ge68", "none"), help="default: the profile's")
     for command in (serve, record, replay):
         command.add_argument(
@@ -128,6 +133,11 @@ def parser() -> argparse.ArgumentParser:
     _of_servers(serve)
     _of_servers(replay)
     serve.add_argument(
+        "--scenario",
+        metavar="NAME|FILE",
+        help="a story of faults: one of `petqc scenarios`, or the path of a .toml file",
+    )
+    serve.add_argument(
         "--device",
         metavar="KIND",
         help="one instrument alone instead of a scanner; --listen tcp://HOST:PORT or pty:/PATH",
@@ -148,8 +158,8 @@ def _serve_instrument(given: argparse.Namespace) -> int:
             listen=given.listen or "tcp://127.0.0.1:0",
             model=given.model,
             serial=given.serial,
-            profile=given.profile,
-            seed=given.seed,
+            profile=given.profile or "bench",
+            seed=1 if given.seed is None else given.seed,
             speed=given.speed,
             state_dir=given.state_dir,
             seconds=given.seconds,
@@ -178,13 +188,21 @@ def _settings(given: argparse.Namespace) -> ServeSettings:
     every_s = given.status_every
     if every_s is None:
         every_s = 1.0 if given.json or sys.stderr.isatty() else 10.0
+    name = getattr(given, "scenario", None)
+    profile, seed, source = given.profile, given.seed, given.source
+    if name is not None:
+        from petqc_simulators.scenario import load_scenario
+
+        scenario = load_scenario(name, given.seed)
+        profile, seed, source = profile or scenario.profile, scenario.seed, source or scenario.source
     return ServeSettings(
-        profile=given.profile or "",
-        seed=given.seed,
+        scenario=name,
+        profile=profile or "bench",
+        seed=1 if seed is None else seed,
         listen=given.listen,
         state_dir=given.state_dir,
         speed=given.speed,
-        source=given.source,
+        source=source,
         faults=given.fault,
         until_stdin_closes=given.until_stdin_closes,
         shared_memory=given.shared_memory,
@@ -194,6 +212,26 @@ def _settings(given: argparse.Namespace) -> ServeSettings:
         as_json=given.json,
         status_every_s=every_s,
     )
+
+
+def _scenarios(given: argparse.Namespace) -> int:
+    from petqc_simulators.scenario import load_scenario, scenario_names
+
+    names = scenario_names() if given.name is None else [given.name]
+    found = [load_scenario(name, given.seed) for name in names]
+    if given.json:
+        documents = [one.document() for one in found]
+        sys.stdout.write(json.dumps(documents if given.name is None else documents[0], indent=1) + "\n")
+        return 0
+    for one in found:
+        days = f"; {one.days:g} days in {one.runs} runs" if one.days_per_run else ""
+        sys.stdout.write(f"{one.name}: {one.title}{days}\n" + (f"{one.story}\n" if given.name is not None else ""))
+        if given.name is not None:
+            sys.stdout.writelines(f"  {fault}\n" for fault in one.faults)
+            sys.stdout.writelines(
+                f"  {f.fault} from day {f.at_day:g}, reached after {f.ramp_days:g} days\n" for f in one.of_days
+            )
+    return 0
 
 
 def _faults(*, as_json: bool) -> int:
@@ -223,12 +261,19 @@ def main(arguments: list[str] | None = None) -> int:
             return _serve(given) if given.device is None else _serve_instrument(given)
         if given.command == "replay":
             return _replay(given)
+        if given.command == "scenarios":
+            return _scenarios(given)
         if given.command == "faults":
             return _faults(as_json=given.json)
         from petqc_simulators.recording import write_recording
 
         written = write_recording(
-            given.prefix, given.profile, given.seed, given.seconds, faults=given.fault, source=given.source
+            given.prefix,
+            given.profile or "bench",
+            1 if given.seed is None else given.seed,
+            given.seconds,
+            faults=given.fault,
+            source=given.source,
         )
         sys.stdout.write(f"{written['recording']}: {written['hits']} hits in {written['seconds']:.3f} s\n")
     except (ProfileError, ValueError) as error:

@@ -1,7 +1,8 @@
 """The back door of a simulator that runs: faults are planted and taken away over a UNIX socket.
 
 One line of JSON is a request, one line the answer: `{"do": "list"}`, `{"do": "kinds"}`, `{"do": "add", "fault":
-"F03=100"}`, `{"do": "remove", "number": 2}`. An answer has `ok`; where that is false, `error` says why.
+"F03=100"}`, `{"do": "remove", "number": 2}`, `{"do": "day", "day": 91}`. An answer has `ok`; where that is false,
+`error` says why.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from petqc_simulators.profile import ProfileError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from petqc_simulators.days import Days
     from petqc_simulators.live_faults import LiveFaults
 
 NAME = "control.sock"
@@ -35,7 +37,7 @@ SOCKET_PATH_MAX = 107
 """Bytes of the path of a UNIX socket. Source: unix(7), sun_path has 108 with its end."""
 
 
-def answer(faults: LiveFaults, line: bytes) -> dict[str, Any]:
+def answer(faults: LiveFaults, line: bytes, days: Days | None = None) -> dict[str, Any]:
     """What is said to one request."""
     try:
         request = json.loads(line)
@@ -46,6 +48,10 @@ def answer(faults: LiveFaults, line: bytes) -> dict[str, Any]:
                 return {"ok": True, "kinds": faults.kinds()}
             case {"do": "add", "fault": str(text), **rest} if not rest:
                 return {"ok": True, "fault": faults.add(text)}
+            case {"do": "day", "day": int(day) | float(day), **rest} if not rest:
+                if days is None:
+                    return {"ok": False, "error": "no scenario with days is played here"}
+                return {"ok": True, "day": day, "faults": days.begin(float(day))}
             case {"do": "remove", "number": int(number), **rest} if not rest:
                 return {"ok": True, "fault": faults.remove(number)}
             case _:
@@ -68,13 +74,13 @@ def control_path(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def serving(faults: LiveFaults, path: Path) -> Iterator[Path]:
+def serving(faults: LiveFaults, path: Path, days: Days | None = None) -> Iterator[Path]:
     """Answer on a socket, in a thread of its own, until the end of the block.
 
     Raises:
         ProfileError: the socket cannot be there.
     """
-    server = _Server(faults, path)
+    server = _Server(faults, path, days)
     thread = threading.Thread(target=server.run, name="simulator control")
     thread.start()
     try:
@@ -86,8 +92,9 @@ def serving(faults: LiveFaults, path: Path) -> Iterator[Path]:
 
 
 class _Server:
-    def __init__(self, faults: LiveFaults, path: Path) -> None:
+    def __init__(self, faults: LiveFaults, path: Path, days: Days | None) -> None:
         self._faults = faults
+        self._days = days
         self._path = path
         self._clients: dict[socket.socket, tuple[bytes, float]] = {}
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -149,7 +156,7 @@ class _Server:
         *lines, rest = (self._clients[client][0] + came).split(b"\n")
         try:
             for line in lines:
-                client.sendall(json.dumps(answer(self._faults, line)).encode() + b"\n")
+                client.sendall(json.dumps(answer(self._faults, line, self._days)).encode() + b"\n")
         except OSError:
             self._drop(client)
             return

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from petqc_simulators.faults import Fault, Place
     from petqc_simulators.profile import Geometry, Profile
 
+RAMP_STEPS = 50
+"""Steps in which a fault grows."""
 PATCH = 4
 """Crystals along each side of a patch."""
 RF_PULSE_S = 1024 * 1024 * 5e-9
@@ -133,6 +135,10 @@ class FaultPlan:
         self.faults[number] = replace(fault, onset_s=min(fault.onset_s, now_s), end_s=min(fault.end_s, now_s))
         self._is_live[number] = True
 
+    def resize(self, number: int, size: float) -> None:
+        """Another size of a fault that stays what and where it is."""
+        self.faults[number] = replace(self.faults[number], size=size)
+
     def restart(self, elapsed_s: float) -> None:
         """A synchronisation after so much time: faults that were planted while it ran go on where they were."""
         for number, fault in enumerate(self.faults):
@@ -151,14 +157,16 @@ class FaultPlan:
 
     def varies_every_s(self, seconds: float) -> float:
         """How soon the effects are others again of themselves, at a time since synchronisation; infinite: never."""
-        return min((_VARIES_S.get(f.kind.id, math.inf) for f in self.faults if f.has_begun(seconds)), default=math.inf)
+        begun = [fault for fault in self.faults if fault.has_begun(seconds)]
+        grows = [f.ramp_s / RAMP_STEPS for f in begun if f.acts(seconds) and seconds < f.onset_s + f.ramp_s]
+        return min([*(_VARIES_S.get(fault.kind.id, math.inf) for fault in begun), *grows], default=math.inf)
 
     def effects(self, seconds: float) -> Effects:
         """What is so at a time since synchronisation."""
         effects = Effects.none(self.geometry)
         for number, (fault, place) in enumerate(zip(self.faults, self._places, strict=True)):
             if fault.acts(seconds) or (fault.has_begun(seconds) and fault.kind.id == "F24"):
-                self._add(effects, fault, place, self._rng(number), seconds - fault.onset_s)
+                self._add(effects, fault.at(seconds), place, self._rng(number), seconds - fault.onset_s)
         return effects
 
     def configured(self, profile: Profile) -> Profile:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from petqc_simulators.profile import ProfileError
@@ -192,10 +192,12 @@ EVERY_KIND: dict[str, FaultKind] = {**KINDS, **LINK_KINDS, **DEVICE_KINDS}
 
 OF_CONFIGURATION = frozenset({"F22"})
 """Faults of what the QC is configured with, not of the detector: there from the beginning, whole."""
-FORM = "ID[=size][:place][@begin[-end]]"
+STEPWISE = OF_CONFIGURATION | {"F01", "F20", "F21", "D01", "D02", "D04", "D05", "D06", "L07"}
+"""Faults that are there or not, and cannot grow."""
+FORM = "ID[=size][:place][@begin[-end]][~ramp]"
 _PATTERN = re.compile(
     r"(?P<id>[A-Z]\d\d)(=(?P<size>[-+0-9.eE]+))?(:(?P<where>[A-Za-z][A-Za-z0-9_.:-]*))?"
-    r"(@(?P<onset>[0-9.]+)(-(?P<end>[0-9.]+))?)?\Z"
+    r"(@(?P<onset>[0-9.]+)(-(?P<end>[0-9.]+))?)?(~(?P<ramp>[0-9.]+))?\Z"
 )
 
 
@@ -203,7 +205,8 @@ _PATTERN = re.compile(
 class Fault:
     """One fault: size in the unit of its kind, begin and end in seconds since the synchronisation of the readout.
 
-    where: the node that it sits in, as the QC names it; empty: the seed chooses.
+    where: the node that it sits in, as the QC names it; empty: the seed chooses. ramp_s: how long it grows from
+    nothing.
     """
 
     kind: FaultKind
@@ -211,6 +214,13 @@ class Fault:
     onset_s: float = 0.0
     end_s: float = math.inf
     where: str = ""
+    ramp_s: float = 0.0
+
+    def at(self, seconds: float) -> Fault:
+        """The fault as large as it is at a time."""
+        if not self.ramp_s or seconds >= self.onset_s + self.ramp_s:
+            return self
+        return replace(self, size=self.size * max(seconds - self.onset_s, 0.0) / self.ramp_s)
 
     def has_begun(self, seconds: float) -> bool:
         """Whether it has begun, and perhaps ended."""
@@ -222,7 +232,7 @@ class Fault:
 
     @classmethod
     def parse(cls, text: str) -> Fault:
-        """Read ID[=size][:place][@begin[-end]].
+        """Read ID[=size][:place][@begin[-end]][~ramp].
 
         Raises:
             ProfileError: unknown id, or a size or time that is no number in range.
@@ -239,6 +249,7 @@ class Fault:
             size = float(found["size"]) if found["size"] else kind.default_size
             onset_s = float(found["onset"]) if found["onset"] else 0.0
             end_s = float(found["end"]) if found["end"] else math.inf
+            ramp_s = float(found["ramp"]) if found["ramp"] else 0.0
         except ValueError:
             raise ProfileError(f"fault {text!r}: size and seconds must be numbers") from None
         if not 0.0 < size <= kind.largest_size:
@@ -247,10 +258,13 @@ class Fault:
             raise ProfileError(f"fault {text!r}: it must end after it begins")
         if kind.id in OF_CONFIGURATION and (onset_s > 0.0 or math.isfinite(end_s)):
             raise ProfileError(f"fault {text!r}: it is in the configuration, which is read once; give no begin or end")
-        return cls(kind, size, onset_s, end_s, found["where"] or "")
+        if ramp_s and kind.id in STEPWISE:
+            raise ProfileError(f"fault {text!r}: it is there or not: it has no ramp")
+        return cls(kind, size, onset_s, end_s, found["where"] or "", ramp_s)
 
     def __str__(self) -> str:
         """As it is written on a command line."""
         end = f"-{self.end_s:g}" if math.isfinite(self.end_s) else ""
         when = f"@{self.onset_s:g}{end}" if self.onset_s > 0.0 or end else ""
-        return f"{self.kind.id}={self.size:g}" + (f":{self.where}" if self.where else "") + when
+        ramp = f"~{self.ramp_s:g}" if self.ramp_s else ""
+        return f"{self.kind.id}={self.size:g}" + (f":{self.where}" if self.where else "") + when + ramp

@@ -7,7 +7,7 @@ list, with numbers that are never used twice.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from petqc_simulators.faults import EVERY_KIND, Fault
@@ -36,6 +36,9 @@ class FaultHandler(Protocol):
             ProfileError: it cannot be had here.
         """
 
+    def resize(self, number: int, size: float) -> None:
+        """Let it be of another size."""
+
     def end(self, number: int) -> None:
         """Take it away, for good."""
 
@@ -53,6 +56,10 @@ class DetectorFaults:
         """Whether there is a place for it."""
         is_there = kind.place != "bias" or self._detector.profile.geometry.bias_channels
         return "" if is_there else "this scanner has no bias outputs"
+
+    def resize(self, number: int, size: float) -> None:
+        """Another size from the next block of frames on."""
+        self._detector.resize_fault(number, size)
 
     def begin(self, fault: Fault) -> int:
         """From the next block of frames on."""
@@ -140,7 +147,11 @@ class LiveFaults:
         Raises:
             ProfileError: it cannot be had here.
         """
-        fault = Fault.parse(text)
+        number = self._begin(Fault.parse(text))
+        with self._lock:
+            return self._document(number - 1)
+
+    def _begin(self, fault: Fault) -> int:
         why = self._why_not(fault.kind)
         if why:
             raise ProfileError(f"fault {fault}: {why}")
@@ -149,7 +160,17 @@ class LiveFaults:
                 raise ProfileError(f"{MOST_FAULTS} faults were planted: start the simulator again")
             number = self._handlers[fault.kind.family].begin(fault)
             self._planted.append(_Planted(fault.kind.family, number, str(fault), is_live=True))
-            return self._document(len(self._planted) - 1)
+            return len(self._planted)
+
+    def plant(self, fault: Fault, size: float) -> int:
+        """Plant one with a size of its own; its number."""
+        return self._begin(replace(fault, size=size))
+
+    def resize(self, number: int, size: float) -> None:
+        """Let one be of another size."""
+        with self._lock:
+            one = self._planted[number - 1]
+            self._handlers[one.family].resize(one.number, size)
 
     def remove(self, number: int) -> dict[str, Any]:
         """Take one away, for good; what it was.

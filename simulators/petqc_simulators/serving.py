@@ -25,6 +25,7 @@ from petqc_simulators.boards.scanner import Scanner
 from petqc_simulators.config_files import write_config_folder
 from petqc_simulators.control import SOCKET_PATH_MAX, control_path
 from petqc_simulators.control import serving as controlled
+from petqc_simulators.days import Days
 from petqc_simulators.device_faults import DeviceFaults
 from petqc_simulators.faults import Fault
 from petqc_simulators.instrument_serving import served_beside
@@ -33,6 +34,7 @@ from petqc_simulators.live_faults import DetectorFaults, LiveFaults
 from petqc_simulators.physics.detector import Detector
 from petqc_simulators.profile import ProfileError, load_profile
 from petqc_simulators.recording import write_truth
+from petqc_simulators.scenario import Scenario, load_scenario
 from petqc_simulators.server import BoardServer, parse_listen
 from petqc_simulators.telling import Announcement, Replayed, Status, StatusLine
 from petqc_simulators.truth import compute_truth
@@ -61,7 +63,7 @@ class ServeSettings:
     instruments_at: first TCP port of what stands beside the boards, 0 for any free ones.
     write_config: a folder for the configuration, instead of the one in the state directory. speed: simulated per wall
     second. seconds: wall time after which it ends by itself. as_json: lines of JSON instead of words. status_every_s:
-    0 for no lines on how it goes.
+    0 for no lines on how it goes. scenario: name or path of one; faults come on top of its own.
     """
 
     profile: str
@@ -71,6 +73,7 @@ class ServeSettings:
     speed: float = 1.0
     source: str | None = None
     faults: Sequence[str] = ()
+    scenario: str | None = None
     until_stdin_closes: bool = False
     shared_memory: str | None = None
     write_config: Path | None = None
@@ -263,7 +266,8 @@ def serve(settings: ServeSettings) -> int:
         OSError: the state directory cannot be written.
     """
     profile = load_profile(settings.profile, source=settings.source)
-    faults = [Fault.parse(text) for text in settings.faults]
+    scenario = None if settings.scenario is None else load_scenario(settings.scenario, settings.seed)
+    faults = [*(() if scenario is None else scenario.faults), *(Fault.parse(text) for text in settings.faults)]
     of_detector = [fault for fault in faults if fault.kind.family == "detector"]
     told = ToldToEnd()
     with told.heard(), state_folder(settings) as folder:
@@ -278,7 +282,15 @@ def serve(settings: ServeSettings) -> int:
         warm.settle()
         warm.advance()
         again = shlex.join(["petqc", "simulate", "--profile", settings.profile, "--seed", str(settings.seed)])
-        serve_detector(settings, told, folder, detector, DetectorFaults(detector), faults, Files(again, config, truth))
+        serve_detector(
+            settings,
+            told,
+            folder,
+            detector,
+            DetectorFaults(detector),
+            faults,
+            Files(again, config, truth, scenario=scenario),
+        )
     return 0
 
 
@@ -287,13 +299,14 @@ class Files:
     """What is told of a detector beside itself.
 
     again: the command that gives the same once more. config: its config.ini. truth: None: nobody knows it. replayed:
-    what is replayed and how, if it is a recording.
+    what is replayed and how, if it is a recording. scenario: what is played, if any is.
     """
 
     again: str
     config: Path
     truth: Path | None
     replayed: Replayed | None = None
+    scenario: Scenario | None = None
 
 
 def serve_detector(
@@ -336,7 +349,11 @@ def serve_detector(
         if settings.write_config is not None:
             config = write_config_beside(settings.write_config.absolute(), config)
         control = stack.enter_context(control_path(folder))
-        stack.enter_context(controlled(faults, control))
+        days = None
+        if files.scenario is not None and files.scenario.of_days:
+            days = Days(faults, files.scenario.of_days)
+            days.begin(0.0)
+        stack.enter_context(controlled(faults, control, days))
         announcement = Announcement(
             profile=profile,
             seed=settings.seed,
@@ -350,6 +367,7 @@ def serve_detector(
             instruments=scanner.instruments.device_tables(instruments),
             highest_start_v=math.ceil(100.0 * max(detector.draw.dac_offset_v.max(initial=0.0), 0.0)) / 100.0,
             replayed=files.replayed,
+            scenario=files.scenario,
         )
         _say(json.dumps(announcement.document()) if settings.as_json else announcement.text())
         _serve_until_told(settings, told, scanner, server, folder / "state.json", faults)

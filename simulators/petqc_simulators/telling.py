@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from petqc_simulators.boards.scanner import Scanner
     from petqc_simulators.live_faults import LiveFaults
     from petqc_simulators.profile import Profile
+    from petqc_simulators.scenario import Scenario
     from petqc_simulators.server import BoardServer
 
 BASE_PCBS = {2: "FEB/D 1K", 5: "FEB/D 8K"}
@@ -67,7 +68,7 @@ class Announcement:
     again: the command that gives the same detector once more. control: the socket where faults are planted while it
     runs. faults: as the truth describes them. highest_start_v: of outputs that come up before they can be told
     anything. instruments: what stands beside the boards, each as its table of petqc.toml. replayed: the recording that
-    the frames are from, if they are not simulated.
+    the frames are from, if they are not simulated. scenario: what is played, if any is.
     """
 
     profile: Profile
@@ -82,6 +83,7 @@ class Announcement:
     highest_start_v: float
     instruments: Sequence[Mapping[str, Any]] = ()
     replayed: Replayed | None = None
+    scenario: Scenario | None = None
 
     def document(self) -> dict[str, Any]:
         """For programs: the first line of JSON."""
@@ -99,6 +101,7 @@ class Announcement:
             "source": self.profile.source.kind,
             "repeats_blocks": self.profile.repetition.blocks,
             **({} if self.replayed is None else {"replayed": asdict(self.replayed)}),
+            **({} if self.scenario is None else {"scenario": self.scenario.document()}),
             "boards": hardware.boards,
             "modules": geometry.modules,
             "asics": geometry.chips,
@@ -158,6 +161,7 @@ class Announcement:
                 else {"simulated": "answers to commands, bias outputs and temperatures; frames are the recorded ones"}
             ),
             **({"repetition": _repetition_words(p.repetition.blocks)} if p.repetition.blocks else {}),
+            **({} if self.scenario is None else {"scenario": f"{self.scenario.name}: {self.scenario.title}"}),
             "faults": "; ".join(_fault_words(fault) for fault in self.faults) or "none",
         }
 

@@ -52,7 +52,17 @@ class TimedFaults:
         """Numbers and faults that act on a place now."""
         with self._lock:
             timed = list(enumerate(self._timed))
-        return [(number, one.fault) for number, one in timed if one.place == place and self._acts(one)]
+        return [
+            (number, one.fault.at(self._clock_s(one)))
+            for number, one in timed
+            if one.place == place and self._acts(one)
+        ]
+
+    def resize(self, number: int, size: float) -> None:
+        """Let one be of another size."""
+        with self._lock:
+            one = self._timed[number]
+            self._timed[number] = Timed(replace(one.fault, size=size), one.place, one.is_live)
 
     def end(self, number: int) -> None:
         """Take a fault away now, for good."""

@@ -7,9 +7,9 @@ import json
 import signal
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from petqcd import notify
+from petqcd import clock, notify
 from petqcd.app import Daemon
 from petqcd.cli.common import VERDICT_EXIT, say
 from petqcd.cli.progress import Bar
@@ -17,11 +17,13 @@ from petqcd.cli.service import give, where
 from petqcd.errors import EXIT_UNREACHABLE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from petqc.results import Run
     from petqcd.config import PetqcConfig
 
+DAY_S = 86_400.0
 SIMULATOR_DEADLINE_S = 130.0
 """Until a simulator answers: the first time on a machine, its kernels are compiled."""
 
@@ -50,6 +52,46 @@ async def _demo(config: PetqcConfig, state_dir: Path, *, once: bool, as_json: bo
         say(f"serving on {daemon.http} until Ctrl-C")
         await daemon.run_until_stopped()
         return VERDICT_EXIT[str(run.verdict)]
+
+
+def demo_of_days(
+    config: PetqcConfig, state_dir: Path, scenario: Mapping[str, Any], *, once: bool, as_json: bool
+) -> int:
+    """The daily runs of a scenario in which days pass from run to run; the last run's exit code."""
+    return asyncio.run(_demo_of_days(config, state_dir, scenario, once=once, as_json=as_json))
+
+
+async def _demo_of_days(
+    config: PetqcConfig, state_dir: Path, scenario: Mapping[str, Any], *, once: bool, as_json: bool
+) -> int:
+    per_run, n = float(scenario["days_per_run"]), int(scenario["runs"])
+    say(f"{scenario['title']}: {n} runs, {per_run:g} simulated days from one to the next; dates of runs are simulated")
+    # The first day is as long ago as the days that pass, so that the last one is today.
+    clock.let_pass(-DAY_S * per_run * (n - 1))
+    async with Daemon(config, state_dir) as daemon:
+        _end_on_signals(daemon)
+        await daemon.device.endpoint(SIMULATOR_DEADLINE_S)
+        run = await _run_of_day(daemon, 0.0)
+        for number in range(1, n):
+            if run is None:
+                break
+            clock.let_pass(DAY_S * per_run)
+            run = await _run_of_day(daemon, per_run * number)
+        if run is None:
+            return EXIT_UNREACHABLE
+        give(run, where(daemon.store.folder_of(run.run_id), run, daemon.http), as_json=as_json)
+        if not once:
+            say(f"serving on {daemon.http} until Ctrl-C")
+            await daemon.run_until_stopped()
+        return VERDICT_EXIT[str(run.verdict)]
+
+
+async def _run_of_day(daemon: Daemon, day: float) -> Run | None:
+    await daemon.device.control.ask({"do": "day", "day": day})
+    run = await run_inside(daemon, "daily", f"day {day:g}", source="petqc demo")
+    if run is not None:
+        say(f"day {day:g} ({run.started_at[:10]}): {run.verdict}: {run.sentence}")
+    return run
 
 
 async def run_inside(daemon: Daemon, kind: str, title: str, *, source: str) -> Run | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,15 +53,20 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     *,
-    profile: Annotated[str, typer.Option(help="Detector to simulate.")] = "bench",
+    profile: Annotated[str | None, typer.Option(help="Detector to simulate; default: bench.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Stop after the run, with the verdict's exit code.")] = False,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the simulated detector.")] = 1,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of the simulated detector; default: 1.")
+    ] = None,
     seconds: Annotated[float, typer.Option(min=0.5, max=86_400, help="Acquisition time.")] = 15.0,
-    source: Annotated[str, typer.Option(help="na22, ge68 or none.")] = "na22",
+    source: Annotated[str | None, typer.Option(help="na22, ge68 or none; default: na22.")] = None,
     fault: Annotated[list[str] | None, typer.Option(help="Fault, ID[=size][@begin[-end]]; may be repeated.")] = None,
     record: Annotated[
         bool, typer.Option("--record", help="Record everything: every byte on every wire, and all readings.")
     ] = False,
+    scenario: Annotated[
+        str, typer.Option(help="Story of faults: one of `petqc scenarios`, or the path of a .toml file.")
+    ] = "",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port of console and metrics, 0: any.")] = 0,
     state_dir: StateDir = None,
     as_json: Json = False,
@@ -81,10 +87,18 @@ def demo(
         state_directory,
     )
     from petqcd.errors import ConfigError
+    from petqcd.readout.scenarios import told_scenario
 
     journal.set_up(verbose=verbose)
     try:
-        device = simulated_device(profile=profile, seed=seed, source=source, faults=tuple(fault or ()))
+        story = told_scenario(scenario, seed) if scenario else {}
+        given = {"profile": profile, "seed": seed, "source": source}
+        chosen = {key: one if one is not None else story.get(key) for key, one in given.items()}
+        device = simulated_device(
+            **{key: one for key, one in chosen.items() if one is not None},
+            faults=tuple(fault or ()),
+            scenario=os.path.abspath(scenario) if scenario.endswith(".toml") else scenario,  # noqa: PTH100
+        )
         config = PetqcConfig(
             device=(device,),
             baseline=bench_baseline(device),
@@ -101,6 +115,8 @@ def demo(
     folder = state_dir.absolute() if state_dir else state_directory() / "demo"
     from petqcd.cli import foreground
 
+    if story.get("days_per_run"):
+        raise typer.Exit(foreground.demo_of_days(config, folder, story, once=once, as_json=as_json))
     raise typer.Exit(foreground.demo(config, folder, once=once, as_json=as_json))
 
 

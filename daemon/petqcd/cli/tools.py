@@ -15,10 +15,9 @@ from petqcd.cli.common import Json, configuration, give_json
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command("check-config")(check_config)
-    handed_over = (("simulate", simulate), ("replay", replay), ("faults", faults), ("bench", bench))
-    for name, command in handed_over:
+    for command in (simulate, replay, faults, scenarios, bench):
         app.command(
-            name,
+            command.__name__,
             add_help_option=False,
             context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
         )(command)
@@ -104,6 +103,11 @@ def bench(context: typer.Context) -> None:
             "the benchmarks are in petqc's source folder, not in the package: run ./petqc bench there"
         )
     os.execv(sys.executable, [sys.executable, str(folder), *context.args])  # noqa: S606 - our own interpreter and module
+
+
+def scenarios(context: typer.Context) -> None:
+    """Stories of faults that a simulator can play, and what is in one."""
+    _simulators("scenarios", context.args)
 
 
 def _simulators(command: str, arguments: list[str]) -> None:

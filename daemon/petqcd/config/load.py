@@ -69,6 +69,8 @@ def _absolute_device(device: DeviceConfig, folder: Path) -> DeviceConfig:
     simulator = device.simulator
     if simulator is not None and simulator.profile.endswith(".toml"):
         simulator = simulator.model_copy(update={"profile": str(folder / simulator.profile)})
+    if simulator is not None and simulator.scenario.endswith(".toml"):
+        simulator = simulator.model_copy(update={"scenario": str(folder / simulator.scenario)})
     configuration = device.configuration and folder / device.configuration
     return device.model_copy(update={"simulator": simulator, "configuration": configuration})
 

@@ -12,6 +12,8 @@ from petqc_drivers.registry import KINDS
 from petqcd.config.model import Model, Name
 from petqcd.interlocks.bias_limits import BiasLimits, Finite
 
+_FAULT = r"^[A-Z]\d{2}(=[^:@~\s]+)?(:[^@~\s]+)?(@[0-9.]+(-[0-9.]+)?)?(~[0-9.]+)?$"
+
 
 class SimulatorConfig(Model):
     """[device.simulator]: a simulated board, started as a process of its own."""
@@ -22,8 +24,12 @@ class SimulatorConfig(Model):
     speed: Annotated[Finite, Field(gt=0, le=100)] = 1.0
     """Seconds of detector per second of clock."""
     source: Literal["na22", "ge68", "none"] = "na22"
-    faults: tuple[Annotated[str, Field(pattern=r"^[A-Z]\d{2}(=[^:@\s]+)?(:[^@\s]+)?(@[0-9.]+(-[0-9.]+)?)?$")], ...] = ()
-    """ID[=size][:place][@begin[-end]], for example F03=100@5; the simulator knows which there are."""
+    faults: tuple[
+        Annotated[str, Field(pattern=r"^[A-Z]\d{2}(=[^:@\s]+)?(:[^@\s]+)?(@[0-9.]+(-[0-9.]+)?)?(~[0-9.]+)?$")], ...
+    ] = ()
+    """ID[=size][:place][@begin[-end]][~ramp], for example F03=100@5; the simulator knows which there are."""
+    scenario: Annotated[str, Field(max_length=300)] = ""
+    """A story of faults: a name, or the path of a .toml file; faults come on top of its own."""
 
 
 ADDRESS_FORMS = {

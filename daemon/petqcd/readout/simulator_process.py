@@ -120,6 +120,7 @@ def command(settings: SimulatorConfig, state_dir: Path, place: Place) -> list[st
         f"{settings.speed:g}",
         "--source",
         settings.source,
+        *(("--scenario", settings.scenario) if settings.scenario else ()),
         *(argument for fault in settings.faults for argument in ("--fault", fault)),
         "--json",
         "--status-every",

@@ -269,6 +269,12 @@ class Detector:
             self._faults_changed()
             return number
 
+    def resize_fault(self, number: int, size: float) -> None:
+        """Let a fault of the plan be of another size from now on."""
+        with self._lock:
+            self.plan.resize(number, size)
+            self._faults_changed()
+
     def end_fault(self, number: int) -> None:
         """Take a fault of the plan away now.
 
