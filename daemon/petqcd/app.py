@@ -21,6 +21,7 @@ from petqcd.interlocks.bias_control import BiasControl
 from petqcd.interlocks.bias_following import BiasFollowing
 from petqcd.interlocks.bias_watch import BiasWatch
 from petqcd.interlocks.operating_limits import KeptLimits
+from petqcd.interlocks.readout_watch import ReadoutWatch
 from petqcd.kinds import all_kinds
 from petqcd.metrics import Metrics
 from petqcd.off.kept_outputs import KeptOutputs
@@ -133,6 +134,7 @@ class Daemon:
             "state_dir": str(self.state_dir),
             "configuration": str(self.config.source_file) if self.config.source_file else None,
             "device": self.device.state.document(),
+            "readout_permits": self.readout_watch.document(),
             "devices": self.instruments.documents(),
             "alarms": self.alarms.documents(),
             "bypasses": [one.document(clock.monotonic_s()) for one in self.watch.bypasses.holding(clock.monotonic_s())],
@@ -200,6 +202,11 @@ class Daemon:
         )
         self.disk = Disk(self.state_dir, self.metrics, keeps_reserve=not self.config.is_simulated)
         await asyncio.to_thread(self.disk.look)
+        self.readout_watch = ReadoutWatch(
+            self.config, self.device, self.runs, self.watch, self.alarms, self.audit, self.metrics
+        )
+        self.runs.services.permits.around = self.readout_watch.against
+        self.bias.readout = self.readout_watch
         self.readiness = Readiness(self)
         self.runs.refuses = self.readiness.why_no_run
         self.watch.maintenance.why_not_off, self.watch.maintenance.is_on = (
@@ -220,6 +227,7 @@ class Daemon:
         self._own(asyncio.create_task(self.instruments.run(), name="instruments"))
         self._stack.push_async_callback(self._outputs_at_stop)
         self._own(asyncio.create_task(self.watch.run(), name="interlocks"))
+        self._own(asyncio.create_task(self.readout_watch.run(), name="interlocks of the readout"))
         self._own(asyncio.create_task(self.following.run(), name="temperature following"))
         self._own(asyncio.create_task(self._housekeeping(), name="housekeeping"))
         self._own(asyncio.create_task(process_health.watch(self.metrics), name="watch of the process"))

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROGRESS_EVERY_S = 0.25
+TEMPERATURES_EVERY_S = 5.0
+"""While bias is on and limits are given for them."""
 STOP_DEADLINE_S = 3.0
 
 STAGES: Mapping[str, tuple[float, str]] = {
@@ -183,6 +185,7 @@ class Procedure(ABC):
         self._connected = False
         self._flowing = False
         self._started_s = 0.0
+        self._holding: asyncio.Task[None] | None = None
         self.run_clock = RunClock(None)
         self._every: NDArray[np.int32] | None = None
 
@@ -291,6 +294,7 @@ class Procedure(ABC):
         self.device.bias_is(BiasState.UNKNOWN)  # from here on until something is known again
         await self.board.bias_on(overvoltage_share)
         self.device.bias_is(BiasState.ON)
+        self._hold()
         self.device.answered("armed")
         await asyncio.sleep(settle_s)
         self.look_around(begins=True)
@@ -304,10 +308,24 @@ class Procedure(ABC):
         if self.device.state.bias is not BiasState.ON:
             raise DaemonError(f"another voltage refused: the bias is {self.device.state.bias}")
         await self.at_environment()
+        self.permits.require_around()
         self.device.bias_is(BiasState.UNKNOWN)
         await self.board.bias_on(overvoltage_share)
         self.device.bias_is(BiasState.ON)
         await asyncio.sleep(settle_s)
+
+    def _hold(self) -> None:
+        """Read the temperatures again and again while bias is on, where limits are given for them."""
+        if self.job.config.board.temperature is not None and self._holding is None:
+            self._holding = asyncio.create_task(self._read_temperatures(), name="temperatures while bias is on")
+
+    async def _read_temperatures(self) -> None:
+        while True:
+            await asyncio.sleep(TEMPERATURES_EVERY_S)
+            try:
+                self.device.temperatures(await self.board.read_environment())
+            except Exception as error:  # noqa: BLE001 - what cannot be read grows old, and switches off by that
+                log.warning("temperatures while bias is on: %s", error)
 
     async def at_bias_off(self) -> None:
         """Make sure that bias is off, for work that needs none.
@@ -390,6 +408,9 @@ class Procedure(ABC):
     async def _end(self) -> None:
         """Bias off first; then stop the flow, read what the environment is now, close, let the queue run empty."""
         self.stage("off")
+        holding, self._holding = self._holding, None
+        if holding is not None:
+            holding.cancel()  # waited for below: off waits for nothing
         if self._connected:
             self.acquired.off = await switch_off(self.board)
             self.device.bias_is(self.acquired.off.state)
@@ -411,6 +432,8 @@ class Procedure(ABC):
                     await self.at_environment()
             except Exception as error:  # noqa: BLE001 - the readings before the run stand, with their age
                 log.warning("reading the environment after the run: %s", error)
+        if holding is not None:
+            await settled(holding, cancel=True)
         await close(self.board)
         await self._drain()
         self.permits.forget()

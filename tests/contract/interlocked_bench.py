@@ -83,6 +83,7 @@ name = "chiller"
 kind = "julabo"
 address = "{chiller}"
 model = "FL"
+cooling_permit = false
 simulated = true
 poll_s = 0.2
 

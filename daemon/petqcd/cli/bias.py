@@ -46,14 +46,29 @@ def status(*, config: ConfigFile = None, state_dir: StateDir = None, as_json: Js
     from petqcd.client import Client
 
     _, folder = configuration(config, state_dir)
-    sources = Client(folder).get("/api/v1/bias")["sources"]
+    found = Client(folder).get("/api/v1/bias")
+    sources = found["sources"]
     if as_json:
-        give_json({"sources": sources})
+        give_json(found)
         return
+    sys.stdout.write(_readout(found["readout"]))
     for one in sources:
         sys.stdout.write(_shown(one))
     if not sources:
         sys.stdout.write("no bias source is configured\n")
+
+
+def _readout(one: Mapping[str, Any]) -> str:
+    """The readout's own bias, which runs switch."""
+    lines = [f"{one['name']}: bias {one['bias']}, switched by runs", *_trip_and_permits(one)]
+    return "".join(f"{printable(line)}\n" for line in lines)
+
+
+def _trip_and_permits(one: Mapping[str, Any]) -> list[str]:
+    trip = one["trip"]
+    causes = trip["causes"] if trip["state"] != "armed" else []
+    found = [f"  trip, {trip['state']}: {cause['cause']} (at {cause['at']})" for cause in causes]
+    return found + [f"  not allowed: {reason}" for reason in one["against"]]
 
 
 def on(
@@ -139,6 +154,8 @@ def _command(device: str, path: str, body: Mapping[str, Any], config: Any, state
     elif path.startswith("bypass"):
         left = "ended" if path.endswith("end") else f"bypassed for {told['left_s'] / 3600:.2f} h"
         sys.stdout.write(f"{told['device']}: {told['permit']} {left}\n")
+    elif "hard_limit" not in told:
+        sys.stdout.write(_readout(told))
     else:
         sys.stdout.write(_shown(told))
     if path == "off" and told["state"] != "IN_SAFE_STATE":

@@ -6,7 +6,14 @@ a real device without its own hard limits is refused when a run asks for bias.
 
 from __future__ import annotations
 
-from petqcd.config.instruments import BiasSourceConfig, InstrumentConfig, SupplyLimits, instrument_config
+from petqcd.config.instruments import (
+    BiasSourceConfig,
+    InstrumentConfig,
+    JulaboConfig,
+    SupplyLimits,
+    TemperatureRange,
+    instrument_config,
+)
 from petqcd.config.load import (
     find_config,
     load_config,
@@ -67,6 +74,7 @@ __all__ = [
     "HousekeepingConfig",
     "InstrumentConfig",
     "JobConfig",
+    "JulaboConfig",
     "LutetiumConfig",
     "MrDeltaConfig",
     "PartName",
@@ -83,6 +91,7 @@ __all__ = [
     "SourceRunConfig",
     "StoreConfig",
     "SupplyLimits",
+    "TemperatureRange",
     "ThresholdScanConfig",
     "TimeOffsetCalibrationConfig",
     "bench_baseline",

@@ -22,8 +22,11 @@ Clock = Annotated[str, Field(pattern=r"^(reference|\d{1,2}\.\d{1,2}\.\d{1,2})$")
 Module = Annotated[str, Field(pattern=r"^\d{1,2}\.\d{1,2}\.\d{1,2}$")]
 
 
-OF_INTERLOCKS = frozenset({"bias", "run_v", "operating", "following", "settle_s", "on_daemon_loss", "on_stop"})
-"""Keys of a bias source that its driver does not know."""
+OF_INTERLOCKS = frozenset(
+    {"bias", "run_v", "operating", "following", "settle_s", "on_daemon_loss", "on_stop"}
+    | {"temperature", "cooling_permit", "coolant"}
+)
+"""Keys that a driver does not know."""
 
 
 class SupplyLimits(Model):
@@ -50,6 +53,19 @@ class OperatingRange(Model):
 
     v_min: Finite
     v_max: Finite
+
+
+class TemperatureRange(Model):
+    """[device.temperature], [device.coolant]: outside it nothing is energised, and nothing stays so."""
+
+    low_degc: Annotated[Finite, Field(ge=-100, le=150)]
+    high_degc: Annotated[Finite, Field(ge=-100, le=150)]
+
+    @model_validator(mode="after")
+    def _rising(self) -> TemperatureRange:
+        if self.low_degc >= self.high_degc:
+            raise ValueError(f"low_degc ({self.low_degc:g}) must be below high_degc ({self.high_degc:g})")
+        return self
 
 
 class FollowingConfig(Model):
@@ -146,6 +162,9 @@ class BiasSourceConfig(InstrumentConfig):
     """Default: the hard limit. An engineer changes it while the daemon runs."""
     run_v: Finite | None = None
     """Voltage that a run which needs bias brings it to, and switches off afterwards. None: runs leave it alone."""
+    temperature: TemperatureRange | None = None
+    """Of its own sensor at the detectors (`temperature_sipm`). None: no temperature is needed, which check-config
+    says."""
     following: FollowingConfig | None = None
     """None: it stays where people set it."""
     settle_s: Annotated[Finite, Field(ge=0, le=60)] = 1.0
@@ -227,6 +246,8 @@ class KeithleySmuConfig(BiasSourceConfig):
     """What it must answer."""
     power_line_cycles: Finite | None = None
     """Length of one reading, 0.01 to 10."""
+    temperature: None = None
+    """It has no sensor at the detectors: a [[permit]] names whose reading counts."""
 
     def _current(self, most_ma: float) -> dict[str, float]:
         return {"most_current_a": 1e-3 * most_ma}
@@ -244,6 +265,10 @@ class JulaboConfig(InstrumentConfig):
     baud: Literal[4800, 9600, 19_200, 38_400] | None = None
     rts_cts: bool | None = None
     """Hardware handshake."""
+    cooling_permit: bool = True
+    """Bias of what it cools (`modules`, none named: all) needs that it runs. False: nobody's does, which is told."""
+    coolant: TemperatureRange | None = None
+    """Where it may be, too, for that bias."""
     rs485_address: int | None = None
     """On a bus of several."""
     tells_unit: bool | None = None

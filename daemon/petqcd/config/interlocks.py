@@ -14,7 +14,7 @@ from petqcd.interlocks.permits import DOUBT_S, STANDARD, Rule
 class PermitConfig(Model):
     """One condition: a reading of an instrument lies within a range."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9 _.-]{0,62}$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9 _.-]{0,90}$")]
     """What people call it: `cooling`, `door closed`."""
     device: Name
     """The instrument that is asked."""
@@ -24,7 +24,7 @@ class PermitConfig(Model):
     high: Finite | None = None
     """The permit is given from low to high; one of the two may be left out."""
     of: tuple[Name, ...] = ()
-    """Bias sources that need it; none named: all of them."""
+    """Bias sources, and the readout, that need it; none named: all of them."""
     to_energise_only: bool = False
     """Needed for switching on and raising, not for staying on."""
     strict: bool = False

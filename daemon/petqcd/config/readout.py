@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from petqc_drivers.registry import KINDS
+from petqcd.config.instruments import TemperatureRange
 from petqcd.config.model import Model, Name
 from petqcd.interlocks.bias_limits import BiasLimits, Finite
 
@@ -59,6 +60,9 @@ class DeviceConfig(Model):
     """Control socket of a simulator that was started elsewhere: where faults are planted while it runs."""
     simulator: SimulatorConfig | None = None
     bias: BiasLimits | None = None
+    temperature: TemperatureRange | None = None
+    """Of its modules, for bias to go on and to stay on; they are then read while it is on. None: not needed, which
+    check-config says."""
     on_daemon_loss: Literal["hold", "off"] = "off"
     """What `petqc-safe` does with its bias when the daemon is gone for good; there is no ramp without read-back."""
 

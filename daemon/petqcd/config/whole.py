@@ -95,11 +95,12 @@ class PetqcConfig(Model):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two permits are called {twice[0]!r}: give each a name of its own")
         known = {one.name for one in self.instruments}
+        outputs = {*known, self.board.name}
         if self.board.simulator is not None:
             return self  # it brings instruments of its own
         for one in self.permit:
-            for name in (one.device, *one.of):
-                if name not in known:
+            for name, there in ((one.device, known), *((name, outputs) for name in one.of)):
+                if name not in there:
                     raise ValueError(f"permit {one.name!r} names the device {name!r}, which is not configured")
         return self
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from petqcd.instruments.supervisor import InstrumentSupervisor
     from petqcd.interlocks.bias_watch import BiasWatch
     from petqcd.interlocks.operating_limits import KeptLimits
+    from petqcd.interlocks.readout_watch import ReadoutWatch
     from petqcd.off.kept_outputs import KeptOutputs
     from petqcd.off.safe_state import SafeOutcome
 
@@ -47,6 +48,8 @@ class BiasControl:
 
     def __init__(self, instruments: Instruments, watch: BiasWatch, kept: KeptOutputs, limits: KeptLimits) -> None:
         self._instruments, self._watch, self._kept, self._limits = instruments, watch, kept, limits
+        self.readout: ReadoutWatch | None = None
+        """Of the readout's own bias, which has a trip too."""
         self.set_by_people: dict[str, float] = {}
         """Volts that somebody asked for and that were reached, by name; what follows the temperature starts there."""
 
@@ -203,6 +206,8 @@ class BiasControl:
         Raises:
             RefusedError: there is none.
         """
+        if self.readout is not None and name == self.readout.name:
+            return self.readout.acknowledge()
         self._watch.unit(name)
         supervisor = self._instruments[name]
         try:
@@ -217,6 +222,8 @@ class BiasControl:
         Raises:
             RefusedError: nobody acknowledged it, or its cause is still there.
         """
+        if self.readout is not None and name == self.readout.name:
+            return self.readout.reset()
         self._watch.unit(name)
         supervisor = self._instruments[name]
         try:

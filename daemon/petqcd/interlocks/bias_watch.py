@@ -22,6 +22,7 @@ from petqcd.interlocks import permit_sources, permits
 from petqcd.interlocks.alarm_keeper import FILE_DAMAGED, OF_EVERY_DEVICE, OF_OUTPUTS, RETIRED, AlarmKeeper
 from petqcd.interlocks.alarms import Severity
 from petqcd.interlocks.bypass import Bypasses
+from petqcd.interlocks.conditions import Conditions
 from petqcd.interlocks.first_fault import Capture
 from petqcd.interlocks.maintenance import InMaintenance
 from petqcd.interlocks.permit_sources import HostHealth
@@ -98,10 +99,11 @@ class BiasWatch:
     ) -> None:
         self.bypasses = Bypasses()
         self.maintenance = InMaintenance(state_dir)
-        self._config, self._instruments, self._alarms, self._kept = config, instruments, alarms, kept
+        self.conditions = Conditions(config, instruments)
+        self._instruments, self._alarms, self._kept = instruments, alarms, kept
         self._audit, self._metrics, self._state_dir = audit, metrics, state_dir
         self._units: dict[str, Unit] = {}
-        self._health = HostHealth(None, newest_unix_s, can_write=True)
+        self.health = HostHealth(None, newest_unix_s, can_write=True)
         self._health_due_s = 0.0
         self._work: set[asyncio.Task[Any]] = set()
         self._is_keeping = False
@@ -117,8 +119,8 @@ class BiasWatch:
             raise NotFoundError(f"{name} is a {supervisor.config.kind}, and has no output")
         found = self._units.get(name)
         if found is None:
-            configured = [one.rule() for one in self._config.permit if not one.of or name in one.of]
-            found = Unit(Permits([*permits.STANDARD, *configured]), Capture(name), clock.monotonic_s())
+            rules = [*permits.STANDARD, *self.conditions.rules(name)]
+            found = Unit(Permits(rules), Capture(name), clock.monotonic_s())
             self._units[name] = found
             before = self._kept[name]
             if before is not None and before.trip:  # a new start of petqc resets nothing
@@ -224,15 +226,9 @@ class BiasWatch:
         config = supervisor.config
         given = permit_sources.of_device(driver, can_energise=config.can_energise, poll_s=config.poll_s, now_s=now_s)
         given.append(permit_sources.of_maintenance(self.maintenance.of(supervisor.name), now_s))
-        given += permit_sources.of_host(self._health, now_s=now_s, unix_s=clock.unix_s())
-        for wanted in self._config.permit:
-            if wanted.name in unit.permits.rules:
-                try:
-                    asked = self._instruments[wanted.device]
-                except NotFoundError:
-                    continue
-                found = permit_sources.of_reading(wanted, asked.readings(), asked.config.poll_s)
-                given += [] if found is None else [found]
+        given += permit_sources.of_host(self.health, now_s=now_s, unix_s=clock.unix_s())
+        given += self.conditions.given(supervisor.name)
+        unit.permits.need([*permits.STANDARD, *self.conditions.rules(supervisor.name)])
         for permit in given:
             unit.permits.give(permit)
 
@@ -328,8 +324,8 @@ class BiasWatch:
         if now_s >= self._health_due_s:
             self._health_due_s = now_s + HOST_EVERY_S
             free = await asyncio.to_thread(permit_sources.free_bytes, self._state_dir)
-            newest = max(self._health.newest_unix_s, self._audit.store.last_commit_unix_s)
-            self._health = HostHealth(free, newest, can_write=self._kept.can_write)
+            newest = max(self.health.newest_unix_s, self._audit.store.last_commit_unix_s)
+            self.health = HostHealth(free, newest, can_write=self._kept.can_write)
 
     def _do(self, work: Coroutine[Any, Any, Any], name: str) -> None:
         """Something that takes its time; the next look does not wait for it."""

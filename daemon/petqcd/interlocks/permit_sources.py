@@ -12,15 +12,19 @@ from petqcd.interlocks import permits
 from petqcd.interlocks.permits import Permit, Quality
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from petqc_drivers.bias_source import BiasSource
     from petqc_drivers.device import Reading
+    from petqc_drivers.trip import Trip
     from petqcd.config.interlocks import PermitConfig
     from petqcd.interlocks.maintenance import Maintenance
 
 LINK_AGE_S = 3.0
 """A device answers at least so often: polls are a second apart, steps of a ramp less."""
+TEMPERATURES_AGE_S = 15.0
+"""Those of a readout's modules are read every five seconds while its bias is on."""
 LIMITS_AGE_S = 150.0
 """The device's own limits are asked for every minute."""
 LEAST_FREE_BYTES = 64 * 2**20
@@ -72,10 +76,14 @@ def of_device(driver: BiasSource, *, can_energise: bool, poll_s: float, now_s: f
                 LIMITS_AGE_S,
             )
         )
-    causes = driver.trip.causes
-    reason = causes[0].cause if causes else ""
-    found.append(Permit(permits.NO_TRIP, not causes, Quality.GOOD, now_s, "latch", reason))
+    found.append(of_trip(driver.trip, now_s))
     return found
+
+
+def of_trip(trip: Trip, now_s: float) -> Permit:
+    """Whether nothing is tripped."""
+    reason = trip.causes[0].cause if trip.causes else ""
+    return Permit(permits.NO_TRIP, not trip.causes, Quality.GOOD, now_s, "latch", reason)
 
 
 def of_reading(config: PermitConfig, readings: list[Reading], poll_s: float) -> Permit | None:
@@ -84,16 +92,27 @@ def of_reading(config: PermitConfig, readings: list[Reading], poll_s: float) -> 
     Where there are several of the name, all of them must be within; the worst one speaks.
     """
     found = [reading for reading in readings if reading.name == config.reading]
+    return _worst(config, found, max(LINK_AGE_S, 3.0 * poll_s))
+
+
+def of_temperatures(config: PermitConfig, readings: Sequence[Reading]) -> Permit | None:
+    """What the temperatures of a readout's modules say; sensors that are not fitted have nothing to say."""
+    found = [one for one in readings if one.unit == "degC" and one.quality is not ReadingQuality.ABSENT]
+    return _worst(config, found, TEMPERATURES_AGE_S)
+
+
+def _worst(config: PermitConfig, found: Sequence[Reading], max_age_s: float) -> Permit | None:
+    """The one that speaks for all; None: there is none."""
     if not found:
         return None
-    max_age_s = max(LINK_AGE_S, 3.0 * poll_s)
     given = []
     for reading in found:
         is_within = reading.value is not None and config.is_within(reading.value)
         shown = "no value" if reading.value is None else f"{reading.value:g} {reading.unit}".rstrip()
-        reason = reading.reason or ("" if is_within else f"{config.reading} is {shown}, must be {config.said}")
+        outside = f"{reading.name} of {reading.node} is {shown}, must be {config.said}"
+        reason = reading.reason or ("" if is_within else outside)
         quality = Quality.BAD if reading.value is None else _OF_READING[reading.quality]
-        source = f"{config.device} {config.reading}"
+        source = f"{config.device} {reading.name}"
         given.append(Permit(config.name, is_within, quality, reading.at_monotonic_s, source, reason, max_age_s))
     rank = {Quality.BAD: 2, Quality.UNCERTAIN: 1, Quality.GOOD: 0}
     return max(given, key=lambda one: (not one.value and one.quality is Quality.GOOD, rank[one.quality]))

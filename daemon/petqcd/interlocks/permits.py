@@ -115,6 +115,10 @@ class Permits:
         self._known: dict[str, Permit] = {}
         self._doubtful_since: dict[str, float] = {}
 
+    def need(self, rules: Iterable[Rule]) -> None:
+        """Let other permits count; what is known of them stays known."""
+        self.rules = {rule.name: rule for rule in rules}
+
     def give(self, permit: Permit) -> None:
         """State a permit's present value."""
         self._known[permit.name] = permit

@@ -5,8 +5,13 @@ Off needs no permit, ever: it does not pass through here.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from petqcd.errors import PermitError
 from petqcd.interlocks.permits import IDENTITY, LIMITS, LINK, Permit, Permits, Quality, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 __all__ = ["COMMAND", "CONFIGURATION", "IDENTITY", "LIMITS", "LINK", "REQUIRED", "Interlocks", "Permit", "Quality"]
 
@@ -24,6 +29,8 @@ class Interlocks(Permits):
 
     def __init__(self) -> None:
         super().__init__(Rule(name=name) for name in REQUIRED)
+        self.around: Callable[[], Sequence[str]] = tuple
+        """What else stands in the way, beside this connection: see `ReadoutWatch`."""
 
     def require(self, now_s: float) -> None:
         """Refuse unless every permit is true, good and fresh.
@@ -31,6 +38,17 @@ class Interlocks(Permits):
         Raises:
             PermitError: naming every permit that is missing.
         """
-        reasons = self.against(now_s)
+        self._refuse([*self.against(now_s), *self.around()])
+
+    def require_around(self) -> None:
+        """Refuse another voltage, on the connection that energised, unless everything around is as it must be.
+
+        Raises:
+            PermitError: naming every permit that is missing.
+        """
+        self._refuse(self.around())
+
+    @staticmethod
+    def _refuse(reasons: Sequence[str]) -> None:
         if reasons:
             raise PermitError("bias stays off: " + "; ".join(reasons))

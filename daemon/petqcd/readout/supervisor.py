@@ -121,6 +121,11 @@ class DeviceSupervisor:
         self.state = DeviceState(config.name, config.is_simulated)
         self.control = SimulatorControl(is_simulated=config.is_simulated, path=config.control)
         """Where faults of a simulated readout are planted and taken away."""
+        self.last_temperatures: list[Any] = []
+        """Readings of the last time that somebody asked, with their ages."""
+        self.may_be_energised = False
+        """Whether it was switched on, or nearly, and is not known to be off since."""
+        self._trip = ""
         self.kept: KeptOutputs | None = None
         """Where it is written down that its outputs may be on, if that outlives the daemon."""
         if config.address is not None and config.configuration is not None:
@@ -184,6 +189,7 @@ class DeviceSupervisor:
 
     def temperatures(self, readings: Sequence[ReadingLike]) -> None:
         """Publish the temperatures among some readings."""
+        self.last_temperatures = [r for r in readings if r.unit == "degC"]
         known = [r.value for r in readings if r.unit == "degC" and r.value is not None]
         if known:
             self._metrics.set("petqc_temperature_min_celsius", min(known))
@@ -193,10 +199,22 @@ class DeviceSupervisor:
     def bias_is(self, bias: BiasState) -> None:
         """Note and publish what is known about the bias outputs."""
         self.state.bias = bias
-        if self.kept is not None:
-            self.kept.note(self._config.name, OUTPUT_OF[bias].value, None)
+        if bias is BiasState.ON:
+            self.may_be_energised = True
+        elif bias is not BiasState.UNKNOWN:
+            self.may_be_energised = False
+        self._keep()
         self._metrics.set("petqc_bias_state", BIAS_CODE[bias])
         self._bus.publish(Event("device", self.state.document()))
+
+    def trip_is(self, cause: str) -> None:
+        """Note why no run energises it; empty: nothing is tripped."""
+        self._trip = cause
+        self._keep()
+
+    def _keep(self) -> None:
+        if self.kept is not None:
+            self.kept.note(self._config.name, OUTPUT_OF[self.state.bias].value, None, self._trip)
 
     async def may_be_on(self) -> None:
         """Write down that its outputs may be on from now on.
@@ -206,6 +224,7 @@ class DeviceSupervisor:
         """
         if self.kept is not None:
             await self.kept.may_be_on(self._config.name)
+        self.may_be_energised = True
 
     async def run(self) -> None:
         """Keep a simulated device alive until cancelled; a real one needs no process of ours."""

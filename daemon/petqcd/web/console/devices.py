@@ -30,6 +30,7 @@ def add(app: FastAPI, frame: Frame) -> None:
             "devices.html",
             board=status["device"],
             missing=status["missing"],
+            readout=status["readout_permits"],
             maintenance=status["maintenance"],
             devices=daemon.instruments.documents(),
             sources={source["name"]: source for source in daemon.bias.documents()},

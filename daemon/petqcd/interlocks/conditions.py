@@ -1,0 +1,97 @@
+"""Permits that come from readings of instruments: those of [[permit]], and those that a device brings along.
+
+A chiller that is configured must run for what it cools to be energised, within its [device.coolant] if that is given;
+a bias source with [device.temperature] needs its own sensor to be within. What a device brings along is left out only
+where its table says so, and that is told.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from petqcd.config import BiasSourceConfig, JulaboConfig
+from petqcd.config.interlocks import PermitConfig
+from petqcd.errors import NotFoundError
+from petqcd.interlocks import permit_sources
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from petqcd.config import InstrumentConfig, PetqcConfig, TemperatureRange
+    from petqcd.instruments.collection import Instruments
+    from petqcd.interlocks.permits import Permit, Rule
+
+
+def brought_along(config: InstrumentConfig) -> list[PermitConfig]:
+    """What a configured instrument brings along for those that it is for."""
+    name = config.name
+    if isinstance(config, JulaboConfig) and config.cooling_permit:
+        runs = PermitConfig(name=f"cooling by {name}", device=name, reading="coolant_running", low=1.0)
+        return [runs, *_within(f"coolant of {name}", name, "temperature_coolant", config.coolant)]
+    if isinstance(config, BiasSourceConfig):
+        return _within(f"temperature of {name}", name, "temperature_sipm", config.temperature, (name,))
+    return []
+
+
+def _within(
+    name: str, device: str, reading: str, limits: TemperatureRange | None, of: tuple[str, ...] = ()
+) -> list[PermitConfig]:
+    if limits is None:
+        return []
+    return [PermitConfig(name=name, device=device, reading=reading, low=limits.low_degc, high=limits.high_degc, of=of)]
+
+
+def left_out(configs: Iterable[InstrumentConfig]) -> list[str]:
+    """What devices do not bring along because their tables say so or say nothing, for people."""
+    found = []
+    for one in configs:
+        if isinstance(one, JulaboConfig) and not one.cooling_permit:
+            found.append(f"{one.name}: cooling_permit = false: nobody's bias needs that it runs")
+        elif isinstance(one, BiasSourceConfig) and one.can_energise and one.temperature is None:
+            found.append(f"{one.name}: no [device.temperature]: its bias needs no temperature to be within limits")
+    return found
+
+
+class Conditions:
+    """Asked from the event loop; asks no device.
+
+    Args:
+        config: the daemon's.
+        instruments: all supervisors; a simulator may tell of more at any time.
+    """
+
+    def __init__(self, config: PetqcConfig, instruments: Instruments) -> None:
+        self._config, self._instruments = config, instruments
+        self._along: dict[str, tuple[InstrumentConfig, list[PermitConfig]]] = {}
+
+    def of(self, output: str) -> list[PermitConfig]:
+        """Those that an output needs, by its name: a bias source, or the readout."""
+        found = [one for one in self._config.permit if not one.of or output in one.of]
+        modules = self._modules(output)
+        for supervisor in self._instruments:
+            config = supervisor.config
+            known = self._along.get(config.name)
+            if known is None or known[0] is not config:
+                known = self._along[config.name] = config, brought_along(config)
+            is_for_it = not modules or not config.modules or bool(modules & set(config.modules))
+            found += [one for one in known[1] if (output in one.of if one.of else is_for_it)]
+        return found
+
+    def rules(self, output: str) -> list[Rule]:
+        """What an output needs them for."""
+        return [one.rule() for one in self.of(output)]
+
+    def given(self, output: str) -> list[Permit]:
+        """What is known of them now; of what is not among them nothing is known."""
+        found = []
+        for one in self.of(output):
+            try:
+                asked = self._instruments[one.device]
+            except NotFoundError:
+                continue
+            permit = permit_sources.of_reading(one, asked.readings(), asked.config.poll_s)
+            found += [] if permit is None else [permit]
+        return found
+
+    def _modules(self, output: str) -> set[str]:
+        return set() if output == self._config.board.name else set(self._instruments[output].config.modules)
