@@ -1,14 +1,18 @@
 """What `petqc analyse` finds of simulated real scanners, against what is published of them.
 
-    python benchmarks/scanners.py [--profile signa]... [--seed 1] [--pairs-per-crystal 60] [--json OUT.json] [--daily]
+    python benchmarks/scanners.py [--profile signa]... [--seeds 31-33] [--pairs-per-crystal 60] [--daily]
+                                  [--results scanners.jsonl] [--table]
 
 Every recording is as long as it takes to give each crystal so many coincidences in the mean, so that a scanner of
 60 000 crystals is known as well as one of 14 000. For each profile that stands for a real scanner: a recording of a
-Na-22 point source, then `petqc analyse` of it, each as a process of its own with its time and peak memory. Pull:
-measured minus published over the stated uncertainty, to which 0.2 % is added in quadrature: so much do two detectors of
-one kind differ. A published value that was not read again in its source is marked *. With --daily also the daily source
-of the scanner (annulus or cylinder), whose time width contains the source and compares with nothing. Under each row the
-sentence of the run.
+Na-22 point source, then `petqc analyse` of it, each as a process of its own with its time and peak memory; with --daily
+also of the daily source of the scanner (annulus or cylinder), whose time width contains the source and compares with
+nothing. Each run is a line of the results file, with the sentence of the run; what is there already is not done again,
+so that a long campaign may be interrupted. At the end, or at once with --table: one table of all results in the file.
+
+Pull: measured minus published over the stated uncertainty, to which 0.2 % is added in quadrature: so much do two
+detectors of one kind differ. A published value that was not read again in its source is marked *. A healthy scanner
+that is not passed is a false alarm.
 """
 
 from __future__ import annotations
@@ -21,19 +25,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from petqc.scanners import Scanner, load_scanner
+import numpy as np
+
+from petqc.scanners import load_scanner
 from petqc_simulators.physics.detector import BLOCK_S
 from petqc_simulators.profile import load_profile, profile_names
 
 PETQC = [sys.executable, "-c", "from petqcd.cli import main; main()"]
 DETECTORS_DIFFER = 0.002
+COMPARED = {"energy_resolution": "energy_resolution_percent", "ctr_fit": "tof_fwhm_ps", "ctr_nema": "tof_fwhm_ps"}
+"""Checks of the scanner, and what is published under which name."""
+SOURCES = ("na22", "ge68")
 
 
-def timed(command: list[str], output: Path, accept: tuple[int, ...] = (0,)) -> tuple[float, float]:
-    """Wall seconds and peak memory in MB of one whole process."""
+def timed(command: list[str], output: Path, accept: tuple[int, ...] = (0,)) -> tuple[float, float, float]:
+    """Wall seconds, processor seconds and peak memory in MB of one whole process."""
     started = time.perf_counter()
     with output.open("wb") as out:
         child = subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL)
@@ -41,7 +51,7 @@ def timed(command: list[str], output: Path, accept: tuple[int, ...] = (0,)) -> t
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode not in accept:
         sys.exit(f"exit code {child.returncode}: {' '.join(command)}")
-    return time.perf_counter() - started, usage.ru_maxrss / 1024
+    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def value(document: dict[str, Any], check: str) -> tuple[float | None, float | None, str]:
@@ -85,18 +95,27 @@ def run(name: str, seed: int, source: str, pairs_per_crystal: float) -> dict[str
     return {
         "profile": name,
         "source": source,
+        "seed": seed,
+        "pairs_per_crystal": pairs_per_crystal,
+        "software": document["software"],
         "seconds": seconds,
         "hits": hits,
         "file_mb": megabytes,
         "write_s": recording_s,
         "write_mhits_per_s": hits / recording_s / 1e6,
-        "write_peak_mb": wrote[1],
+        "write_peak_mb": wrote[2],
         "analyse_s": analysed[0],
-        "analyse_peak_mb": analysed[1],
+        "analyse_cpu_s": analysed[1],
+        "analyse_peak_mb": analysed[2],
         "verdict": document["verdict"],
         "sentence": document["sentence"],
-        **{check: value(document, check) for check in ("photopeak", "energy_resolution", "ctr_fit", "ctr_nema")},
-        **{check: value(document, check) for check in ("source_position", "prompts", "randoms_delayed")},
+        "not_passed": [
+            [c["id"], c["node"], c["value"], c["uncertainty"], c["status"], c["reason"]]
+            for c in document["checks"]
+            if c["status"] in {"warn", "fail", "invalid"}
+        ],
+        **{check: value(document, check) for check in ("photopeak", "source_position", "prompts", "randoms_delayed")},
+        **{check: value(document, check) for check in COMPARED},
     }
 
 
@@ -112,66 +131,97 @@ print(json.dumps([wrote["hits"], time.perf_counter() - began]))
 """
 
 
-def said(found: tuple[float | None, float | None, str], digits: int) -> str:
-    number, error, reason = found
-    return f"{number:.{digits}f} ± {error:.{digits}f}" if number is not None and error is not None else reason[:14]
-
-
-def pull(found: tuple[float | None, float | None, str], published: float | None) -> float | None:
+def pull(found: list[Any], published: float | None) -> float | None:
     number, error, _ = found
     if number is None or error is None or published is None:
         return None
     return (number - published) / math.hypot(error, DETECTORS_DIFFER * published)
 
 
-def line(row: dict[str, Any], scanner: Scanner) -> str:
-    cells = [f"{row['profile']:17}", f"{said(row['photopeak'], 2):15}"]
-    daily = row["source"] != "na22"
-    for check, name, digits in (
-        ("energy_resolution", "energy_resolution_percent", 2),
-        ("ctr_fit", "tof_fwhm_ps", 1),
-        ("ctr_nema", "tof_fwhm_ps", 1),
-    ):
-        quoted = scanner.number(name)
-        doubt = "*" if quoted is not None and scanner.values[name].status != "read" else " "
-        compared = None if daily and check != "energy_resolution" else pull(row[check], quoted)
-        row[f"{check}_published"], row[f"{check}_pull"] = quoted, compared
-        if check != "ctr_nema":
-            cells.append(f"{'–' if quoted is None else f'{quoted:g}{doubt}':>7}")
-        cells.append(f"{said(row[check], digits):>15}{'' if compared is None else f'{compared:+5.1f}':>6}")
-    cells += [
-        f"{row['hits'] / 1e6:7.1f}",
-        f"{row['write_mhits_per_s']:6.2f}",
-        f"{row['write_peak_mb']:6.0f}",
-        f"{row['analyse_s']:7.0f}",
-        f"{row['analyse_peak_mb']:6.0f}",
-        f"  {row['verdict']}",
+def said(rows: list[dict[str, Any]], check: str, published: float | None, digits: int) -> tuple[str, str]:
+    """Mean over the seeds with the error of one run, and the pull of each; the reason where there is no number."""
+    known = [row[check] for row in rows if row[check][0] is not None]
+    if not known:
+        reason = rows[0][check][2]
+        return ("not applicable" if reason.startswith("not applicable") else "–"), "–"
+    mean, error = (float(np.mean([found[k] for found in known])) for k in (0, 1))
+    pulls = [p for p in (pull(found, published) for found in known) if p is not None]
+    return f"{mean:.{digits}f} ± {error:.{digits}f}", " ".join(f"{p:+.1f}" for p in pulls) or "–"
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """Markdown: one row a profile and source, all seeds; then every run that did not pass, and the rate of those."""
+    head = ["profile", "source, s", "seeds", "energy resolution, %", "published", "pulls", "TOF fit, ps", "published"]
+    head += ["pulls", "TOF NEMA, ps", "pulls", "M hits", "analysis: CPU s, MB", "verdicts"]
+    rows = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for line in lines:
+        groups[line["profile"], line["source"]].append(line)
+    for (name, source), members in groups.items():
+        scanner = load_scanner(load_profile(name).reference)
+        cells = [f"`{name}`", f"{source}, {np.mean([m['seconds'] for m in members]):.2g}", seeds_of(members)]
+        for check, digits in (("energy_resolution", 2), ("ctr_fit", 1), ("ctr_nema", 1)):
+            key = COMPARED[check]
+            published = scanner.number(key)
+            is_width = key == "tof_fwhm_ps" and source != "na22"
+            mean, pulls = ("–", "–") if is_width else said(members, check, published, digits)
+            doubt = "*" if published is not None and scanner.values[key].status != "read" else ""
+            cells += [mean, pulls] if check == "ctr_nema" else [mean, f"{published or '–'}{doubt}", pulls]
+        cells.append(f"{np.mean([m['hits'] for m in members]) / 1e6:.1f}")
+        cpu_s, peak_mb = (max(m[k] for m in members) for k in ("analyse_cpu_s", "analyse_peak_mb"))
+        cells.append(f"{cpu_s:.0f}, {peak_mb:.0f}")
+        verdicts = [m["verdict"] for m in members]
+        cells.append(", ".join(f"{verdicts.count(v)} {v}" for v in sorted(set(verdicts))))
+        rows.append(f"| {' | '.join(cells)} |")
+    alarms = [line for line in lines if line["verdict"] != "pass"]
+    rows.append("")
+    rows.append(f"Healthy runs that were not passed: {len(alarms)} of {len(lines)}.")
+    rows += [f"* `{a['profile']}` {a['source']}, seed {a['seed']}: {a['verdict']}. {a['sentence']}" for a in alarms]
+    found = [(line, check) for line in lines for check in COMPARED]
+    pulls_of = [
+        pull(line[check], load_scanner(load_profile(line["profile"]).reference).number(COMPARED[check]))
+        for line, check in found
+        if line["source"] == "na22" or check == "energy_resolution"
     ]
-    return " ".join(cells)
+    pulls_known = np.array([p for p in pulls_of if p is not None])
+    if pulls_known.size > 1:
+        rows.append(
+            f"Pulls of all {pulls_known.size} numbers: mean {pulls_known.mean():+.2f}, spread {pulls_known.std():.2f}, "
+            f"largest {np.abs(pulls_known).max():.1f}."
+        )
+    return "\n".join(rows)
+
+
+def seeds_of(members: list[dict[str, Any]]) -> str:
+    return ", ".join(str(s) for s in sorted(m["seed"] for m in members))
+
+
+def read(results: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in results.read_text("utf-8").splitlines()] if results.exists() else []
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--profile", action="append", help="only these; default: all that stand for a real scanner")
-    options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--seeds", default="1", help="FIRST-LAST")
     options.add_argument("--pairs-per-crystal", type=float, default=60.0)
     options.add_argument("--daily", action="store_true", help="the daily source too")
-    options.add_argument("--json", type=Path, help="also write the figures here")
+    options.add_argument("--results", type=Path, default=Path("scanners.jsonl"), help="one line a run")
+    options.add_argument("--table", action="store_true", help="print the table of what is in the file, and end")
     given = options.parse_args()
     names = given.profile or [n for n in profile_names() if load_profile(n).reference]
-    print(
-        f"{'':17} {'peak keV':15} {'E pub.':>7} {'E %':>15}{'pull':>6} {'TOF pub':>7} {'TOF fit ps':>15}{'pull':>6} "
-        f"{'TOF NEMA ps':>15}{'pull':>6} {'M hits':>7} {'Mhit/s':>6} {'MB':>6} {'analyse':>7} {'MB':>6}  verdict"
-    )
-    rows = []
-    for name in names:
-        for source in ("na22", "ge68") if given.daily else ("na22",):
-            row = run(name, given.seed, source, given.pairs_per_crystal)
-            print(line(row, load_scanner(load_profile(name).reference)))
-            print(f"{source:>17} {row['seconds']:.2f} s: {row['sentence']}", flush=True)
-            rows.append(row)
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=1) + "\n")
+    first, _, last = given.seeds.partition("-")
+    done = {(r["profile"], r["source"], r["seed"], r["pairs_per_crystal"]) for r in read(given.results)}
+    for seed in [] if given.table else range(int(first), int(last or first) + 1):
+        for name in names:
+            for source in SOURCES if given.daily else SOURCES[:1]:
+                if (name, source, seed, given.pairs_per_crystal) in done:
+                    continue
+                row = run(name, seed, source, given.pairs_per_crystal)
+                with given.results.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+                sys.stderr.write(f"{name} {source} seed {seed}, {row['seconds']:.2f} s: {row['sentence']}\n")
+    print(table(read(given.results)))
 
 
 if __name__ == "__main__":

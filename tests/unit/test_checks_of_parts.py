@@ -8,6 +8,7 @@ import pytest
 from petqc.analysis import RunContext, analyse
 from petqc.channel_map import Topology
 from petqc.checks import get_check
+from petqc.checks.bias_peak import bias_peak
 from petqc.checks.time_tails import time_tails
 from petqc.checks.timing_width import timing_width
 from petqc.events import Coincidences, Singles
@@ -114,6 +115,24 @@ def test_a_second_place_in_time_of_one_channel_is_named_with_its_share_and_dista
     assert float(distance.split()[0]) == pytest.approx(450.0, abs=80.0)
     ratio = next(r for r in output.results if r.id == "time_tails" and r.node == "scanner")
     assert ratio.value == pytest.approx(1.823, abs=0.05)
+
+
+def test_outputs_whose_channels_have_too_few_counts_are_judged_by_their_sum():
+    topology = modules_around(2)
+    rng = np.random.default_rng(7)
+    n = 120 * len(topology)
+    k = rng.integers(0, len(topology), n)
+    energy = np.where(topology.bias[k] == 1, 0.96, 1.0) * rng.normal(511.0, 23.0, n)
+    h = QcHistograms(topology, "kev", HistogramSettings(energy_window=(425.0, 650.0), coincidence_window_ps=WINDOW_PS))
+    numbers = np.ones(n, np.uint8)
+    h.add_singles(Singles(np.arange(n), energy.astype(np.float32), topology.channels[k], numbers, "kev"))
+    results = bias_peak(QcInput(h, RunContext("parts"))).results
+    assert [r.node for r in results] == list(topology.bias_nodes)
+    assert all("sum of" in r.method for r in results)
+    by_node = {r.node: r for r in results}
+    assert by_node[topology.bias_nodes[1]].value == pytest.approx(0.96 * 511.0, abs=3.0)
+    assert by_node[topology.bias_nodes[1]].status is not Status.PASS
+    assert by_node[topology.bias_nodes[0]].status is Status.PASS
 
 
 def test_checks_of_energy_see_one_output_one_asic_and_one_module():

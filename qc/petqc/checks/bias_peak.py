@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.checks import CheckOutput, check
-from petqc.fits.energy_fits import ANNIHILATION_KEV
+from petqc.fits.energy_fits import ANNIHILATION_KEV, Refusal
 from petqc.limits import Limits
 from petqc.siblings import spread_of
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _WARN, _FAIL = 0.01 * ANNIHILATION_KEV, 0.03 * ANNIHILATION_KEV
 MIN_CHANNELS = 2
+_LEAST_SHARE = 0.5
+"""Where fewer of an output's live channels have a number of their own, they are the lucky ones, and their mean scatters
+more than it says: then their sum is fitted."""
 
 
 @check(
@@ -31,31 +34,38 @@ MIN_CHANNELS = 2
         )
     },
     relative={"bias": Limits(-3.0, -1.0, 1.0, 3.0)},
-    source="fault F03: daily-qc.md §3 (group peak); formula: weighted mean of the channels' peaks, §2a; limits: "
-    "daily-qc.md §5.2, row photopeak of a block",
+    source="fault F03: daily-qc.md §3 (group peak); formula: weighted mean of the channels' peaks, or peak of their "
+    "sum, §2a; limits: daily-qc.md §5.2, row photopeak of a block",
 )
 def bias_peak(q: QcInput) -> CheckOutput:
-    """Mean photopeak of the channels of a bias output; its uncertainty holds the spread between these channels."""
+    """Mean photopeak of the channels of a bias output; its uncertainty holds the spread between these channels.
+
+    Where too few of them have a number: the photopeak of their sum.
+    """
     if not q.context.has_singles or not q.context.has_energies or not q.is_kev:
         return CheckOutput()
     fits = q.channel_fits()
-    found: list[tuple[Node, int, float, float, float]] = []
+    found: list[tuple[Node, float, float, float, str]] = []
     for node in q.nodes("bias"):
         mine = node.members[np.isfinite(fits.mu[node.members])]
-        if mine.size < MIN_CHANNELS:
+        live = int((q.histograms.singles[node.members] > 0).sum())
+        if live < MIN_CHANNELS:
             continue  # silent: the dead channels' business
+        if mine.size < max(MIN_CHANNELS, _LEAST_SHARE * live):
+            fit = q.energy_fit(node)
+            if not isinstance(fit, Refusal):  # if it is: the ASICs say so
+                found.append((node, fit.mu, fit.mu_error, fit.area, f"photopeak of the sum of {live} channels"))
+            continue
         weight = 1.0 / fits.mu_error[mine] ** 2
         mean = float(np.average(fits.mu[mine], weights=weight))
         error = max(1.0 / math.sqrt(float(weight.sum())), float(fits.mu[mine].std(ddof=1)) / math.sqrt(mine.size))
-        found.append((node, mine.size, mean, error, float(np.nansum(fits.area[mine]))))
+        told = f"weighted mean of the photopeaks of {mine.size} channels"
+        found.append((node, mean, error, float(np.nansum(fits.area[mine])), told))
     # Of few channels with few counts, the stated error is itself uncertain; how outputs differ says it better.
-    noise = spread_of(mean for _, _, mean, _, _ in found)
+    noise = spread_of(mean for _, mean, _, _, _ in found)
     return CheckOutput(
         [
-            q.judge(
-                "bias_peak", node, mean, "keV", error, counts, noise=noise,
-                method=f"weighted mean of the photopeaks of {n} channels",
-            )
-            for node, n, mean, error, counts in found
+            q.judge("bias_peak", node, mean, "keV", error, counts, noise=noise, method=told)
+            for node, mean, error, counts, told in found
         ]
-    )  # fmt: skip
+    )

@@ -119,8 +119,8 @@ def fit_energy(q: QcInput, node: Node, shape: PeakShape | None = None) -> PeakFi
 
 def _least_p_value(q: QcInput, node: Node) -> float:
     """Of many nodes that fit well, a few have a low p-value by chance."""
-    asics = len(q.topology.asic_nodes) if node.level == "asic" else 1
-    return min(MIN_P_VALUE, FAMILY_FALSE_ALARM / max(asics, 1))
+    family = {"asic": q.topology.asic_nodes, "bias": q.topology.bias_nodes}.get(node.level, ())
+    return min(MIN_P_VALUE, FAMILY_FALSE_ALARM / max(len(family), 1))
 
 
 def find_tail(q: QcInput) -> tuple[float, float, float]:
