@@ -5,19 +5,23 @@ The recording is a .rawf of anybody's, or a bundle. Its configuration says which
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import shlex
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from petqc.errors import BadInputError
-from petqc.formats.bundle import BUNDLE_JSON, Bundle, is_bundle, read_bundle
+from petqc.formats.bundle import BUNDLE_JSON, PETQC_JSON, Bundle, is_bundle, read_bundle
 from petqc.formats.petsys_config import load_config
 from petqc_simulators.faults import Fault
+from petqc_simulators.instruments import TIMING_BOARD
 from petqc_simulators.live_faults import DetectorFaults
 from petqc_simulators.profile import Profile, ProfileError, load_profile
 from petqc_simulators.recorded_detector import RecordedDetector
 from petqc_simulators.recorded_frames import account_of
+from petqc_simulators.recorded_instrument import TRANSPORTS, RecordedInstrument
 from petqc_simulators.serving import Files, ServeSettings, ToldToEnd, serve_detector, state_folder
 from petqc_simulators.telling import Replayed
 
@@ -124,6 +128,40 @@ def fitting_profile(account: RecordingAccount, config: PetsysConfig) -> Profile:
     )
 
 
+def instruments_of(source: Source) -> tuple[dict[str, RecordedInstrument], dict[str, dict[str, Any]]]:
+    """The instruments whose wires a bundle has, by name, and what petqc.toml said of each.
+
+    Raises:
+        ProfileError: a wire log cannot be used.
+    """
+    if source.bundle is None:
+        return {}, {}
+    folder = source.bundle.folder
+    configured: dict[str, dict[str, Any]] = {}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        devices = json.loads((folder / PETQC_JSON).read_bytes())["device"]
+        configured = {str(table["name"]): table for table in devices}
+    sides: dict[str, RecordedInstrument] = {}
+    tables: dict[str, dict[str, Any]] = {}
+    for wire in source.bundle.wires:
+        if wire.transport not in TRANSPORTS or wire.kind == TIMING_BOARD:
+            continue  # the readout's boards answer themselves; a timing board's data are no answers
+        try:
+            sides[wire.device] = RecordedInstrument(wire.device, folder / wire.file)
+        except BadInputError as error:
+            raise ProfileError(str(error)) from error
+        of_day = {key: value for key, value in configured.get(wire.device, {}).items() if value is not None}
+        of_day.pop("address", None)
+        tables[wire.device] = {**of_day, "name": wire.device, "kind": wire.kind, "simulated": True}
+    return sides, tables
+
+
+def without_instruments(profile: Profile) -> Profile:
+    """The same boards with nothing simulated beside them: in a replay, instruments are the recorded ones or none."""
+    hardware = replace(profile.hardware, bias_supply="", timing_board="", clock_counter="")
+    return replace(profile, hardware=hardware, environment=replace(profile.environment, chiller=""))
+
+
 class RecordedFaults(DetectorFaults):
     """Faults that act on recorded hits."""
 
@@ -149,7 +187,8 @@ def replay(settings: ReplaySettings) -> int:
     try:
         config = load_config(source.config)
         account = account_of(source.frames)
-        profile = _profile(settings, source, account, config)
+        profile = without_instruments(_profile(settings, source, account, config))
+        beside, tables = instruments_of(source)
         faults = [Fault.parse(text) for text in serve.faults]
         with told.heard(), state_folder(serve) as folder:
             of_hits = [fault for fault in faults if fault.kind.family == "detector"]
@@ -159,6 +198,8 @@ def replay(settings: ReplaySettings) -> int:
                 config=source.config.absolute(),
                 truth=None,
                 replayed=_told(source, account, settings, serve.speed),
+                beside=beside,
+                tables=tables,
             )
             try:
                 _require(detector, of_hits)

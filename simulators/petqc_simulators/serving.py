@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +40,10 @@ from petqc_simulators.telling import Announcement, Replayed, Status, StatusLine
 from petqc_simulators.truth import compute_truth
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import FrameType
 
+    from petqc_simulators.instrument_server import WireSide
     from petqc_simulators.physics.detector import Block
     from petqc_simulators.profile import Profile
 
@@ -300,6 +301,7 @@ class Files:
 
     again: the command that gives the same once more. config: its config.ini. truth: None: nobody knows it. replayed:
     what is replayed and how, if it is a recording. scenario: what is played, if any is.
+    beside, tables: instruments by name, in addition to those of the profile, and their tables of petqc.toml.
     """
 
     again: str
@@ -307,6 +309,8 @@ class Files:
     truth: Path | None
     replayed: Replayed | None = None
     scenario: Scenario | None = None
+    beside: Mapping[str, WireSide] = field(default_factory=dict)
+    tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def serve_detector(
@@ -329,7 +333,7 @@ def serve_detector(
         scanner.run_ahead()
         listen, shared_memory = default_place(profile)
         listen = settings.listen or listen
-        sides = scanner.instruments.wire_sides()
+        sides = scanner.instruments.wire_sides() | dict(files.beside)
         links = LinkFaults(
             lambda: detector.now_s, [*sides], is_behind_daemon=listen.startswith("unix:"), seed=settings.seed
         )
@@ -364,7 +368,10 @@ def serve_detector(
             truth=files.truth,
             control=control,
             faults=faults.documents(),
-            instruments=scanner.instruments.device_tables(instruments),
+            instruments=[
+                *scanner.instruments.device_tables(instruments),
+                *({**table, "address": instruments[name]} for name, table in files.tables.items()),
+            ],
             highest_start_v=math.ceil(100.0 * max(detector.draw.dac_offset_v.max(initial=0.0), 0.0)) / 100.0,
             replayed=files.replayed,
             scenario=files.scenario,

@@ -57,7 +57,10 @@ async def _demo(config: PetqcConfig, state_dir: Path, *, once: bool, as_json: bo
 def demo_of_days(
     config: PetqcConfig, state_dir: Path, scenario: Mapping[str, Any], *, once: bool, as_json: bool
 ) -> int:
-    """The daily runs of a scenario in which days pass from run to run; the last run's exit code."""
+    """The runs of a scenario in which days pass from one to the next; the last one's exit code.
+
+    They are those with the source: housekeeping would find the calibration of today in its future.
+    """
     return asyncio.run(_demo_of_days(config, state_dir, scenario, once=once, as_json=as_json))
 
 
@@ -88,7 +91,7 @@ async def _demo_of_days(
 
 async def _run_of_day(daemon: Daemon, day: float) -> Run | None:
     await daemon.device.control.ask({"do": "day", "day": day})
-    run = await run_inside(daemon, "daily", f"day {day:g}", source="petqc demo")
+    run = await run_inside(daemon, "source", f"day {day:g}", source="petqc demo")
     if run is not None:
         say(f"day {day:g} ({run.started_at[:10]}): {run.verdict}: {run.sentence}")
     return run

@@ -1,0 +1,90 @@
+"""An instrument from a recording of its wire: what was said then is said again, and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from petqc.formats.bundle import begin_bundle, seal_bundle
+from petqc.formats.wire_log import WireEvent, WireLogWriter
+from petqc_simulators.profile import ProfileError, load_profile
+from petqc_simulators.recorded_instrument import RecordedInstrument
+from petqc_simulators.recording import write_recording
+from petqc_simulators.replay import find_source, instruments_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SENT, RECEIVED = WireEvent.SENT, WireEvent.RECEIVED
+SAID = (
+    (SENT, b"in_pv_00\r", 0.0),
+    (RECEIVED, b"20.0", 0.02),
+    (RECEIVED, b"2\r\n", 0.03),
+    (SENT, b"out_sp_00 15\r", 1.0),
+    (SENT, b"in_pv_00\r", 2.0),
+    (RECEIVED, b"19.50\r\n", 2.05),
+    (SENT, b"status\r", 3.0),
+    (WireEvent.TIMEOUT, b"a reply", 4.0),
+)
+
+
+def log_of(path: Path, device: str = "chiller", kind: str = "julabo", transport: str = "serial") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = {"wire": device, "device": device, "kind": kind, "transport": transport, "address": "/dev/ttyS0"}
+    log = WireLogWriter(path, about, (1, 1))
+    for event, data, at_s in SAID:
+        log.add(event, data, (int(1e9 * (1.0 + at_s)), int(1e9 * at_s)))
+    log.close((int(9e9), int(9e9)))
+    return path
+
+
+def test_a_request_is_answered_as_then_in_order_and_at_the_pace_of_then(tmp_path: Path) -> None:
+    one = RecordedInstrument("chiller", log_of(tmp_path / "chiller.wire"))
+    said = []
+    for wait_s in (0.01, 0.02):
+        assert one.receive(b"in_pv_00\r" if wait_s == 0.01 else b"") == b""
+        said.append(one.let_pass(wait_s))
+    assert said == [b"", b"20.02\r\n"]
+    one.receive(b"in_pv")
+    one.receive(b"_00\r")
+    assert one.let_pass(0.1) == b"19.50\r\n"
+    one.receive(b"in_pv_00\r")  # used up: nearest in time
+    assert one.let_pass(0.1) == b"20.02\r\n"
+
+
+def test_what_was_not_answered_then_or_not_asked_gets_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = RecordedInstrument("chiller", log_of(tmp_path / "chiller.wire"))
+    one.receive(b"status\r")
+    one.receive(b"out_sp_00 15\r")
+    assert one.let_pass(10.0) == b""
+    assert (one.answered, one.unknown) == (2, 0)
+    one.receive(b"out_sp_00 99\r")
+    one.receive(b"out_sp_00 99\r")
+    assert one.let_pass(10.0) == b""
+    assert one.unknown == 2
+    assert capsys.readouterr().err.count("was not asked in the recording") == 1
+
+
+def test_a_bundle_brings_its_instruments(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    write_recording(folder / "recording", load_profile("bench", source="none"), 1, 0.01, truth_seconds=0)
+    log_of(folder / "wire" / "chiller.wire")
+    log_of(folder / "wire" / "board.wire", "board", "petsys-udp", "udp")
+    (folder / "petqc.json").write_text(
+        '{"device": [{"name": "board", "kind": "petsys-udp"}, {"name": "chiller", "kind": "julabo", "model": "FL601", '
+        '"address": "/dev/ttyS0", "baud": null, "modules": ["0.0.0"]}]}'
+    )
+    begin_bundle(folder, {"run_id": "x"})
+    seal_bundle(folder)
+    source = find_source(folder)
+    sides, tables = instruments_of(source)
+    assert list(sides) == ["chiller"]
+    assert tables["chiller"] == {
+        "name": "chiller", "kind": "julabo", "model": "FL601", "modules": ["0.0.0"], "simulated": True,
+    }  # fmt: skip
+    (folder / "wire" / "chiller.wire").unlink()
+    with pytest.raises(ProfileError, match=r"chiller\.wire"):
+        instruments_of(source)
