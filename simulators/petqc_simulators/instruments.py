@@ -11,6 +11,7 @@ from petqc_simulators.boards.caen_a7585d import CaenA7585dBoard
 from petqc_simulators.boards.hamamatsu_c11204 import HamamatsuC11204Board
 from petqc_simulators.boards.julabo import JulaboBoard
 from petqc_simulators.boards.keithley_smu import KeithleySmu
+from petqc_simulators.boards.prologix import PrologixAdapter
 from petqc_simulators.boards.sr620 import ClockPair, Sr620
 from petqc_simulators.physics.leakage import SipmLoad
 from petqc_simulators.profile import ProfileError
@@ -71,8 +72,21 @@ def _a7585d(_model: str, serial: str, _folder: Path | None) -> WireSide:
     )
 
 
+def _adapter(_model: str, _serial: str, _folder: Path | None) -> WireSide:
+    return PrologixAdapter({COUNTER_AT: Sr620(ClockPair()), METER_AT: KeithleySmu(SipmLoad(), model="2400")})
+
+
+COUNTER_AT, METER_AT = 16, 24
+"""On the bus of the simulated adapter."""
+
 KINDS: Final = {
     "caen-a7585d": InstrumentKind("CAEN A7585D bias supply", ("A7585D",), "10234", _a7585d),
+    "gpib-adapter": InstrumentKind(
+        f"GPIB adapter with an SR620 at {COUNTER_AT} and a Keithley 2400 at {METER_AT}",
+        ("GPIB-ETHERNET",),
+        "",
+        _adapter,
+    ),
     "hamamatsu-c11204": InstrumentKind("Hamamatsu C11204 bias supply", tuple(C11204_MODELS)[::-1], "SIM00001", _c11204),
     "julabo": InstrumentKind("Julabo circulator", tuple(JULABO_VERSIONS), "", _julabo),
     "keithley-smu": InstrumentKind("Keithley source meter", ("2450", "2400"), "04425111", _keithley),

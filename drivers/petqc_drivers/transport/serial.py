@@ -58,7 +58,7 @@ def serial_link(name: str, address: str, line: SerialLine) -> ThreadedLink:
     check_address(address)
 
     def open_port(timeout_s: float) -> BlockingPort:
-        return _Tty(address, line) if address.startswith("/") else SocketPort(*_host_and_port(address), timeout_s)
+        return TtyPort(address, line) if address.startswith("/") else SocketPort(*_host_and_port(address), timeout_s)
 
     return ThreadedLink(name, open_port, transport="serial", address=address)
 
@@ -71,7 +71,7 @@ def _host_and_port(address: str) -> tuple[str, int]:
     raise LocalProtocolError(f"{address!r} is no serial port", do="write /dev/serial/by-id/... or socket://HOST:PORT")
 
 
-class _Tty:
+class TtyPort:
     """A device file."""
 
     longest_wait_s = SLICE_S
@@ -101,6 +101,7 @@ class _Tty:
             raise ConnectError(f"{path} cannot be had alone: {error}") from error
 
     def write(self, data: bytes, timeout_s: float) -> None:
+        """Send all of it."""
         # Not the library's: a change of its time-out sets the line anew.
         left, until = memoryview(data), time.monotonic() + timeout_s
         try:
@@ -116,6 +117,7 @@ class _Tty:
             raise ReplyTimeoutError("it does not take what is sent", do="check handshake and cable")
 
     def read(self, timeout_s: float) -> bytes:
+        """What has come, waiting for the first byte for one slice."""
         del timeout_s
         try:
             # A port that is readable and gives nothing is gone; the library raises for it.
@@ -125,6 +127,7 @@ class _Tty:
             raise LinkLostError(f"the port is gone: {error}", do="check the cable") from error
 
     def clear(self) -> bytes:
+        """Throw away what has come, without waiting; what it was."""
         dropped = b""
         try:
             while waiting := self._port.in_waiting:
@@ -136,9 +139,11 @@ class _Tty:
         return dropped
 
     def device_clear(self) -> bool:
+        """A line has no such thing."""
         return False
 
     def close(self) -> None:
+        """Let go of the port."""
         with contextlib.suppress(OSError, termios.error):
             if self._is_stuck:  # closing waits half a minute for bytes that nobody takes
                 self._port.reset_output_buffer()

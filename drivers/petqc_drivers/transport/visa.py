@@ -1,8 +1,9 @@
 """VISA resources: `TCPIP::HOST::PORT::SOCKET`, `GPIB0::16::INSTR`, `USB0::...::INSTR`, `TCPIP::HOST::INSTR`.
 
-A raw socket is opened as what it is (`tcp`); buses on which an instrument speaks only when it is addressed go through
-pyvisa-py. There a reply that was missed waits in the instrument for the next question, so that out of step means a
-device clear, and the identity is asked before anything else.
+A raw socket is opened as what it is (`tcp`), and so is a GPIB adapter of the Prologix kind (`prologix`, with
+`GPIB0::16::INSTR via PRLGX-TCPIP::HOST::1234::INTFC`); other buses on which an instrument speaks only when it is
+addressed go through pyvisa-py. There a reply that was missed waits in the instrument for the next question, so that out
+of step means a device clear, and the identity is asked before anything else.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from petqc_drivers.errors import ConnectError, LinkLostError, LocalProtocolError, ReplyTimeoutError
+from petqc_drivers.transport import prologix
 from petqc_drivers.transport.tcp import SocketPort
 from petqc_drivers.transport.threaded import ThreadedLink
 
@@ -38,6 +40,8 @@ def check_resource(resource: str) -> None:
         raise LocalProtocolError(
             f"{resource!r} is no VISA resource", do="write TCPIP::HOST::PORT::SOCKET, GPIB0::16::INSTR or the like"
         )
+    if prologix.VIA in resource:
+        prologix.place(resource)
 
 
 def visa_link(name: str, resource: str, *, end: bytes = b"\n") -> ThreadedLink:
@@ -58,6 +62,8 @@ def visa_link(name: str, resource: str, *, end: bytes = b"\n") -> ThreadedLink:
     def open_port(timeout_s: float) -> BlockingPort:
         if found is not None:
             return SocketPort(found["host"].strip("[]"), int(found["port"]), timeout_s)
+        if prologix.VIA in resource:
+            return prologix.PrologixPort(prologix.place(resource), timeout_s)
         return VisaSession(resource, end, timeout_s)
 
     return ThreadedLink(name, open_port, transport="visa", address=resource)
