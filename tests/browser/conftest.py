@@ -20,6 +20,11 @@ from tests.conftest import _children, _descriptors, _leaks
 from tests.contract.interlocked_bench import Supplies, write_config
 
 from petqc.recorded import analyse_file
+from petqc_simulators.control import serving
+from petqc_simulators.faults import Fault
+from petqc_simulators.live_faults import DetectorFaults, LiveFaults
+from petqc_simulators.physics.detector import Detector
+from petqc_simulators.profile import load_profile
 from petqc_simulators.recording import write_recording
 from petqcd import clock, records
 from petqcd.app import Daemon
@@ -118,6 +123,9 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
     text = text.replace("reply_timeout_s = 0.5\n", "").replace("poll_s = 0.2", "poll_s = 1\nreply_timeout_s = 5")
     path.write_text(text.replace("simulated = true\n", f"simulated = true\n{BOARD_BIAS}", 1))
     config = load_config(path)
+    detector = Detector(load_profile("bench", source="none"), 3, [Fault.parse("F14=300")])
+    faults = LiveFaults({"detector": DetectorFaults(detector)}, detector.plan.faults)
+    control = stack.enter_context(serving(faults, folder / "control.sock"))
     ready, found = threading.Event(), []
 
     async def serve() -> None:
@@ -125,6 +133,7 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
         async with Daemon(config, folder / "state") as daemon:
             await store(daemon, runs)
+            daemon.device.control.path = control
             for role in Role:
                 await daemon.accounts.users.add(f"one-{role}", role, WORDS, by="test")
             while not all(one.answers for one in daemon.instruments):  # noqa: ASYNC110 - nothing tells it

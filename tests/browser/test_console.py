@@ -29,6 +29,7 @@ PAGES = {
     "devices": "/devices",
     "alarms": "/alarms",
     "calibrations": "/calibrations",
+    "faults": "/faults",
     "audit": "/audit",
     "login": "/login",
 }
@@ -144,6 +145,33 @@ def test_by_keyboard_alone(visit: Callable[..., Any]) -> None:
     page.locator("#report-box summary").focus()
     page.keyboard.press("Enter")
     expect(page.frame_locator("#report-box iframe").get_by_role("heading", level=1)).to_be_visible()
+
+
+def test_a_fault_is_planted_and_taken_away(visit: Callable[..., Any], console: Console) -> None:
+    visitor = visit()
+    page = visitor.login("engineer")
+    page.get_by_role("link", name="Simulator").click()
+    planted = page.get_by_role("region", name="Planted faults")
+    expect(planted.get_by_role("row")).to_have_count(2)
+    page.get_by_label("Fault", exact=True).select_option("F06")
+    expect(page.locator("#means")).to_have_text("warmer by K; at most 40")
+    page.get_by_label("Size").fill("7")
+    page.get_by_label("Place").fill("module:0.0.9")
+    page.get_by_role("button", name="Plant it").click()
+    expect(page.locator("#fault-result")).to_contain_text("there is no module:0.0.9")
+    page.get_by_label("Place").fill("module:0.0.1")
+    page.get_by_role("button", name="Plant it").click()
+    expect(page.locator("#fault-result")).to_have_text("Planted: number 2, F06=7:module:0.0.1.")
+    expect(planted.get_by_role("row", name="F06")).to_contain_text("acts")
+    page.get_by_role("button", name="Take away fault 2").click()
+    expect(planted.get_by_role("row")).to_have_count(2)
+    visitor.open("/audit")
+    expect(page.get_by_role("row", name=re.compile("one-engineer.*fault.*F06=7:module:0.0.1")).first).to_be_visible()
+    assert any("409" in problem for problem in visitor.problems)
+    visitor.problems.clear()
+    page = visitor.login("physicist")
+    visitor.open("/faults")
+    expect(page.get_by_role("button", name="Take away fault 1")).to_have_count(0)
 
 
 def test_two_runs_are_chosen_and_compared(visit: Callable[..., Any]) -> None:

@@ -89,6 +89,23 @@ def test_loopback_reads_and_is_refused_everything_else(tmp_path: Path, board_con
     asyncio.run(work())
 
 
+def test_the_page_of_faults_is_of_a_simulated_readout_only(tmp_path: Path, board_config: Path) -> None:
+    async def work() -> None:
+        async with daemon(tmp_path, board_config) as d:
+            status, _, page = await asyncio.to_thread(ask, d.http, "GET", "/faults")
+            assert status == 200
+            assert b"no control socket of a simulator is known" in page  # nobody said where it is
+            assert b"Simulator</a>" in page
+            device = d.config.device[0].model_copy(update={"simulated": False})
+            d.config = d.config.model_copy(update={"device": (device,)})
+            status, _, page = await asyncio.to_thread(ask, d.http, "GET", "/faults")
+            assert status == 404
+            assert b"is no simulation" in page
+            assert b"Simulator</a>" not in page
+
+    asyncio.run(work())
+
+
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "petqcd", "localhost@evil.example"])
 def test_a_wrong_host_is_refused_on_loopback_too(tmp_path: Path, board_config: Path, host: str) -> None:
     async def work() -> None:

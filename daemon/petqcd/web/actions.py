@@ -66,6 +66,7 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("GET", "/devices"): VIEW,
     ("GET", "/alarms"): VIEW,
     ("GET", "/calibrations"): VIEW,
+    ("GET", "/faults"): VIEW,
     ("GET", "/audit"): "audit",
     ("GET", "/static/{name}"): ANYBODY,
     ("GET", "/metrics"): VIEW,

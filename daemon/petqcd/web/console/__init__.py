@@ -14,6 +14,7 @@ from petqcd.web.console import (
     calibrations,
     compare,
     devices,
+    faults,
     history,
     login,
     run,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from petqcd.app import Daemon
 
-PAGES = (static, login, today, history, run, compare, trends, devices, alarms, calibrations, audit)
+PAGES = (static, login, today, history, run, compare, trends, devices, alarms, calibrations, faults, audit)
 
 
 def add_console(app: FastAPI, daemon: Daemon) -> None:

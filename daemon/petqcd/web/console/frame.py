@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fastapi import Request
 
     from petqcd.app import Daemon
+    from petqcd.security.access import Actor
 
 WEB = Path(__file__).parent.parent
 MENU = (
@@ -30,6 +31,7 @@ MENU = (
     ("/devices", "Devices"),
     ("/alarms", "Alarms"),
     ("/calibrations", "Calibrations"),
+    ("/faults", "Simulator"),
     ("/audit", "Audit"),
 )
 UNSEEN = (str(State.ACTIVE_UNACK), str(State.CLEARED_UNACK))
@@ -58,7 +60,7 @@ class Frame:
         of_session = users.find(who.name) if who.proof is Proof.PASSWORD else None
         common = {
             "path": request.url.path,
-            "menu": [(address, name) for address, name in MENU if address != "/audit" or may(who, "audit")],
+            "menu": [(address, name) for address, name in MENU if address not in self._hidden(who)],
             "who": who,
             "is_logged_in": who.proof is Proof.PASSWORD,
             "is_idle": of_session is not None and of_session.role is not who.role,
@@ -70,6 +72,11 @@ class Frame:
             "version": self.daemon.version,
         }
         return HTMLResponse(_environment().get_template(template).render(**common, **values), status_code=code)
+
+    def _hidden(self, who: Actor) -> set[str]:
+        """Pages that are not in the menu: there is nothing on them for whoever asks."""
+        hidden = set() if may(who, "audit") else {"/audit"}
+        return hidden if self.daemon.config.board.is_simulated else hidden | {"/faults"}
 
 
 def seconds_since(text: str) -> float:

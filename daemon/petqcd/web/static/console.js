@@ -46,7 +46,7 @@ async function send(element, body) {
   }
 }
 
-function tell(element, text, isProblem) {
+export function tell(element, text, isProblem) {
   if (!element) return;
   element.textContent = text;
   element.classList.toggle("problem", isProblem);
