@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import logging
+import math
 import os
 from contextlib import AsyncExitStack, suppress
 from datetime import datetime
@@ -14,7 +15,7 @@ from petqcd import clock, process_health
 from petqcd.baselines import Baselines
 from petqcd.calibrations import Calibrations
 from petqcd.client import SOCKET_NAME
-from petqcd.errors import ConfigError, DaemonError, NotFoundError
+from petqcd.errors import ConfigError, DaemonError, NotFoundError, StoreError
 from petqcd.instruments.collection import Instruments
 from petqcd.interlocks.alarm_keeper import AlarmKeeper
 from petqcd.interlocks.bias_control import BiasControl
@@ -28,19 +29,19 @@ from petqcd.off.kept_outputs import KeptOutputs
 from petqcd.off.output_settings import configured_outputs
 from petqcd.off.retired import Retired
 from petqcd.off.safe_state import HARDWARE_SWITCH, SafeOutcome, SafeState, together
-from petqcd.progress import Bus
+from petqcd.progress import Bus, Event
 from petqcd.readiness import Readiness
 from petqcd.readout.supervisor import BiasState, DeviceSupervisor
 from petqcd.runs import RunManager
 from petqcd.scheduler import Scheduler
 from petqcd.security.access import daemon_itself
 from petqcd.security.accounts import Accounts
-from petqcd.security.audit import Audit
+from petqcd.security.audit import Audit, newest
 from petqcd.store import Store, database_of
 from petqcd.store.disk import Disk, DiskLevel
 from petqcd.store.nightly_backup import Backups
 from petqcd.web.api import make_app
-from petqcd.web.server import Server, Tls, make_server, tcp_socket, unix_socket
+from petqcd.web.server import Connections, Server, Tls, make_server, tcp_socket, unix_socket
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING_EVERY_S = 5.0
+AUDIT_EVERY_S = 3600.0
 _SAFE = {BiasState.OFF_CONFIRMED: SafeState.IN_SAFE_STATE, BiasState.OFF_COMMANDED: SafeState.SAFE_COMMANDED}
 
 
@@ -309,16 +311,22 @@ class Daemon:
             self._tls = Tls(api.tls_certificate, api.tls_key)
         reading = tcp_socket(api.host, api.port)
         self._stack.callback(reading.close)
-        commanding = unix_socket(self.state_dir)
+        commanding = unix_socket(self.state_dir, api.socket_group)
         self._stack.callback(commanding.close)
         self._stack.callback(lambda: (self.state_dir / SOCKET_NAME).unlink(missing_ok=True))
         host, port = reading.getsockname()[:2]
         self.http = f"{'http' if self._tls is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
+        counted = Connections(
+            api.connections_per_source, lambda: self.metrics.add("petqc_http_connections_refused_total")
+        )
         servers: list[Server] = []
         tasks = []
         for listener, on_socket in ((reading, False), (commanding, True)):
-            server = make_server(
-                make_app(self, on_socket=on_socket), on_socket=on_socket, tls=None if on_socket else self._tls
+            application = make_app(self, on_socket=on_socket)
+            server = (
+                make_server(application)
+                if on_socket
+                else make_server(application, tls=self._tls, connections=counted, most=api.connections)
             )
             name = "command socket" if on_socket else "TCP listener"
             tasks.append(asyncio.create_task(server.serve(sockets=[listener]), name=name))
@@ -344,9 +352,24 @@ class Daemon:
         if await asyncio.to_thread(self.disk.look) >= DiskLevel.RUNS_STOP and self.runs.progress is not None:
             self.runs.abort(f"{self.disk.told}; the run was stopped while it could still be stored")
 
+    async def _publish_audit(self) -> None:
+        """Say how far the audit log goes, where somebody else keeps it: cutting off its end then shows."""
+        head = await asyncio.to_thread(newest, self.store)
+        log.info("audit log: row %d, hash %s", head.number, head.hash)
+        self.bus.publish(Event("audit", {"number": head.number, "hash": head.hash, "at": clock.utc_text()}))
+        self.metrics.set("petqc_audit_rows", head.number)
+        self.metrics.set("petqc_audit_published_timestamp_seconds", clock.unix_s())
+
     async def _housekeeping(self) -> None:
         dropped = 0
+        published_s = -math.inf
         while True:
+            if clock.monotonic_s() - published_s >= AUDIT_EVERY_S:
+                try:
+                    await self._publish_audit()
+                    published_s = clock.monotonic_s()
+                except StoreError as error:  # the next round tries again
+                    log.error("the newest row of the audit log cannot be read: %s", error)  # noqa: TRY400
             await self._watch_disk()
             self.metrics.set("petqc_store_wal_bytes", self.store.wal_bytes)
             self.metrics.add("petqc_listeners_dropped_total", self.bus.dropped - dropped)
@@ -354,4 +377,5 @@ class Daemon:
             await self.audit.flush()
             if self._tls is not None:
                 await asyncio.to_thread(self._tls.refresh)
+                self.metrics.set("petqc_tls_certificate_expiry_timestamp_seconds", self._tls.expires_unix_s)
             await asyncio.sleep(HOUSEKEEPING_EVERY_S)

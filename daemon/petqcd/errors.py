@@ -65,6 +65,12 @@ class UnknownActorError(DaemonError):
     exit_code = EXIT_USAGE
 
 
+class PasswordAgainError(UnknownActorError):
+    """It is known who is logged in, but for this the password has to be given again."""
+
+    code = "password-again"
+
+
 class NotAllowedError(DaemonError):
     """Whoever asks may not do this."""
 

@@ -329,6 +329,19 @@ METRICS: tuple[Metric, ...] = (
     Metric("petqc_mqtt_told_total", "counter", "Results and alarms that the broker confirmed."),
     Metric("petqc_mqtt_refused_total", "counter", "Messages that the broker refused to deliver, by its access list."),
     Metric("petqc_mqtt_commands_refused_total", "counter", "Commands through the broker that were refused."),
+    Metric(
+        "petqc_tls_certificate_expiry_timestamp_seconds",
+        "gauge",
+        "Unix time when the certificate of the HTTP listener ends; 0: it has none.",
+    ),
+    Metric("petqc_http_refused_total", "counter", "Commands over HTTP that were not let through; see the audit log."),
+    Metric("petqc_http_connections_refused_total", "counter", "Connections closed because their source had too many."),
+    Metric("petqc_audit_rows", "gauge", "Number of the newest row of the audit log when it was last published."),
+    Metric(
+        "petqc_audit_published_timestamp_seconds",
+        "gauge",
+        "Unix time when number and hash of that row were last written into the daemon's log and told to the broker.",
+    ),
     Metric("petqc_retention_deleted_bytes_total", "counter", "Files of old runs that were deleted to make room."),
     Metric("petqc_listeners_dropped_total", "counter", "Listeners for live events dropped because they did not read."),
 )

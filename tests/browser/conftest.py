@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import shutil
 import socket
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -102,9 +104,25 @@ def nothing_left_behind_by_all() -> Iterator[None]:
     assert left == []
 
 
+def amounts() -> Counter[str]:
+    """How many threads, descriptors and processes there are of each kind: one may be made anew, not one more."""
+    found = Counter(f"thread {re.sub(r'[0-9]+', '#', thread.name)}" for thread in threading.enumerate())
+    found.update(f"descriptor {target.partition(':[')[0]}" for target in _descriptors().values())
+    found["processes"] = len(_children())
+    found.pop("thread asyncio_#", None)  # Playwright writes pictures in them
+    return found
+
+
 @pytest.fixture(autouse=True)
-def nothing_left_behind() -> None:
-    """Connections of the daemon come and go between two tests as they like: `nothing_left_behind_by_all` looks."""
+def nothing_left_behind(console: Console, browser: Browser) -> Iterator[None]:
+    """Fail the test that leaves something, around daemon and browser, which are of all."""
+    before = amounts()
+    yield
+    deadline_s = time.monotonic() + EXPECT_MS / 1000
+    while (more := amounts() - before) and time.monotonic() < deadline_s:
+        gc.collect()
+        time.sleep(0.02)
+    assert not more
 
 
 @pytest.fixture(scope="module")

@@ -93,12 +93,18 @@ def create_token(
         typer.Option(help="Action it is limited to, such as view; may be repeated. Default: its role."),
     ] = None,
     days: Annotated[float, typer.Option(help="How long it holds, at most 366.")] = 90.0,
+    network: Annotated[
+        list[str] | None, typer.Option(help="From where it may be used, such as 10.1.0.0/16; may be repeated.")
+    ] = None,
+    device: Annotated[list[str] | None, typer.Option(help="Bias source it may command; may be repeated.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="Kind of run it may start; may be repeated.")] = None,
     config: ConfigFile = None,
     state_dir: StateDir = None,
     as_json: Json = False,
 ) -> None:
     """Make a token and show it, this once: only its hash is kept."""
     body = {"name": name, "role": role, "scope": scope or None, "days": days}
+    body |= {"networks": network or None, "devices": device or None, "kinds": kind or None}
     found = _post("/api/v1/tokens", body, config, state_dir)
     if as_json:
         give_json(found)
@@ -115,6 +121,8 @@ def list_tokens(*, config: ConfigFile = None, state_dir: StateDir = None, as_jso
         return
     for token in found["tokens"]:
         scope = " ".join(token["scope"]) if token["scope"] is not None else "all of its role"
+        for name in ("networks", "devices", "kinds"):
+            scope += f", {name}: {' '.join(token[name])}" if token[name] is not None else ""
         end = f"revoked {token['revoked_at'][:10]}" if token["revoked_at"] else f"until {token['expires_at'][:10]}"
         used = f"used {token['used_at'][:10]}" if token["used_at"] else "never used"
         sys.stdout.write(f"{token['name']}\t{token['role']}\t{scope}\t{end}\t{used}\n")

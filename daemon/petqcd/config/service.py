@@ -62,6 +62,13 @@ class ApiConfig(Model):
     """PEM file with the certificate and those between it and a known authority; read again when it changes."""
     tls_key: Path | None = None
     """PEM file with its private key, readable by the daemon only."""
+    connections: Annotated[int, Field(ge=10, le=1000)] = 100
+    """Most at once; of more, requests are answered 503."""
+    connections_per_source: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Most at once of one address; more are closed. This host is not counted: all its programs have one address."""
+    socket_group: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] | None = None
+    """System group that may use the UNIX socket (mode 0660), each member with the role of their group petqc-observer,
+    petqc-physicist or petqc-engineer; none: only the daemon's own user and root."""
     anonymous: bool = True
     """Whether whoever reaches a loopback listener may look without logging in. Elsewhere nobody ever may."""
 

@@ -307,6 +307,24 @@ ALERTS: tuple[Alert, ...] = (
         "The broker's access list does not fit, or somebody commands who may not: the audit log has each.",
     ),
     Alert(
+        "PetqcCertificateEnds", "service", "warning", "1h",
+        "(petqc_tls_certificate_expiry_timestamp_seconds > 0) - time() < 30 * 86400",
+        "{{ $labels.scanner }}: the certificate of the console and the API ends in {{ $value | humanizeDuration }}",
+        "Put a new certificate and its key in place of the files that [api] names; petqcd takes them within seconds.",
+    ),
+    Alert(
+        "PetqcCommandsRefused", "service", "warning", "0m",
+        "increase(petqc_http_refused_total[1h]) > 20",
+        "{{ $labels.scanner }}: more than twenty commands in an hour were not let through",
+        "`petqc audit` names who asked for what from where: a script with the wrong token, or somebody who tries.",
+    ),
+    Alert(
+        "PetqcAuditNotPublished", "service", "warning", "0m",
+        "time() - (petqc_audit_published_timestamp_seconds > 0 or petqc_start_time_seconds) > 3 * 3600",
+        "{{ $labels.scanner }}: how far the audit log goes was not published for {{ $value | humanizeDuration }}",
+        "The history cannot be read: the daemon's log has the reason. `petqc audit verify` checks the whole log.",
+    ),
+    Alert(
         "PetqcHistoryNotSaved", "service", "warning", "15m",
         "petqc_store_wal_bytes > 64 * 1024 * 1024",
         "{{ $labels.scanner }}: the history's log has {{ $value | humanize1024 }}B that are not in its file yet",

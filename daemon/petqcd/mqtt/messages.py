@@ -13,6 +13,7 @@ STATUS = "status"
 COMMANDS = "command/#"
 ANSWER = "command/answer"
 ALARM = "alarm/"
+AUDIT = "audit"
 
 
 def result(run: Run, sequence: int) -> tuple[str, dict[str, Any]]:
@@ -42,6 +43,11 @@ def alarm(document: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return f"{ALARM}{document['id']}", dict(document)
 
 
+def audit(document: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Topic and content of how far the audit log goes: number and hash of its newest row."""
+    return AUDIT, dict(document)
+
+
 def progress(document: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Topic and content of where a run is."""
     return f"run/{document['kind']}/progress", dict(document)
@@ -49,4 +55,4 @@ def progress(document: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def is_retained(topic: str) -> bool:
     """Whether the broker keeps the last message for those who come later: what is, not what happened."""
-    return topic == STATUS or topic.startswith(ALARM)
+    return topic in {STATUS, AUDIT} or topic.startswith(ALARM)

@@ -113,6 +113,8 @@ class Mqtt:
                 while (event := await queue.get()) is not None:
                     if event.name == "alarm":
                         await self._keep(*messages.alarm(event.data))
+                    elif event.name == "audit":
+                        await self._keep(*messages.audit(event.data))
                     elif event.name == "progress":
                         topic, content = messages.progress(event.data)
                         self._progress[topic] = content

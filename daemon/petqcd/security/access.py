@@ -33,7 +33,8 @@ class Proof(enum.StrEnum):
 class Actor:
     """Who acts. role: None may do nothing but what anybody may. source: address, or process on this host.
 
-    scope: actions that a token is limited to; None: all of its role.
+    scope: actions that a token is limited to; None: all of its role. devices, kinds: bias sources and kinds of runs
+    that a token may command; None: any.
     """
 
     name: str
@@ -41,12 +42,18 @@ class Actor:
     proof: Proof
     source: str
     scope: frozenset[str] | None = None
+    devices: frozenset[str] | None = None
+    kinds: frozenset[str] | None = None
 
     def document(self) -> dict[str, Any]:
         """Plain types for the audit log and for JSON."""
         found = asdict(self)
         found["role"], found["proof"] = self.role and str(self.role), str(self.proof)
         found["scope"] = None if self.scope is None else sorted(self.scope)
+        for name in ("devices", "kinds"):
+            allowed = found.pop(name)
+            if allowed is not None:
+                found[name] = sorted(allowed)
         return found
 
     @property

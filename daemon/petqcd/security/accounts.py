@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from petqcd.errors import UnknownActorError
 from petqcd.security.access import Actor, Proof
+from petqcd.security.answers import Answers
 from petqcd.security.sessions import LoginLimit, Sessions
 from petqcd.security.tokens import Tokens
 from petqcd.security.users import Users
@@ -29,6 +30,7 @@ class Accounts:
         self.users = Users(store)
         self.tokens = Tokens(store)
         self.sessions = Sessions(self.users)
+        self.answers = Answers(store)
         self._limit = LoginLimit()
         self._seen: set[tuple[str, str]] = set()
 
@@ -36,6 +38,22 @@ class Accounts:
         """Read them; called once, at start."""
         await self.users.load()
         await self.tokens.load()
+
+    async def prove(self, by: Actor, password: str) -> None:
+        """Check the password of somebody who is logged in.
+
+        Raises:
+            TooManyError: too many were wrong.
+            UnknownActorError: this one is wrong.
+        """
+        keys = f"source {by.source}", f"user {by.name}"
+        self._limit.require(*keys)
+        if await self.users.check(by.name, password) is None:
+            self._limit.failed(*keys)
+            await self._audit.note(by, "password again", "console", outcome="refused")
+            raise UnknownActorError("the password is wrong")
+        self._limit.succeeded(*keys)
+        await self._audit.note(by, "password again", "console", outcome="done")
 
     async def login(self, name: str, password: str, source: str) -> User:
         """Check a password.

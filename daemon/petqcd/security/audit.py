@@ -202,6 +202,13 @@ class Audit:
         return await self.store.write(write)
 
 
+def newest(reader: Reader) -> Head:
+    """The newest row; reads the history."""
+    audit = schema.audit.c
+    rows = reader.rows(select(audit.number, audit.hash).order_by(audit.number.desc()).limit(1))
+    return Head(rows[0]["number"], rows[0]["hash"]) if rows else Head(0, "")
+
+
 def entries(
     reader: Reader, *, limit: int = 100, before: int | None = None, actor: str | None = None
 ) -> list[dict[str, Any]]:

@@ -22,6 +22,8 @@ IDLE_S = 15 * 60.0
 LONGEST_S = 12 * 3600.0
 LONGEST_OBSERVER_S = 30 * 86_400.0
 """Of a display on a wall, which may only look."""
+PROVED_S = 5 * 60.0
+"""After the password was given; then what energises, raises limits or bypasses asks for it again."""
 MOST_SESSIONS = 500
 
 FREE_FAILURES = 5
@@ -32,11 +34,12 @@ _MOST_SOURCES = 2000
 
 @dataclass(slots=True)
 class Session:
-    """One login. Times of the monotonic clock."""
+    """One login. Times of the monotonic clock. proved_s: when the password was given last."""
 
     user: str
     began_s: float
     used_s: float
+    proved_s: float
 
 
 class Sessions:
@@ -60,8 +63,19 @@ class Sessions:
             self._sessions.popitem(last=False)
         secret = secrets.token_urlsafe(32)
         now_s = self._now_s()
-        self._sessions[_hash(secret)] = Session(user.name, now_s, now_s)
+        self._sessions[_hash(secret)] = Session(user.name, now_s, now_s, now_s)
         return secret
+
+    def prove(self, secret: str) -> None:
+        """The password was given again."""
+        session = self._sessions.get(_hash(secret))
+        if session is not None:
+            session.proved_s = session.used_s = self._now_s()
+
+    def is_proved(self, secret: str) -> bool:
+        """Whether the password was given a moment ago."""
+        session = self._sessions.get(_hash(secret))
+        return session is not None and self._now_s() - session.proved_s <= PROVED_S
 
     def end(self, secret: str) -> None:
         """End a session, if there is one."""

@@ -8,6 +8,7 @@ import re
 import secrets
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import insert, select, update
@@ -18,7 +19,7 @@ from petqcd.security.access import Actor, Proof, Role
 from petqcd.store import schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -29,6 +30,55 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 MOST_DAYS = 366
 DAY_S = 86_400.0
 _USED_EVERY_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Restriction:
+    """What a token is limited to besides its scope; None: nothing.
+
+    networks: from which it may be used, such as 10.1.0.0/16. devices: bias sources. kinds: of runs.
+    """
+
+    networks: tuple[str, ...] | None = None
+    devices: tuple[str, ...] | None = None
+    kinds: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(
+        cls, networks: Sequence[str] | None, devices: Sequence[str] | None, kinds: Sequence[str] | None
+    ) -> Restriction:
+        """From lists.
+
+        Raises:
+            RefusedError: what should be a network is none, or a name has a space.
+        """
+        try:
+            nets = None if networks is None else tuple(str(ip_network(one)) for one in networks)
+        except ValueError as error:
+            raise RefusedError(f"{error}: a network is written 10.1.0.0/16, one address 10.1.2.3") from error
+        if any(" " in name for name in (*(devices or ()), *(kinds or ()))):
+            raise RefusedError("a name of a device or of a kind of run has no space in it")
+        return cls(nets, None if devices is None else tuple(devices), None if kinds is None else tuple(kinds))
+
+    def fits(self, source: str) -> bool:
+        """Whether it may be used from an address."""
+        if self.networks is None:
+            return True
+        try:
+            address = ip_address(source)
+        except ValueError:
+            return False
+        return any(address in ip_network(network) for network in self.networks)
+
+    def texts(self) -> dict[str, str | None]:
+        """For the table: names with spaces between."""
+        return {name: None if value is None else " ".join(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_texts(cls, row: Mapping[str, Any]) -> Restriction:
+        """As `texts` wrote it."""
+        names = ("networks", "devices", "kinds")
+        return cls(*(None if row[name] is None else tuple(row[name].split()) for name in names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +93,18 @@ class Token:
     expires_at: str
     revoked_at: str | None = None
     used_at: str | None = None
+    restriction: Restriction = Restriction()
 
     def document(self) -> dict[str, Any]:
         """Plain types for JSON."""
-        return {**asdict(self), "role": str(self.role), "scope": None if self.scope is None else sorted(self.scope)}
+        found = asdict(self)
+        limits = {name: value and list(value) for name, value in found.pop("restriction").items()}
+        return {
+            **found,
+            **limits,
+            "role": str(self.role),
+            "scope": None if self.scope is None else sorted(self.scope),
+        }
 
     def holds(self, unix_s: float) -> bool:
         """Whether it may be used now."""
@@ -73,7 +131,12 @@ class Tokens:
             values = {key: row[key] for key in ("name", "created_at", "created_by", "expires_at")}
             scope = None if row["scope"] is None else frozenset(row["scope"].split())
             self._tokens[row["hash"]] = Token(
-                role=Role(row["role"]), scope=scope, revoked_at=row["revoked_at"], used_at=row["used_at"], **values
+                role=Role(row["role"]),
+                scope=scope,
+                revoked_at=row["revoked_at"],
+                used_at=row["used_at"],
+                restriction=Restriction.from_texts(row),
+                **values,
             )
 
     def listing(self) -> list[Token]:
@@ -81,7 +144,14 @@ class Tokens:
         return sorted(self._tokens.values(), key=lambda token: token.name)
 
     async def create(
-        self, name: str, role: Role, *, scope: frozenset[str] | None, days: float, by: str
+        self,
+        name: str,
+        role: Role,
+        *,
+        scope: frozenset[str] | None,
+        days: float,
+        by: str,
+        restriction: Restriction = Restriction(),
     ) -> tuple[Token, str]:
         """Make a token; it and its secret, which is not kept.
 
@@ -96,10 +166,11 @@ class Tokens:
             raise RefusedError(f"a token holds for at most {MOST_DAYS} days, not {days:g}")
         secret = PREFIX + secrets.token_urlsafe(32)
         end = clock.utc_text(self._unix_s() + days * DAY_S)
-        token = Token(name, role, scope, clock.utc_text(self._unix_s()), by, end)
+        token = Token(name, role, scope, clock.utc_text(self._unix_s()), by, end, restriction=restriction)
 
         def write(connection: Connection) -> None:
-            values = token.document() | {"hash": _hash(secret), "scope": None if scope is None else " ".join(scope)}
+            values = token.document() | restriction.texts()
+            values |= {"hash": _hash(secret), "scope": None if scope is None else " ".join(scope)}
             connection.execute(insert(schema.tokens).values(**values))
 
         await self._store.write(write)
@@ -119,15 +190,24 @@ class Tokens:
         raise NotFoundError(f"there is no token {name!r} that holds")
 
     async def actor(self, secret: str, source: str) -> Actor | None:
-        """Who shows a token; None: it is not known, or has ended."""
+        """Who shows a token; None: it is not known, has ended, or may not be used from this address."""
         key = _hash(secret)
         token = self._tokens.get(key)
         now_s = self._unix_s()
-        if token is None or not token.holds(now_s):
+        if token is None or not token.holds(now_s) or not token.restriction.fits(source):
             return None
         if token.used_at is None or now_s - datetime.fromisoformat(token.used_at).timestamp() > _USED_EVERY_S:
             await self._set(key, used_at=clock.utc_text(now_s))
-        return Actor(token.name, token.role, Proof.TOKEN, source, token.scope)
+        devices, kinds = token.restriction.devices, token.restriction.kinds
+        return Actor(
+            token.name,
+            token.role,
+            Proof.TOKEN,
+            source,
+            token.scope,
+            None if devices is None else frozenset(devices),
+            None if kinds is None else frozenset(kinds),
+        )
 
     async def _set(self, key: str, **values: str) -> None:
         self._tokens[key] = replace(self._tokens[key], **values)  # type: ignore[arg-type]  # only texts

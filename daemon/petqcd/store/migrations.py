@@ -43,9 +43,18 @@ def _annotations(connection: Connection) -> None:
     schema.annotated.create(connection, checkfirst=True)
 
 
+def _commands(connection: Connection) -> None:
+    schema.answers.create(connection, checkfirst=True)
+    there = {column["name"] for column in inspect(connection).get_columns("tokens")}
+    for name in ("networks", "devices", "kinds"):
+        if name not in there:  # step 2 may just have made the table, as it is now
+            connection.exec_driver_sql(f"ALTER TABLE tokens ADD COLUMN {name} VARCHAR")
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(2, "messages that wait for the broker", _outbox),
     Migration(3, "remarks in the trends", _annotations),
+    Migration(4, "answers of commands, and restrictions of tokens", _commands),
 )
 """Every step, in order. A step that changes a table spells out how it was before and is never edited afterwards."""
 

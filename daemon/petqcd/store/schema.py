@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.sql.compiler import SQLCompiler
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 metadata = MetaData()
 
@@ -160,6 +160,22 @@ tokens = Table(
     Column("expires_at", String, nullable=False),
     Column("revoked_at", String),
     Column("used_at", String),
+    # What it is restricted to, with spaces between; none: nothing.
+    Column("networks", String),
+    Column("devices", String),
+    Column("kinds", String),
+)
+
+answers = Table(
+    "answers",
+    metadata,
+    # Commands that carried an id: claimed before they were done, answered after; status none: not answered.
+    Column("actor", String, primary_key=True),
+    Column("request_id", String, primary_key=True),
+    Column("said", String, nullable=False),  # SHA-256 of the command
+    Column("unix_s", Float, nullable=False),
+    Column("status", Integer),
+    Column("body", Text),
 )
 
 outbox = Table(

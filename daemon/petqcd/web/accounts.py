@@ -10,10 +10,11 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from petqcd.errors import RefusedError
+from petqcd.security.access import Proof as How
 from petqcd.security.access import Role
 from petqcd.security.audit import entries
 from petqcd.security.sessions import LONGEST_OBSERVER_S, LONGEST_S
-from petqcd.security.tokens import MOST_DAYS
+from petqcd.security.tokens import MOST_DAYS, Restriction
 from petqcd.security.users import LONGEST, document
 from petqcd.web.actions import ROLES, may
 from petqcd.web.gate import Gate, Who  # noqa: TC001 - the routes' signatures are read at run time
@@ -36,6 +37,12 @@ class Login(_Body):
     password: Password
 
 
+class Proof(_Body):
+    """Body of giving the password again."""
+
+    password: Password
+
+
 class NewUser(Login):
     """Body of the command that adds a user."""
 
@@ -49,12 +56,19 @@ class Named(_Body):
 
 
 class NewToken(_Body):
-    """Body of the command that makes a token. scope: actions; none: all of the role."""
+    """Body of the command that makes a token. scope: actions; none: all of the role, but what needs to be named.
+
+    networks: from which it may be used; devices: bias sources that it may command; kinds: of runs that it may start;
+    none: any.
+    """
 
     name: Name
     role: Role
     scope: Annotated[list[Name], Field(max_length=50)] | None = None
     days: Annotated[float, Field(gt=0, le=MOST_DAYS)] = 90.0
+    networks: Annotated[list[Name], Field(max_length=20)] | None = None
+    devices: Annotated[list[Name], Field(max_length=100)] | None = None
+    kinds: Annotated[list[Name], Field(max_length=50)] | None = None
 
 
 class Nothing(_Body):
@@ -90,6 +104,16 @@ def add_accounts(app: FastAPI, daemon: Daemon, gate: Gate) -> None:
         response = JSONResponse({"ended": bool(secret)})
         response.delete_cookie(gate.cookie, secure=gate.is_tls, httponly=True, samesite="strict")
         return response
+
+    @app.post("/api/v1/me/password")
+    async def again(body: Proof, request: Request, who: Who) -> dict[str, Any]:
+        """Give the password again: what energises, changes limits or bypasses asks for it after five minutes."""
+        secret = request.cookies.get(gate.cookie)
+        if secret is None or who.proof is not How.PASSWORD:
+            raise RefusedError("only a session of the console has a password")
+        await daemon.accounts.prove(who, body.password)
+        daemon.accounts.sessions.prove(secret)
+        return {"name": who.name}
 
     @app.get("/api/v1/me")
     async def me(who: Who) -> dict[str, Any]:
@@ -152,7 +176,10 @@ def add_management(app: FastAPI, daemon: Daemon) -> None:
         unknown = sorted((scope or frozenset()) - set(ROLES))
         if unknown:
             raise RefusedError(f"there is no action {', '.join(unknown)}; there are: {', '.join(ROLES)}")
-        token, secret = await tokens.create(body.name, body.role, scope=scope, days=body.days, by=who.name)
+        restriction = Restriction.of(body.networks, body.devices, body.kinds)
+        token, secret = await tokens.create(
+            body.name, body.role, scope=scope, days=body.days, by=who.name, restriction=restriction
+        )
         return {**token.document(), "token": secret}
 
     @app.post("/api/v1/tokens/revoke")

@@ -53,6 +53,9 @@ SOCKET_ONLY = frozenset({MANAGE})
 """Not over TCP, whoever asks."""
 TOWARDS_SAFE = frozenset({"off", "abort", "hold"})
 """Acted on first and recorded after, and never limited in rate."""
+CONFIRMED = frozenset({"energise", "change-limits", "bypass"})
+"""In a session of the console the password must have been given in the last five minutes; a token must name the action
+in its scope."""
 READING = frozenset({ANYBODY, VIEW, "session", "audit"})
 """Changes nothing, so the audit log has no row of it."""
 
@@ -97,6 +100,7 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("GET", "/api/v1/me"): "session",
     ("POST", "/api/v1/login"): ANYBODY,
     ("POST", "/api/v1/logout"): "session",
+    ("POST", "/api/v1/me/password"): "session",
     ("POST", "/api/v1/runs"): "start-run",
     ("POST", "/api/v1/abort"): "abort",
     ("POST", "/api/v1/confirm"): "start-run",
@@ -150,7 +154,9 @@ def may(actor: Actor, action: str) -> bool:
         return False
     if action in SOCKET_ONLY and actor.proof is not Proof.SOCKET:
         return False
-    return actor.scope is None or action in actor.scope
+    if actor.scope is None:
+        return not (action in CONFIRMED and actor.proof is Proof.TOKEN)
+    return action in actor.scope
 
 
 def reference_page() -> str:
@@ -169,7 +175,8 @@ def reference_page() -> str:
     ]
     for action, (roles, what) in ROLES.items():
         marks = " | ".join("yes" if role in roles else "–" for role in Role)
-        lines.append(f"| `{action}` | {marks} | {what} |")
+        again = " **Asks for the password again; a token must name it in its scope.**" if action in CONFIRMED else ""
+        lines.append(f"| `{action}` | {marks} | {what}{again} |")
     lines += ["", "## Routes", "", "| route | action |", "| --- | --- |"]
     lines += [f"| `{method} {path}` | `{action}` |" for (method, path), action in ACTIONS.items()]
     return "\n".join(lines) + "\n"

@@ -15,21 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from petqc.errors import QcError
 from petqc.report import content_security_policy
 from petqc.vendor_reports import imported_run
-from petqcd.errors import (
-    DaemonError,
-    InvalidRequestError,
-    NotAllowedError,
-    NotFoundError,
-    RefusedError,
-    StoreError,
-    TooManyError,
-    UnknownActorError,
-    UnreachableError,
-)
+from petqcd.errors import DaemonError, NotFoundError
 from petqcd.off.safe_state import worst
 from petqcd.web.accounts import Nothing, add_accounts, add_management
 from petqcd.web.bias import add_bias
 from petqcd.web.console import add_console
+from petqcd.web.failures import failure
 from petqcd.web.faults import add_faults
 from petqcd.web.gate import Gate, GatedRoute, Who, signed
 from petqcd.web.guard import LOCAL_HOSTS, SOCKET_HOST, Guard
@@ -140,34 +131,14 @@ def make_app(daemon: Daemon, *, on_socket: bool) -> ASGIApp:
 
     @app.exception_handler(DaemonError)
     async def failed(_request: Request, error: DaemonError) -> JSONResponse:
-        headers = {"Retry-After": f"{error.wait_s:.0f}"} if isinstance(error, TooManyError) else None
-        return JSONResponse({"code": error.code, "error": str(error)}, status_code=_status(error), headers=headers)
+        return failure(error)
 
     @app.exception_handler(QcError)
     async def unfit(_request: Request, error: QcError) -> JSONResponse:
-        return JSONResponse({"code": RefusedError.code, "error": str(error)}, status_code=409)
+        return failure(error)
 
     hosts = {SOCKET_HOST} if on_socket else LOCAL_HOSTS | set(api.hosts)
     return Guard(app, hosts=hosts, commands=lambda: on_socket or bool(daemon.accounts.users))
-
-
-def _status(error: DaemonError) -> int:
-    for kind, status in _STATUS.items():
-        if isinstance(error, kind):
-            return status
-    return 500
-
-
-_STATUS: dict[type[DaemonError], int] = {
-    UnknownActorError: 401,
-    NotAllowedError: 403,
-    NotFoundError: 404,
-    RefusedError: 409,
-    InvalidRequestError: 422,
-    TooManyError: 429,
-    StoreError: 503,
-    UnreachableError: 503,
-}
 
 
 def _add_reading(app: FastAPI, daemon: Daemon) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from petqcd import clock
+from petqcd.errors import RefusedError
 from petqcd.interlocks.bypass import LONGEST_S
 from petqcd.web.accounts import Nothing  # noqa: TC001 - likewise
 from petqcd.web.gate import Who  # noqa: TC001 - the routes' signatures are read at run time
@@ -23,10 +26,15 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+Version = Annotated[str, Field(max_length=64)] | None
+"""State of the source that the command is based on, as GET /api/v1/bias gave it; none: any."""
+
+
 class Voltage(_Body):
     """Body of the commands that energise and set; the guard of the driver decides, not this."""
 
     volts: Volts
+    version: Version = None
     reason: Annotated[str, Field(max_length=1000)] = ""
 
 
@@ -35,6 +43,7 @@ class Range(_Body):
 
     v_min: Volts
     v_max: Volts
+    version: Version = None
     reason: Reason
 
 
@@ -65,6 +74,28 @@ class Service(_Body):
     reason: Annotated[str, Field(max_length=1000)] = ""
 
 
+def versioned(sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same with the version of each: it is another one when somebody has commanded the source meanwhile."""
+    return [{**source, "version": _version(source)} for source in sources]
+
+
+def _version(source: dict[str, Any]) -> str:
+    parts = [source[name] for name in ("bias", "commanded_v", "operating_limits", "trip")]
+    parts.append([one["permit"] for one in source["bypasses"]])
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def require_version(sources: list[dict[str, Any]], device: str, version: str | None) -> None:
+    """Refuse a command that is based on how a source was before somebody else commanded it.
+
+    Raises:
+        RefusedError: it is another one now.
+    """
+    now = next((_version(source) for source in sources if source["name"] == device), None)
+    if version is not None and now is not None and version != now:
+        raise RefusedError(f"{device} was changed meanwhile: look at it again before you command it")
+
+
 def add_bias(app: FastAPI, daemon: Daemon) -> None:
     """Add the routes of this file."""
     _add_voltage(app, daemon)
@@ -78,16 +109,18 @@ def _add_voltage(app: FastAPI, daemon: Daemon) -> None:
     @app.get("/api/v1/bias")
     async def sources() -> dict[str, Any]:
         """Every bias source: output, trip, limits, permits, and what stands in the way of energising."""
-        return {"sources": bias.documents(), "readout": daemon.readout_watch.document()}
+        return {"sources": versioned(bias.documents()), "readout": daemon.readout_watch.document()}
 
     @app.post("/api/v1/bias/{device}/on")
     async def on(device: str, body: Voltage) -> dict[str, Any]:
         """Switch on and ramp, if every permit is given; answered once it is there and has settled."""
+        require_version(bias.documents(), device, body.version)
         return await bias.on(device, body.volts)
 
     @app.post("/api/v1/bias/{device}/set")
     async def set_(device: str, body: Voltage) -> dict[str, Any]:
         """Ramp what is on to another voltage."""
+        require_version(bias.documents(), device, body.version)
         return await bias.set(device, body.volts)
 
     @app.post("/api/v1/bias/{device}/stop")
@@ -122,6 +155,7 @@ def _add_interlocks(app: FastAPI, daemon: Daemon) -> None:
     @app.post("/api/v1/bias/{device}/limits")
     async def limits(device: str, body: Range) -> dict[str, Any]:
         """Give other operating limits, inside the hard limit; they hold after a restart too."""
+        require_version(bias.documents(), device, body.version)
         return await bias.limit(device, body.v_min, body.v_max)
 
     @app.post("/api/v1/bias/{device}/bypass")

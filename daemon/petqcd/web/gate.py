@@ -10,11 +10,21 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response
 from fastapi.routing import APIRoute
 
-from petqcd.errors import InvalidRequestError, NotAllowedError, UnknownActorError
+from petqc.errors import QcError
+from petqcd.errors import (
+    DaemonError,
+    InvalidRequestError,
+    NotAllowedError,
+    PasswordAgainError,
+    TooManyError,
+    UnknownActorError,
+)
 from petqcd.security.access import Actor, Proof, Role, actor_on_socket
+from petqcd.security.answers import HEADER, Answer
 from petqcd.security.audit import REQUEST
 from petqcd.security.sessions import RateLimit
-from petqcd.web.actions import ACTIONS, ANYBODY, READING, TOWARDS_SAFE, VIEW, may
+from petqcd.web.actions import ACTIONS, ANYBODY, CONFIRMED, READING, TOWARDS_SAFE, VIEW, may
+from petqcd.web.failures import failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -27,6 +37,8 @@ _SECRETS = frozenset({"password", "token", "secret"})
 _BEARER = "bearer "
 READS_PER_S, READS_BURST = 50.0, 300.0
 COMMANDS_PER_S, COMMANDS_BURST = 20.0, 40.0
+REFUSALS_PER_S, REFUSALS_BURST = 0.1, 20.0
+"""Of one source that go into the audit log; the others are only counted."""
 
 
 class Gate:
@@ -46,6 +58,7 @@ class Gate:
         self._anonymous = anonymous
         self._reads = RateLimit(READS_PER_S, READS_BURST)
         self._commands = RateLimit(COMMANDS_PER_S, COMMANDS_BURST)
+        self._refusals = RateLimit(REFUSALS_PER_S, REFUSALS_BURST)
 
     @property
     def cookie(self) -> str:
@@ -56,13 +69,13 @@ class Gate:
         """Who asks for an action, if they may do it.
 
         Raises:
-            UnknownActorError: nobody is logged in, and somebody must be.
+            UnknownActorError: nobody is logged in, and somebody must be; or the password has to be given again.
             NotAllowedError: whoever it is may not, or a page of elsewhere asks.
             TooManyError: too often.
         """
         if action is None:
             raise NotAllowedError(f"{request.method} {request.url.path} is in no table of actions")
-        actor = await self._actor(request)
+        request.state.actor = actor = await self._actor(request)
         if not self._on_socket and action not in TOWARDS_SAFE:
             limit = self._reads if action in READING else self._commands
             limit.require(f"{actor.proof} {actor.name} {actor.source}")
@@ -72,8 +85,27 @@ class Gate:
         if not may(actor, action):
             if actor.proof is Proof.NONE:
                 raise UnknownActorError(f"log in first: this needs leave to {action}")
-            raise NotAllowedError(f"{actor.name} may not {action}: {_why_not(actor, self.daemon)}")
+            raise NotAllowedError(f"{actor.name} may not {action}: {_why_not(actor, action, self.daemon)}")
+        if actor.devices is not None and (device := request.path_params.get("device", "")) not in actor.devices | {""}:
+            raise NotAllowedError(f"{actor.name} may not {action}: the token is not for {device}")
+        if action in CONFIRMED and actor.proof is Proof.PASSWORD:
+            secret = request.cookies.get(self.cookie, "")
+            if not self.daemon.accounts.sessions.is_proved(secret):
+                raise PasswordAgainError(f"to {action}, give the password again")
         return actor
+
+    async def note_refused(self, request: Request, action: str | None, error: DaemonError) -> None:
+        """Record a command that was not let through; of many from one source, some."""
+        self.daemon.metrics.add("petqc_http_refused_total")
+        host = request.client[0] if request.client else ""
+        try:
+            self._refusals.require(host)
+        except TooManyError:
+            return
+        nobody = Actor("nobody", None, Proof.NONE, host)
+        by = getattr(request.state, "actor", nobody)
+        told = {"outcome": "refused", "code": error.code, "error": str(error)}
+        await self.daemon.audit.note(by, action or "unknown", request.url.path, **told)
 
     async def _actor(self, request: Request) -> Actor:
         host, port = request.client or ("", 0)
@@ -105,26 +137,66 @@ class GatedRoute(APIRoute):
         async def handler(request: Request) -> Response:
             gate: Gate = request.app.state.gate
             action = ACTIONS.get((request.method, self.path))
+            is_command = request.method != "GET" and action not in READING
             try:
-                request.state.actor = actor = await gate.admit(request, action)
-            except UnknownActorError:
-                if self.response_class is PAGE:
+                actor = await gate.admit(request, action)
+            except DaemonError as error:
+                if is_command:
+                    await gate.note_refused(request, action, error)
+                if isinstance(error, UnknownActorError) and self.response_class is PAGE:
                     return RedirectResponse("/login", 303)
                 raise
             REQUEST.set(secrets.token_hex(8))
-            if action in READING or action is None or request.method == "GET":
+            if not is_command or action is None:
                 return await _answer(answer, request)
-            said = await _said(request)
-            reason = str(said.get("reason", "")) if isinstance(said, dict) else ""
-            first = action in TOWARDS_SAFE
-            async with gate.daemon.audit.act(
-                actor, action, request.url.path, new=said, reason=reason, first=first
-            ) as act:
-                response = await _answer(answer, request)
-                act.result = {"status": response.status_code}
-                return response
+
+            async def work() -> Response:
+                return await _audited(gate, answer, request, actor, action)
+
+            request_id = request.headers.get(HEADER)
+            # Off has the same effect however often it comes, and waits for no store.
+            if request_id is None or action in TOWARDS_SAFE:
+                return await work()
+            return await _once(gate, work, request, actor, request_id)
 
         return handler
+
+
+async def _audited(
+    gate: Gate,
+    answer: Callable[[Request], Coroutine[Any, Any, Response]],
+    request: Request,
+    actor: Actor,
+    action: str,
+) -> Response:
+    """Do a command, with its rows in the audit log around it."""
+    said = await _said(request)
+    reason = str(said.get("reason", "")) if isinstance(said, dict) else ""
+    first = action in TOWARDS_SAFE
+    async with gate.daemon.audit.act(actor, action, request.url.path, new=said, reason=reason, first=first) as act:
+        if actor.kinds is not None and action == "start-run":
+            kind = said.get("kind") if isinstance(said, dict) else None
+            if kind not in actor.kinds:
+                raise NotAllowedError(f"{actor.name} may not start a run of kind {kind}: the token is for others")
+        response = await _answer(answer, request)
+        act.result = {"status": response.status_code}
+        return response
+
+
+async def _once(
+    gate: Gate, work: Callable[[], Coroutine[Any, Any, Response]], request: Request, actor: Actor, request_id: str
+) -> Response:
+    """Do a command that has an id, or say again what was said to it; a refusal is an answer, too."""
+    answers, who = gate.daemon.accounts.answers, f"{actor.proof} {actor.name}"
+    known = await answers.claim(who, request_id, request.url.path, await request.body())
+    if known is not None:
+        return Response(known.body, known.status, {"Request-Id": request_id}, media_type="application/json")
+    try:
+        response = await work()
+    except (DaemonError, QcError) as error:
+        response = failure(error)
+    await answers.keep(who, request_id, Answer(response.status_code, bytes(response.body)))
+    return response
 
 
 class PAGE(Response):
@@ -194,9 +266,11 @@ def _require_own_page(request: Request) -> None:
         raise NotAllowedError("commands with a session come from the console's own pages; programs use a token")
 
 
-def _why_not(actor: Actor, daemon: Daemon) -> str:
+def _why_not(actor: Actor, action: str, daemon: Daemon) -> str:
     if actor.scope is not None:
         return "it is not in the scope of the token"
+    if actor.proof is Proof.TOKEN and action in CONFIRMED:
+        return "the scope of the token must name it"
     user = daemon.accounts.users.find(actor.name) if actor.proof is Proof.PASSWORD else None
     if user is not None and user.role is not actor.role:
         return "nothing was done for a while; give the password again"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fastapi import Request  # noqa: TC002 - the route's signature is read at run time
 from fastapi.responses import HTMLResponse  # noqa: TC002
 
+from petqcd.web.bias import versioned
 from petqcd.web.gate import PAGE
 
 if TYPE_CHECKING:
@@ -33,6 +34,6 @@ def add(app: FastAPI, frame: Frame) -> None:
             readout=status["readout_permits"],
             maintenance=status["maintenance"],
             devices=daemon.instruments.documents(),
-            sources={source["name"]: source for source in daemon.bias.documents()},
+            sources={source["name"]: source for source in versioned(daemon.bias.documents())},
             stale_s=STALE_S,
         )

@@ -2,14 +2,43 @@
 // data-then: where to go once it is done (empty: this page again). data-result: id of the element that tells.
 // {name} in data-post is the field of that name; a number is sent times data-times.
 
+// data-version: id of an element whose value says on which state of a device the command is based.
+// What needs the password again asks for it, and then sends the command once more.
+
 const OWN = { "Content-Type": "application/json", "X-Petqc-Console": "1" };
 
-export async function post(path, body) {
-  const answer = await fetch(path, { method: "POST", headers: OWN, body: JSON.stringify(body) });
+const newId = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+
+async function sent(path, body) {
+  const answer = await fetch(path, { method: "POST", headers: { ...OWN, "Request-Id": newId() }, body: JSON.stringify(body) });
   let said = {};
   try { said = await answer.json(); } catch { /* an answer that is no JSON tells nothing more */ }
+  return [answer, said];
+}
+
+export async function post(path, body) {
+  let [answer, said] = await sent(path, body);
+  if (said.code === "password-again" && await passwordAgain()) [answer, said] = await sent(path, body);
   if (!answer.ok) throw new Error(said.error || `the daemon answered ${answer.status}`);
   return said;
+}
+
+// Asks for the password in a dialog; whether it was given.
+function passwordAgain() {
+  const dialog = document.getElementById("again"), form = dialog.querySelector("form"), told = dialog.querySelector(".result");
+  form.reset();
+  told.hidden = true;
+  dialog.returnValue = "";
+  return new Promise((resolve) => {
+    const give = async (event) => {
+      event.preventDefault();
+      const [answer, said] = await sent("/api/v1/me/password", { password: form.elements.password.value });
+      if (answer.ok) dialog.close("given"); else tell(told, said.error || `the daemon answered ${answer.status}`, true);
+    };
+    form.addEventListener("submit", give);
+    dialog.addEventListener("close", () => { form.removeEventListener("submit", give); resolve(dialog.returnValue === "given"); }, { once: true });
+    dialog.showModal();
+  });
 }
 
 function fields(form) {
@@ -21,6 +50,7 @@ function fields(form) {
     else if (field.type === "number") body[field.name] = field.valueAsNumber * Number(field.dataset.times || 1);
     else body[field.name] = field.value;
   }
+  if (form.dataset.version) body.version = document.getElementById(form.dataset.version).value;
   return body;
 }
 
@@ -54,6 +84,7 @@ export function tell(element, text, isProblem) {
 }
 
 document.addEventListener("click", (event) => {
+  if (event.target.closest("[data-close]")) event.target.closest("dialog").close();
   const button = event.target.closest("button[data-post]");
   if (button) send(button, {});
 });

@@ -13,7 +13,11 @@ async function refresh() {
     const next = [...page.querySelectorAll("[data-live]")];
     if (now.map((e) => e.dataset.live).join() !== next.map((e) => e.dataset.live).join()) { location.reload(); return; }
     const focused = document.activeElement?.id;
-    now.forEach((element, i) => element.replaceChildren(...next[i].childNodes));
+    now.forEach((element, i) => {
+      const isOpen = [...element.querySelectorAll("details")].map((one) => one.open); // what somebody opened stays so
+      element.replaceChildren(...next[i].childNodes);
+      element.querySelectorAll("details").forEach((one, k) => { one.open = isOpen[k] ?? one.open; });
+    });
     if (focused && document.activeElement === document.body) document.getElementById(focused)?.focus();
     lost.hidden = true;
     document.body.classList.remove("all-stale");
