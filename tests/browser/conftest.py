@@ -211,7 +211,7 @@ class Visitor:
     def login(self, role: str) -> Page:
         page = self.open("/login")
         page.get_by_label("User").fill(f"one-{role}")
-        page.get_by_label("Password").fill(WORDS)
+        page.get_by_label("Password", exact=True).fill(WORDS)
         page.get_by_role("button", name="Log in").click()
         page.wait_for_url(self.http + "/")
         return page
