@@ -53,7 +53,7 @@ SOCKET_ONLY = frozenset({MANAGE})
 """Not over TCP, whoever asks."""
 TOWARDS_SAFE = frozenset({"off", "abort", "hold"})
 """Acted on first and recorded after, and never limited in rate."""
-CONFIRMED = frozenset({"energise", "change-limits", "bypass"})
+CONFIRMED = frozenset({"energise", "change-limits", "bypass", "maintenance"})
 """In a session of the console the password must have been given in the last five minutes; a token must name the action
 in its scope."""
 READING = frozenset({ANYBODY, VIEW, "session", "audit"})
