@@ -114,8 +114,10 @@ class Services:
 
     def _replayed(self) -> tuple[str, ...]:
         """That the frames are older than the run, where they are."""
+        from petqc.results import REPLAYED
+
         replays = self.config.board.replays
-        told = f"Replayed: the frames are those of {replays}, and say nothing about the detector today."
+        told = f"{REPLAYED}the frames are those of {replays}, and say nothing about the detector today."
         return (told,) if replays else ()
 
     def _environment(self, acquired: Acquired) -> tuple[EnvironmentReading, ...]:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from petqc.past import Past
 
 SCHEMA = "petqc-run/1"
+REPLAYED = "Replayed: "
+"""How the note begins that a run's frames are older than the run."""
 CHART_KINDS = ("ewma", "step", "since_acceptance", "crystals")
 """What follows the dot in the id of a result that compares with the history."""
 _OF_CHARTS = tuple(f".{kind}" for kind in CHART_KINDS)
@@ -230,6 +232,11 @@ class Run:
     past: Past | None = None
     reanalysis_of: str = ""
     channel_spectra: ChannelSpectra | None = None
+
+    @property
+    def replayed(self) -> str:
+        """What it says of the recording that was replayed to it as hardware; empty: none was."""
+        return next((note for note in self.notes if note.startswith(REPLAYED)), "")
 
     @property
     def is_calibration(self) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from tests.unit.run_documents import usual_run
 
 from petqc.channel_map import absolute_channel, asic_node, channel_node
 from petqc.limits import Limits, Status, worst
@@ -590,3 +591,12 @@ def test_a_composed_run_shows_its_parts_with_links(run: Run) -> None:
     assert "../r-1/report.html" in [a.get("href") for t, a in page.elements if t == "a"]
     assert "never began" in page.text
     assert render_pdf(composed).startswith(b"%PDF")
+
+
+def test_a_replayed_run_says_so_instead_of_being_called_simulated() -> None:
+    note = "Replayed: the frames are those of scan.rawf (SHA-256 0123), and say nothing about the detector today."
+    run = usual_run(simulated=True, notes=[note])
+    page = render_html(run)
+    assert "<b>Replayed.</b> The frames are those of scan.rawf (SHA-256 0123)" in page
+    assert "<b>Simulated.</b>" not in page
+    assert "<b>Simulated.</b>" in render_html(usual_run(simulated=True))

@@ -61,7 +61,7 @@ def print_run(run: Run, *, everything: bool = False, where: Mapping[str, str] | 
     """
     out = console()
     head = Text.assemble(status_text(str(run.verdict)), "  ", (run.sentence, "bold"))
-    mark = "SIMULATED · " if run.simulated else ""
+    mark = "REPLAYED · " if run.replayed else "SIMULATED · " if run.simulated else ""
     what = run.kind if run.kind.startswith("calibrate-") else f"{run.kind} QC"
     out.print(Text(f"{mark}{what} of {run.scanner or 'unnamed scanner'} · run {run.run_id}", "bold"))
     out.print(head)

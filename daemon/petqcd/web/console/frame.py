@@ -69,6 +69,7 @@ class Frame:
             "alarms_unseen": sum(alarm["state"] in UNSEEN for alarm in self.daemon.alarms.documents()),
             "scanner": self.daemon.config.scanner.name,
             "simulated": self.daemon.config.board.is_simulated,
+            "replays": self.daemon.config.board.replays,
             "version": self.daemon.version,
         }
         return HTMLResponse(_environment().get_template(template).render(**common, **values), status_code=code)
