@@ -61,6 +61,8 @@ BASELINES = frozenset(
     }
 )  # fmt: skip
 """Checks whose healthy values become baselines, as a site's [baseline] would have them."""
+KNOWN_TO = 0.006
+"""What one run does not know to this share is no baseline: limits of a few per cent around it would make alarms."""
 OF_THE_MR = frozenset({"F24"})
 """What takes minutes of a sequence: seen by the run with the MR idle, under stress and idle again."""
 IN_WHOLE_NUMBERS = frozenset({"F01", "F20", "F21"})
@@ -184,7 +186,9 @@ def baselines_of(run: Run) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = defaultdict(dict)
     for c in run.checks:
         # One run does not know single pairs of modules well enough to hold others against it.
-        if c.id in BASELINES and c.value is not None and " - " not in c.node:
+        if c.id not in BASELINES or c.value is None or " - " in c.node:
+            continue
+        if (c.uncertainty or 0.0) <= KNOWN_TO * abs(c.value):
             found[c.id][c.node] = c.value
     return dict(found)
 

@@ -425,3 +425,41 @@ def test_a_module_whose_flight_times_are_too_long_needs_a_calibration_of_its_tdc
     found, _ = diagnose(TOPOLOGY, a_run(scales))
     assert [(h.cause[:3], h.node) for h in found] == [("F12", "module:0.0.2")]
     assert found[0].evidence[0] == "flight times are measured +0.90 ± 0.10 % from what light needs"
+
+
+def without_channels(run, **sums):
+    """A run of few counts: no channel has numbers of its own, and every ASIC has some."""
+    for column in run.columns:
+        if column.id in sums:
+            column.value[:] = np.nan
+            for i, name in enumerate(TOPOLOGY.asic_nodes):
+                value, error = sums[column.id][i], ERRORS[column.id]
+                run.checks.append(
+                    CheckResult.measured(column.id, name, value, column.unit, error, 900, WIDE[column.id])
+                )
+    return run
+
+
+WIDE = {"photopeak": Limits(496.0, 506.0, 516.0, 526.0), "energy_resolution": Limits(warn_high=11.5, fail_high=12.0)}
+
+
+def test_where_channels_have_too_few_counts_their_asics_speak():
+    peak, width = np.full(MODULES * 4, 511.0), np.full(MODULES * 4, 10.5)
+    peak[6], width[6], width[9] = 440.0, 13.0, 13.0
+    found, _ = diagnose(TOPOLOGY, without_channels(a_run(), photopeak=peak, energy_resolution=width))
+    named = {h.node: h for h in found}
+    assert {node: h.cause[:3] for node, h in named.items()} == {"asic:0.0.6": "F09", "asic:0.0.9": "F28"}
+    assert any(told.startswith("photopeak -13.9 ± ") and "mean of" not in told for told in named["asic:0.0.6"].evidence)
+    assert diagnose(TOPOLOGY, without_channels(a_run(), photopeak=np.full(MODULES * 4, 511.0))) == ([], "")
+
+
+def test_an_output_that_feeds_one_asic_is_named_as_what_the_cause_sits_in():
+    index = np.arange(4 * 256)
+    one = Topology.from_channels(
+        index.astype(np.int32), column=(index % 16).astype(np.int16), row=(index // 16 % 16).astype(np.int16),
+        bias_output={int(i): (0, int(i) // 64 % 64) for i in index},
+    )  # fmt: skip
+    wide = flagged("timing_width", "asic:0.0.6", 290.0, "ps", Limits(warn_high=234.0, fail_high=256.0))
+    drift, _ = diagnose(one, a_run(photopeak=at(asic(6), -21.0)))
+    scale, _ = diagnose(one, a_run([wide], timing_width=at(asic(6), 60.0), module_time_offset=at(asic(6), -80.0)))
+    assert [(h.cause[:3], h.node) for h in (drift[0], scale[0])] == [("F03", "bias:0.0.0.6"), ("F12", "asic:0.0.6")]

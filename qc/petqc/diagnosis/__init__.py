@@ -79,8 +79,10 @@ def diagnose(topology: Topology, run: Run) -> tuple[list[Hypothesis], str]:
     witnesses = Witnesses(run, topology.module_nodes)
     groups = _groups(_signs(topology, run, nodes, found))
     ranked: list[tuple[float, int, Hypothesis]] = []
-    for number, (group, share) in enumerate(zip(groups, _shares(groups, is_out), strict=True)):
+    same = _of_same_channels(nodes)
+    for number, (found_group, share) in enumerate(zip(groups, _shares(groups, is_out), strict=True)):
         for cause in CATALOGUE:
+            group = _placed(cause, found_group, same)
             fit = _fit(cause, group, found, witnesses)
             if fit >= MIN_SCORE:
                 ranked.append((fit * share, number, _hypothesis(topology, cause, group, found, fit, is_out, witnesses)))
@@ -230,6 +232,22 @@ def _shares(groups: Sequence[_Group], is_out: NDArray[np.bool_]) -> list[float]:
         whole = mine == 0 or any(s.quantity in _OF_ALL for s in group.signs)
         shares.append(1.0 if whole else mine / total)
     return shares
+
+
+def _of_same_channels(nodes: Sequence[Place]) -> dict[bytes, list[Place]]:
+    """Nodes by their channels: a bias output may feed exactly one ASIC, and an ASIC may be all of a module."""
+    found: dict[bytes, list[Place]] = {}
+    for place in nodes:
+        found.setdefault(place.members.tobytes(), []).append(place)
+    return found
+
+
+def _placed(cause: Cause, group: _Group, same: Mapping[bytes, Sequence[Place]]) -> _Group:
+    """The group at that node of the same channels where this cause sits, if it may sit at another than it was found."""
+    if group.place.level not in {"bias", "asic", "module"}:
+        return group
+    places = (group.place, *same.get(group.place.members.tobytes(), ()))
+    return replace(group, place=max(places, key=lambda place: cause.levels.get(place.level, 0.0)))
 
 
 def _fit(cause: Cause, group: _Group, found: Mapping[Quantity, Deviations], witnesses: Witnesses) -> float:

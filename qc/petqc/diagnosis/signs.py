@@ -7,7 +7,7 @@ gives that node the largest gain in chi-square, more than any node above it (dil
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -69,7 +69,7 @@ _BOTH_SIDES = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """One deviation. value, error in `unit`; channels: how many of the place's channels have a number."""
+    """One deviation. value, error in `unit`; channels: how many of the place's channels have a number of their own."""
 
     quantity: Quantity
     place: Place
@@ -82,12 +82,16 @@ class Sign:
 
 @dataclass(frozen=True, slots=True)
 class Deviations:
-    """Deviation of every channel in one quantity, NaN where there is no number; (n,) each."""
+    """Deviation of every channel in one quantity, NaN where there is no number; (n,) each.
+
+    is_of_asics: single channels have too few counts, so each has what its ASIC has.
+    """
 
     measure: Measure
     value: NDArray[np.float64]
     error: NDArray[np.float64]
     flagged: NDArray[np.bool_]
+    is_of_asics: bool = False
 
     def mean(self, members: NDArray[np.int64]) -> tuple[float, float, int]:
         """Weighted mean over channels, its standard deviation and how many there are; NaN without any."""
@@ -111,17 +115,40 @@ def deviations(topology: Topology, run: Run) -> dict[Quantity, Deviations]:
         column = columns.get(measure.column)
         if column is None or column.value.size != len(topology):
             continue
+        summed = _of_asics(topology, run, column)
+        column = summed or column
         reference = _reference(topology, run, measure, column)
         with np.errstate(invalid="ignore", divide="ignore"):
             scale = 100.0 / reference if measure.unit == "%" else np.ones(len(topology))
             value, error = (column.value - reference) * scale, np.abs(column.uncertainty * scale)
         flagged = np.isin(column.status.astype(str), _FLAGGED)
         if np.isfinite(value).any():
-            found[measure.quantity] = Deviations(measure, value, np.nan_to_num(error), flagged)
+            found[measure.quantity] = Deviations(measure, value, np.nan_to_num(error), flagged, summed is not None)
     warmth = _warmth(topology, run)
     if np.isfinite(warmth.value).any():
         found["temperature"] = warmth
     return found
+
+
+def _of_asics(topology: Topology, run: Run, column: ChannelColumn) -> ChannelColumn | None:
+    """Every channel with what its ASIC has, where fewer than half of all channels have a number of their own.
+
+    Errors are such that the mean of an ASIC's channels has the ASIC's, and at least what ASICs differ by. None where
+    the channels, or no results of ASICs, are there to speak.
+    """
+    if 2 * int(np.isfinite(column.value).sum()) >= len(topology):
+        return None
+    at = {name: i for i, name in enumerate(topology.asic_nodes)}
+    sums = np.full((2, len(at)), math.nan)
+    for c in run.checks:
+        if c.id == column.id and c.node in at and c.value is not None:
+            sums[:, at[c.node]] = c.value, c.uncertainty or 0.0
+    known = np.isfinite(sums[0])
+    if not known.any():
+        return None
+    error = np.maximum(sums[1], robust_spread(sums[0][known]))
+    error *= np.sqrt(np.bincount(topology.asic, minlength=len(at)))
+    return replace(column, value=sums[0][topology.asic], uncertainty=error[topology.asic])
 
 
 def _warmth(topology: Topology, run: Run) -> Deviations:
@@ -248,7 +275,7 @@ def steps(topology: Topology, one: Deviations, nodes: Sequence[Place], left_out:
             break
         _, mean, place = best
         total = float(weight[place.members].sum())
-        count = int(known[place.members].sum())
+        count = 0 if one.is_of_asics else int(known[place.members].sum())
         where = compared(topology) if place.level == "scanner" and one.measure.quantity == "width" else place
         found.append(Sign(one.measure.quantity, where, mean, 1.0 / math.sqrt(total), one.measure.unit, count))
         left[place.members] -= mean

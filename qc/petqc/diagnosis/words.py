@@ -82,7 +82,7 @@ def _moved(sign: Sign) -> str:
     if sign.told:
         return sign.told
     digits = 1 if sign.error <= 0 else max(0, -math.floor(math.log10(sign.error)))
-    many = "" if sign.channels == 1 else f", mean of {sign.channels} channels"
+    many = "" if sign.channels <= 1 else f", mean of {sign.channels} channels"
     return f"{NAMES[sign.quantity]} {sign.value:+.{digits}f} ± {sign.error:.{digits}f} {sign.unit}{many}"
 
 
