@@ -58,7 +58,7 @@ Written by the last of these commands; a campaign goes on where it was interrupt
 
 ```text
 {commands}
-python benchmarks/detection_matrix.py results.jsonl --page docs/reference/detection-matrix.md
+python benchmarks/detection_matrix.py benchmarks/results/detection.jsonl --page docs/reference/detection-matrix.md
 ```
 
 Delay: runs until the one that notices a fault that is there from one run to the next, 1 being the first one that has
@@ -165,7 +165,7 @@ def commands(lines: list[dict[str, Any]]) -> list[str]:
         told[profile, seconds, seeds, some].append(_TIMES[size])
     return [
         f"python benchmarks/diagnosis.py --profile {profile} --seconds {seconds:g} --seeds {seeds}{some} "
-        f"--sizes {' '.join(times)} --results results.jsonl"
+        f"--sizes {' '.join(times)} --results benchmarks/results/detection.jsonl"
         for (profile, seconds, seeds, some), times in told.items()
     ]
 

@@ -59,7 +59,10 @@ def test_intervals_are_those_that_wilson_gives(matrix: Any) -> None:
 
 def test_the_page_names_the_commands_that_make_its_results_again(matrix: Any) -> None:
     lines = [line("F03", seed=7), line("F12", seed=8), line("F03=50", seed=9), line("F03=200", seed=9)]
-    begin, end = "python benchmarks/diagnosis.py --profile bench --seconds 15 --seeds ", " --results results.jsonl"
+    begin, end = (
+        "python benchmarks/diagnosis.py --profile bench --seconds 15 --seeds ",
+        " --results benchmarks/results/detection.jsonl",
+    )
     assert matrix.commands(lines) == [
         f"{begin}9 --faults F03 --sizes 0.5 2{end}",
         f"{begin}7-8 --faults F03 F12 --sizes 1{end}",
