@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,21 @@ def test_sizes_that_do_not_exist_are_not_planted(monkeypatch: pytest.MonkeyPatch
     assert diagnosis.at_size("F22", 0.5) == "F22=1.5"
     assert diagnosis.at_size("F03", 1.0) == "F03"
     assert diagnosis.at_size("F03", 1e3) is None
+
+
+def test_a_campaign_does_again_nothing_that_its_results_have(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    diagnosis = importlib.import_module("diagnosis")
+    results = tmp_path / "results.jsonl"
+    results.write_text("".join(json.dumps(line(fault, seed=7)) + "\n" for fault in ("healthy", "F03=50")))
+    before = results.read_bytes()
+    diagnosis.campaign("bench", 15.0, [7], ["F03=50"], results)
+    assert results.read_bytes() == before
+    assert len(diagnosis.read(results)) == 2
+
+
+def test_the_page_and_its_picture_are_those_of_the_results_beside_them(matrix: Any) -> None:
+    lines = matrix.read(BENCHMARKS / "results" / "detection.jsonl")
+    kept = BENCHMARKS.parent / "docs" / "reference" / "detection-matrix.md"
+    assert matrix.page(lines, "detection-matrix.svg") == kept.read_text("utf-8")
+    assert matrix.drawn(lines) == kept.with_suffix(".svg").read_text("utf-8")
