@@ -166,7 +166,11 @@ def table(lines: list[dict[str, Any]]) -> str:
             is_width = key == "tof_fwhm_ps" and source != "na22"
             mean, pulls = ("–", "–") if is_width else said(members, check, published, digits)
             doubt = "*" if published is not None and scanner.values[key].status != "read" else ""
-            cells += [mean, pulls] if check == "ctr_nema" else [mean, f"{published or '–'}{doubt}", pulls]
+            cells += (
+                [mean, pulls]
+                if check == "ctr_nema"
+                else [mean, "–" if published is None else f"{published:g}{doubt}", pulls]
+            )
         cells.append(f"{np.mean([m['hits'] for m in members]) / 1e6:.1f}")
         cpu_s, peak_mb = (max(m[k] for m in members) for k in ("analyse_cpu_s", "analyse_peak_mb"))
         cells.append(f"{cpu_s:.0f}, {peak_mb:.0f}")

@@ -131,7 +131,7 @@ def fit_time_peak(
 ) -> PeakFit:
     """Fit a coincidence peak: Gauss (and a second, wider one with the same mean if the counts ask for it) + flat.
 
-    Where the counts do not decide between the two, the widths are a mean of both, and their errors hold the difference.
+    Where the counts do not decide between the two, errors of the widths hold the difference.
 
     Args:
         edges: (n + 1,) bin edges, only bins that lie wholly inside the coincidence window.
@@ -156,12 +156,12 @@ def fit_time_peak(
 
 
 def _with_second(edges: NDArray[np.float64], counts: NDArray[np.float64], one: PeakFit) -> PeakFit:
-    """One Gaussian or two, whichever the counts ask for; or one with the widths of a mean of both.
+    """One Gaussian or two, whichever the counts ask for.
 
     Events of many energies make a peak that is no Gaussian, and the width of the best Gaussian is not its FWHM: few
-    counts cannot show it, and yet it is off by more than their error. So the two models are averaged, each with the
-    weight exp(-AIC / 2), as soon as two are more likely at all. Source: Buckland, Burnham, Augustin, Model selection:
-    an integral part of inference, Biometrics 53 (1997) 603.
+    counts cannot show it, and yet it is off by more than their error. So as soon as two are more likely at all, what
+    they would make of the widths belongs to the error of one, with their weight exp(-AIC / 2). The value stays that of
+    one: a mean of both would vary by 29 % more where one is true (3000 pairs).
     """
     two: PeakFit | None = None
     for wider, share in _SECONDS:
@@ -181,16 +181,9 @@ def _with_second(edges: NDArray[np.float64], counts: NDArray[np.float64], one: P
     if gain > _CERTAIN:
         return two
     weight = 1.0 / (1.0 + math.exp(_SECOND_COSTS - gain))
-    fwhm, fwhm_error = _averaged(weight, two.fwhm, two.fwhm_error, one.fwhm, one.fwhm_error)
-    fwtm, fwtm_error = _averaged(weight, two.fwtm, two.fwtm_error, one.fwtm, one.fwtm_error)
-    return replace(one, fwhm=fwhm, fwhm_error=fwhm_error, fwtm=fwtm, fwtm_error=fwtm_error)
-
-
-def _averaged(weight: float, a: float, a_error: float, b: float, b_error: float) -> tuple[float, float]:
-    """Mean of what two models say, a with the given weight, and its error with the difference between them."""
-    mean = weight * a + (1.0 - weight) * b
-    variance = weight * (a_error**2 + (a - mean) ** 2) + (1.0 - weight) * (b_error**2 + (b - mean) ** 2)
-    return mean, math.sqrt(variance)
+    fwhm_error = math.hypot(one.fwhm_error, weight * (two.fwhm - one.fwhm))
+    fwtm_error = math.hypot(one.fwtm_error, weight * (two.fwtm - one.fwtm))
+    return replace(one, fwhm_error=fwhm_error, fwtm_error=fwtm_error)
 
 
 def _judged_coarsely(fit: PeakFit) -> PeakFit:
