@@ -31,6 +31,7 @@ from petqcd.off.retired import Retired
 from petqcd.off.safe_state import HARDWARE_SWITCH, SafeOutcome, SafeState, together
 from petqcd.progress import Bus, Event
 from petqcd.readiness import Readiness
+from petqcd.readout.configuration import OwnConfiguration
 from petqcd.readout.supervisor import BiasState, DeviceSupervisor
 from petqcd.runs import RunManager
 from petqcd.scheduler import Scheduler
@@ -204,6 +205,10 @@ class Daemon:
         )
         self.disk = Disk(self.state_dir, self.metrics, keeps_reserve=not self.config.is_simulated)
         await asyncio.to_thread(self.disk.look)
+        self.own_configuration = OwnConfiguration(self.config.board.configuration)
+        await asyncio.to_thread(self.own_configuration.look)
+        if self.own_configuration.problem:
+            log.error("no run can start: %s", self.own_configuration.problem)
         self.readout_watch = ReadoutWatch(
             self.config, self.device, self.runs, self.watch, self.alarms, self.audit, self.metrics
         )
@@ -371,6 +376,7 @@ class Daemon:
                 except StoreError as error:  # the next round tries again
                     log.error("the newest row of the audit log cannot be read: %s", error)  # noqa: TRY400
             await self._watch_disk()
+            await asyncio.to_thread(self.own_configuration.look)
             self.metrics.set("petqc_store_wal_bytes", self.store.wal_bytes)
             self.metrics.add("petqc_listeners_dropped_total", self.bus.dropped - dropped)
             dropped = self.bus.dropped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,33 @@ def unix_s() -> float:
 def nanoseconds() -> tuple[int, int]:
     """Both clocks at one moment, in ns: monotonic, and since 1970; for logs of what happens within microseconds."""
     return time.monotonic_ns(), time.time_ns()
+
+
+class _Timex(ctypes.Structure):
+    """The beginning of `struct timex`, and room for the rest of it. Source: adjtimex(2)."""
+
+    _fields_ = (
+        ("modes", ctypes.c_uint),
+        ("offset", ctypes.c_long),
+        ("frequency", ctypes.c_long),
+        ("maxerror", ctypes.c_long),
+        ("esterror", ctypes.c_long),
+        ("status", ctypes.c_int),
+        ("rest", ctypes.c_char * 256),
+    )
+
+
+_TIME_ERROR, _STA_UNSYNC = 5, 0x40
+
+
+def is_synchronised() -> bool:
+    """Whether the kernel says that something (NTP, PTP, GPS) keeps its clock right; False also where it cannot say."""
+    told = _Timex()  # modes 0: reads only
+    try:
+        state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(told))
+    except (OSError, AttributeError):
+        return False
+    return state not in (-1, _TIME_ERROR) and not told.status & _STA_UNSYNC
 
 
 def utc_text(at_s: float | None = None) -> str:

@@ -31,11 +31,14 @@ class Readiness:
             found.append(f"{board.name}: {board.detail or 'is being started'}")
         if daemon.config.board.bias is None and not daemon.instruments.run_volts:
             found.append(f"{board.name}: hard limits are not configured")
+        if daemon.own_configuration.problem:
+            found.append(f"{board.name}: {daemon.own_configuration.problem}")
         return found + self._in_maintenance()
 
     def why_no_run(self) -> str | None:
         """Why a run is refused before it is claimed; None: nothing is in its way."""
-        refused = self._in_maintenance()
+        unread = self._daemon.own_configuration.problem
+        refused = [*([f"{self._daemon.device.state.name}: {unread}"] if unread else []), *self._in_maintenance()]
         return self._daemon.disk.why_no_run() or ("; ".join(refused) or None)
 
     def _in_maintenance(self) -> list[str]:

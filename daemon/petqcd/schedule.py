@@ -129,6 +129,23 @@ def _action(job: Job, day: date, now: datetime, since: datetime, attempt: Attemp
     return Action("start", job, day, attempt.number + 1, due) if is_open and is_again else None
 
 
+def unusual_days(job: Job, since: date) -> list[str]:
+    """In words, on which of the 366 days from `since` its local time does not exist, or comes twice."""
+    found = []
+    for day in (since + timedelta(days=n) for n in range(366)):
+        if day.weekday() not in job.days:
+            continue
+        wanted = datetime.combine(day, job.at)
+        first, second = (wanted.replace(tzinfo=job.zone, fold=fold) for fold in (0, 1))
+        due = job.due(day).astimezone(job.zone)
+        told = f"{job.name}: {wanted:%Y-%m-%d %H:%M} in {job.zone.key}"
+        if due.replace(tzinfo=None) != wanted:
+            found.append(f"{told} does not exist (clocks are put on): it starts at {due:%H:%M %Z}")
+        elif first.utcoffset() != second.utcoffset():
+            found.append(f"{told} comes twice (clocks are put back): it starts at the first, {due:%H:%M %Z}")
+    return found
+
+
 def _end_of_gap(wanted: datetime, zone: ZoneInfo) -> datetime:
     """The instant at which a zone leaps over a local time."""
     before = wanted.replace(tzinfo=zone, fold=0).utcoffset() or timedelta()

@@ -56,7 +56,9 @@ def _sr620(_model: str, serial: str, _folder: Path | None) -> WireSide:
 
 
 def _julabo(model: str, _serial: str, _folder: Path | None) -> WireSide:
-    return JulaboBoard(JULABO_VERSIONS[model])
+    board = JulaboBoard(JULABO_VERSIONS[model])
+    board.values["in_mode_05"] = 1.0  # as an operator left it
+    return board
 
 
 JULABO_VERSIONS: Final = {

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.contract.interlocked_bench import STEP_V, Bench, Supplies, bench
 
+from petqc_drivers.bias_source import BiasSource
 from petqc_drivers.trip import Trip
 from petqcd.errors import DaemonError
 from petqcd.instruments.command_queue import Command
 from petqcd.instruments.supervisor import InstrumentSupervisor
 from petqcd.interlocks import permit_sources, permits
 from petqcd.interlocks.bias_control import BiasControl
+from petqcd.interlocks.maintenance import InMaintenance
 from petqcd.interlocks.operating_limits import OperatingLimits
 from petqcd.interlocks.permits import Permits, Ruling
 from petqcd.off import outputs
@@ -46,6 +48,10 @@ async def is_refused(b: Bench) -> list[str]:
         return ["energised without cooling"]
     b.supplies.chiller.bath_degc = COLD
     await b.until(lambda: not any("cooling" in one for one in b.daemon.watch.against("hv")), "it is cold")
+    await b.post("/api/v1/devices/hv/maintenance", seconds=60.0, reason="a cable is changed")
+    if await tried(b, 54.0):
+        return ["energised while somebody works there"]
+    await b.post("/api/v1/devices/hv/maintenance/end")
     return ["energised above the operating limit"] if await tried(b, 56.5) else []
 
 
@@ -92,6 +98,18 @@ async def is_overtaken(b: Bench) -> list[str]:
     return ["it went on rising"] if highest_v > at_v + 2 * STEP_V else ["it is on"] if hv.is_on else []
 
 
+async def is_held(b: Bench) -> list[str]:
+    """A ramp ends where it is."""
+    hv = b.supplies.hv
+    ramp = asyncio.create_task(tried(b, 56.0))
+    await b.until(lambda: hv.is_on and hv.output_v > 42.0, "it is on its way")
+    at_v = hv.output_v
+    with contextlib.suppress(DaemonError):
+        await b.post("/api/v1/bias/hv/stop")
+    await ramp
+    return ["it was not held"] if hv.output_v > at_v + 2 * STEP_V else [] if hv.is_on else ["it is off"]
+
+
 # -- each interlock, taken out ------------------------------------------------------------------------------------
 
 
@@ -105,6 +123,14 @@ def no_permit_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def no_operating_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OperatingLimits, "require", lambda _self, _name, _volts: None)
+
+
+def nobody_works_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(InMaintenance, "of", lambda _self, _device: None)
+
+
+def not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BiasSource, "hold", lambda _self: None)
 
 
 def not_written_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,6 +168,8 @@ def off_waits_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
         (nothing, is_overtaken, ""),
         (no_permit_is_required, is_refused, "without cooling"),
         (no_operating_limit, is_refused, "above the operating limit"),
+        (nobody_works_anywhere, is_refused, "somebody works there"),
+        (not_held, is_held, "was not held"),
         (not_written_first, is_written, "not written down"),
         (no_permit_trips, is_tripped, "on without cooling"),
         (no_latch, is_tripped, "while tripped"),

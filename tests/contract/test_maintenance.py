@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pytest
 
 HV = "/api/v1/devices/hv/maintenance"
-WHY = {"seconds": 3600.0, "reason": "a cable is changed"}
+WHY = {"seconds": 600.0, "reason": "a cable is changed"}
 
 
 def test_what_somebody_works_at_is_not_energised_and_calls_nobody_who_knows(
@@ -50,7 +50,7 @@ def test_what_somebody_works_at_is_not_energised_and_calls_nobody_who_knows(
             assert "hv is in maintenance" in await b.refused("/api/v1/bias/hv/on", volts=46.0)
             assert not b.supplies.hv.is_on
             work = b.daemon.watch.maintenance
-            soon = clock.unix_s() + 3601.0
+            soon = clock.unix_s() + 601.0
             monkeypatch.setattr(clock, "unix_s", lambda: soon)
             await b.until(lambda: b.alarms().get("maintenance.hv") == "MAJOR ACTIVE_UNACK", "it should be over")
             assert "in maintenance" in await b.refused("/api/v1/bias/hv/on", volts=46.0)

@@ -45,7 +45,9 @@ def test_on_within_permits_and_off_although_the_board_is_silent(
     async def story() -> None:
         async with bench(tmp_path, monkeypatch) as b:
             hv, caen = b.supplies.hv, b.supplies.caen
-            assert b.daemon.readiness.missing() == []  # the supplies have limits, and the board has no output
+            (missing,) = b.daemon.readiness.missing()  # the supplies have limits, and the board has no output
+            assert "config.ini" in missing
+            assert "config.ini" in await b.refused("/api/v1/runs", kind="housekeeping", parameters={})
             board = board_of(b, tmp_path)
             with pytest.raises(RefusedError, match="one voltage for runs"):
                 await board.bias_on(0.8)

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from petqcd import clock
 from petqcd.errors import RefusedError
 from petqcd.interlocks.bypass import LONGEST_S, Bypasses
+from petqcd.interlocks.permit_sources import BACK_S, EARLIEST_UNIX_S, HostHealth, of_host
 from petqcd.interlocks.permits import DOUBT_S, STANDARD, Permit, Permits, Quality, Rule
 
 NOW_S = 1000.0
@@ -122,3 +124,18 @@ def test_every_standard_permit_counts_for_something() -> None:
             found = Permits([rule])
             found.give(Permit(rule.name, True, quality, NOW_S, "test"))
             assert found.against(NOW_S)
+
+
+def test_a_clock_that_leapt_back_is_not_believed_unless_something_keeps_it_right() -> None:
+    now, newest = EARLIEST_UNIX_S + 1e6, EARLIEST_UNIX_S + 1e6 + 2 * BACK_S
+
+    def is_sane(unix_s: float, *, is_synchronised: bool) -> bool:
+        health = HostHealth(1 << 40, newest, can_write=True, is_synchronised=is_synchronised)
+        (found,) = [one for one in of_host(health, now_s=NOW_S, unix_s=unix_s) if one.name == "clock sane"]
+        return found.allows(NOW_S)
+
+    assert is_sane(newest, is_synchronised=False)
+    assert not is_sane(now, is_synchronised=False)
+    assert is_sane(now, is_synchronised=True)
+    assert not is_sane(EARLIEST_UNIX_S - 1, is_synchronised=True)
+    assert clock.is_synchronised() in (True, False)

@@ -15,7 +15,7 @@ from tests.unit.test_daemon_runs import DEADLINE_S, World, bench, world  # noqa:
 from petqcd import clock
 from petqcd.config import HousekeepingConfig, JobConfig, ScheduleConfig
 from petqcd.errors import StoreError
-from petqcd.schedule import Attempt, Job, actions
+from petqcd.schedule import Attempt, Job, actions, unusual_days
 from petqcd.scheduler import EVERY_S, WAIT_S, Scheduler
 from petqcd.security.audit import Audit, entries
 
@@ -258,3 +258,18 @@ def test_a_clock_that_leaps_is_not_believed_at_once(tmp_path: Path, bench: Path)
             assert "slept, or its clock was set" in (line.sentence or "")
 
     asyncio.run(work())
+
+
+def test_hours_that_a_change_of_clocks_leaves_out_or_doubles_are_told() -> None:
+    def job(at: time, days: frozenset[int] = frozenset(range(7))) -> Job:
+        return Job("nightly", "daily", at, days, timedelta(hours=2), ZoneInfo("Europe/Amsterdam"))
+
+    since = date(2026, 12, 1)
+    assert unusual_days(job(time(6, 0)), since) == []
+    (gap,) = unusual_days(job(time(2, 30)), since)[:1]
+    assert "2027-03-28 02:30 in Europe/Amsterdam does not exist" in gap
+    assert "03:00 CEST" in gap
+    (_, twice) = unusual_days(job(time(2, 30)), since)
+    assert "2027-10-31 02:30 in Europe/Amsterdam comes twice" in twice
+    assert "02:30 CEST" in twice
+    assert unusual_days(job(time(2, 30), frozenset({0})), since) == []  # never on a Monday

@@ -141,6 +141,8 @@ async def _serve(config: PetqcConfig, state_dir: Path, *, as_json: bool) -> None
         if as_json:
             sys.stdout.write(json.dumps({"ready": True, "http": daemon.http, "state_dir": str(state_dir)}) + "\n")
             sys.stdout.flush()
+        if daemon.own_configuration.problem:
+            say(f"petqc: no run can start: {daemon.own_configuration.problem}; supplies and instruments are served")
         said = f"petqc {daemon.version} serves {daemon.http} · commands: {state_dir / 'petqcd.sock'}"
         say(said)
         async with notify.serving(said, daemon.stuck):

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from petqcd.cli.common import Json, configuration, give_json
+from petqcd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from petqcd.config import PetqcConfig
 
 
 def register(app: typer.Typer) -> None:
@@ -34,12 +39,20 @@ def check_config(
     """Check a configuration and the files it names, and say what it means."""
     from petqc.formats.petsys_config import load_config as load_board
     from petqcd.config import BiasSourceConfig
+    from petqcd.interlocks.conditions import left_out
+    from petqcd.schedule import jobs, unusual_days
 
     loaded, folder = configuration(file, None)
     board = loaded.board
     warnings: list[str] = []
     if board.configuration is not None:
         warnings += load_board(board.configuration).warnings
+    warnings += _files(loaded)
+    today = datetime.now(UTC).date()
+    warnings += [told for job in jobs(loaded.schedule) for told in unusual_days(job, today)]
+    warnings += left_out(loaded.instruments)
+    if board.temperature is None and board.simulator is None:
+        warnings.append(f"{board.name}: no [device.temperature]: its bias needs no temperature to be within limits")
     if board.bias is None:
         warnings.append(f"{board.name}: no [device.bias]: bias will be refused")
     warnings += [
@@ -68,6 +81,31 @@ def check_config(
     what = ", ".join([what, *(f"{one.name} ({one.kind} at {one.address})" for one in loaded.instruments)])
     sys.stdout.write(f"{source}: fine: scanner {loaded.scanner.name}, {what}, state in {folder}\n")
     sys.stdout.writelines(f"warning: {warning}\n" for warning in warnings)
+
+
+def _files(loaded: PetqcConfig) -> list[str]:
+    """Open every file that the service needs to start; what only the service's own user may read is a warning.
+
+    Raises:
+        ConfigError: one is not there, or no file.
+    """
+    named: dict[str, Path] = {}
+    if loaded.mqtt is not None:
+        named |= {f"[mqtt] {name}": path for name, path in loaded.mqtt.files.items()}
+    if loaded.api.tls_certificate is not None and loaded.api.tls_key is not None:
+        named |= {"[api] tls_certificate": loaded.api.tls_certificate, "[api] tls_key": loaded.api.tls_key}
+    if loaded.qatrack is not None:
+        named["[qatrack] token_file"] = loaded.qatrack.token_file
+    warnings = []
+    for name, path in named.items():
+        try:
+            with path.open("rb") as file:
+                file.read(1)
+        except PermissionError:
+            warnings.append(f"{name}: {path}: you may not read it; the service's user must")
+        except OSError as error:
+            raise ConfigError(f"{name}: {path}: {error.strerror or error}") from error
+    return warnings
 
 
 def simulate(context: typer.Context) -> None:

@@ -324,8 +324,10 @@ class BiasWatch:
         if now_s >= self._health_due_s:
             self._health_due_s = now_s + HOST_EVERY_S
             free = await asyncio.to_thread(permit_sources.free_bytes, self._state_dir)
-            newest = max(self.health.newest_unix_s, self._audit.store.last_commit_unix_s)
-            self.health = HostHealth(free, newest, can_write=self._kept.can_write)
+            newest = max(self.health.newest_unix_s, self._audit.store.last_commit_unix_s, clock.unix_s())
+            self.health = HostHealth(
+                free, newest, can_write=self._kept.can_write, is_synchronised=clock.is_synchronised()
+            )
 
     def _do(self, work: Coroutine[Any, Any, Any], name: str) -> None:
         """Something that takes its time; the next look does not wait for it."""

@@ -42,11 +42,16 @@ _OF_READING = {
 
 @dataclass(frozen=True, slots=True)
 class HostHealth:
-    """What is known of the host: free bytes for the audit log, and when the newest record was made."""
+    """What is known of the host: free bytes for the audit log, and how far its clock can be believed.
+
+    newest_unix_s: the latest time that a record or this process has seen. is_synchronised: something keeps the clock
+    right now, so that it speaks for itself.
+    """
 
     free_bytes: int | None
     newest_unix_s: float
     can_write: bool
+    is_synchronised: bool = False
 
 
 def of_device(driver: BiasSource, *, can_energise: bool, poll_s: float, now_s: float) -> list[Permit]:
@@ -130,11 +135,20 @@ def of_host(health: HostHealth, *, now_s: float, unix_s: float) -> list[Permit]:
     has_room = free is not None and free >= LEAST_FREE_BYTES and health.can_write
     why = "" if has_room else "the last write failed" if not health.can_write else f"{free} bytes are free"
     quality = Quality.BAD if free is None else Quality.GOOD
-    is_sane = unix_s >= max(EARLIEST_UNIX_S, health.newest_unix_s - BACK_S)
-    suspect = "" if is_sane else "it is earlier than what is stored already, or was never set"
+    # A clock that something keeps right is right, also where an earlier one that was wrong made the newest record.
+    earliest_s = 0.0 if health.is_synchronised else health.newest_unix_s - BACK_S
+    is_sane = unix_s >= max(EARLIEST_UNIX_S, earliest_s)
+    suspect = "" if is_sane else "it is earlier than what is stored or was seen already, or was never set"
     return [
         Permit(permits.AUDIT_DISK, has_room, quality, now_s, "state directory", why),
-        Permit(permits.CLOCK, is_sane, Quality.GOOD, now_s, "system clock", suspect),
+        Permit(
+            permits.CLOCK,
+            is_sane,
+            Quality.GOOD,
+            now_s,
+            "kernel, synchronised" if health.is_synchronised else "newest record",
+            suspect,
+        ),
     ]
 
 

@@ -22,6 +22,39 @@ class InUse:
     root_hash: str
 
 
+class OwnConfiguration:
+    """Whether a readout's own configuration can be read, so that its absence is told before a run needs it.
+
+    Args:
+        path: config.ini; None: a simulator brings its own.
+
+    Attributes:
+        problem: what is wrong with it, for people; empty: nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._seen: tuple[float, int] | None = None
+        self.problem = ""
+
+    def look(self) -> None:
+        """Look at it, and read it if it is another one than before; takes its time."""
+        from petqc.errors import QcError
+        from petqc.formats.petsys_config import load_config
+
+        if self._path is None:
+            return
+        try:
+            found = self._path.stat()
+            if (now := (found.st_mtime, found.st_size)) == self._seen:
+                return
+            load_config(self._path)
+        except (OSError, QcError) as error:
+            self._seen, self.problem = None, f"the readout's configuration cannot be read: {error}"
+        else:
+            self._seen, self.problem = now, ""
+
+
 def configuration_in_use(own: Path, sets: Path, device: str) -> InUse:
     """Read what a device shall be configured with.
 
