@@ -4,10 +4,11 @@
 
 Time is virtual: an event loop that jumps to its next timer, and a link without threads. Each history is a driver and a
 simulated C11204, A7585D or Keithley 2450 (by the seed, in turn), and twelve things that happen: set, ramp, off at once
-and by a ramp, poll, cancel, unplug, restart of the driver, lost, damaged and late replies, commands that are
-acknowledged and not done, refused ones, warmth, another device on the line, over-current, acknowledge, reset, a
-compensation set. No set-point and no output may ever exceed the hard limit, no step of a set-point may be larger than
-the largest allowed, and nothing may be set while off but the lowest.
+and by a ramp, poll, cancel, unplug, restart of the driver and of the device, lost, damaged, cut, split, doubled and
+late replies, commands that are acknowledged and not done, refused ones, a monitor that shows too much or too little,
+warmth, another device on the line, over-current, acknowledge, reset, a compensation set, a step of the wall clock. No
+set-point and no output may ever exceed the hard limit, no step of a set-point may be larger than the largest allowed,
+and nothing may be set while off but the lowest.
 """
 
 from __future__ import annotations
@@ -47,10 +48,15 @@ class JumpingLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self.now_s = 1000.0
+        self.wall_ahead_s = 1.7e9
         super().__init__(_Jump(self))
 
     def time(self) -> float:
         return self.now_s
+
+    def wall(self) -> float:
+        """Of the clock that people see."""
+        return self.now_s + self.wall_ahead_s
 
 
 class _Jump(selectors.SelectSelector):
@@ -72,6 +78,8 @@ class DirectLink:
         self.is_plugged = True
         self.counters: Counter[str] = Counter()
         self.spoil: Callable[[bytes], list[tuple[float, bytes]]] = lambda reply: [(0.0, reply)]
+        self.swallow: Callable[[bytes], bytes | None] = lambda _request: None
+        """What is said to a request that the device never gets; None: it gets it."""
         self._came: list[tuple[float, bytes]] = []
         self._stop = False
         self._last_s = loop.now_s
@@ -97,7 +105,8 @@ class DirectLink:
             self.is_open = False
             raise LinkLostError("unplugged")
         self.pass_time()
-        reply = self.board.receive(data)
+        instead = self.swallow(data)
+        reply = self.board.receive(data) if instead is None else instead
         if reply:
             self._came += [(self.loop.now_s + after_s, part) for after_s, part in self.spoil(reply)]
 
@@ -152,6 +161,7 @@ class History:
 
     def __init__(self, loop: JumpingLoop, seed: int) -> None:
         self.rng = random.Random(seed)
+        self.loop = loop
         self.kind = list(LOWEST_V)[seed % len(LOWEST_V)]
         self.is_c11204 = self.kind == "c11204"
         self.warm = {"degc": 25.0}
@@ -197,6 +207,7 @@ class History:
             with contextlib.suppress(DriverError, asyncio.CancelledError):
                 await getattr(self, name)()
         self.link.spoil = lambda reply: [(0.0, reply)]
+        self.link.swallow = lambda _request: None
         self.link.is_plugged = True
         with contextlib.suppress(DriverError):
             await self.device.off()
@@ -274,7 +285,8 @@ class History:
 
     async def do_spoil(self) -> None:
         rng = self.rng
-        kind, share = rng.choice(["none", "drop", "late", "flip", "double"]), rng.uniform(0.05, 0.5)
+        kinds = ["none", "drop", "late", "flip", "double", "cut", "split"]
+        kind, share = rng.choice(kinds), rng.uniform(0.05, 0.5)
 
         def spoil(reply: bytes) -> list[tuple[float, bytes]]:
             if kind == "none" or rng.random() > share:
@@ -282,13 +294,38 @@ class History:
             if kind == "flip":
                 at = rng.randrange(len(reply))
                 return [(0.0, reply[:at] + bytes((reply[at] ^ 1 << rng.randrange(8),)) + reply[at + 1 :])]
-            return {"drop": [], "late": [(0.25, reply)], "double": [(0.0, reply), (0.01, reply)]}[kind]
+            at = rng.randrange(len(reply))
+            return {
+                "drop": [],
+                "late": [(0.25, reply)],
+                "double": [(0.0, reply), (0.01, reply)],
+                "cut": [(0.0, reply[:at])],
+                "split": [(0.0, reply[:at]), (0.15, reply[at:])],
+            }[kind]
 
         self.link.spoil = spoil
 
     async def do_lie(self) -> None:
         if self.is_c11204:
             self.board.ignores = set(self.rng.sample(["HBV", "HON", "HOF", "HCM", "HST"], self.rng.randrange(3)))
+            return
+        share, lies = self.rng.choice([0.0, 0.5, 1.0]), {"a7585d": (b"AT+SET", b"OK\r\n"), "keithley": (b":SOUR", b"")}
+        begins, said = lies[self.kind]
+        self.link.swallow = lambda data: said if data.startswith(begins) and self.rng.random() < share else None
+
+    async def do_read_wrong(self) -> None:
+        if self.kind != "keithley":  # its monitor is its own output
+            self.board.reads_above = self.rng.choice([0.0, 0.0, -3.0, 3.0, 20.0])
+
+    async def do_power_cycle(self) -> None:
+        self.link.pass_time()
+        if self.kind == "keithley":
+            self.board.receive(b"*RST\n")
+        else:
+            self.board.power_cycle()
+
+    async def do_clock_step(self) -> None:
+        self.loop.wall_ahead_s += self.rng.choice([-1.0, 1.0]) * 10.0 ** self.rng.uniform(-1.0, 8.5)
 
     async def do_refuse(self) -> None:
         if self.is_c11204:
@@ -327,8 +364,8 @@ class History:
 def campaign(histories: int, seed: int) -> tuple[int, list[str]]:
     """Run them; how many things happened and what was wrong, with the seed of the history."""
     loop, wrong, happened = JumpingLoop(), [], 0
-    original = time.monotonic
-    time.monotonic = loop.time
+    original = time.monotonic, time.time
+    time.monotonic, time.time = loop.time, loop.wall
     asyncio.set_event_loop(loop)
     try:
         for number in range(seed, seed + histories):
@@ -337,7 +374,7 @@ def campaign(histories: int, seed: int) -> tuple[int, list[str]]:
             happened += len(history.happened)
             wrong += [f"history {number}: {what}; {' '.join(history.happened)}" for what in history.wrong()]
     finally:
-        time.monotonic = original
+        time.monotonic, time.time = original
         asyncio.set_event_loop(None)
         loop.close()
     return happened, wrong

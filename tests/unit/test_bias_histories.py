@@ -25,7 +25,7 @@ def test_no_output_above_its_limit() -> None:
 
 
 def test_a_ramp_in_one_step_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def at_once(self, target, since):  # type: ignore[no-untyped-def]
+    async def at_once(self, target, since, _held):  # type: ignore[no-untyped-def]
         await self._set(self._guarded(target), since)
 
     monkeypatch.setattr(BiasSource, "_ramp_to", at_once)
