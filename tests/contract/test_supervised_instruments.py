@@ -16,7 +16,7 @@ from tests.contract.supervised import BY_KIND, POLL_S, Rig, running, supervising
 
 from petqc_drivers import instrument
 from petqc_drivers.device import OutputState, Quality
-from petqc_drivers.errors import OvertakenError
+from petqc_drivers.errors import HeldError, OvertakenError
 from petqc_drivers.julabo import wire as julabo_wire
 from petqc_drivers.limits import Volts
 from petqc_simulators.boards.hamamatsu_c11204 import HamamatsuC11204Board
@@ -215,8 +215,8 @@ def test_stop_holds_a_ramp_where_it_is_and_its_readings_stay_fresh() -> None:
                 await until(lambda: (of(device.readings(), "bias_voltage").value or 0.0) > 44.0)
                 device.tick()
                 assert device.state is InstrumentState.RAMPING
-                await device.stop()
-                with pytest.raises(OvertakenError, match="stopped"):
+                device.stop()
+                with pytest.raises(HeldError, match="held at"):
                     await ramp
                 await until(lambda: device.state is InstrumentState.ON)
                 assert 43.0 < board.output_v < 55.0

@@ -214,7 +214,7 @@ def no_decode_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def no_step_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def at_once(self: Any, target: Volts, since: int) -> None:
+    async def at_once(self: Any, target: Volts, since: int, _held: int) -> None:
         await self._set(self._guarded(target), since)
 
     monkeypatch.setattr(BiasSource, "_ramp_to", at_once)
