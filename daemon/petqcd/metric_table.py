@@ -159,6 +159,13 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "petqc_pulse_buffer_offset_seconds", "gauge", "Largest time of one buffer against its three others.", _MODULE
     ),
+    Metric(
+        "petqc_threshold_baseline_shift_codes",
+        "gauge",
+        "Shift of the first threshold's baseline against its calibration, median of channels.",
+        _MODULE,
+    ),
+    Metric("petqc_threshold_noise_codes", "gauge", "Noise at the first threshold, median of channels.", _MODULE),
     Metric("petqc_sipm_temperature_celsius", "gauge", "Temperature at the SiPMs, median of the sensors.", _MODULE),
     Metric("petqc_asic_temperature_celsius", "gauge", "Temperature at the ASICs, median of the sensors.", _MODULE),
     Metric("petqc_silent_temperature_sensors", "gauge", "Fitted temperature sensors that give nothing.", _MODULE),
@@ -171,6 +178,7 @@ METRICS: tuple[Metric, ...] = (
         _MODULE,
     ),
     Metric("petqc_faulty_instruments", "gauge", "Instruments that did not answer as they must.", _MODULE),
+    Metric("petqc_unreferenced_instruments", "gauge", "Instruments that do not follow the reference clock.", _MODULE),
     Metric("petqc_link_errors", "gauge", "Errors that the links counted during the last housekeeping.", _MODULE),
     Metric("petqc_calibration_age_seconds", "gauge", "Age of the oldest table of the calibration in use.", _MODULE),
     Metric("petqc_device_up", "gauge", "1 if the device's last exchange worked, else 0.", DEVICE),
@@ -384,10 +392,13 @@ CHECK_METRICS: Mapping[str, str] = {
     "pulse_charge_gain": "petqc_pulse_charge_gain_error_ratio",
     "pulse_tdc_inl": "petqc_pulse_tdc_nonlinearity_seconds",
     "pulse_tac_offset": "petqc_pulse_buffer_offset_seconds",
+    "t1_baseline": "petqc_threshold_baseline_shift_codes",
+    "t1_noise": "petqc_threshold_noise_codes",
     "temperature": "petqc_sipm_temperature_celsius",
     "temperature_asic": "petqc_asic_temperature_celsius",
     "temperature_sensors": "petqc_silent_temperature_sensors",
     "clock_lock": "petqc_unlocked_links",
+    "clock_reference": "petqc_unreferenced_instruments",
     "supply": "petqc_bad_supplies",
     "bias_off": "petqc_idle_bias_on",
     "instruments": "petqc_faulty_instruments",
@@ -418,6 +429,7 @@ TO_BASE: Mapping[str, float] = {
     "supplies": 1.0,
     "instruments": 1.0,
     "errors": 1.0,
+    "codes": 1.0,
 }
 """From a check's unit to the base unit that metrics use."""
 

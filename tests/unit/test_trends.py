@@ -39,8 +39,9 @@ def a_run(number: int, value: float | None, calibration: str, day: int) -> Run:
 
 
 async def store(d: Daemon, run: Run) -> None:
-    about = {"kind": run.kind, "scanner": run.scanner, "simulated": True, "started_at": run.started_at}
-    await d.store.begin_run(run.run_id, config_hash="", **about)
+    await d.store.begin_run(
+        run.run_id, kind=run.kind, scanner=run.scanner, simulated=True, started_at=run.started_at, config_hash=""
+    )
     d.store.folder_of(run.run_id).mkdir(parents=True)
     await d.store.finish_run(run)
 
