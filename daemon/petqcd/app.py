@@ -17,7 +17,8 @@ from petqcd.calibrations import Calibrations
 from petqcd.client import SOCKET_NAME
 from petqcd.errors import ConfigError, DaemonError, NotFoundError, StoreError
 from petqcd.instruments.collection import Instruments
-from petqcd.interlocks.alarm_keeper import AlarmKeeper
+from petqcd.interlocks.alarm_keeper import DISK, STORE, AlarmKeeper
+from petqcd.interlocks.alarms import Severity
 from petqcd.interlocks.bias_control import BiasControl
 from petqcd.interlocks.bias_following import BiasFollowing
 from petqcd.interlocks.bias_watch import BiasWatch
@@ -354,8 +355,12 @@ class Daemon:
                 task.result()
 
     async def _watch_disk(self) -> None:
-        if await asyncio.to_thread(self.disk.look) >= DiskLevel.RUNS_STOP and self.runs.progress is not None:
+        level = await asyncio.to_thread(self.disk.look)
+        if level >= DiskLevel.RUNS_STOP and self.runs.progress is not None:
             self.runs.abort(f"{self.disk.told}; the run was stopped while it could still be stored")
+        severity = Severity.MAJOR if level >= DiskLevel.NO_NEW_RUNS else Severity.MINOR
+        self.alarms.scanner_condition(DISK, is_wrong=bool(level), detail=self.disk.told, severity=severity)
+        self.alarms.scanner_condition(STORE, is_wrong=bool(self.store.trouble), detail=self.store.trouble)
 
     async def _publish_audit(self) -> None:
         """Say how far the audit log goes, where somebody else keeps it: cutting off its end then shows."""

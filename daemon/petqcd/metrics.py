@@ -50,7 +50,9 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._by_name: dict[str, Any] = {}
         self._labels = {m.name: m.labels for m in METRICS}
-        self._text: bytes | None = None
+        self._changes = 0
+        self._making = threading.Lock()
+        self._text: tuple[int, bytes] | None = None
         for metric in METRICS:
             kind = Gauge if metric.kind == "gauge" else Counter
             self._by_name[metric.name] = kind(metric.name, metric.help, metric.labels, registry=self._registry)
@@ -74,29 +76,30 @@ class Metrics:
             self.set("petqc_calibration_made_timestamp_seconds", 0, kind=name)
 
     def text(self) -> bytes:
-        """The exposition text; made again only after a change."""
-        with self._lock:
-            if self._text is None:
-                self._text = generate_latest(self._registry)
-            return self._text
+        """The exposition text; made again only after a change. Takes its time, during which values may be set."""
+        with self._making:
+            changes = self._changes
+            if self._text is None or self._text[0] != changes:
+                self._text = changes, generate_latest(self._registry)
+            return self._text[1]
 
     def set(self, name: str, value: float, **labels: str) -> None:
         """Give a gauge its value; scanner and device are filled in."""
         with self._lock:
             self._child(name, **labels).set(value)
-            self._text = None
+            self._changes += 1
 
     def clear(self, name: str, **labels: str) -> None:
         """Take a gauge away that has no value that could be believed; it is back with the next `set`."""
         with self._lock, suppress(KeyError):
             self._by_name[name].remove(*self._values(name, labels).values())
-            self._text = None
+            self._changes += 1
 
     def add(self, name: str, amount: float = 1, **labels: str) -> None:
         """Advance a counter."""
         with self._lock:
             self._child(name, **labels).inc(amount)
-            self._text = None
+            self._changes += 1
 
     def run_stored(self, run: Run, *, finished_unix_s: float, duration_s: float) -> None:
         """Publish a run that is stored. A check without a number keeps its last value and that value's old time."""

@@ -18,6 +18,7 @@ from petqcd.procedure import Acquired, Bench, Job, environment
 from petqcd.progress import Event, Progress
 from petqcd.readout.configuration import configuration_in_use
 from petqcd.recording import run as recording
+from petqcd.store.patience import once_there_is_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -103,7 +104,14 @@ class Services:
         folder = self.store.folder_of(run.run_id)
         reference = await asyncio.to_thread(self.baselines.current, run.kind) if "reference" in run.baselines else None
         await asyncio.to_thread(tell_past, run, self.store, nuclide=self.config.nuclide, reference=reference)
-        await asyncio.to_thread(records.write_files, run, folder)
+
+        def write() -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.glob("*.rawf.partial")):  # a full disk did not let it be finalised
+                run.notes += records.finalise_left_behind(folder)
+            records.write_files(run, folder)
+
+        await once_there_is_room(write, f"run {run.run_id}", patience_s=STORE_PATIENCE_S)
         # Checks, or a calibration set, are what was measured.
         is_cut = run.verdict == "invalid" and not run.checks and run.calibration_set is None
         await asyncio.to_thread(recording.seal, folder, run.sentence.rstrip(".") if is_cut else None)
@@ -268,8 +276,8 @@ class Running:
         procedure: Procedure | None = None
         reason: str | None = None
         try:
-            await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
             try:
+                await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
                 endpoint = await self._endpoint()
                 procedure = self._at_work = await asyncio.to_thread(self._procedure, endpoint)
                 async with recording.recording(

@@ -21,8 +21,13 @@ MOST_ATTEMPTS = 2
 MOST_DAYS = 400
 """Further back nothing is missed any more: a computer that was off so long has no daily QC to account for."""
 
+LONGEST_WINDOW = timedelta(days=3)
+"""From the day after the present one back to the first whose window may be open: it is a day long at most."""
+
 State = Literal["open", "interrupted", "missed", "done"]
 """What became of an attempt: going on, died with the daemon, never began, or ended with a verdict."""
+ENDED = ("open", "done")
+"""After which no other attempt is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,9 @@ def actions(job: Job, now: datetime, since: datetime, known: Mapping[date, Attem
     last = job.today(now) + timedelta(days=1)
     day = max(job.today(since) - timedelta(days=1), last - timedelta(days=MOST_DAYS))
     while day <= last:
-        action = _action(job, day, now, since, known.get(day))
+        attempt = known.get(day)
+        is_over = attempt is not None and (attempt.state in ENDED or day < last - LONGEST_WINDOW)
+        action = None if is_over else _action(job, day, now, since, attempt)
         if action is not None:
             found.append(action)
         day += timedelta(days=1)

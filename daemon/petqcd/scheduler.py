@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -78,10 +79,14 @@ class Scheduler:
         for job in self._jobs:
             since = await store.schedule_since(job.name, clock.utc_text(now_s))
             self._since[job.name] = datetime.fromisoformat(since)
-            self._known[job.name] = {o.day: _attempt(o) for o in await asyncio.to_thread(store.occasions, job.name)}
+            await self._remember(job.name)
         newest = await asyncio.to_thread(store.newest_time)
         if newest is not None and now_s < datetime.fromisoformat(newest).timestamp() - LEAP_S:
             self._doubt("the clock stands before the newest record")
+
+    async def _remember(self, name: str) -> None:
+        occasions = await asyncio.to_thread(self._services.store.occasions, name)
+        self._known[name] = {o.day: _attempt(o) for o in occasions}
 
     async def run(self) -> None:
         """Look again and again, until cancelled."""
@@ -124,7 +129,12 @@ class Scheduler:
             told = f"Scheduled: {job.name}, due {_local(action)}."
             run_id = await self._runs.start(job.kind, source=f"[schedule] {job.name}", remark=told, occasion=occasion)
         except StoreError as error:
-            log.error("schedule %s of %s: %s", job.name, action.day, error)  # noqa: TRY400 - the reason says it all
+            if self._why.get(key) != str(error):
+                log.error("schedule %s of %s: %s", job.name, action.day, error)  # noqa: TRY400 - says it all
+            self._why[key] = self._overdue[job.name] = str(error)
+            # A claim whose answer was lost with the disk may stand: the day is then taken.
+            with suppress(StoreError):
+                await self._remember(job.name)
         except DaemonError as error:
             if self._why.get(key) != str(error):
                 log.warning("schedule %s of %s: %s", job.name, action.day, error)

@@ -61,12 +61,28 @@ GUIDANCE = {
 OF_EVERY_DEVICE = ("link", "maintenance")
 OF_OUTPUTS = tuple(GUIDANCE)
 FILE_DAMAGED = "outputs-file"
-KEPT_FOR_THE_SCANNER = Definition(
-    id=FILE_DAMAGED,
-    device="",
-    severity=Severity.MINOR,
-    guidance="What was last known of the outputs is damaged or cannot be written: look at disk and supplies.",
+DISK, STORE = "disk", "store"
+OF_THE_SERVICE = (
+    Definition(
+        id=FILE_DAMAGED,
+        device="",
+        severity=Severity.MINOR,
+        guidance="What was last known of the outputs is damaged or cannot be written: look at disk and supplies.",
+    ),
+    Definition(
+        id=DISK,
+        device="",
+        severity=Severity.MINOR,
+        guidance="Make room on the disk of the state directory: old recordings, [store] keep_…_days. Results stay.",
+    ),
+    Definition(
+        id=STORE,
+        device="",
+        severity=Severity.MAJOR,
+        guidance="Nothing is stored, so no run begins. Look at the disk; once it is well, it goes on by itself.",
+    ),
 )
+"""Alarms of no device."""
 RETIRED = "retired-output"
 OF_RETIRED = Definition(
     id=RETIRED,
@@ -95,7 +111,8 @@ class AlarmKeeper:
         self._before: dict[str, dict[str, Any]] = {}
         if found is not None:
             self._before = {str(one["id"]): one for one in found.document}
-        self._define(KEPT_FOR_THE_SCANNER)
+        for definition in OF_THE_SERVICE:
+            self._define(definition)
         self._define(OF_RETIRED)
         self._turn = asyncio.Lock()
 

@@ -150,7 +150,8 @@ def _add_reading(app: FastAPI, daemon: Daemon) -> None:
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
-        return Response(daemon.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        text = await asyncio.to_thread(daemon.metrics.text)  # thousands of series: nobody else waits for them
+        return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     @app.get("/healthz")
     async def healthz() -> PlainTextResponse:

@@ -15,11 +15,11 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from petqcd.client import SOCKET_NAME, SOCKET_PATH_MAX
 from petqcd.errors import ConfigError
 from petqcd.web.certificate import expires_unix_s
+from petqcd.web.slow_clients import ImpatientProtocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -99,11 +99,11 @@ class Connections:
         else:
             self._open.pop(source, None)
 
-    def protocol(self) -> type[H11Protocol]:
+    def protocol(self) -> type[ImpatientProtocol]:
         """HTTP that counts."""
         connections = self
 
-        class Counted(H11Protocol):
+        class Counted(ImpatientProtocol):
             def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
                 super().connection_made(transport)
                 self.is_counted = connections.opened(self.client[0] if self.client else "")
@@ -126,7 +126,7 @@ def is_loopback(source: str) -> bool:
         return False
 
 
-class PeerProtocol(H11Protocol):
+class PeerProtocol(ImpatientProtocol):
     """HTTP on the UNIX socket: who asks is what the kernel says, process and user in place of host and port."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -1,0 +1,94 @@
+"""What one slow client may hold: not its place, not its answer in memory, and nobody else's time.
+
+A client that sends its request byte by byte, or does not read what it asked for, is let go. Otherwise it would keep one
+of the listener's few places, and its answer, for as long as it likes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from petqcd import clock
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.h11_impl import RequestResponseCycle
+
+log = logging.getLogger(__name__)
+
+REQUEST_S = 20.0
+"""For a request to be whole, from the connection or from the end of the answer before it."""
+LOOK_S = 5.0
+LEAST_BYTES_PER_S = 1024.0
+"""What must be read while something waits for the client; measured from look to look."""
+
+
+class _Counted:
+    """A transport that knows how much was given to it."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.given_bytes = 0
+
+    def write(self, data: bytes) -> None:
+        self.given_bytes += len(data)
+        self._transport.write(data)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What the system did not take yet."""
+        return self._transport.get_write_buffer_size()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class ImpatientProtocol(H11Protocol):
+    """HTTP that lets go of clients that are too slow."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to watch."""
+        self._counted = _Counted(transport)
+        super().connection_made(self._counted)  # type: ignore[arg-type]  # it does all that a transport does
+        self._asks_since_s: float | None = clock.monotonic_s()
+        self._waited, self._read_bytes = False, 0
+        self._next_look = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Watch no more."""
+        self._next_look.cancel()
+        super().connection_lost(exc)
+
+    def _look(self) -> None:
+        why = self._unread() or self._unasked()
+        if why:
+            log.info("%s is let go: %s", self.client, why)
+            # Without lingering: the system forgets what it still holds for it, too.
+            raw = self._counted.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._counted.abort()
+            return
+        self._next_look = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+
+    def _unread(self) -> str:
+        """Whether it reads too slowly what waits for it."""
+        waits, read = self._counted.waiting_bytes > 0, self._counted.given_bytes - self._counted.waiting_bytes
+        is_slow = waits and self._waited and read - self._read_bytes < LOOK_S * LEAST_BYTES_PER_S
+        self._waited, self._read_bytes = waits, read
+        return f"{self._counted.waiting_bytes} bytes wait and are not read" if is_slow else ""
+
+    def _unasked(self) -> str:
+        """Whether its request takes too long to be whole."""
+        cycle: RequestResponseCycle | None = self.cycle  # there is none before the first request
+        if cycle is not None and not cycle.response_complete and not cycle.more_body:
+            self._asks_since_s = None
+            return ""
+        now_s = clock.monotonic_s()
+        if self._asks_since_s is None:
+            self._asks_since_s = now_s
+        return "its request does not end" if now_s - self._asks_since_s > REQUEST_S else ""

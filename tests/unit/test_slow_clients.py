@@ -1,0 +1,96 @@
+"""Clients that read or ask too slowly are let go, whoever reads at a tolerable pace is not."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+from typing import TYPE_CHECKING
+
+from petqcd.web import slow_clients
+from petqcd.web.server import Connections, make_server, tcp_socket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pytest
+    from starlette.types import Receive, Scope, Send
+
+ANSWER = b"x" * (16 << 20)
+"""More than the system takes for somebody who does not read."""
+DEADLINE_S = 60
+
+
+async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+    headers = [(b"content-length", str(len(ANSWER)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": ANSWER})
+
+
+async def served(work: Callable[[int], object]) -> None:
+    listening = tcp_socket("127.0.0.1", 0)
+    server = make_server(app, connections=Connections(20, lambda: None))  # type: ignore[arg-type]
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    await server.ready.wait()
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            await asyncio.to_thread(work, listening.getsockname()[1])
+    finally:
+        server.should_exit = True
+        await serving
+        listening.close()
+
+
+def connected(port: int) -> socket.socket:
+    found = socket.socket()
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    found.settimeout(DEADLINE_S)
+    found.connect(("127.0.0.1", port))
+    return found
+
+
+def read_to_the_end(connection: socket.socket, most: int = 1 << 16) -> int:
+    """Bytes until the other end closes or breaks off."""
+    n = 0
+    try:
+        while data := connection.recv(most):
+            n += len(data)
+    except ConnectionResetError:
+        pass
+    return n
+
+
+def test_who_does_not_read_is_let_go_and_who_reads_gets_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slow_clients, "LOOK_S", 1.0)
+
+    def work(port: int) -> None:
+        with connected(port) as lazy, connected(port) as keen:
+            for one in (lazy, keen):
+                one.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert read_to_the_end(keen) > len(ANSWER)
+            lazy.recv(1)
+            _closed(lazy)
+            assert read_to_the_end(lazy) < len(ANSWER)
+
+    asyncio.run(served(work))
+
+
+def _closed(connection: socket.socket) -> None:
+    """Wait, without reading, until the other end has given it up: what is sent then is answered by a reset."""
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP | select.POLLHUP | select.POLLERR)
+    assert poll.poll(1000 * DEADLINE_S), "it was not let go"
+
+
+def test_a_request_that_does_not_end_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slow_clients, "LOOK_S", 0.1)
+    monkeypatch.setattr(slow_clients, "REQUEST_S", 0.3)
+
+    def work(port: int) -> None:
+        with connected(port) as silent, connected(port) as slow, connected(port) as half:
+            slow.sendall(b"GET / HT")
+            half.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
+            assert read_to_the_end(silent) == 0
+            read_to_the_end(slow)
+
+    asyncio.run(served(work))
