@@ -322,7 +322,12 @@ class BiasSource(LinkedInstrument):
         limit = self._limit
         if limit is None:
             raise LimitError(f"{target} refused: no hard limit is configured", device=self.name)
-        at_v, _ = await self._at()
+        at_v, is_on = await self._at()
+        if self.trip.causes:
+            await self.off()
+        self.trip.check_armed()
+        if not is_on:  # a device that was restarted, above all
+            raise StateError("a ramp while the output is not on as it should be", device=self.name)
         if self.commanded is not None:
             if abs(at_v - self.commanded.value) > self._tolerance_v:
                 raise VerifyError(f"commanded {self.commanded}, measured {at_v:.3f} V", device=self.name)

@@ -31,3 +31,8 @@ def test_a_ramp_in_one_step_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BiasSource, "_ramp_to", at_once)
     _, wrong = HISTORIES.campaign(100, 1)
     assert any("at once" in line for line in wrong)
+
+
+def test_a_source_meter_that_was_restarted_is_told_no_voltage_by_a_ramp() -> None:
+    _, wrong = HISTORIES.campaign(1, 21158)
+    assert wrong == []
