@@ -113,10 +113,11 @@ class Mqtt:
                 while (event := await queue.get()) is not None:
                     if event.name == "alarm":
                         await self._keep(*messages.alarm(event.data))
-                    elif event.name == "audit":
-                        await self._keep(*messages.audit(event.data))
                     elif event.name == "progress":
                         topic, content = messages.progress(event.data)
+                        self._progress[topic] = content
+                    elif event.name == "audit":
+                        topic, content = messages.audit(event.data)
                         self._progress[topic] = content
             await asyncio.sleep(0.1)  # dropped for not reading, or the daemon stops and ends this task
 
@@ -225,7 +226,8 @@ class Mqtt:
         while True:
             latest, self._progress = self._progress, {}
             for topic, content in latest.items():
-                await client.publish(f"{self._base}/{topic}", json.dumps(content, allow_nan=False), qos=0)
+                text, retain = json.dumps(content, allow_nan=False), messages.is_retained(topic)
+                await client.publish(f"{self._base}/{topic}", text, qos=0, retain=retain)
             await asyncio.sleep(PROGRESS_EVERY_S)
 
     async def _tell(self, client: _Client, topic: str, payload: str) -> None:
