@@ -194,7 +194,8 @@ class Campaign:
                 "SELECT run_id, state, verdict, document, sequence FROM runs ORDER BY sequence"
             ).fetchall()
             counts = dict(history.execute("SELECT run, count(*) FROM results GROUP BY run"))
-            told = [json.loads(text)["run_id"] for (text,) in history.execute("SELECT payload FROM outbox")]
+            waiting = [json.loads(text) for (text,) in history.execute("SELECT payload FROM outbox")]
+            told = [message["run_id"] for message in waiting if "run_id" in message]  # alarms wait there, too
         by_id = {run[0]: run for run in runs}
         order = [run[0] for run in runs if run[0] in set(self.claimed)]
         assert order == self.claimed, "what was claimed is there, in order"
