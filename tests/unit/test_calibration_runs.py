@@ -310,10 +310,8 @@ def test_an_aborted_one_can_be_continued_and_gives_the_same(tmp_path: Path, benc
             stopped = await interrupted(w, first)
             assert stopped.verdict == "invalid"
             assert "stopped by command" in stopped.sentence
-            assert (
-                f"70 of 102 points were taken; continue with: petqc calibrate tdc --resume {stopped.run_id}"
-                in (stopped.notes[-1])
-            )
+            told = f"70 of 102 points were taken; continue with: petqc calibrate tdc --resume {stopped.run_id}"
+            assert any(told in note for note in stopped.notes)  # a busy machine is told there, too
             assert list_sets(w.store.sets).sets == ()
             before = {p.name: p.read_bytes() for p in w.store.folder_of(stopped.run_id).iterdir() if p.is_file()}
             run = await w.run(resume="last")

@@ -234,6 +234,8 @@ def poisson_fit(
     covariance[:, :] = 0.0
     expected(p, shape, edges, mu, jac)
     best = negative_log_likelihood(counts, mu)
+    # With an edge behind the peak, step, edge and line may lie on their bounds in turn, and pull each other to and fro.
+    many_bounds = shape[EDGE_RATIO] > 0.0
     status = NO_CONVERGENCE
     steps = 0
     m = 0
@@ -290,7 +292,7 @@ def poisson_fit(
                     newton[active[a]] = row[a]
             # Those that are on their bound already stay there, before others are taken to theirs.
             crossed = False
-            for a in range(m):
+            for a in range(m if many_bounds else 0):
                 step[active[a]] = row[a]
                 for j in range(N_PARAMETERS):
                     if slot[j] == active[a] and p[j] <= lower[j] and row[a] < 0.0:
@@ -298,6 +300,7 @@ def poisson_fit(
                         step[active[a]] = 0.0
                         crossed = True
             for a in range(m if not crossed else 0):
+                step[active[a]] = row[a]
                 for j in range(N_PARAMETERS):
                     if slot[j] == active[a] and p[j] + row[a] < lower[j]:
                         held[active[a]] = True
@@ -318,7 +321,7 @@ def poisson_fit(
         if not math.isfinite(decrement):
             status = SINGULAR
             break
-        if inside and decrement <= 0.0:
+        if many_bounds and inside and decrement <= 0.0:
             # All the way to the bound leads down: then as far along the free step as the first bound lets it go.
             share = 1.0
             for a in range(n_free):
