@@ -25,6 +25,26 @@ READY_S = 180.0
 STOP_S = 60.0
 
 
+_BENCH = """\
+[[device]]
+[device.simulator]
+profile = "bench"
+seed = 1
+[device.bias]
+v_min = 0.0
+v_max = 50.0
+max_step_v = 5.0
+slew_v_per_s = 50.0
+[api]
+listen = "127.0.0.1:0"
+"""
+
+
+def simulated_bench(runs: str) -> str:
+    """A petqc.toml: the simulated bench, with the tables of its runs."""
+    return _BENCH + runs
+
+
 def say(text: str) -> None:
     """Progress, for whoever waits."""
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")

@@ -24,28 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from served import children, cpu_s, give, machine, percentile, say, serving, table, use_of
+from served import children, cpu_s, give, machine, percentile, say, serving, simulated_bench, table, use_of
 
 from petqcd.client import Client
 from petqcd.errors import DaemonError
 
-CONFIG = """\
-[[device]]
-[device.simulator]
-profile = "bench"
-seed = 1
-[device.bias]
-v_min = 0.0
-v_max = 50.0
-max_step_v = 5.0
-slew_v_per_s = 50.0
+CONFIG = simulated_bench("""\
 [qc.source]
 seconds = 4.0
 [qc.housekeeping]
 seconds = 0.5
-[api]
-listen = "127.0.0.1:0"
-"""
+""")
 SAMPLE_S, SCRAPE_S, PAGE_S = 5.0, 1.0, 2.0
 PAGES = ("/", "/runs", "/trends", "/devices", "/alarms", "/calibrations", "/api/v1/status", "/api/v1/runs?limit=50")
 KINDS = ["housekeeping", "test-pulse"] * 5 + ["daily"]

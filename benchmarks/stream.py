@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from served import cpu_s, use_of
 
 from petqc.calibration import CalibrationSet
 from petqc.formats.petsys_config import load_config
@@ -58,7 +59,6 @@ TURN_BLOCKS = 191
 LIMITS = {"v_min": 0.0, "v_max": 46.0, "max_step_v": 5.0, "slew_v_per_s": 50.0}
 QUEUE_BYTES = 128 << 20
 """As the service's default."""
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def activity_for(profile: Profile, rate: float) -> float:
@@ -95,18 +95,6 @@ class Sample:
     simulator_mb: float
     own_cpu_s: float
     simulator_cpu_s: float
-
-
-def memory_mb(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
-
-
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 @dataclass(slots=True)
@@ -263,8 +251,8 @@ async def watch(
                     waiting_mb=round(8e-6 * (counts.words_taken - counts.words_done), 2),
                     simulated_s=round(state["elapsed_s"] - before["elapsed_s"], 3),
                     slipped_s=round(state["slipped_s"] - before["slipped_s"], 4),
-                    own_mb=round(memory_mb(os.getpid()), 1),
-                    simulator_mb=round(memory_mb(pid), 1),
+                    own_mb=round(use_of(os.getpid()).rss_mb, 1),
+                    simulator_mb=round(use_of(pid).rss_mb, 1),
                     own_cpu_s=cpu_s(os.getpid()),
                     simulator_cpu_s=cpu_s(pid),
                 )

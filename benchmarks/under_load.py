@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from served import children, cpu_s, give, machine, percentile, say, serving, table, use_of
+from served import children, cpu_s, give, machine, percentile, say, serving, simulated_bench, table, use_of
 
 from petqc_simulators.instrument_server import InstrumentServer
 from petqc_simulators.instruments import make_instrument
@@ -36,21 +36,10 @@ from petqcd.errors import DaemonError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CONFIG = """\
-[[device]]
-[device.simulator]
-profile = "bench"
-seed = 1
-[device.bias]
-v_min = 0.0
-v_max = 50.0
-max_step_v = 5.0
-slew_v_per_s = 50.0
+CONFIG = simulated_bench("""\
 [qc.source]
 seconds = 600.0
-[api]
-listen = "127.0.0.1:0"
-"""
+""")
 SUPPLY = """\
 [[device]]
 name = "supply-{number}"

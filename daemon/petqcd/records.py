@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from typing import TYPE_CHECKING
 
+from petqc.file_hash import sha256_of
 from petqcd.resume import left_behind
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def finalise_left_behind(folder: Path) -> list[str]:
     for partial in sorted(folder.glob("*.rawf.partial")):
         try:
             path = finalise_partial(partial)
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest = sha256_of(path)
             told.append(f"The recording {path.name} was finalised as truncated (SHA-256 {digest}).")
         except Exception as error:  # noqa: BLE001 - the record must be made whatever the file looks like
             told.append(f"The recording {partial.name} could not be finalised: {error}.")

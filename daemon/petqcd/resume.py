@@ -6,13 +6,13 @@ run's folder says what the points are points of.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from petqc.file_hash import sha256_of
+from petqc.output_files import write_text
 from petqcd.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -93,12 +93,7 @@ def begin(job: Job, plan: Mapping[str, Any], identity: str, kept: Kept | None) -
             source = kept.folder / f"{RECORDING}{suffix}"
             if source.is_file():
                 shutil.copyfile(source, job.folder / source.name)
-    partial = job.folder / f"{PLAN}.partial"
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(document, file, indent=1, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(job.folder / PLAN)
+    write_text(job.folder / PLAN, json.dumps(document, indent=1, allow_nan=False))
 
 
 def can_be_continued(kind: str) -> bool:
@@ -129,12 +124,8 @@ def hashed(folder: Path, name: str) -> tuple[RawFile, ...]:
     """The files of a recording of points with their hashes."""
     from petqc.results import RawFile
 
-    found = []
-    for path in (folder / f"{name}{suffix}" for suffix in SUFFIXES):
-        if path.is_file():
-            with path.open("rb") as file:
-                found.append(RawFile(path.name, hashlib.file_digest(file, "sha256").hexdigest()))
-    return tuple(found)
+    paths = (folder / f"{name}{suffix}" for suffix in SUFFIXES)
+    return tuple(RawFile(path.name, sha256_of(path)) for path in paths if path.is_file())
 
 
 def _document(job: Job, plan: Mapping[str, Any], identity: str | None) -> dict[str, Any]:

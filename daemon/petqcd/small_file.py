@@ -69,6 +69,20 @@ def read(path: Path) -> Found | None:
     return Found(before[0], is_previous=True, why=why)
 
 
+def read_newest(path: Path, schema: str) -> Any:
+    """What the file itself says, where the generation before will not do; None: there is no file.
+
+    Raises:
+        ValueError: it is damaged, or of another schema.
+    """
+    found = read(path)
+    if found is None and not path.exists():
+        return None
+    if found is None or found.is_previous or found.document["schema"] != schema:
+        raise ValueError(path)
+    return found.document
+
+
 def _private(name: str, flags: int) -> int:
     return os.open(name, flags, 0o600)
 

@@ -31,6 +31,16 @@ def partial_of(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is there whole or not at all, and whose content is on the disk."""
+    partial = partial_of(path)
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
 def write_parquet(table: Any, path: Path, **options: Any) -> None:
     """Write an Arrow table as a Parquet file that is there whole or not at all; options: of pyarrow."""
     import pyarrow.parquet as pq

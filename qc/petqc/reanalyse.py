@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from petqc.errors import BadInputError
+from petqc.file_hash import sha256_of
 from petqc.formats.bundle import CONTEXT_JSON, is_bundle
 from petqc.formats.bundle_check import check_bundle
 from petqc.qc_input import RunContext
@@ -187,10 +188,7 @@ def _own_config(bundle: Bundle) -> Path:
 
 def _raw_file(bundle: Bundle, path: Path) -> RawFile:
     known = next(file.sha256 for file in bundle.files if bundle.folder / file.name == path)
-    if known:
-        return RawFile(path.name, known)
-    with path.open("rb") as file:
-        return RawFile(path.name, hashlib.file_digest(file, "sha256").hexdigest())
+    return RawFile(path.name, known or sha256_of(path))
 
 
 def _context(bundle: Bundle, then: RunContext, read: _Read, raw_files: tuple[RawFile, ...], other: Other) -> RunContext:

@@ -7,14 +7,13 @@ same bytes.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from petqc.errors import BadInputError
-from petqc.output_files import sync_path, write_parquet
+from petqc.output_files import sync_path, write_parquet, write_text
 from petqc.results import ChannelColumn, Run, Spectrum
 
 if TYPE_CHECKING:
@@ -50,12 +49,7 @@ def save_run(run: Run, folder: Path) -> None:
     write_parquet(_spectra_table(run), folder / SPECTRA_PARQUET)
     if run.channel_spectra is not None:
         run.channel_spectra.save(folder)
-    partial = folder / f"{RUN_JSON}.partial"
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(folder / RUN_JSON)
+    write_text(folder / RUN_JSON, text)
     sync_path(folder)
 
 

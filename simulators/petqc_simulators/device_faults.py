@@ -42,18 +42,6 @@ class DeviceFaults(TimedFaults):
         """Whether any device can have it."""
         return "" if any(_can(kind.id, device) for device in self._devices.values()) else "no device here can have it"
 
-    def plant(self, fault: Fault) -> int:
-        """A fault that is there from the start.
-
-        Raises:
-            ProfileError: it cannot be had here.
-        """
-        return self._add(fault, self._place(fault), is_live=False)
-
-    def begin(self, fault: Fault) -> int:
-        """A fault from now on."""
-        return self._add(fault, self._place(fault), is_live=True)
-
     def _place(self, fault: Fault) -> str:
         can = [node for node, device in self._devices.items() if _can(fault.kind.id, device)]
         where = fault.where or (can[0] if can else "")

@@ -63,18 +63,6 @@ class LinkFaults(TimedFaults):
             return ""
         return "behind the maker's daemon frames come by shared memory, and answers are checked by it"
 
-    def plant(self, fault: Fault) -> int:
-        """A fault that is there from the start.
-
-        Raises:
-            ProfileError: it cannot be had here.
-        """
-        return self._add(_frozen_for(fault), self._place(fault), is_live=False)
-
-    def begin(self, fault: Fault) -> int:
-        """A fault from now on."""
-        return self._add(_frozen_for(fault), self._place(fault), is_live=True)
-
     def _place(self, fault: Fault) -> str:
         places = [*((READOUT, FRAMES, COMMANDS) if self._has_readout else ()), *self._instruments]
         where = fault.where or places[0]
@@ -87,6 +75,12 @@ class LinkFaults(TimedFaults):
                     f"fault {fault}: {where} come through the maker's daemon, which lets none of it pass"
                 )
         return where
+
+    def _as_acting(self, fault: Fault) -> Fault:
+        """A frozen link thaws after its time."""
+        if fault.kind.id != "L07":
+            return fault
+        return replace(fault, end_s=min(fault.end_s, fault.onset_s + fault.size))
 
     def _of(self, link: str) -> list[Fault]:
         found = [fault for _, fault in self._acting(link)]
@@ -150,13 +144,6 @@ class LinkFaults(TimedFaults):
         sizes = np.diff(block.starts)
         words = block.words[np.repeat(kept, sizes)]
         return Block(block.first_frame, words, np.concatenate([[0], np.cumsum(sizes[kept])]).astype(np.int64))
-
-
-def _frozen_for(fault: Fault) -> Fault:
-    """A frozen link thaws after its time."""
-    if fault.kind.id != "L07":
-        return fault
-    return replace(fault, end_s=min(fault.end_s, fault.onset_s + fault.size))
 
 
 class FaultySide:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ class Timed:
     is_live: bool
 
 
-class TimedFaults:
+class TimedFaults(ABC):
     """The faults of one handler, with their times.
 
     Args:
@@ -33,6 +34,34 @@ class TimedFaults:
         self._now_s = now_s
         self._lock = threading.Lock()
         self._timed: list[Timed] = []
+
+    def plant(self, fault: Fault) -> int:
+        """A fault that is there from the start.
+
+        Raises:
+            ProfileError: it cannot be had here.
+        """
+        return self._add(self._as_acting(fault), self._place(fault), is_live=False)
+
+    def begin(self, fault: Fault) -> int:
+        """A fault from now on.
+
+        Raises:
+            ProfileError: it cannot be had here.
+        """
+        return self._add(self._as_acting(fault), self._place(fault), is_live=True)
+
+    @abstractmethod
+    def _place(self, fault: Fault) -> str:
+        """Where it acts.
+
+        Raises:
+            ProfileError: it cannot be had here.
+        """
+
+    def _as_acting(self, fault: Fault) -> Fault:
+        """The fault with the times that follow from its kind."""
+        return fault
 
     def _clock_s(self, one: Timed) -> float:
         return time.monotonic() if one.is_live else self._now_s()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tests.contract import fault_line as faults
 from tests.contract.every_instrument import CASES
 from tests.contract.fault_relay import StreamRelay
+from tests.contract.hung_port import HungPort
 from tests.contract.served_instruments import served
 from tests.contract.supervised import Rig, supervising, table, until
 
@@ -107,30 +108,12 @@ async def library_never_back(name: str, _folder: Path) -> None:
     """A call into a library that sleeps: its thread is left behind, another device goes on, the daemon can stop."""
     comes_back = threading.Event()
 
-    class Hung:
-        longest_wait_s = 60.0
-
-        def write(self, _data: bytes, _timeout_s: float) -> None:
-            comes_back.wait(60.0)
-
-        def read(self, _timeout_s: float) -> bytes:
-            return b""
-
-        def clear(self) -> bytes:
-            return b""
-
-        def device_clear(self) -> bool:
-            return False
-
-        def close(self) -> None:
-            """Nothing is open."""
-
     board = _CASE.board()
     with served(board) as address:
         rig = Rig([table(SMU, address, name=f"{name}-{one}", **_GIVEN) for one in ("hung", "well")], {})
         hung, well = (rig[f"{name}-{one}"] for one in ("hung", "well"))
         link: Any = hung.driver._link  # type: ignore[attr-defined]
-        link._open_port = lambda _timeout_s: Hung()
+        link._open_port = lambda _timeout_s: HungPort(comes_back, [])
         try:
             async with supervising(rig):
                 await ends(well, InstrumentState.ADOPTED)

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import socket
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.contract.hung_port import HungPort
 
 from petqc_drivers.errors import (
     ConnectError,
@@ -240,26 +240,8 @@ def test_a_library_that_never_comes_back(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(threaded, "_GRACE_S", 0.05)
     comes_back = threading.Event()
 
-    class Hung:
-        longest_wait_s = 60.0
-
-        def write(self, _data: bytes, _timeout_s: float) -> None:
-            comes_back.wait(60)
-
-        def read(self, _timeout_s: float) -> bytes:
-            return b""
-
-        def clear(self) -> bytes:
-            return b""
-
-        def device_clear(self) -> bool:
-            return False
-
-        def close(self) -> None:
-            closed.append(time.monotonic())
-
     closed: list[float] = []
-    link = ThreadedLink("x", lambda _timeout_s: Hung())
+    link = ThreadedLink("x", lambda _timeout_s: HungPort(comes_back, closed))
 
     async def work() -> None:
         for _ in range(threaded.MOST_ABANDONED):

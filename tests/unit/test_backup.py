@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import select
 from tests.unit.histories import a_run, claim, claimed_and_stored
 
+from petqc.file_hash import sha256_of
 from petqcd.errors import RefusedError, StoreError
 from petqcd.store import Store, copying, schema
 from petqcd.store import backup as backup_module
@@ -200,7 +201,7 @@ def test_a_backup_of_version_1_restores(tmp_path: Path) -> None:
     version_1(made.path)
     manifest = json.loads((made.path / "backup.json").read_text())
     manifest |= {"schema_version": 1, "rows": {"runs": 2, "results": 3}}
-    manifest["files"]["history.sqlite"] = backup_module._digest(made.path / "history.sqlite")
+    manifest["files"]["history.sqlite"] = sha256_of(made.path / "history.sqlite")
     (made.path / "backup.json").write_text(json.dumps(manifest))
     assert rehearse(made.path).read == 1
     there = tmp_path / "there"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from petqcd.errors import ConfigError, DaemonError, SimulatorError, SimulatorRefusedError
+from petqcd.readout.simulator_process import READY_DEADLINE_S, end
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from petqc.results import Run
     from petqcd.config import PetqcConfig
 
-READY_DEADLINE_S = 120.0
-STOP_DEADLINE_S = 5.0
 LINE_LIMIT = 1 << 20
 KINDS = ("source", "lutetium")
 """Runs whose frames are one recording."""
@@ -101,25 +100,17 @@ async def _replayed(path: str, rest: Sequence[str], state: Path) -> AsyncIterato
     )  # fmt: skip
     try:
         assert process.stdout is not None  # noqa: S101 - asked for above; for the type checker
-        async with asyncio.timeout(READY_DEADLINE_S):
-            line = await process.stdout.readline()
+        try:
+            async with asyncio.timeout(READY_DEADLINE_S):
+                line = await process.stdout.readline()
+        except TimeoutError as error:
+            raise SimulatorError(f"the replay was not ready after {READY_DEADLINE_S:g} s") from error
         said = json.loads(line or b"{}")
         if not said.get("ready"):
             raise SimulatorRefusedError(str(said.get("error", "the replay ended before it was ready")))
         yield said
-    except TimeoutError as error:
-        raise SimulatorError(f"the replay was not ready after {READY_DEADLINE_S:g} s") from error
     finally:
-        assert process.stdin is not None  # noqa: S101 - likewise
-        process.stdin.close()
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            async with asyncio.timeout(STOP_DEADLINE_S):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        await end(process)
 
 
 def _configured(path: Path, ready: dict[str, Any], kind: str) -> PetqcConfig:

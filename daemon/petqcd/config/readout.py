@@ -13,8 +13,6 @@ from petqcd.config.instruments import TemperatureRange
 from petqcd.config.model import Model, Name
 from petqcd.interlocks.bias_limits import BiasLimits, Finite
 
-_FAULT = r"^[A-Z]\d{2}(=[^:@~\s]+)?(:[^@~\s]+)?(@[0-9.]+(-[0-9.]+)?)?(~[0-9.]+)?$"
-
 
 class SimulatorConfig(Model):
     """[device.simulator]: a simulated board, started as a process of its own."""

@@ -147,12 +147,6 @@ class InMaintenance:
                 log.error("maintenance is not written, and is forgotten at a restart: %s", error)  # noqa: TRY400
 
     def _read(self) -> dict[str, Maintenance]:
-        found = small_file.read(self._path)
-        if found is None and not self._path.exists():
-            return {}
-        if found is None or found.is_previous:  # the generation before may lack the one who works there now
-            raise ValueError(self._path)
-        if found.document["schema"] != SCHEMA:
-            raise ValueError(found.document["schema"])
-        every = [Maintenance(**one) for one in found.document["devices"]]
+        found = small_file.read_newest(self._path, SCHEMA)  # the one before may lack who works there now
+        every = [Maintenance(**one) for one in found["devices"]] if found is not None else []
         return {one.device: one for one in every}

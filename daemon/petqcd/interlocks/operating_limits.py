@@ -122,13 +122,10 @@ class KeptLimits:
             self._given = given
 
     def _read(self) -> None:
-        found = small_file.read(self._path)
-        if found is None and not self._path.exists():
-            return
-        if found is None or found.is_previous or found.document["schema"] != SCHEMA:
-            raise ValueError(self._path)
-        self._is_damaged = bool(found.document["others_are_damaged"])
-        self._given = {name: _of_document(one) for name, one in found.document["given"].items()}
+        found = small_file.read_newest(self._path, SCHEMA)
+        if found is not None:
+            self._is_damaged = bool(found["others_are_damaged"])
+            self._given = {name: _of_document(one) for name, one in found["given"].items()}
 
 
 def _of_document(one: dict[str, Any]) -> _Given:

@@ -129,6 +129,24 @@ def command(settings: SimulatorConfig, state_dir: Path, place: Place) -> list[st
     ]
 
 
+async def end(process: asyncio.subprocess.Process) -> None:
+    """End a simulator, and see it ended: told, or killed if it does not listen; safe when it has ended."""
+    if process.stdin is not None:
+        process.stdin.close()
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        async with asyncio.timeout(STOP_DEADLINE_S):
+            await process.wait()
+    except TimeoutError:
+        log.warning("the simulator did not end within %g s and is killed", STOP_DEADLINE_S)
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
 class SimulatorProcess:
     """One simulator process. `start` waits for its ready line, `stop` ends it, both within deadlines."""
 
@@ -191,19 +209,7 @@ class SimulatorProcess:
         """End the process; safe to call at any time, any number of times."""
         process = self._process
         if process is not None:
-            if process.stdin is not None:
-                process.stdin.close()
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.terminate()
-                try:
-                    async with asyncio.timeout(STOP_DEADLINE_S):
-                        await process.wait()
-                except TimeoutError:
-                    log.warning("the simulator did not end within %g s and is killed", STOP_DEADLINE_S)
-                    with contextlib.suppress(ProcessLookupError):
-                        process.kill()
-                    await process.wait()
+            await end(process)
             if self._place is not None:
                 self._place.clear()
         for task in self._drains:

@@ -6,7 +6,6 @@ of every file and the rows of every table.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from petqc.file_hash import sha256_of
 from petqcd import clock
 from petqcd.errors import StoreError
 from petqcd.store import schema
@@ -138,7 +138,7 @@ def verify_backup(backup: Backup) -> None:
         path = backup.path / name
         if not path.is_file():
             raise StoreError(f"{path}: is missing")
-        if _digest(path) != digest:
+        if sha256_of(path) != digest:
             raise StoreError(f"{path}: is not what it was when the backup was made")
     check_copy(backup.path / DATABASE, backup.rows)
 
@@ -169,12 +169,7 @@ def prune(folder: Path) -> list[Path]:
 
 def _digests(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    return {str(path.relative_to(folder)): _digest(path) for path in files}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {str(path.relative_to(folder)): sha256_of(path) for path in files}
 
 
 def _sync(folder: Path) -> None:

@@ -25,10 +25,10 @@ FRAMES_PER_S: Final = CLOCK_HZ / CLOCKS_PER_FRAME
 MAX_EVENTS: Final = (1 << 15) - 1 - 2
 """The 15-bit frame size counts the two header words too."""
 
-_ID_MASK: Final = np.uint64(FRAME_ID_MODULO - 1)
-_SIZE_SHIFT: Final = np.uint64(FRAME_ID_BITS)
-_COUNT_MASK: Final = np.uint64(0x7FFF)
-_LOST_MASK: Final = np.uint64(0x18000)
+ID_MASK: Final = np.uint64(FRAME_ID_MODULO - 1)
+SIZE_SHIFT: Final = np.uint64(FRAME_ID_BITS)
+COUNT_MASK: Final = np.uint64(0x7FFF)
+LOST_MASK: Final = np.uint64(0x18000)
 _LOST_BIT: Final = np.uint64(1 << 16)
 
 
@@ -119,7 +119,7 @@ def pack_frames(
     is_event = np.ones(len(words), dtype=np.bool_)
     is_event[starts] = is_event[starts + 1] = False
     words[is_event] = event_words
-    words[starts] = ids.astype(np.uint64) | (counts + 2).astype(np.uint64) << _SIZE_SHIFT
+    words[starts] = ids.astype(np.uint64) | (counts + 2).astype(np.uint64) << SIZE_SHIFT
     second = counts.astype(np.uint64)
     if is_lost is not None:
         second |= np.where(is_lost, _LOST_BIT, np.uint64(0))
@@ -162,7 +162,7 @@ def scan_frames(words: NDArray[np.uint64]) -> FrameScan:
         words: (k,) uint64 in machine order, as they came in one datagram.
     """
     n = len(words)
-    sizes = (words >> _SIZE_SHIFT & _COUNT_MASK).tolist()
+    sizes = (words >> SIZE_SHIFT & COUNT_MASK).tolist()
     found: list[int] = []
     place, reason = 0, None
     while place < n:
@@ -177,7 +177,7 @@ def scan_frames(words: NDArray[np.uint64]) -> FrameScan:
         place += size
     starts = np.array(found, dtype=np.int64)
     if found:
-        consistent = (words[starts] >> _SIZE_SHIFT & _COUNT_MASK) == (words[starts + 1] & _COUNT_MASK) + np.uint64(2)
+        consistent = (words[starts] >> SIZE_SHIFT & COUNT_MASK) == (words[starts + 1] & COUNT_MASK) + np.uint64(2)
         if not consistent.all():
             first_bad = int(np.argmin(consistent))
             place, reason = found[first_bad], "frame-inconsistent"
@@ -187,17 +187,17 @@ def scan_frames(words: NDArray[np.uint64]) -> FrameScan:
 
 def frame_ids(words: NDArray[np.uint64], starts: NDArray[np.int64]) -> NDArray[np.int64]:
     """Frame ids (n,) int64 of the frames that begin at `starts`."""
-    return (words[starts] & _ID_MASK).astype(np.int64)
+    return (words[starts] & ID_MASK).astype(np.int64)
 
 
 def frame_event_counts(words: NDArray[np.uint64], starts: NDArray[np.int64]) -> NDArray[np.int64]:
     """Events (n,) int64 in each of these frames."""
-    return (words[starts + 1] & _COUNT_MASK).astype(np.int64)
+    return (words[starts + 1] & COUNT_MASK).astype(np.int64)
 
 
 def frame_lost_mask(words: NDArray[np.uint64], starts: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether the board lost events (n,) of each of these frames."""
-    is_lost: NDArray[np.bool_] = (words[starts + 1] & _LOST_MASK) != 0
+    is_lost: NDArray[np.bool_] = (words[starts + 1] & LOST_MASK) != 0
     return is_lost
 
 

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any, cast
 import numba
 import numpy as np
 
+from petqc_drivers.petsys.frames import COUNT_MASK, FRAME_ID_MODULO, ID_MASK, LOST_MASK, SIZE_SHIFT
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-FRAMES, WORDS, FIRST, LAST, GAPS, MISSING, EVENTS, LOST, PARTLY_LOST = range(9)
-N_SEEN = 9
+FRAMES, FIRST, LAST, GAPS, MISSING, EVENTS, LOST, PARTLY_LOST = range(8)
+N_SEEN = 8
 """Places in what `examine` says."""
-
-_ID_MASK = (1 << 36) - 1
-_HALF = 1 << 35
 
 
 def _examine(
@@ -54,12 +53,12 @@ def _examine(
         if at + 2 > end:
             return False
         head, second = words[np.uint64(at)], words[np.uint64(at + 1)]
-        size = np.int64((head >> np.uint64(36)) & np.uint64(0x7FFF))
-        n = np.int64(second & np.uint64(0x7FFF))
-        frame = np.int64(head & np.uint64(_ID_MASK))
+        size = np.int64((head >> SIZE_SHIFT) & COUNT_MASK)
+        n = np.int64(second & COUNT_MASK)
+        frame = np.int64(head & ID_MASK)
         if size != n + 2 or at + size > end:
             return False
-        ahead = (frame - expected) & np.int64(_ID_MASK)
+        ahead = (frame - expected) & np.int64(FRAME_ID_MODULO - 1)
         if ahead >= most:
             return False
         if seen[FRAMES] == 0:
@@ -69,14 +68,13 @@ def _examine(
         if ahead > 0:
             seen[GAPS] += 1
             seen[MISSING] += ahead
-        if (second & np.uint64(0x18000)) != np.uint64(0):
+        if (second & LOST_MASK) != np.uint64(0):
             seen[LOST if n == 0 else PARTLY_LOST] += 1
         seen[EVENTS] += n
         seen[FRAMES] += 1
         seen[LAST] = frame
-        expected = (frame + 1) & np.int64(_ID_MASK)
+        expected = (frame + 1) & np.int64(FRAME_ID_MODULO - 1)
         at += size
-    seen[WORDS] = n_words
     return bool(seen[FRAMES] > 0)
 
 

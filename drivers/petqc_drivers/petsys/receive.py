@@ -168,8 +168,6 @@ class FrameIntake:
             self._take(words, scan, ids, None)
         else:
             self._take(words, scan, ids, self._sift(ids))
-        if self._used >= BATCH_WORDS:
-            self.flush()
 
     def _is_all_in_order(self, n_words: int) -> bool:
         """Whether a datagram is whole frames that follow what came before; then `_seen` says what is in them."""
@@ -192,14 +190,7 @@ class FrameIntake:
             counts["frames_missing"] += seen[k.MISSING]
         counts["frames_lost_by_board"] += seen[k.LOST]
         counts["frames_partly_lost_by_board"] += seen[k.PARTLY_LOST]
-        self._expected = (seen[k.LAST] + 1) % FRAME_ID_MODULO
-        self._stray_run = 0
-        self.last_frame_s = time.monotonic()
-        if self._used == 0:
-            self._oldest_s = self.last_frame_s
-        self._used += n_words
-        if self._used >= BATCH_WORDS:
-            self.flush()
+        self._took(n_words, seen[k.LAST])
 
     def _is_in_order(self, ids: NDArray[np.int64]) -> bool:
         steps = np.diff(ids)
@@ -269,12 +260,18 @@ class FrameIntake:
         counts["frames_lost_by_board"] += int(np.count_nonzero(is_lost & (n_events == 0)))
         counts["frames_partly_lost_by_board"] += int(np.count_nonzero(is_lost & (n_events > 0)))
         counts["waiting"] += len(ids)
-        self._expected = (int(ids[-1]) + 1) % FRAME_ID_MODULO
+        self._took(n_words, int(ids[-1]))
+
+    def _took(self, n_words: int, last_frame: int) -> None:
+        """So many words more wait for the consumer; a full batch goes to it."""
+        self._expected = (last_frame + 1) % FRAME_ID_MODULO
         self._stray_run = 0
         self.last_frame_s = time.monotonic()
         if self._used == 0:
             self._oldest_s = self.last_frame_s
         self._used += n_words
+        if self._used >= BATCH_WORDS:
+            self.flush()
 
     def due_in_s(self) -> float | None:
         """When `flush` is due, in seconds from now; None if nothing waits."""

@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import select
 import termios
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
@@ -19,6 +17,7 @@ from urllib.parse import urlsplit
 import serial
 
 from petqc_drivers.errors import ConnectError, LinkLostError, LocalProtocolError, ReplyTimeoutError
+from petqc_drivers.transport.sending import send_all
 from petqc_drivers.transport.tcp import SocketPort
 from petqc_drivers.transport.threaded import SLICE_S, ThreadedLink
 
@@ -103,16 +102,12 @@ class TtyPort:
     def write(self, data: bytes, timeout_s: float) -> None:
         """Send all of it."""
         # Not the library's: a change of its time-out sets the line anew.
-        left, until = memoryview(data), time.monotonic() + timeout_s
         try:
-            while left and (wait_s := until - time.monotonic()) > 0:
-                if not select.select([], [self._port.fileno()], [], wait_s)[1]:
-                    break
-                with contextlib.suppress(BlockingIOError):
-                    left = left[os.write(self._port.fileno(), left) :]
+            number = self._port.fileno()
+            is_sent = send_all(number, lambda left: os.write(number, left), data, timeout_s)
         except (OSError, termios.error) as error:
             raise LinkLostError(f"cannot send: {error}", do="check the cable") from error
-        if left:
+        if not is_sent:
             self._is_stuck = True
             raise ReplyTimeoutError("it does not take what is sent", do="check handshake and cable")
 

@@ -7,13 +7,12 @@ read while bytes trickle in.
 
 from __future__ import annotations
 
-import contextlib
 import select
 import socket
-import time
 from typing import Final
 
 from petqc_drivers.errors import ConnectError, LinkLostError, ReplyTimeoutError
+from petqc_drivers.transport.sending import send_all
 from petqc_drivers.transport.threaded import SLICE_S
 
 _CHUNK: Final = 4096
@@ -35,16 +34,11 @@ class SocketPort:
 
     def write(self, data: bytes, timeout_s: float) -> None:
         """Send all of it."""
-        left, until = memoryview(data), time.monotonic() + timeout_s
         try:
-            while left and (wait_s := until - time.monotonic()) > 0:
-                if not select.select([], [self._socket], [], wait_s)[1]:
-                    break
-                with contextlib.suppress(BlockingIOError):
-                    left = left[self._socket.send(left) :]
+            is_sent = send_all(self._socket.fileno(), self._socket.send, data, timeout_s)
         except OSError as error:
             raise LinkLostError(f"cannot send: {error}", do="check the cable") from error
-        if left:
+        if not is_sent:
             raise ReplyTimeoutError("it does not take what is sent", do="check the device")
 
     def read(self, timeout_s: float) -> bytes:

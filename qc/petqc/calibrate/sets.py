@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from petqc.calibrate import CalibrationKind
 from petqc.errors import BadInputError
+from petqc.file_hash import sha256_of
 from petqc.formats.petsys_config import TABLES, rewrite_tables
 from petqc.formats.petsys_tables import format_table
 from petqc.limits import Limits, Status
@@ -42,7 +43,6 @@ KINDS: tuple[str, ...] = get_args(CalibrationKind)
 _NAME = re.compile(r"^(\d{4,9})-([a-z]+(?:-[a-z]+)*)$")
 _PREFIX = ".new-"
 _LOCK = ".lock"
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +279,7 @@ def verify_set(folder: Path) -> list[str]:
         path = folder / name
         if not path.is_file():
             problems.append(f"{name} is missing")
-        elif _digest(path) != digest:
+        elif sha256_of(path) != digest:
             problems.append(f"{name} was changed")
     known = {*info.files, SET_JSON}
     problems += [f"{p.name} does not belong to it" for p in sorted(folder.iterdir()) if p.name not in known]
@@ -305,14 +305,6 @@ def _unchanged(path: Path, digest: str) -> bytes:
     if hashlib.sha256(content).hexdigest() != digest:
         raise BadInputError("was changed while the calibration ran", where=str(path), do="calibrate again")
     return content
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _next_number(root: Path) -> int:

@@ -6,19 +6,19 @@ sizes and hashes, when the run has ended. A folder whose run was killed still ha
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 
 from petqc.errors import BadInputError
+from petqc.file_hash import sha256_of
 from petqc.formats.petsys_manifest import read_manifest
 from petqc.formats.wire_log import SUFFIX, WireLogReader, WireTotals
-from petqc.output_files import partial_of, sync_path
+from petqc.output_files import sync_path, write_text
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
 
 SCHEMA: Final = "petqc-bundle/1"
@@ -34,7 +34,6 @@ ENVIRONMENT: Final = "environment.jsonl"
 
 State = Literal["recording", "complete", "truncated"]
 Entry = TypeVar("Entry", "BundleFile", "BundleWire")
-_CHUNK: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +157,7 @@ def seal_bundle(folder: Path, truncated: str | None = None) -> Bundle:
     files = []
     for name in _names(folder):
         path = folder / name
-        known = hashes.get(name)
-        size, digest = (path.stat().st_size, known) if known is not None else size_and_hash(path)
-        files.append(BundleFile(name, role_of(name), size, digest))
+        files.append(BundleFile(name, role_of(name), path.stat().st_size, hashes.get(name) or sha256_of(path)))
     bundle = Bundle(folder, "truncated" if cut else "complete", begun.about, "; ".join(cut), tuple(wires), tuple(files))
     document = {
         "schema": SCHEMA,
@@ -242,23 +239,6 @@ def _names(folder: Path) -> list[str]:
     return sorted(name for name in found if name not in (BUNDLE_JSON, f"{BUNDLE_JSON}.partial"))
 
 
-def size_and_hash(path: Path) -> tuple[int, str]:
-    """Bytes of a file, and their SHA-256."""
-    digest = hashlib.sha256()
-    size = 0
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-    return size, digest.hexdigest()
-
-
 def _write(folder: Path, document: Mapping[str, Any]) -> None:
-    path = folder / BUNDLE_JSON
-    partial = partial_of(path)
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_text(folder / BUNDLE_JSON, json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
     sync_path(folder)

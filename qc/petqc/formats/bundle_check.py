@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from petqc.errors import BadInputError
-from petqc.formats.bundle import Bundle, read_bundle, size_and_hash
+from petqc.file_hash import sha256_of
+from petqc.formats.bundle import Bundle, read_bundle
 
 if TYPE_CHECKING:
     import os
@@ -66,7 +67,7 @@ def check_bundle(
         if not path.is_file():
             found.findings.append(FileFinding(file.name, file.role, "is not there"))
             continue
-        size, digest = size_and_hash(path)
+        size, digest = path.stat().st_size, sha256_of(path)
         problem = ""
         if file.sha256 and size != file.bytes:
             problem = f"has {size} bytes, and had {file.bytes}"

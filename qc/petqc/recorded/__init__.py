@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from petqc.errors import BadInputError
+from petqc.file_hash import sha256_of
 from petqc.qc_input import RunContext
 from petqc.results import RawFile
 from petqc.software import software
@@ -114,7 +114,7 @@ def analyse_file(
             do="give the raw recording, .rawf",
         )
     filled = _reader(files[0], asked)(files, asked)
-    hashes = tuple(RawFile(path.name, _sha256(path)) for path in files)
+    hashes = tuple(RawFile(path.name, sha256_of(path)) for path in files)
     known: dict[str, Any] = {
         "run_id": f"{files[0].stem}-{hashes[0].sha256[:12]}",
         "kind": "recorded",
@@ -260,8 +260,3 @@ def flat_account(accounts: Iterable[ProcessingAccount]) -> dict[str, int | float
             else:
                 total[name] = total.get(name, 0) + value
     return total
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
