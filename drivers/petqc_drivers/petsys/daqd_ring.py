@@ -24,7 +24,7 @@ import numpy as np
 
 from petqc_drivers.errors import ConnectError, LinkLostError
 from petqc_drivers.petsys.daqd_wire import POINTER_MODULO, RING_BYTES, RING_SLOTS, SLOT_BYTES, SLOT_WORDS
-from petqc_drivers.petsys.frames import FRAME_ID_BITS, FrameScan
+from petqc_drivers.petsys.frames import COUNT_MASK, SIZE_SHIFT, FrameScan
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,8 +39,6 @@ _FIRST_WORDS: Final = 64
 """Of each slot at the first look: most frames whole. The kernel's price is per piece, whether of 16 bytes or of 512."""
 _PIECES: Final = 1024
 """Most pieces of one copy (IOV_MAX)."""
-_SIZE_SHIFT: Final = np.uint64(FRAME_ID_BITS)
-_COUNT_MASK: Final = np.uint64(0x7FFF)
 
 
 def _kernel_copy() -> Any:
@@ -190,8 +188,8 @@ class SharedRing:
         words = np.frombuffer(room, dtype=np.uint64)
         looks = np.empty((len(slots), _FIRST_WORDS), dtype=np.uint64)
         self._copy(places, np.full(len(slots), _FIRST_WORDS, dtype=np.uint64), looks)
-        sizes = (looks[:, 0] >> _SIZE_SHIFT & _COUNT_MASK).astype(np.int64)
-        is_good = sizes == (looks[:, 1] & _COUNT_MASK).astype(np.int64) + _HEAD_WORDS
+        sizes = (looks[:, 0] >> SIZE_SHIFT & COUNT_MASK).astype(np.int64)
+        is_good = sizes == (looks[:, 1] & COUNT_MASK).astype(np.int64) + _HEAD_WORDS
         is_good &= sizes <= SLOT_WORDS
         ends = np.cumsum(np.where(is_good, sizes, 0))
         n_slots = int(np.searchsorted(ends, len(words), side="right"))
