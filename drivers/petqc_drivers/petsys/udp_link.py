@@ -190,7 +190,9 @@ class UdpReadoutLink(CommandGate):
 
     def datagram(self, first: int, n_bytes: int) -> None:
         """Sort a datagram: frames stay in this thread, replies go to the event loop if one is waited for."""
-        if self._greeting is not None:
+        # Read once: the event loop ends the greeting as soon as it hears of this datagram.
+        is_greeting = self._greeting is not None
+        if is_greeting:
             self._receiver.post(self._greeted)
         intake = self._intake
         if first == DATA_MARK:
@@ -202,7 +204,7 @@ class UdpReadoutLink(CommandGate):
         whole = bytes((first,)) + bytes(self.room()[:n_bytes])
         self._receiver.tap.received(whole)
         if first != REPLY_MARK:
-            if self._greeting is None:  # what a board answers to a greeting is not laid down
+            if not is_greeting:  # what a board answers to a greeting is not laid down
                 self._counts["unknown_datagrams"] += 1
             return
         try:
