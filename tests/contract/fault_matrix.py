@@ -45,6 +45,8 @@ WITHIN_S: Final = 10.0
 """From the fault to the named state. Source: reliability design, section 12."""
 QUICK_S, PATIENT_S = 0.08, 2.0
 """For one reply: of faults that end in a time-out, and of those that must not."""
+LAST_REPLY_S: Final = QUICK_S + 0.1
+"""After which the latest of late replies has come: the quiet that a new session waits for is short in these tests."""
 RIGHT: Final = "right"
 
 
@@ -173,6 +175,7 @@ class InstrumentSubject:
                 line.inner = board
             finally:
                 await device.aclose()
+            await asyncio.sleep(LAST_REPLY_S)
             after = case.device(address, PATIENT_S)
             try:
                 await after.connect()
@@ -257,7 +260,7 @@ class ReadoutSubject:
                     ends = await self._end(link, before)
                     assert time.monotonic() - started < WITHIN_S
                 if row.how != "nobody":
-                    await asyncio.sleep(QUICK_S + 0.1)
+                    await asyncio.sleep(LAST_REPLY_S)
                     after = make(PATIENT_S)
                     await after.open()
                     assert await look(after, 0, 0) == before

@@ -111,11 +111,7 @@ class FaultRelay(ABC):
             at_s = now + after_s
             if stream is not None:
                 at_s = self._last_s[stream] = max(at_s, self._last_s.get(stream, 0.0))
-            if at_s <= now:
-                with contextlib.suppress(OSError):
-                    send(piece)
-            else:
-                self._due.append((at_s, send, piece))
+            self._due.append((at_s, send, piece))  # also what is due now: what was due before may still be here
 
 
 class DatagramRelay(FaultRelay):

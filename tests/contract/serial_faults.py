@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import re
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -246,20 +247,27 @@ async def opened_twice(name: str, folder: Path) -> None:
             await link.open(2.0)
         await link.aclose()
         try:
-            thief = os.open(folder / name, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+            thief = os.open(folder / name, os.O_RDWR | os.O_NOCTTY)
         except OSError:
             return  # nobody but root gets this far
+        is_at_work = threading.Event()
+        is_at_work.set()
+        stealing = asyncio.create_task(asyncio.to_thread(_steal, thief, is_at_work))
         try:
-            await until(lambda: _stolen(thief) and one.device.state is InstrumentState.FAULT)
+            await until(lambda: one.device.state is InstrumentState.FAULT)
         finally:
-            os.close(thief)
+            is_at_work.clear()  # it goes with what it takes last
         await one.ends(InstrumentState.OFF)
+        await stealing
 
 
-def _stolen(thief: int) -> bool:
-    with contextlib.suppress(BlockingIOError):
-        os.read(thief, 4096)
-    return True
+def _steal(thief: int, is_at_work: threading.Event) -> None:
+    """Wait for bytes where the driver waits for them, and be the first as often as not."""
+    try:
+        while is_at_work.is_set():
+            os.read(thief, 4096)
+    finally:
+        os.close(thief)
 
 
 async def stopped_up(name: str, folder: Path) -> None:
