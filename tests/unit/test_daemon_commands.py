@@ -105,6 +105,30 @@ def test_ids_end_with_their_day_and_what_was_begun_is_not_begun_again(tmp_path: 
     asyncio.run(work())
 
 
+async def check_runs(d: Daemon, headers: dict[str, str]) -> None:
+    """A run that energises asks again, also as a part of another; one that does not, does not."""
+
+    async def start(kind: str, **parameters: Any) -> tuple[int, str]:
+        status, _, said = await post(d, "/api/v1/runs", headers, {"kind": kind, "parameters": parameters})
+        return status, said.get("code", "")
+
+    def forget() -> None:
+        for session in d.accounts.sessions._sessions.values():
+            session.proved_s -= PROVED_S + 1
+
+    forget()
+    d.runs.refuses = lambda: "of the test"
+    for kind in ("source", "dark", "daily", "calibrate-time-offsets"):
+        assert await start(kind) == (401, "password-again")
+    assert await start("daily", no_such_setting=1) == (401, "password-again")
+    for kind in ("housekeeping", "test-pulse"):
+        assert await start(kind) == (409, "refused")  # let through, as far as the gate goes
+    assert await start("no such kind") == (409, "refused")
+    assert (await post(d, "/api/v1/confirm", headers, {"note": ""}))[0] == 409
+    assert (await post(d, "/api/v1/me/password", headers, {"password": WORDS}))[0] == 200
+    assert await start("source") == (409, "refused")
+
+
 def test_what_energises_asks_for_the_password_again(tmp_path: Path, board_config: Path) -> None:
     async def work() -> None:
         async with with_users(tmp_path, board_config) as d:
@@ -127,6 +151,7 @@ def test_what_energises_asks_for_the_password_again(tmp_path: Path, board_config
             assert (await post(d, "/api/v1/me/password", headers, {"password": WORDS}))[0] == 200
             assert await ask_limits() == (404, "not-found")
             assert (await post(d, "/api/v1/me/password", PAGE, {"password": WORDS}))[0] == 401
+            await check_runs(d, headers)
             told = [(row["action"], row.get("outcome"), row.get("code")) for row in entries(d.store, limit=500)]
             assert ("change-limits", "refused", "password-again") in told
             assert ("password again", "refused", None) in told
@@ -164,6 +189,15 @@ def test_a_token_names_what_it_may_energise_and_is_held_to_its_limits(tmp_path: 
             _, secret = await tokens.create("d", Role.ENGINEER, scope=named, days=1, by="test", restriction=restriction)
             status, _, said = await post(d, "/api/v1/runs", bearer(secret), {"kind": "source"})
             assert (status, said["code"], d.runs.progress) == (403, "not-allowed", None)
+            _, plain = await tokens.create("e", Role.ENGINEER, scope=None, days=1, by="test")
+            d.runs.refuses = lambda: "of the test"
+            for kind, secret_of, answered in (
+                ("source", plain, (403, True)),
+                ("housekeeping", plain, (409, False)),
+                ("dark", secret, (409, False)),
+            ):
+                status, _, said = await post(d, "/api/v1/runs", bearer(secret_of), {"kind": kind})
+                assert (status, "scope of the token must name it" in said["error"]) == answered
             again = Tokens(d.store)
             await again.load()
             assert {t.name: t.restriction for t in again.listing()}["d"].kinds == ("dark",)

@@ -81,6 +81,21 @@ class RunKind:
             told = "; ".join(f"{'.'.join(str(k) for k in e['loc'])} {e['input']!r}: {e['msg']}" for e in error.errors())
             raise RefusedError(f"{self.name}: {told}") from error
 
+    def energises(self, config: PetqcConfig, given: Mapping[str, Any]) -> bool:
+        """Whether a run of this kind, or a part of it, may have bias set; of what is not possible, that it does.
+
+        Args:
+            config: the daemon's.
+            given: as for `settings_of`.
+        """
+        if not self.is_composed:
+            return self.needs_bias
+        try:
+            parts = self.parts(self.settings_of(config, given))
+        except RefusedError:
+            return True
+        return any(find_kind(part.kind).needs_bias for part in parts)
+
 
 _REGISTRY: dict[str, RunKind] = {}
 

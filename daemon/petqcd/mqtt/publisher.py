@@ -274,7 +274,8 @@ class Mqtt:
             async with daemon.audit.act(actor, "off", "all", first=True) as act:
                 act.result = [one.document() for one in await daemon.off()]
             return {"devices": act.result}
-        if _needs_bias(daemon, command) and not self._config.energise:
+        energises = find_kind(command.kind).energises(daemon.config, command.parameters)
+        if energises and not self._config.energise:
             raise RefusedError(f"a {command.kind} run needs bias: [mqtt] energise is not set")
         async with daemon.audit.act(actor, "start-run", command.kind, new=command.parameters) as act:
             act.result = await daemon.runs.start(command.kind, source=actor.signature, parameters=command.parameters)
@@ -298,14 +299,6 @@ class Mqtt:
             "version": daemon.version,
         }
         return json.dumps(document)
-
-
-def _needs_bias(daemon: Daemon, command: Command) -> bool:
-    kind = find_kind(command.kind)
-    if not kind.is_composed:
-        return kind.needs_bias
-    settings = kind.settings_of(daemon.config, command.parameters)
-    return any(find_kind(part.kind).needs_bias for part in kind.parts(settings))
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:

@@ -56,6 +56,8 @@ TOWARDS_SAFE = frozenset({"off", "abort", "hold"})
 CONFIRMED = frozenset({"energise", "change-limits", "bypass", "maintenance"})
 """In a session of the console the password must have been given in the last five minutes; a token must name the action
 in its scope."""
+CONFIRMED_WITH_BIAS = frozenset({"start-run"})
+"""The same where the run energises."""
 READING = frozenset({ANYBODY, VIEW, "session", "audit"})
 """Changes nothing, so the audit log has no row of it."""
 
@@ -175,11 +177,17 @@ def reference_page() -> str:
     ]
     for action, (roles, what) in ROLES.items():
         marks = " | ".join("yes" if role in roles else "–" for role in Role)
-        again = " **Asks for the password again; a token must name it in its scope.**" if action in CONFIRMED else ""
-        lines.append(f"| `{action}` | {marks} | {what}{again} |")
+        lines.append(f"| `{action}` | {marks} | {what}{_again(action)} |")
     lines += ["", "## Routes", "", "| route | action |", "| --- | --- |"]
     lines += [f"| `{method} {path}` | `{action}` |" for (method, path), action in ACTIONS.items()]
     return "\n".join(lines) + "\n"
+
+
+def _again(action: str) -> str:
+    if action not in CONFIRMED | CONFIRMED_WITH_BIAS:
+        return ""
+    where = "Where the run energises, it asks" if action in CONFIRMED_WITH_BIAS else "Asks"
+    return f" **{where} for the password again; a token must name it in its scope.**"
 
 
 if __name__ == "__main__":

@@ -19,11 +19,12 @@ from petqcd.errors import (
     TooManyError,
     UnknownActorError,
 )
+from petqcd.kinds import all_kinds, find_kind
 from petqcd.security.access import Actor, Proof, Role, actor_on_socket
 from petqcd.security.answers import HEADER, Answer
 from petqcd.security.audit import REQUEST
 from petqcd.security.sessions import RateLimit
-from petqcd.web.actions import ACTIONS, ANYBODY, CONFIRMED, READING, TOWARDS_SAFE, VIEW, may
+from petqcd.web.actions import ACTIONS, ANYBODY, CONFIRMED, CONFIRMED_WITH_BIAS, READING, TOWARDS_SAFE, VIEW, may
 from petqcd.web.failures import failure
 
 if TYPE_CHECKING:
@@ -88,11 +89,31 @@ class Gate:
             raise NotAllowedError(f"{actor.name} may not {action}: {_why_not(actor, action, self.daemon)}")
         if actor.devices is not None and (device := request.path_params.get("device", "")) not in actor.devices | {""}:
             raise NotAllowedError(f"{actor.name} may not {action}: the token is not for {device}")
-        if action in CONFIRMED and actor.proof is Proof.PASSWORD:
+        if action in CONFIRMED:
+            self._require_confirmed(request, actor, action)
+        elif action in CONFIRMED_WITH_BIAS and await self._energises(request):
+            self._require_confirmed(request, actor, f"{action} that energises")
+        return actor
+
+    def _require_confirmed(self, request: Request, actor: Actor, what: str) -> None:
+        """Of whoever energises: a password that was given a moment ago, or a token that was made for it."""
+        if actor.proof is Proof.TOKEN and actor.scope is None:
+            raise NotAllowedError(f"{actor.name} may not {what}: the scope of the token must name it")
+        if actor.proof is Proof.PASSWORD:
             secret = request.cookies.get(self.cookie, "")
             if not self.daemon.accounts.sessions.is_proved(secret):
-                raise PasswordAgainError(f"to {action}, give the password again")
-        return actor
+                raise PasswordAgainError(f"to {what}, give the password again")
+
+    async def _energises(self, request: Request) -> bool:
+        """Whether a run is asked for that has bias set; what asks for no run that there is, is refused later."""
+        said = await _said(request)
+        if not isinstance(said, dict):
+            return False
+        kind, parameters = said.get("kind"), said.get("parameters", {})
+        if not isinstance(kind, str) or kind not in all_kinds():
+            return False
+        given = parameters if isinstance(parameters, dict) else {}
+        return find_kind(kind).energises(self.daemon.config, given)
 
     async def note_refused(self, request: Request, action: str | None, error: DaemonError) -> None:
         """Record a command that was not let through; of many from one source, some."""
