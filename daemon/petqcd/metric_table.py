@@ -136,6 +136,21 @@ METRICS: tuple[Metric, ...] = (
     Metric("petqc_live_time_ratio", "gauge", "Share of the last run's time that was live.", _MODULE),
     Metric("petqc_energy_nonlinearity_ratio", "gauge", "How far the energy scale bends between two lines.", _MODULE),
     Metric("petqc_time_tails_ratio", "gauge", "Tails of the time peak, FWTM over FWHM; 1.82 is Gaussian.", _MODULE),
+    Metric("petqc_coincidence_window_seconds", "gauge", "Coincidence window in use, full width.", _MODULE),
+    Metric("petqc_energy_window_low_electronvolts", "gauge", "Energy window in use, its lower edge.", _MODULE),
+    Metric("petqc_energy_window_high_electronvolts", "gauge", "Energy window in use, its upper edge.", _MODULE),
+    Metric(
+        "petqc_compared_energy_resolution_ratio",
+        "gauge",
+        "Energy resolution of the scanner that stands beside the published one in the run, FWHM over position.",
+        _MODULE,
+    ),
+    Metric(
+        "petqc_compared_time_resolution_seconds",
+        "gauge",
+        "Coincidence time resolution of the scanner that stands beside the published one in the run, FWHM.",
+        _MODULE,
+    ),
     Metric("petqc_source_distance_meters", "gauge", "How far the source lies from its place.", _MODULE),
     Metric("petqc_module_efficiency_ratio", "gauge", "Efficiency of a module over the mean of all.", _MODULE),
     Metric("petqc_scatter_ratio", "gauge", "Photons in the energy window that were scattered.", _MODULE),
@@ -171,6 +186,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("petqc_silent_temperature_sensors", "gauge", "Fitted temperature sensors that give nothing.", _MODULE),
     Metric("petqc_unlocked_links", "gauge", "Clocks and links out of lock in the last housekeeping.", _MODULE),
     Metric("petqc_bad_supplies", "gauge", "Supplies of modules that did not call themselves good.", _MODULE),
+    Metric("petqc_supply_vdd1_volts", "gauge", "Supply VDD1 at a module, where its board measures it.", _MODULE),
+    Metric("petqc_supply_vdd2_volts", "gauge", "Supply VDD2 at a module, where its board measures it.", _MODULE),
+    Metric("petqc_supply_vdd3_volts", "gauge", "Supply VDD3 at a module, where its board measures it.", _MODULE),
     Metric(
         "petqc_idle_bias_on",
         "gauge",
@@ -404,11 +422,20 @@ CHECK_METRICS: Mapping[str, str] = {
     "instruments": "petqc_faulty_instruments",
     "link_errors": "petqc_link_errors",
     "calibration_age": "petqc_calibration_age_seconds",
+    "supply_voltage.vdd1": "petqc_supply_vdd1_volts",
+    "supply_voltage.vdd2": "petqc_supply_vdd2_volts",
+    "supply_voltage.vdd3": "petqc_supply_vdd3_volts",
+    "windows.coincidence": "petqc_coincidence_window_seconds",
+    "windows.energy_low": "petqc_energy_window_low_electronvolts",
+    "windows.energy_high": "petqc_energy_window_high_electronvolts",
+    "published.energy_resolution": "petqc_compared_energy_resolution_ratio",
+    "published.time_resolution": "petqc_compared_time_resolution_seconds",
 }
-"""The metric that carries a check's value."""
+"""The metric that carries the value of a check, or of a part of one, CHECK.PART."""
 
 TO_BASE: Mapping[str, float] = {
     "keV": 1e3,
+    "V": 1.0,
     "ps": 1e-12,
     "ns": 1e-9,
     "%": 1e-2,
@@ -432,6 +459,12 @@ TO_BASE: Mapping[str, float] = {
     "codes": 1.0,
 }
 """From a check's unit to the base unit that metrics use."""
+
+
+def with_metric(check_id: str) -> list[str]:
+    """A check, and parts of it, whose values have a metric of their own."""
+    return [one for one in CHECK_METRICS if one == check_id or one.startswith(f"{check_id}.")]
+
 
 CALIBRATIONS = ("threshold", "tdc", "charge", "energy", "time-offsets", "bias")
 """Values of the label kind."""

@@ -9,9 +9,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.unit.run_documents import usual_run
 
 from petqc.checks import all_checks
+from petqc.limits import Limits
+from petqc.results import CheckResult
 from petqcd.metric_table import CHECK_METRICS, METRICS
+from petqcd.metrics import Metrics
 from petqcd.monitoring.__main__ import made_files
 from petqcd.monitoring.alerts import ALERTS
 from petqcd.monitoring.rules import RECORDINGS
@@ -47,7 +51,7 @@ def test_rules_use_only_metrics_that_exist() -> None:
         text = path.read_text()
         if path.name == "fleet.rules.yml":
             known |= set(re.findall(r"record: (\S+)", text))
-        used |= set(re.findall(r"\bpetqc[_:][a-z_:]+[a-z]", text))
+        used |= set(re.findall(r"\bpetqc[_:][a-z0-9_:]+[a-z]", text))
     assert len(used) > 40
     assert used - known == set()
 
@@ -59,7 +63,7 @@ def test_every_check_has_its_title_its_greatest_age_and_its_value() -> None:
         assert ("petqc:check_max_age_seconds", check.id) in recorded
     with_metric = {check for record, check in recorded if record == "petqc:check_value"}
     assert with_metric == set(CHECK_METRICS)
-    assert with_metric <= {check.id for check in all_checks()}
+    assert {check.partition(".")[0] for check in with_metric} <= {check.id for check in all_checks()}
 
 
 def test_every_alert_fires_in_a_test_and_says_what_to_do() -> None:
@@ -86,3 +90,25 @@ def test_the_examples_are_taken_by_the_programs_they_are_for() -> None:
     for name in ("prometheus.yml", "fleet.yml"):
         judged(tool("promtool"), "check", "config", name)
     judged(tool("amtool"), "check-config", "alertmanager.yml")
+
+
+def test_a_part_of_a_check_has_a_metric_of_its_own() -> None:
+    metrics = Metrics("bench", "board", simulated=True)
+    found = [
+        CheckResult.measured(name, node, value, unit, 0.0, 0, Limits())
+        for name, node, value, unit in (
+            ("windows.coincidence", "scanner", 4.7, "ns"),
+            ("windows.energy_low", "scanner", 435.0, "keV"),
+            ("supply_voltage.vdd1", "module:0.0.1", 1.35, "V"),
+            ("published.energy_resolution", "scanner", 10.5, "%"),
+        )
+    ]
+    metrics.restore(usual_run(checks=found), finished_unix_s=1.0)
+    lines = metrics.text().decode().splitlines()
+    for line in (
+        'petqc_coincidence_window_seconds{module="scanner",scanner="bench"} 4.7e-09',
+        'petqc_energy_window_low_electronvolts{module="scanner",scanner="bench"} 435000.0',
+        'petqc_supply_vdd1_volts{module="0.0.1",scanner="bench"} 1.35',
+        'petqc_compared_energy_resolution_ratio{module="scanner",scanner="bench"} 0.105',
+    ):
+        assert line in lines

@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from petqc.checks import all_checks
-from petqcd.metric_table import CHECK_METRICS
+from petqc.report.text import title_of
+from petqcd.metric_table import CHECK_METRICS, with_metric
 from petqcd.monitoring.grafana import NODE, SCANNER, Dashboard, Panel
 from petqcd.monitoring.rules import unit_of
 
@@ -29,33 +30,32 @@ _UNITS = {
 
 TIMING = (
     "ctr_fit", "ctr_nema", "time_tails", "module_time_offset", "lu_time_offset", "lu_tdc_scale", "pulse_tdc_scale",
-    "pulse_tdc_inl", "pulse_tac_offset",
+    "pulse_tdc_inl", "pulse_tac_offset", "published.time_resolution", "windows.coincidence",
 )  # fmt: skip
 ENERGY = (
     "photopeak", "energy_resolution", "window_acceptance", "linearity", "lu_energy_scale", "singles_rate",
     "block_efficiency", "lu_efficiency", "prompts", "randoms_delayed", "scatter_ratio", "pulse_charge_gain", "mr_rate",
-    "mr_peak",
+    "mr_peak", "published.energy_resolution", "windows.energy_low", "windows.energy_high",
 )  # fmt: skip
 """Which checks are shown together; every other one is the electronics'."""
 
 
 def _of_checks(ids: Iterable[str]) -> tuple[Panel, ...]:
-    titles = {check.id: check.title for check in all_checks()}
     panels = []
     for check in ids:
         metric = CHECK_METRICS[check]
         unit = _UNITS.get(unit_of(metric), "percentunit" if metric.endswith("_ratio") else "short")
-        panels.append(Panel(titles[check], ((f"{metric}{NODE}", "{{scanner}} {{module}}"),), unit=unit))
+        panels.append(Panel(title_of(check), ((f"{metric}{NODE}", "{{scanner}} {{module}}"),), unit=unit))
     return tuple(panels)
 
 
 def _status_of(ids: Iterable[str]) -> Panel:
-    names = "|".join(ids)
+    names = "|".join(dict.fromkeys(check.partition(".")[0] for check in ids))
     expr = f'petqc_check_status{{scanner=~"$scanner",module=~"$module",check=~"({names})([.].*)?"}}'
     legend = "{{scanner}} {{module}} {{check}}"
     return Panel(
         "Status of these checks", ((expr, legend),), "state-timeline", names=_STATUS, width=24, height=10,
-        said="By the daemon's own limits. A name with a dot is a control chart.",
+        said="By the daemon's own limits. A name with a dot is a part of a check, or a control chart.",
     )  # fmt: skip
 
 
@@ -159,8 +159,7 @@ _FLEET = (
 
 def dashboards() -> tuple[Dashboard, ...]:
     """All of them."""
-    electronics = [check.id for check in all_checks() if check.id in CHECK_METRICS]
-    electronics = [check for check in electronics if check not in TIMING + ENERGY]
+    electronics = [one for check in all_checks() for one in with_metric(check.id) if one not in TIMING + ENERGY]
     drift = Panel(
         "Drift of the photopeak, per day",
         ((f"petqc:photopeak_drift_electronvolts_per_day{NODE}", "{{scanner}} {{module}}"),),

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from petqc.checks import all_checks
-from petqcd.metric_table import CHECK_METRICS
+from petqcd.metric_table import CHECK_METRICS, with_metric
 from petqcd.monitoring.alerts import ALERTS
 
 if TYPE_CHECKING:
@@ -61,9 +61,9 @@ def _of_checks() -> Iterator[Recording]:
     for check in all_checks():
         yield Recording("petqc:check_max_age_seconds", f"vector({max_age_s(check)})", {"of": check.id})
     for check in all_checks():
-        metric = CHECK_METRICS.get(check.id)
-        if metric is not None:
-            yield Recording("petqc:check_value", metric, {"check": check.id, "unit": unit_of(metric)})
+        for one in with_metric(check.id):
+            metric = CHECK_METRICS[one]
+            yield Recording("petqc:check_value", metric, {"check": one, "unit": unit_of(metric)})
 
 
 def _drift(metric: str, check: str, *, settled: str = "") -> str:
