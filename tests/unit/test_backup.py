@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import sqlite3
 import threading
@@ -243,3 +244,27 @@ def test_old_backups_go_after_a_new_one_only(tmp_path: Path) -> None:
     assert names[-7:-1] == [f"202501{day:02}T023000Z" for day in range(24, 30)]
     assert len(names) < 29
     assert read_backup(newest.path) == newest
+
+
+def test_a_backup_that_is_half_dropped_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "backups"
+    with closing(Store(tmp_path)) as store:
+        made = store.back_up(folder, None, "1")
+        old = folder / "20250101T023000Z"
+        shutil.copytree(made.path, old)
+        manifest = json.loads((old / "backup.json").read_text())
+        (old / "backup.json").write_text(json.dumps({**manifest, "made_at": "2025-01-01T02:30:00+00:00"}))
+
+        def killed(path: Path) -> None:
+            (path / "history.sqlite").unlink()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(backup_module, "kept", lambda made: {max(made)})
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(backup_module.shutil, "rmtree", killed)
+            backup_module.prune(folder)
+    assert [one.path for one in backups(folder)] == [made.path]
+    (left,) = folder.glob(f"*{backup_module.PARTIAL}")
+    os.utime(left, (0, 0))
+    assert backup_module.prune(folder) == [left]
+    assert [path.name for path in folder.iterdir()] == [made.path.name]

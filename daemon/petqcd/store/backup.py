@@ -157,13 +157,17 @@ def kept(made: Iterable[datetime]) -> set[datetime]:
 
 
 def prune(folder: Path) -> list[Path]:
-    """Drop the backups that are no longer kept, and what was never finished; which they were."""
+    """Drop the backups that are no longer kept, and what was never finished; which they were.
+
+    One that is dropped first loses its name: cut off in the middle, it must not look like a backup.
+    """
     found = {datetime.fromisoformat(one.made_at): one.path for one in backups(folder)}
     dropped = [path for time, path in found.items() if time not in kept(found)]
     cut = datetime.fromtimestamp(clock.unix_s(), UTC) - timedelta(days=1)
     dropped += [path for path in folder.glob(f"*{PARTIAL}") if path.stat().st_mtime < cut.timestamp()]
     for path in dropped:
-        shutil.rmtree(path)
+        nameless = path if path.name.endswith(PARTIAL) else path.rename(path.with_name(path.name + PARTIAL))
+        shutil.rmtree(nameless)
     return dropped
 
 
