@@ -53,6 +53,11 @@ class Bus:
         self._closed = False
         self.dropped = 0
 
+    @property
+    def has_listeners(self) -> bool:
+        """Whether anybody would hear of an event."""
+        return bool(self._listeners)
+
     def publish(self, event: Event) -> None:
         """Tell everybody who listens."""
         for queue in list(self._listeners):

@@ -86,6 +86,8 @@ class RunManager:
         self._closing = False
         self.refuses: Callable[[], str | None] = lambda: None
         """What else stands in the way of a new run, for people."""
+        self.ended: Callable[[str], None] = lambda _kind: None
+        """Told the kind of each run once it is over."""
 
     @property
     def progress(self) -> Progress | None:
@@ -251,6 +253,7 @@ class RunManager:
             self._services.metrics.set("petqc_run_progress_ratio", 0)
             if event is not None:
                 self._services.bus.publish(event)
+            self.ended(active.progress.kind)
 
     def _tell(self, progress: Progress) -> None:
         self._services.metrics.set("petqc_run_progress_ratio", progress.fraction)

@@ -9,7 +9,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from petqcd import clock, notify
+from petqcd import clock, notify, process_memory
 from petqcd.app import Daemon
 from petqcd.cli.common import VERDICT_EXIT, say
 from petqcd.cli.progress import Bar
@@ -35,6 +35,7 @@ def demo(config: PetqcConfig, state_dir: Path, *, once: bool, as_json: bool) -> 
 
 def serve(config: PetqcConfig, state_dir: Path, *, as_json: bool) -> None:
     """The daemon until it is told to stop."""
+    process_memory.prepare()
     asyncio.run(_serve(config, state_dir, as_json=as_json))
 
 
@@ -145,8 +146,15 @@ async def _serve(config: PetqcConfig, state_dir: Path, *, as_json: bool) -> None
             say(f"petqc: no run can start: {daemon.own_configuration.problem}; supplies and instruments are served")
         said = f"petqc {daemon.version} serves {daemon.http} · commands: {state_dir / 'petqcd.sock'}"
         say(said)
-        async with notify.serving(said, daemon.stuck):
-            await daemon.run_until_stopped()
+        house = process_memory.Housekeeping()
+        daemon.runs.ended = house.run_ended
+        keeping = asyncio.create_task(house.run(), name="memory")
+        try:
+            async with notify.serving(said, daemon.stuck):
+                await daemon.run_until_stopped()
+        finally:
+            keeping.cancel()
+            await asyncio.wait({keeping})
         say("stopping")
 
 

@@ -59,6 +59,10 @@ class Instruments:
             raise NotFoundError(f"there is no instrument {name!r} (configured: {known})")
         return found
 
+    def has(self, supervisor: InstrumentSupervisor) -> bool:
+        """Whether this one is still there: a simulator that begins again brings others."""
+        return self._all.get(supervisor.name) is supervisor
+
     @property
     def bias_sources(self) -> list[InstrumentSupervisor]:
         """Those that have an output."""
@@ -106,12 +110,13 @@ class Instruments:
                 self._begin(name)
             while True:
                 await asyncio.sleep(TICK_S)
-                for one in self:
+                for one in list(self):  # between two of them others have their turn
                     try:
                         one.tick()
                     except Exception:
                         log.exception("%s could not be published; the others are", one.name)
-                if self._all:
+                    await asyncio.sleep(0)
+                if self._all and self._bus.has_listeners:
                     self._bus.publish(Event("readings", {"devices": self.documents()}))
         finally:
             self._is_running = False

@@ -143,7 +143,7 @@ class BiasWatch:
         """Watch until cancelled."""
         try:
             while True:
-                self.look()
+                await self._look()
                 if not self._is_keeping:  # a disk that takes its time does not hold up the next look
                     self._is_keeping = True
                     self._do(self._keep(), "keep what is known")
@@ -172,28 +172,35 @@ class BiasWatch:
 
     # -- one look -----------------------------------------------------------------------------------------------------
 
-    def look(self) -> None:
-        """Once at everything: permits, trips, alarms, what is written."""
+    async def _look(self) -> None:
+        """Once at everything: permits, trips, alarms, what is written. Between two devices others have their turn."""
+        for supervisor in list(self._instruments):
+            self._look_at_one(supervisor)
+            await asyncio.sleep(0)
         now_s = clock.monotonic_s()
-        for supervisor in self._instruments:
-            self._alarms.watch(
-                supervisor.name, OF_OUTPUTS if isinstance(supervisor.driver, BiasSource) else OF_EVERY_DEVICE
-            )
-            work = self.maintenance.of(supervisor.name)
-            supervisor.someone_works("" if work is None else work.told)
-            self._alarms.maintenance(supervisor.name, work)
-            self._metrics.set("petqc_maintenance", float(work is not None), device=supervisor.name)
-            self._link(supervisor)
-            if isinstance(supervisor.driver, BiasSource):
-                self._look_at(supervisor, supervisor.driver, now_s)
-            self._alarms.alarms.calm(supervisor.name, now_s, clock.unix_s())
         for bypass in self.bypasses.ended(now_s):
             self._do(self._audit.note(_ITSELF, "bypass", bypass.device, ended=bypass.permit), "note a bypass")
         problem = self._kept.warning or ("" if self._kept.can_write else "it cannot be written")
         self._alarms.scanner_condition(FILE_DAMAGED, is_wrong=bool(problem), detail=problem)
         retired = ", ".join(one.name for one in self._kept.retired())
         self._alarms.scanner_condition(RETIRED, is_wrong=bool(retired), detail=retired)
-        self._publish(now_s)
+
+    def _look_at_one(self, supervisor: InstrumentSupervisor) -> None:
+        if not self._instruments.has(supervisor):
+            return  # its simulator has just ended
+        now_s = clock.monotonic_s()
+        self._alarms.watch(
+            supervisor.name, OF_OUTPUTS if isinstance(supervisor.driver, BiasSource) else OF_EVERY_DEVICE
+        )
+        work = self.maintenance.of(supervisor.name)
+        supervisor.someone_works("" if work is None else work.told)
+        self._alarms.maintenance(supervisor.name, work)
+        self._metrics.set("petqc_maintenance", float(work is not None), device=supervisor.name)
+        self._link(supervisor)
+        if isinstance(supervisor.driver, BiasSource):
+            self._look_at(supervisor, supervisor.driver, now_s)
+            self._publish(supervisor.name, now_s)
+        self._alarms.alarms.calm(supervisor.name, now_s, clock.unix_s())
 
     def _look_at(self, supervisor: InstrumentSupervisor, driver: BiasSource, now_s: float) -> None:
         name, unit = supervisor.name, self.unit(supervisor.name)
@@ -290,13 +297,13 @@ class BiasWatch:
         ):
             self._alarms.condition(kind, name, is_wrong=is_wrong, detail=detail)
 
-    def _publish(self, now_s: float) -> None:
-        holding = {(one.device, one.permit) for one in self.bypasses.holding(now_s)}
-        for name, unit in self._units.items():
-            for permit in unit.permits.rules:
-                labels = {"device": name, "permit": permit}
-                self._metrics.set("petqc_permit_given", float(not unit.permits.objection(permit, now_s)), **labels)
-                self._metrics.set("petqc_permit_bypassed", float((name, permit) in holding), **labels)
+    def _publish(self, name: str, now_s: float) -> None:
+        bypassed = {one.permit for one in self.bypasses.holding(now_s) if one.device == name}
+        unit = self.unit(name)
+        for permit in unit.permits.rules:
+            labels = {"device": name, "permit": permit}
+            self._metrics.set("petqc_permit_given", float(not unit.permits.objection(permit, now_s)), **labels)
+            self._metrics.set("petqc_permit_bypassed", float(permit in bypassed), **labels)
 
     def _keep_story(self, story: dict[str, Any]) -> None:
         folder = self._state_dir / FAULTS

@@ -73,6 +73,8 @@ class Conditions:
             known = self._along.get(config.name)
             if known is None or known[0] is not config:
                 known = self._along[config.name] = config, brought_along(config)
+            if not known[1]:
+                continue  # most bring nothing along, and there may be many
             is_for_it = not modules or not config.modules or bool(modules & set(config.modules))
             found += [one for one in known[1] if (output in one.of if one.of else is_for_it)]
         return found

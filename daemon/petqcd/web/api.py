@@ -165,9 +165,9 @@ def _add_reading(app: FastAPI, daemon: Daemon) -> None:
         return JSONResponse({"ready": not missing, "missing": missing}, status_code=503 if missing else 200)
 
     @app.get("/api/v1/devices")
-    async def devices() -> dict[str, Any]:
+    async def devices() -> JSONResponse:
         """The readout, and every instrument with its state and its last readings; nothing is asked for it."""
-        return {"readout": daemon.device.state.document(), "instruments": daemon.instruments.documents()}
+        return JSONResponse({"readout": daemon.device.state.document(), "instruments": daemon.instruments.documents()})
 
     @app.get("/api/v1/devices/{name}")
     async def device(name: str) -> dict[str, Any]:
@@ -175,19 +175,20 @@ def _add_reading(app: FastAPI, daemon: Daemon) -> None:
         return daemon.instruments[name].document()
 
     @app.get("/api/v1/status")
-    async def status() -> dict[str, Any]:
+    async def status() -> JSONResponse:
         """What is: the device, the run going on, the last run."""
-        return {**daemon.status(), "last_run": await asyncio.to_thread(_last, daemon)}
+        last = await asyncio.to_thread(_last, daemon)
+        return JSONResponse({**daemon.status(), "last_run": last})
 
     @app.get("/api/v1/runs")
     async def runs(
         limit: Annotated[int, Query(ge=1, le=MOST_RUNS)] = 50,
         kind: str | None = None,
         before: Annotated[int | None, Query(ge=1, lt=2**63)] = None,
-    ) -> dict[str, Any]:
+    ) -> JSONResponse:
         """The history, newest first; page with `before` = the lowest sequence seen."""
         lines = await asyncio.to_thread(store.history, limit, kind, before)
-        return {"runs": [asdict(line) for line in lines]}
+        return JSONResponse({"runs": [asdict(line) for line in lines]})
 
     @app.get("/api/v1/runs/{run_id}")
     async def run(run_id: str) -> JSONResponse:

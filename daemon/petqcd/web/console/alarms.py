@@ -31,7 +31,7 @@ def add(app: FastAPI, frame: Frame) -> None:
     @app.get("/alarms", include_in_schema=False, response_class=PAGE)
     async def page(request: Request) -> HTMLResponse:
         keeper = frame.daemon.alarms
-        return frame.page(
+        return await frame.page(
             request,
             "alarms.html",
             alarms=keeper.documents(),

@@ -27,4 +27,4 @@ def add(app: FastAPI, frame: Frame) -> None:
     ) -> HTMLResponse:
         rows = await read_audit(frame.daemon, who, limit=ROWS, before=before)
         older = rows[-1]["number"] if len(rows) == ROWS else None
-        return frame.page(request, "audit.html", rows=rows, older=older)
+        return await frame.page(request, "audit.html", rows=rows, older=older)

@@ -25,6 +25,6 @@ def add(app: FastAPI, frame: Frame) -> None:
         listing = await asyncio.to_thread(daemon.calibrations.listing)
         baselines = await asyncio.to_thread(daemon.baselines.listing)
         in_use = daemon.calibrations.in_use
-        return frame.page(
+        return await frame.page(
             request, "calibrations.html", listing=listing, in_use=in_use, baselines=list(reversed(baselines))
         )

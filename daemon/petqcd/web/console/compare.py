@@ -30,8 +30,8 @@ def add(app: FastAPI, frame: Frame) -> None:
         try:
             one, other, found = await asyncio.to_thread(compared, frame.daemon.store, a, b)
         except NotFoundError as error:
-            return frame.page(request, "no_run.html", code=404, message=str(error))
-        return frame.page(request, "compare.html", a=one, b=other, found=found)
+            return await frame.page(request, "no_run.html", code=404, message=str(error))
+        return await frame.page(request, "compare.html", a=one, b=other, found=found)
 
 
 def compared(store: Store, a: str, b: str) -> Any:

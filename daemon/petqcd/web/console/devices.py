@@ -26,7 +26,7 @@ def add(app: FastAPI, frame: Frame) -> None:
     async def page(request: Request) -> HTMLResponse:
         daemon = frame.daemon
         status = daemon.status()
-        return frame.page(
+        return await frame.page(
             request,
             "devices.html",
             board=status["device"],

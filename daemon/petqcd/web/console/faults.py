@@ -25,10 +25,10 @@ def add(app: FastAPI, frame: Frame) -> None:
         found: dict[str, Any] = {"faults": [], "kinds": [], "why_none": ""}
         if not daemon.config.board.is_simulated:
             why = f"{daemon.config.board.name} is no simulation: faults can be planted in a simulated readout only."
-            return frame.page(request, "faults.html", code=404, **{**found, "why_none": why})
+            return await frame.page(request, "faults.html", code=404, **{**found, "why_none": why})
         try:
             found |= await daemon.device.control.ask({"do": "list"})
             found |= await daemon.device.control.ask({"do": "kinds"})
         except DaemonError as error:
             found["why_none"] = str(error)
-        return frame.page(request, "faults.html", **found)
+        return await frame.page(request, "faults.html", **found)

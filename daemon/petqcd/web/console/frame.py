@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -53,8 +54,8 @@ class Frame:
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
 
-    def page(self, request: Request, template: str, *, code: int = 200, **values: Any) -> HTMLResponse:
-        """A page, from its template and what it is about."""
+    async def page(self, request: Request, template: str, *, code: int = 200, **values: Any) -> HTMLResponse:
+        """A page, from its template and what it is about: plain values, for it is written in another thread."""
         who = actor_of(request)
         users = self.daemon.accounts.users
         of_session = users.find(who.name) if who.proof is Proof.PASSWORD else None
@@ -72,7 +73,9 @@ class Frame:
             "replays": self.daemon.config.board.replays,
             "version": self.daemon.version,
         }
-        return HTMLResponse(_environment().get_template(template).render(**common, **values), status_code=code)
+        # A page of many devices takes tens of milliseconds, in which nobody else would be answered.
+        text = await asyncio.to_thread(lambda: _environment().get_template(template).render(**common, **values))
+        return HTMLResponse(text, status_code=code)
 
     def _hidden(self, who: Actor) -> set[str]:
         """Pages that are not in the menu: there is nothing on them for whoever asks."""

@@ -29,7 +29,7 @@ def add(app: FastAPI, frame: Frame) -> None:
         before: Annotated[int | None, Query(ge=1, lt=2**63)] = None,
     ) -> HTMLResponse:
         lines = await asyncio.to_thread(frame.daemon.store.history, RUNS + 1, kind or None, before)
-        return frame.page(
+        return await frame.page(
             request,
             "history.html",
             runs=lines[:RUNS],

@@ -18,4 +18,4 @@ def add(app: FastAPI, frame: Frame) -> None:
 
     @app.get("/login", include_in_schema=False)
     async def login(request: Request) -> HTMLResponse:
-        return frame.page(request, "login.html")
+        return await frame.page(request, "login.html")

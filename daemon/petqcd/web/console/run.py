@@ -29,8 +29,8 @@ def add(app: FastAPI, frame: Frame) -> None:
         try:
             line, run, values = await asyncio.to_thread(_read, frame.daemon, run_id)
         except NotFoundError as error:
-            return frame.page(request, "no_run.html", code=404, message=str(error))
-        return frame.page(request, "run.html", line=line, run=run, **values)
+            return await frame.page(request, "no_run.html", code=404, message=str(error))
+        return await frame.page(request, "run.html", line=line, run=run, **values)
 
 
 def _read(daemon: Daemon, run_id: str) -> tuple[StoredRun, Run, dict[str, Any]]:

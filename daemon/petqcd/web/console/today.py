@@ -44,7 +44,7 @@ def add(app: FastAPI, frame: Frame) -> None:
         found = await asyncio.to_thread(_latest, daemon.store)
         kinds = [kind for kind in all_kinds().values() if not kind.name.startswith("calibrate-")]
         status = daemon.status()
-        return frame.page(
+        return await frame.page(
             request,
             "today.html",
             status=status,

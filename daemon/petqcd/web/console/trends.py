@@ -37,7 +37,7 @@ def add(app: FastAPI, frame: Frame) -> None:
     ) -> HTMLResponse:
         values = await asyncio.to_thread(_read, frame.daemon, kind, check, node)
         kinds = [name for name in all_kinds() if not name.startswith("calibrate-")]
-        return frame.page(request, "trends.html", kind=kind, kinds=kinds, about=list(AnnotationKind), **values)
+        return await frame.page(request, "trends.html", kind=kind, kinds=kinds, about=list(AnnotationKind), **values)
 
 
 def _read(daemon: Daemon, kind: str, check: str, node: str) -> dict[str, Any]:
