@@ -18,6 +18,8 @@ LOCK = "petqcd.lock"
 """Held by the daemon, or by what acts in its place."""
 OUTPUTS = "outputs.json"
 """Which bias outputs there are, and what was last known of each."""
+TRIPPED = "tripped.json"
+"""Which devices are tripped whose outputs do not outlive the daemon, and why."""
 
 
 def hold(state_dir: Path) -> int:

@@ -122,9 +122,9 @@ class BiasWatch:
             rules = [*permits.STANDARD, *self.conditions.rules(name)]
             found = Unit(Permits(rules), Capture(name), clock.monotonic_s())
             self._units[name] = found
-            before = self._kept[name]
-            if before is not None and before.trip:  # a new start of petqc resets nothing
-                supervisor.driver.trip.latch(f"{BEFORE}{before.trip.removeprefix(BEFORE)}")
+            before = self._kept.tripped(name)
+            if before:  # a new start of petqc resets nothing
+                supervisor.driver.trip.latch(f"{BEFORE}{before.removeprefix(BEFORE)}")
         return found
 
     def against(self, name: str) -> tuple[str, ...]:

@@ -87,9 +87,9 @@ class ReadoutWatch:
         self._is_running = False
         self._off_due_s: float | None = None
         alarms.watch(self.name, ALARMS)
-        before = None if device.kept is None else device.kept[self.name]
-        if before is not None and before.trip:  # a new start of petqc resets nothing
-            self._latch(f"{BEFORE}{before.trip.removeprefix(BEFORE)}")
+        before = "" if device.kept is None else device.kept.tripped(self.name)
+        if before:  # a new start of petqc resets nothing
+            self._latch(f"{BEFORE}{before.removeprefix(BEFORE)}")
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -209,10 +209,16 @@ class ReadoutWatch:
             log.error("%s: %s", self.name, cause)
             self._note()
             if self._is_running:
-                self._telling = asyncio.create_task(self._audit.note(_ITSELF, "trip", self.name, cause=cause))
+                self._telling = asyncio.create_task(self._told(cause))
+
+    async def _told(self, cause: str) -> None:
+        """On the disk at once: a trip must outlive whatever comes next."""
+        if self._device.kept is not None:
+            await self._device.kept.commit()
+        await self._audit.note(_ITSELF, "trip", self.name, cause=cause)
 
     def _note(self) -> None:
-        """Keep it over a restart, where anything of the readout is kept."""
+        """Keep it over a restart."""
         causes = self.trip.causes
         self._device.trip_is(causes[0].cause if causes else "")
 

@@ -1,4 +1,8 @@
-"""The daemon's side of the small file of outputs: written before one may be on, and when it is known to be off."""
+"""The daemon's side of the small file of outputs: written before one may be on, and when it is known to be off.
+
+A trip outlives the daemon also where its output does not, as that of a simulator that lives with it: such trips have a
+small file of their own, for whoever acts without the daemon has nothing to reach there.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,10 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from petqcd import clock
+from petqcd import clock, small_file
 from petqcd.errors import RefusedError
 from petqcd.off import outputs
+from petqcd.places import TRIPPED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,6 +23,8 @@ if TYPE_CHECKING:
     from petqcd.off.outputs import Output
 
 log = logging.getLogger(__name__)
+
+SCHEMA = "petqc-tripped/1"
 
 
 class KeptOutputs:
@@ -46,12 +53,22 @@ class KeptOutputs:
         self._configured = frozenset(now)
         # What is not configured any more and was left on is still there, for those who switch everything off.
         self._all = {**{name: one for name, one in before.items() if one.may_be_on and name not in now}, **now}
+        self._tripped, self._trips_unread = _tripped_before(state_dir)
+        # Out of the configuration and in again is no reset either.
+        self._tripped |= {name: one.trip for name, one in before.items() if one.trip and name not in self._all}
         self._is_written = False
         self._turn = asyncio.Lock()
 
     def __getitem__(self, name: str) -> Output | None:
         """One of them; None: it does not outlive the daemon, or is none."""
         return self._all.get(name)
+
+    def tripped(self, name: str) -> str:
+        """Why a device was tripped when the process before ended; empty: it was not. What cannot be read counts."""
+        one = self._all.get(name)
+        if one is not None and one.trip:
+            return one.trip
+        return self._tripped.get(name, "" if one is not None else self._trips_unread)
 
     def retired(self) -> list[Output]:
         """Those that are configured no more and may be on."""
@@ -80,22 +97,28 @@ class KeptOutputs:
         if one is not None and (one.state, one.volts, one.trip) != (state, volts, trip):
             self._all[name] = replace(one, state=state, volts=volts, trip=trip, at=clock.utc_text())
             self._is_written = False
+        beside = trip if one is None else ""
+        if self._tripped.get(name, "") != beside:
+            self._tripped = {other: why for other, why in self._tripped.items() if other != name}
+            self._tripped |= {name: beside} if beside else {}
+            self._is_written = False
 
     async def commit(self) -> None:
         """Write what is not written yet; a disk that does not take it is remembered, and told by a permit."""
         async with self._turn:
             if self._is_written:
                 return
-            every = list(self._all.values())
+            every, tripped = list(self._all.values()), self._tripped
             try:
                 await asyncio.to_thread(outputs.write, self._state_dir, every)
+                await asyncio.to_thread(_write_tripped, self._state_dir, tripped)
             except OSError as error:
                 if self.can_write:
                     log.error("what is known of the outputs is not written: %s", error)  # noqa: TRY400 - it says it all
                 self.can_write = False
                 return
             self.can_write = True
-            self._is_written = every == list(self._all.values())
+            self._is_written = every == list(self._all.values()) and tripped == self._tripped
 
     async def may_be_on(self, name: str) -> None:
         """Write down that an output may be on from now on, before it is.
@@ -110,3 +133,19 @@ class KeptOutputs:
         await self.commit()
         if not self.can_write:
             raise RefusedError(f"{name} stays off: the state directory does not take that it is on")
+
+
+def _tripped_before(state_dir: Path) -> tuple[dict[str, str], str]:
+    """What the process before left tripped, by device; and why that is not known, if it is not."""
+    path = state_dir / TRIPPED
+    found = small_file.read(path)
+    if found is not None and isinstance(found.document, dict) and found.document.get("schema") == SCHEMA:
+        return {str(name): str(why) for name, why in found.document["tripped"].items()}, ""
+    is_there = path.exists() or small_file.previous(path).exists()
+    return {}, f"what was tripped cannot be read: {path} is damaged" if is_there else ""
+
+
+def _write_tripped(state_dir: Path, tripped: dict[str, str]) -> None:
+    path = state_dir / TRIPPED
+    if tripped or path.exists():
+        small_file.write(path, {"schema": SCHEMA, "tripped": tripped})

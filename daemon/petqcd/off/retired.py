@@ -40,7 +40,7 @@ class Retired:
 
     async def _off(self, output: Output) -> SafeOutcome:
         (outcome,) = await outputs_off([output])
-        self._kept.note(output.name, outcome.output.value, None)
+        self._kept.note(output.name, outcome.output.value, None, output.trip)
         return told_how_to_forget(outcome)
 
     async def forget(self, name: str, *, is_disconnected: bool) -> SafeOutcome:

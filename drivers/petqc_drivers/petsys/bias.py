@@ -9,6 +9,7 @@ Source: TOFPET2 interface reference (vendor software revision 194662e, protocol 
 
 from __future__ import annotations
 
+import enum
 import math
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -357,11 +358,22 @@ def encode_supply_on(n_outputs: int, lowest: Sequence[SetOutput], untold: Sequen
     )
 
 
-def check_echo(output: SetOutput, replies: Sequence[bytes]) -> bool | None:
-    """Whether the replies show that the DAC took its code; None where a DAC shows nothing.
+class Shown(enum.Enum):
+    """What a bias DAC showed of the code it was told."""
+
+    NOTHING = "this DAC shows nothing"
+    TAKEN = "the code it was told"
+    REPEATED = "the transfer that reads it back, which was carried out twice"
+    OTHER = "something else"
+
+
+def check_echo(output: SetOutput, replies: Sequence[bytes]) -> Shown:
+    """Whether the replies show that the DAC took its code.
 
     The DAC of 16 outputs has a 32-bit shift register and 24 bits are clocked, so the bytes come as: low byte of the
     transfer before, command, high byte. The first attempt fails whenever the low byte changes; the second one tells.
+    A transfer whose answer was late is sent again; if the board carries out both, the second one that reads back shows
+    the first one and not what was written.
 
     Args:
         output: What was sent.
@@ -373,7 +385,9 @@ def check_echo(output: SetOutput, replies: Sequence[bytes]) -> bool | None:
     requests = [SpiRequest.from_bytes(payload) for payload in output.payloads]
     sampled = [parse_spi_reply(reply, request.n_sampled) for request, reply in zip(requests, replies, strict=True)]
     if requests[0].timing != LTC2668_WRITE:
-        return None
-    word = parse_ltc2668(requests[0])
-    first, second, third = sampled[-1] >> 16 & 0xFF, sampled[-1] >> 8 & 0xFF, sampled[-1] & 0xFF
-    return (second, third, first) == (word.command, word.code >> 8, word.code & 0xFF)
+        return Shown.NOTHING
+    low, command, high = sampled[-1] >> 16 & 0xFF, sampled[-1] >> 8 & 0xFF, sampled[-1] & 0xFF
+    shown = Ltc2668Word(command, high << 8 | low)
+    if shown == parse_ltc2668(requests[0]):
+        return Shown.TAKEN
+    return Shown.REPEATED if shown == parse_ltc2668(requests[-1]) else Shown.OTHER

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from petqc_drivers.errors import DeviceFaultError, LocalProtocolError, RemoteProtocolError, VerifyError
 from petqc_drivers.petsys.asic import AsicConfiguration
-from petqc_drivers.petsys.bias import check_echo
+from petqc_drivers.petsys.bias import Shown, check_echo
 from petqc_drivers.petsys.link import ago
 from petqc_drivers.petsys.registers import POWER_BIAS, POWER_FEM, register
 from petqc_drivers.petsys.spi import parse_spi_reply
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 ASIC_TRIES: Final = 5
 """The vendor repeats a failing ASIC operation as often."""
 BIAS_TRIES: Final = 2
+REPEATED_TRIES: Final = 5
+"""How often a bias output is told the same once more because its read-back was carried out twice."""
 ABSENT_TRIES: Final = 3
 """How often a position that does not acknowledge is asked before it counts as empty."""
 
@@ -144,7 +146,9 @@ class Board:
     async def set_bias(self, output: SetOutput) -> bool:
         """Set a bias output and see that its DAC has taken the code, where a DAC shows it.
 
-        Two attempts are allowed, because the first cannot show it when the low byte of the code changes.
+        Two attempts are allowed, because the first cannot show it when the low byte of the code changes. One in which
+        the transfer that reads back was carried out twice, for its first answer was late or lost, shows nothing and is
+        made again. Every attempt is the same sealed message, so it sets what was wanted and nothing else.
 
         Returns:
             Whether the DAC showed the code; False where that cannot be seen.
@@ -152,24 +156,26 @@ class Board:
         Raises:
             VerifyError: If the DAC shows another code.
         """
-        shown = ""
-        for _ in range(BIAS_TRIES):
+        attempts = repeated = 0
+        while True:
             replies = await self.send_sealed(output)
             try:
-                is_shown = check_echo(output, replies)
+                shown = check_echo(output, replies)
             except WireError as error:
                 self._malformed(f"set {output.channel}", error)
-            if is_shown is None:
-                return False
-            if is_shown:
-                return True
-            shown = replies[-1][1:-1].hex()
-        raise VerifyError(
-            f"{output.channel}: the DAC shows 0x{shown}, not what it was told",
-            device=self.name,
-            last_good=ago(self.link.last_good_s),
-            do="switch off; check the seat of the bias mezzanine",
-        )
+            if shown in {Shown.NOTHING, Shown.TAKEN}:
+                return shown is Shown.TAKEN
+            if shown is Shown.REPEATED and repeated < REPEATED_TRIES:
+                repeated += 1
+                continue
+            attempts += 1
+            if attempts >= BIAS_TRIES:
+                raise VerifyError(
+                    f"{output.channel}: the DAC shows 0x{replies[-1][1:-1].hex()}, not what it was told",
+                    device=self.name,
+                    last_good=ago(self.link.last_good_s),
+                    do="switch off; check the seat of the bias mezzanine",
+                )
 
     async def supply_on(self, output: SetOutput) -> None:
         """Switch the bias supply on and read back that it is.
