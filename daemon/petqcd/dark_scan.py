@@ -186,17 +186,13 @@ class DarkScan(PointScan):
         Raises:
             DaemonError: points are missing.
         """
-        import numpy as np
-
         from petqc.formats.counter_points import CounterReader
+        from petqc.recorded.kinds import scanned_by
 
         reader = CounterReader(self.job.folder / f"{resume.RECORDING}.jsonl")
         if len(reader.points) != self.n_points:
             raise DaemonError(f"{len(reader.points)} points are on the disk, {self.n_points} were taken")
-        table = self.job.board_config.require("disc_calibration")
-        number = table["port"] << 17 | table["slave"] << 12 | table["chip"] << 6 | table["channel"]
-        scanned = reader.header.channels[reader.header.of_channels["t1_baseline"] >= 0]
-        return list(reader.points), np.asarray(table[np.isin(number, scanned)])
+        return list(reader.points), scanned_by(self.job.board_config, reader)
 
 
 def points(settings: DarkScanConfig, n_voltages: int) -> Sequence[tuple[int, int]]:

@@ -133,6 +133,14 @@ class CalibrationScan(PointScan):
             DaemonError: points are missing.
         """
 
+    def inputs(self) -> dict[str, Any]:
+        """How many points a whole scan has, and of which channels."""
+        return {
+            "points": self.n_points,
+            "channels": self.all_channels().tolist(),
+            "calibrated": self.channels().tolist(),
+        }
+
     def conclude(self, context: RunContext) -> Run:
         """Fit, judge, and write the calibration set."""
         from petqcd.calibration_run import conclude

@@ -240,6 +240,13 @@ class Procedure(ABC):
         """What became of the data, as flat numbers."""
         return {}
 
+    def inputs(self) -> dict[str, Any]:
+        """What the analysis is told besides recordings, configuration and context, so that it can be made again.
+
+        JSON values, see `petqc.recorded.kinds`; asked for when everything went well, before `conclude`.
+        """
+        return {}
+
     def notes(self, reason: str | None) -> list[str]:
         """Remarks for the record; reason: why the run could not measure, if it could not."""
         del reason

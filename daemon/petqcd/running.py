@@ -435,7 +435,7 @@ class Running:
             with_source=self._kind.needs_source,
         )  # fmt: skip
         if procedure is not None:
-            await asyncio.to_thread(recording.keep_context, procedure.job.folder, context)
+            await asyncio.to_thread(recording.keep_told, procedure, context, is_whole=reason is None)
         if reason is not None and off is not None and off.state.value == "unknown":
             reason = f"{reason}; {off.told}"
         if reason is not None or procedure is None:

@@ -1,37 +1,38 @@
 """A recorded run analysed again: from its bundle alone, or with another calibration or configuration.
 
 The same bundle, calibration and version give the same bytes. With the bundle's own calibration every check has the
-value that it had; charts, trends and what else looks at the history are left out, since a bundle has none.
+value that it had; charts, trends and what else looks at the history are left out, since a bundle has none. How each
+kind of run is read: `petqc.recorded.kinds`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-
-import numpy as np
 
 from petqc.errors import BadInputError
 from petqc.file_hash import sha256_of
 from petqc.formats.bundle import CONTEXT_JSON, is_bundle
 from petqc.formats.bundle_check import check_bundle
-from petqc.qc_input import RunContext
+from petqc.recorded.kinds import KINDS
+from petqc.recorded.told import read_context
 from petqc.results import EnvironmentReading, RawFile, Run
 from petqc.software import software as versions
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
 
     from petqc.formats.bundle import Bundle
+    from petqc.qc_input import RunContext
     from petqc.recorded import Progress
+    from petqc.recorded.kinds import Read
 
-_USED: Final = ("frames", "frames-modes", "points", "configuration", "context", "environment")
-_NOT_KEPT: Final = ("raw_files", "reference")
-"""Fields of a context that files say: which there are, and what the configuration calls the scanner."""
+_USED: Final = (
+    "frames", "frames-modes", "frames-index", "points", "configuration", "context", "inputs", "environment",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,32 +41,6 @@ class Other:
 
     config: Path | None = None
     set_id: str | None = None
-
-
-def write_context(folder: Path, context: RunContext) -> None:
-    """Keep what the analysis is told beside the events."""
-    document = {f.name: getattr(context, f.name) for f in fields(context) if f.name not in _NOT_KEPT}
-    document["environment"] = [asdict(reading) for reading in context.environment]
-    text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False, default=dict) + "\n"
-    (folder / CONTEXT_JSON).write_text(text, encoding="utf-8")
-
-
-def read_context(path: Path) -> RunContext:
-    """What write_context kept.
-
-    Raises:
-        BadInputError: it is missing or damaged.
-    """
-    try:
-        document = json.loads(path.read_bytes())
-        known = {f.name for f in fields(RunContext)} - set(_NOT_KEPT)
-        kept = {name: value for name, value in document.items() if name in known}
-        for name in ("notes", "coincident_modules", "source_mm", "crystal_mm"):
-            kept[name] = tuple(kept[name]) if kept.get(name) is not None else None
-        environment = tuple(EnvironmentReading(**reading) for reading in kept.pop("environment"))
-        return RunContext(**kept, environment=environment)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise BadInputError(f"is no context of a run ({type(error).__name__})", where=str(path)) from error
 
 
 def reanalyse(folder: str | os.PathLike[str], other: Other | None = None, *, progress: Progress | None = None) -> Run:
@@ -81,7 +56,13 @@ def reanalyse(folder: str | os.PathLike[str], other: Other | None = None, *, pro
     """
     other = other or Other()
     bundle = _whole(Path(folder))
-    read = _KINDS[bundle.about["kind"]](bundle, other.config or _own_config(bundle), progress)
+    read = KINDS[bundle.about["kind"]](bundle, other.config or _own_config(bundle), progress)
+    if read.judges_calibration and other.config is not None:
+        raise BadInputError(
+            f"runs of kind {bundle.about['kind']} tell of the calibration that was in use: another one changes nothing",
+            where=str(folder),
+            do="analyse it with its own",
+        )
     raw_files = tuple(_raw_file(bundle, path) for path in read.files)
     then = read_context(bundle.folder / CONTEXT_JSON)
     run = read.conclude(_context(bundle, then, read, raw_files, other))
@@ -102,8 +83,8 @@ def _whole(folder: Path) -> Bundle:
             f"{first.name} {first.problem}", where=str(folder), do="look what else with petqc bundle check"
         )
     kind = found.bundle.about.get("kind")
-    if kind not in _KINDS:
-        raise BadInputError(f"runs of kind {kind} are not analysed again, only {', '.join(_KINDS)}", where=str(folder))
+    if kind not in KINDS:
+        raise BadInputError(f"runs of kind {kind} are not analysed again, only {', '.join(KINDS)}", where=str(folder))
     return found.bundle
 
 
@@ -113,68 +94,6 @@ def _why_not(folder: Path) -> str:
     if parts:
         return f"is composed of other runs: analyse one of {', '.join(parts)}"
     return "is no bundle: the run came before there were any, was imported, or never began"
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """What the recordings of a bundle give. said: fields of RunContext that they and the configuration say.
-
-    conclude: from everything that is known of the run to its checks and verdict.
-    """
-
-    files: list[Path]
-    said: dict[str, Any]
-    notes: list[str]
-    conclude: Callable[[RunContext], Run]
-
-
-def _events(bundle: Bundle, config: Path, progress: Progress | None) -> _Read:
-    """Runs whose frames are decoded and paired."""
-    from petqc.analysis import analyse
-    from petqc.recorded import Asked, raw_frames
-
-    files = _recordings(bundle, "frames")
-    filled = raw_frames(files, Asked(config, progress=progress, lutetium=bundle.about["kind"] == "lutetium"))
-    if not filled.context["account"]["frames"]:
-        raise BadInputError("its recording has not one whole frame", where=str(bundle.folder))
-    return _Read(
-        files, filled.context, filled.notes, lambda context: analyse(filled.histograms, context, filled.lutetium)
-    )
-
-
-def _dark(bundle: Bundle, config: Path, progress: Progress | None) -> _Read:
-    """Counts at thresholds; they are few, so that there is no progress to tell."""
-    from petqc.calibrate.conclude import topology_of
-    from petqc.dark_counts import analyse_dark
-    from petqc.formats.counter_points import CounterReader
-    from petqc.formats.petsys_config import load_config
-
-    del progress
-    files = _recordings(bundle, "points")
-    loaded, reader = load_config(config), CounterReader(files[0])
-    header = reader.header
-    table = loaded.require("disc_calibration")
-    number = table["port"] << 17 | table["slave"] << 12 | table["chip"] << 6 | table["channel"]
-    scanned = table[np.isin(number, header.channels[header.of_channels["t1_baseline"] >= 0])]
-    topology = topology_of(loaded, header.channels)
-    said = {"calibration_ids": dict(loaded.file_hashes), "reference": loaded.petqc.scanner, "account": {}}
-    return _Read(
-        files,
-        said,
-        [f"{files[0].name}: {damage}" for damage in reader.damages],
-        lambda context: analyse_dark(reader.points, scanned, topology, context),
-    )
-
-
-_KINDS: Final = {"source": _events, "lutetium": _events, "dark": _dark}
-"""Kinds of run that are analysed again."""
-
-
-def _recordings(bundle: Bundle, role: str) -> list[Path]:
-    found = bundle.of_role(role)
-    if not found:
-        raise BadInputError("has no recording", where=str(bundle.folder))
-    return found
 
 
 def _own_config(bundle: Bundle) -> Path:
@@ -191,7 +110,7 @@ def _raw_file(bundle: Bundle, path: Path) -> RawFile:
     return RawFile(path.name, known or sha256_of(path))
 
 
-def _context(bundle: Bundle, then: RunContext, read: _Read, raw_files: tuple[RawFile, ...], other: Other) -> RunContext:
+def _context(bundle: Bundle, then: RunContext, read: Read, raw_files: tuple[RawFile, ...], other: Other) -> RunContext:
     """What was known of the run, with what the recordings say now."""
     said = read.said
     ids = dict(said["calibration_ids"])

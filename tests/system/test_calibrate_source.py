@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests.unit.again import same_again
 
 from petqc.formats.petsys_config import load_config
 
@@ -32,6 +33,9 @@ def test_energy_then_time_offsets_with_a_source(tmp_path: Path, serve: Callable[
         assert times["calibration_ids"]["set"] == energy["calibration_set"]["id"]
         assert times["calibration_set"]["parent_set"] == energy["calibration_set"]["id"]
         assert daemon.petqc("status", "--json").json()["device"]["bias"].startswith("off")
+
+        for run in (energy, times):
+            same_again(daemon.state_dir / "runs" / run["run_id"], tmp_path / run["run_id"])
 
         own = load_config(daemon.state_dir / "simulator" / "board" / "config")
         made = load_config(daemon.state_dir / "sets" / times["calibration_set"]["id"])

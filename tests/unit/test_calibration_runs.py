@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytest
+from tests.unit.again import same_again
 
 from petqc.calibrate.accepted import accepted
 from petqc.calibrate.sets import list_sets, verify_set
+from petqc.errors import BadInputError
 from petqc.formats.petsys_calibration_raw import CalibrationReader
 from petqc.formats.petsys_config import load_config
 from petqc.formats.petsys_frames import pack_frame
+from petqc.reanalyse import reanalyse
 from petqc.results import Run
 from petqc_simulators.recording import write_recording
 from petqcd import resume
@@ -265,6 +268,9 @@ def test_a_calibration_is_a_run_that_makes_a_set(tmp_path: Path, bench: Path) ->
             assert made.simulated
             assert run.calibration_set is not None
             assert run.calibration_set["id"] == made.id
+            again = same_again(w.store.folder_of(run.run_id), tmp_path / "copy")
+            assert again.calibration_set is None
+            assert "A re-analysis makes no calibration set." in again.notes
             table = load_config(folder).require("tdc")
             assert table.size == 2 * 4 * 2
             np.testing.assert_allclose(table["a1"], 180.0, atol=3.0)
@@ -395,6 +401,8 @@ def test_thresholds_are_found_and_an_interrupted_scan_goes_on_with_its_baselines
             taken = stopped.account["points"]
             assert 60 < taken < 100
             assert any(f"{taken} of 192 points were taken" in note for note in stopped.notes)
+            with pytest.raises(BadInputError, match=r"has no inputs\.json.*: the run was cut"):
+                reanalyse(w.store.folder_of(stopped.run_id))
             assert first.plan is not None
             assert not first.plan.needs_thresholds
             assert first.calls[-2:] == ["bias_off", "aclose"]
@@ -407,6 +415,7 @@ def test_thresholds_are_found_and_an_interrupted_scan_goes_on_with_its_baselines
             assert second.n_readings == 192 - taken + 1
             assert run.verdict == "fail"  # 62 of 64 channels are not in the plan
             assert run.calibration_set is not None
+            same_again(w.store.folder_of(run.run_id), tmp_path / "copy")
             table = load_config(w.store.sets / run.calibration_set["id"]).require("disc_calibration")
             assert table["channel"].tolist() == list(CHANNELS)
             for line in table:
@@ -487,5 +496,6 @@ def test_curves_of_a_source_meter_make_a_set_without_touching_the_board(tmp_path
             (made,) = list_sets(w.store.sets).sets
             before, after = (load_config(c).require("bias_settings") for c in (bench, w.store.sets / made.id))
             assert (before["breakdown"] != after["breakdown"]).tolist() == [True] + 31 * [False]
+            same_again(w.store.folder_of(run_id), tmp_path / "copy")
 
     asyncio.run(work())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from tests.unit.again import same_again
 from tests.unit.test_calibration_runs import DEADLINE_S, WINDOW_CLK, PulsedBoard, World, interrupted, number, world
 
 from petqc.calibrate.bias_outputs import outputs_of_channels
@@ -192,6 +193,7 @@ def test_breakdown_is_found_also_in_two_goes(tmp_path: Path, bench: Path) -> Non
             done = await run(w, "calibrate-bias", overvoltage_shares=VOLTS, resume=record.run_id)
             assert again.shares == [0.85, 1.0], "the voltage that it was at comes first"
             assert done.account["points"] + done.account["points_continued"] == 3 * 20
+            same_again(w.store.folder_of(done.run_id), tmp_path / "copy")
             (made,) = list_sets(w.store.sets).sets
             config = load_config(bench)
             table = load_config(w.store.sets / made.id).require("bias_settings")

@@ -7,14 +7,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
+from tests.unit.again import same_again
 from tests.unit.test_calibration_runs import DEADLINE_S, PulsedBoard, bench, world  # noqa: F401 - bench is a fixture
 
 from petqc.calibrate.ages import TableAge, table_ages
 from petqc.channel_map import Topology
+from petqc.errors import BadInputError
 from petqc.formats.petsys_config import load_config
 from petqc.housekeeping import analyse_housekeeping
 from petqc.limits import Status
 from petqc.qc_input import RunContext
+from petqc.reanalyse import Other, reanalyse
 from petqc.results import EnvironmentReading, Run
 
 if TYPE_CHECKING:
@@ -175,5 +179,12 @@ def test_the_run_reads_twice_without_bias_and_keeps_every_reading(tmp_path: Path
             assert board.calls.index("bias_off") < board.calls.index("configure")
             assert {r.name for r in run.environment} >= {"supply_good", "pll_lock_time", "asic_code_errors"}
             assert 'petqc_link_errors{module="scanner",scanner="bench"} 0.0' in w.metrics.text().decode()
+            folder = w.store.folder_of(run_id)
+            same_again(folder, tmp_path / "copy")
+            with pytest.raises(BadInputError, match="tell of the calibration that was in use"):
+                reanalyse(folder, Other(folder / "config" / "config.ini"))
+            (folder / "inputs.json").unlink()
+            with pytest.raises(BadInputError, match=r"inputs\.json is not there"):
+                reanalyse(folder)
 
     asyncio.run(work())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from tests.unit.again import same_again
 from tests.unit.test_checks import SECONDS, Toy
 from tests.unit.test_daemon_runs import DEADLINE_S, FakeBoard, World, bench, world  # noqa: F401 - bench is a fixture
 
@@ -122,6 +123,7 @@ def test_the_run_waits_for_the_word_with_bias_on_and_keeps_three_recordings(tmp_
             calls = [c for c in board.calls if c in ("bias_on", "start", "stop", "bias_off")]
             assert calls == ["bias_on", *["start", "stop"] * 3, "bias_off"]
             assert run.verdict is Status.INVALID  # nothing was in front of the detector
+            same_again(w.store.folder_of(run_id), tmp_path / "copy")
 
     asyncio.run(work())
 

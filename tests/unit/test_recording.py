@@ -316,9 +316,9 @@ def test_a_run_that_was_stopped_leaves_a_truncated_bundle_which_is_analysed_as_f
 def test_what_is_not_analysed_again_says_what_to_do_instead(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="has no recording"):
         reanalyse(folder)
-    begin_bundle(folder, {"run_id": "r", "kind": "housekeeping"})
+    begin_bundle(folder, {"run_id": "r", "kind": "a site's own"})
     seal_bundle(folder)
-    with pytest.raises(BadInputError, match="kind housekeeping are not analysed again, only source, lutetium, dark"):
+    with pytest.raises(BadInputError, match="kind a site's own are not analysed again, only source, lutetium, mr-del"):
         reanalyse(folder)
     run = Run("d", "daily", "", "", False, Status.PASS, "", {}, "", {}, parts=[RunPart("p", "source", Status.PASS, "")])
     run.save(tmp_path)

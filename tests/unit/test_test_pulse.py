@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from tests.unit.again import same_again
 from tests.unit.test_calibration_runs import DEADLINE_S, PulsedBoard, bench, world  # noqa: F401 - bench is a fixture
 
 from petqc.calibrate import EventPoint
@@ -156,6 +157,7 @@ def test_the_run_takes_every_group_without_bias(tmp_path: Path, bench: Path) -> 
             async with asyncio.timeout(DEADLINE_S):
                 await w.runs.wait()
             run = Run.load(w.store.folder_of(run_id))
+            same_again(w.store.folder_of(run_id), tmp_path / "copy")
         assert board.calls[:3] == ["connect", "bias_off", "configure"]
         assert board.plan is not None
         assert board.plan.mode == "qdc"

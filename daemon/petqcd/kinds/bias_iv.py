@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from petqc.formats.bundle import CURVES
 from petqcd.kinds import run_kind
 from petqcd.procedure import Procedure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from petqc.analysis import RunContext
     from petqc.results import RawFile, Run
     from petqcd.procedure import Bench, Job
 
-CURVES = "curves.csv"
 Numbers = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=1, max_length=5000)]
 
 
@@ -91,17 +94,29 @@ class BiasFromCurves(Procedure):
         """None."""
         return 0
 
+    def inputs(self) -> dict[str, Any]:
+        """Which channels the outputs feed, and how far a voltage may change."""
+        return {"largest_change_v": self._largest_v, "channels": self._channels().tolist()}
+
+    @property
+    def _largest_v(self) -> float:
+        return self.job.config.qc.calibrate_bias.largest_change_v
+
+    def _channels(self) -> NDArray[np.int32]:
+        import numpy as np
+
+        from petqc.calibrate.bias_outputs import outputs_of_channels
+
+        return np.array(sorted(outputs_of_channels(self.job.board_config.require("bias_map"))), np.int32)
+
     def conclude(self, context: RunContext) -> Run:
         """Fit, judge, and write the calibration set."""
         import numpy as np
 
         from petqc.calibrate.bias import fit_iv
-        from petqc.calibrate.bias_outputs import outputs_of_channels, parse_output
+        from petqc.calibrate.bias_outputs import parse_output
         from petqcd.calibration_run import conclude
 
         curves = {parse_output(c.output): (np.array(c.volts), np.array(c.amperes)) for c in self._curves}
-        largest_v = self.job.config.qc.calibrate_bias.largest_change_v
-        config = self.job.board_config
-        found = fit_iv(curves, config.require("bias_settings"), largest_change_v=largest_v)
-        channels = np.array(sorted(outputs_of_channels(config.require("bias_map"))), np.int32)
-        return conclude(self.job, context, found, channels)
+        found = fit_iv(curves, self.job.board_config.require("bias_settings"), largest_change_v=self._largest_v)
+        return conclude(self.job, context, found, self._channels())

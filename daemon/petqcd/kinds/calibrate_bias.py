@@ -5,7 +5,7 @@ The highest voltage is the working one unless the settings say otherwise.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -46,6 +46,10 @@ class BiasCalibration(DarkScan, CalibrationScan):
     def prepare(self) -> None:
         """Load the fit."""
         import petqc.calibrate.bias  # noqa: F401 - it takes its time
+
+    def inputs(self) -> dict[str, Any]:
+        """The same, and how far an output's voltage may change."""
+        return {**super().inputs(), "largest_change_v": self.settings.largest_change_v}
 
     def calibration(self) -> Calibration:
         """Breakdown voltage of every output."""

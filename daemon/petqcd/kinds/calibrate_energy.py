@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from petqcd.config import EnergyCalibrationConfig
 from petqcd.errors import RefusedError
@@ -70,6 +70,11 @@ class EnergyCalibration(SourceRun):
         if self._blocks % LOOK_EVERY == 0:
             counts = self._spectra.first_line_counts(len(LINES[self._wanted.source]))
             self._is_enough = counts >= self._wanted.first_line_counts
+
+    def inputs(self) -> dict[str, Any]:
+        """Which source it was, and the channels."""
+        assert self._spectra is not None  # noqa: S101 - as above
+        return {"source": self._wanted.source, "channels": self._spectra.channels.tolist()}
 
     def conclude(self, context: RunContext) -> Run:
         """Fit, judge, and write the calibration set."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from petqcd.config import TimeOffsetCalibrationConfig
 from petqcd.kinds import run_kind
@@ -49,6 +49,15 @@ class TimeOffsetCalibration(SourceRun):
         assert self._pairs is not None  # noqa: S101 - made with the measurement that calls this
         self._pairs.add(processed.prompts)
         self._is_enough = self._pairs.nearly_all_have() >= self._wanted.pairs_per_channel
+
+    def inputs(self) -> dict[str, Any]:
+        """Where the source was, how long crystals are, and the channels."""
+        assert self._pairs is not None  # noqa: S101 - as above
+        return {
+            "source_mm": self._wanted.source_mm,
+            "crystal_mm": self._wanted.crystal_mm,
+            "channels": self._pairs.topology.channels.tolist(),
+        }
 
     def conclude(self, context: RunContext) -> Run:
         """Fit, judge, and write the calibration set."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from petqcd import clock
 from petqcd.config import HousekeepingConfig
@@ -17,9 +18,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from petqc.analysis import RunContext
+    from petqc.calibrate.ages import TableAge
     from petqc.results import EnvironmentReading, Run
     from petqcd.procedure import Bench, Job
     from petqcd.readout.board import ReadingLike
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What is judged: both readings, and the ages of the calibration in use."""
+
+    first: list[EnvironmentReading]
+    last: list[EnvironmentReading]
+    ages: list[TableAge]
 
 
 @run_kind("housekeeping", title="housekeeping", settings=HousekeepingConfig, needs_bias=False)
@@ -41,6 +52,7 @@ class HousekeepingRun(Procedure):
         self._first: Sequence[ReadingLike] = ()
         self._last: Sequence[ReadingLike] = ()
         self._watched_s = 0.0
+        self._told: _Judged | None = None
         keep_configuration(job.folder, job.board_config)
 
     def prepare(self) -> None:
@@ -89,22 +101,36 @@ class HousekeepingRun(Procedure):
 
     def conclude(self, context: RunContext) -> Run:
         """Every check of housekeeping."""
-        from petqc.calibrate.ages import table_ages
         from petqc.calibrate.conclude import topology_of
         from petqc.housekeeping import analyse_housekeeping
 
-        now_s = clock.monotonic_s()
-        config = self.job.board_config
-        topology = topology_of(config, self.all_channels())
-        at = datetime.fromisoformat(context.started_at).timestamp()
-        return analyse_housekeeping(
-            environment(self._first, now_s),
-            [*environment(self._last, now_s), self._bias_reading()],
-            self._watched_s,
-            table_ages(config, self.job.sets, self.job.set_id, at),
-            topology,
-            context,
-        )
+        told = self._judged()
+        topology = topology_of(self.job.board_config, self.all_channels())
+        return analyse_housekeeping(told.first, told.last, self._watched_s, told.ages, topology, context)
+
+    def inputs(self) -> dict[str, Any]:
+        """Both readings, and the ages of the calibration."""
+        told = self._judged()
+        return {
+            "first": [asdict(reading) for reading in told.first],
+            "last": [asdict(reading) for reading in told.last],
+            "watched_s": self._watched_s,
+            "ages": [asdict(age) for age in told.ages],
+            "channels": self.all_channels().tolist(),
+        }
+
+    def _judged(self) -> _Judged:
+        from petqc.calibrate.ages import table_ages
+
+        if self._told is None:
+            now_s, job = clock.monotonic_s(), self.job
+            at = datetime.fromisoformat(job.started_at).timestamp()
+            self._told = _Judged(
+                environment(self._first, now_s),
+                [*environment(self._last, now_s), self._bias_reading()],
+                table_ages(job.board_config, job.sets, job.set_id, at),
+            )
+        return self._told
 
     def _bias_reading(self) -> EnvironmentReading:
         from petqc.channel_map import SCANNER

@@ -6,10 +6,11 @@ Between them either somebody tells that the sequence runs, or has ended (`petqc 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import model_validator
 
+from petqc.formats.bundle import MR_RECORDINGS
 from petqcd import clock
 from petqcd.config import MrDeltaConfig
 from petqcd.errors import DaemonError
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from petqc.results import RawFile, Run
     from petqcd.procedure import Bench, Job
 
-RECORDINGS = ("idle", "stress", "idle-again")
 LOOK_EVERY_S = 2.0
 """While nobody measures the board is asked for its temperatures, so that a dead link is noticed with bias on."""
 _BEGINS, _LAST = 0.2, 0.84
@@ -59,7 +59,7 @@ class MrDelta(Procedure):
         assert isinstance(job.settings, MrDeltaSettings)  # noqa: S101 - what this kind registers
         self._settings = job.settings
         ids = job.calibration_ids
-        self._phases = [Measurement(job.folder, job.board_config, calibration_ids=ids, name=n) for n in RECORDINGS]
+        self._phases = [Measurement(job.folder, job.board_config, calibration_ids=ids, name=n) for n in MR_RECORDINGS]
         self._phases[0].keep_configuration()
         self._degc: list[dict[str, list[float]]] = []
         self._waits_for: str | None = None
@@ -91,14 +91,14 @@ class MrDelta(Procedure):
     async def _measure(self, number: int) -> None:
         phase = self._phases[number]
         reference = await self.board.time_reference()
-        about = {**self.job.about(), "mr": RECORDINGS[number], "sequence": self._settings.sequence}
+        about = {**self.job.about(), "mr": MR_RECORDINGS[number], "sequence": self._settings.sequence}
         await asyncio.to_thread(phase.open_recording, reference, about)
         async with self.flow(phase, phase.process, queue_mib=self._settings.queue_mib) as flow:
             while (left_s := self.run_clock.left_s(self._settings.seconds)) > 0:
                 await flow.wait(min(left_s, PROGRESS_EVERY_S))
                 await self.run_clock.read()
                 done = number + 1.0 - max(left_s - PROGRESS_EVERY_S, 0.0) / self._settings.seconds
-                told = f"MR {RECORDINGS[number].replace('-', ' ')}, {max(left_s - PROGRESS_EVERY_S, 0.0):.0f} s left"
+                told = f"MR {MR_RECORDINGS[number].replace('-', ' ')}, {max(left_s - PROGRESS_EVERY_S, 0.0):.0f} s left"
                 self.tell("acquire", _part(done), told, phase.counts())
         await self.at_environment()
         self._degc.append(self._temperatures())
@@ -176,12 +176,19 @@ class MrDelta(Procedure):
 
     def conclude(self, context: RunContext) -> Run:
         """Every check of the MR's influence."""
-        import numpy as np
-
         from petqc.mr_delta import analyse_mr_delta
 
         phases = [phase.qc_input(context) for phase in self._phases]
-        topology = phases[0].topology
+        return analyse_mr_delta(phases, self._degc_of_modules(), self._phases[0].told(context))
+
+    def inputs(self) -> dict[str, Any]:
+        """Temperatures at the end of each acquisition, by module."""
+        return {"degc": self._degc_of_modules()}
+
+    def _degc_of_modules(self) -> list[dict[str, float]]:
+        import numpy as np
+
+        topology = self._phases[0].histograms.topology
         of_asic = {
             asic: topology.module_nodes[int(topology.module[topology.asic == k][0])]
             for k, asic in enumerate(topology.asic_nodes)
@@ -193,7 +200,7 @@ class MrDelta(Procedure):
                 if asic in of_asic:
                     of_module.setdefault(of_asic[asic], []).extend(values)
             degc.append({module: float(np.median(values)) for module, values in of_module.items()})
-        return analyse_mr_delta(phases, degc, self._phases[0].told(context))
+        return degc
 
 
 def _part(done: float) -> float:

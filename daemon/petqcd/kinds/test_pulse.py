@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 from petqcd.config import PulseTestConfig
 from petqcd.kinds import run_kind
@@ -54,6 +54,16 @@ class PulseTestRun(PulseScan):
         topology = topology_of(config, self.all_channels())
         context = replace(context, reference=config.petqc.scanner)
         return analyse_test_pulse(points, config.require("tdc"), config.require("qdc"), topology, context)
+
+    def inputs(self) -> dict[str, Any]:
+        """The trains of pulses, the channels of each group, and how many frames came of each point."""
+        pulses = _plan(self.settings).pulses()
+        return {
+            "pulses": [asdict(pulse) for pulse in pulses],
+            "groups": [self.channels_of(first).tolist() for first in range(0, self.n_points, len(pulses))],
+            "frames": list(self.frames_taken),
+            "channels": self.all_channels().tolist(),
+        }
 
 
 def _plan(settings: PulseScanConfig) -> PulsePlan:

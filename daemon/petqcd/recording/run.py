@@ -41,7 +41,7 @@ def begin(job: Job, context: RunContext) -> None:
     Raises:
         OSError: the disk is full or fails.
     """
-    from petqc.reanalyse import write_context
+    from petqc.recorded.told import write_context
 
     keep_configuration(job.folder, job.board_config)
     (job.folder / PETQC_JSON).write_text(job.config.model_dump_json(exclude={"source_file"}), encoding="utf-8")
@@ -62,13 +62,19 @@ def begin(job: Job, context: RunContext) -> None:
     begin_bundle(job.folder, about)
 
 
-def keep_context(folder: Path, context: RunContext) -> None:
-    """Keep what the analysis is told, now that all of it is known; the verdict does not depend on it."""
-    from petqc.reanalyse import write_context
+def keep_told(procedure: Procedure, context: RunContext, *, is_whole: bool) -> None:
+    """Keep what the analysis is told, now that all of it is known; the verdict does not depend on it.
 
+    is_whole: everything was measured that was to be.
+    """
+    from petqc.recorded.told import write_context, write_inputs
+
+    folder = procedure.job.folder
     try:
         write_context(folder, context)
-    except OSError:
+        if is_whole and (inputs := procedure.inputs()):
+            write_inputs(folder, inputs)
+    except Exception:
         log.exception("what the analysis of %s was told could not be kept", folder.name)
 
 

@@ -29,8 +29,15 @@ PETQC_JSON: Final = "petqc.json"
 """petqc.toml as it was resolved, every default in its place; its SHA-256 is the run's config_hash."""
 CONTEXT_JSON: Final = "context.json"
 """What the analysis was told beside the events."""
+INPUTS_JSON: Final = "inputs.json"
+"""What the analysis of this kind of run was told beside that."""
 ENVIRONMENT: Final = "environment.jsonl"
 """Readings during the run, one JSON object a line."""
+
+MR_RECORDINGS: Final = ("idle", "stress", "idle-again")
+"""Recordings of a run on the influence of the MR, in the order of its phases."""
+CURVES: Final = "curves.csv"
+"""Curves of a source meter."""
 
 State = Literal["recording", "complete", "truncated"]
 Entry = TypeVar("Entry", "BundleFile", "BundleWire")
@@ -87,11 +94,12 @@ class Bundle:
 
 ROLES: Final = (
     "frames", "frames-index", "frames-modes", "frames-manifest", "points", "wire", "configuration", "petqc",
-    "context", "environment", "result", "channels", "spectra", "report", "other",
+    "context", "inputs", "environment", "result", "channels", "spectra", "report", "other",
 )  # fmt: skip
 _BY_NAME: Final = {
     PETQC_JSON: "petqc",
     CONTEXT_JSON: "context",
+    INPUTS_JSON: "inputs",
     ENVIRONMENT: "environment",
     "run.json": "result",
     "channels.parquet": "channels",
@@ -117,7 +125,7 @@ def role_of(name: str) -> str:
         return _BY_NAME[name]
     if name.endswith(".manifest.jsonl"):
         return "frames-manifest"
-    if path.suffix == ".jsonl":
+    if path.suffix in (".jsonl", ".csv"):
         return "points"
     return _BY_SUFFIX.get(path.suffix, "other")
 

@@ -45,7 +45,11 @@ class Filled:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the caller gave besides the files. lutetium None: raw recordings are as their configuration says."""
+    """What the caller gave besides the files.
+
+    lutetium None: raw recordings are as their configuration says. use_kev False: energies of raw recordings stay
+    charge. look: called with everything of a raw recording that became final.
+    """
 
     config: Path | None = None
     descriptor: Path | None = None
@@ -53,6 +57,8 @@ class Asked:
     min_hits: int = 1
     progress: Progress | None = None
     lutetium: bool | None = None
+    use_kev: bool = True
+    look: Callable[[Processed], None] | None = None
 
 
 def analyse_file(
@@ -181,50 +187,53 @@ def raw_frames(files: list[Path], asked: Asked) -> Filled:
             "raw data mean nothing without their calibrations", where=str(files[0]), do="give the config.ini with them"
         )
     loaded = load_config(asked.config)
+    used = (
+        loaded
+        if asked.use_kev
+        else replace(loaded, tables={k: t for k, t in loaded.tables.items() if k != "energy_kev"})
+    )
     total, before = sum(p.stat().st_size for p in files), 0
     is_lutetium = loaded.petqc.source == "none" if asked.lutetium is None else asked.lutetium
     own = PROCESSING if is_lutetium else {}
-    histograms: QcHistograms | None = None
-    lutetium: LutetiumCounts | None = None
+    counted: _Counted | None = None
     accounts: list[ProcessingAccount] = []
     notes: list[str] = [str(w) for w in loaded.warnings]
     elapsed_s = 0.0
     for path in files:
         with RawReader(path) as reader:
-            settings = replace(
-                ProcessingSettings.from_config(loaded), clock_hz=float(reader.header.frequency_hz), **own
-            )
-            calibration = CalibrationSet.from_config(loaded, acquisition=acquisition_of(reader.header, reader.modes))
-            if histograms is None:
+            settings = replace(ProcessingSettings.from_config(used), clock_hz=float(reader.header.frequency_hz), **own)
+            calibration = CalibrationSet.from_config(used, acquisition=acquisition_of(reader.header, reader.modes))
+            if counted is None:
                 axes = HistogramSettings.from_processing(settings, calibration.energy_unit)
                 histograms = QcHistograms(
                     calibration.topology, calibration.energy_unit, axes, searched=calibration.searched_pairs()
                 )
-                lutetium = LutetiumCounts(calibration.topology) if is_lutetium else None
+                pairs = LutetiumCounts(calibration.topology) if is_lutetium else None
+                counted = _Counted(histograms, pairs, asked.look)
             processor = Processor(calibration, settings, trigger_id=reader.header.trigger_id)
             for number, step in enumerate(reader.steps):
                 known_damages = 0
                 for words in reader.blocks(_BLOCK_WORDS, step=number):
                     if len(reader.damages) > known_damages:  # frames missing here were not lost by the detector
                         known_damages = len(reader.damages)
-                        _count(processor.end_step(), histograms, lutetium)
-                    _count(processor.feed(words), histograms, lutetium)
+                        counted.add(processor.end_step())
+                    counted.add(processor.feed(words))
                     if asked.progress is not None:
                         asked.progress(before + reader.bytes_read, total)
-                _count(processor.end_step(None if reader.damages else step.last_frame), histograms, lutetium)
+                counted.add(processor.end_step(None if reader.damages else step.last_frame))
                 notes += [f"{path.name}: {damage}" for damage in reader.damages]
             notes += [f"{path.name}: {warning}" for warning in reader.warnings]
             accounts.append(processor.account)
             elapsed_s += processor.account.frames * CLOCKS_PER_FRAME / settings.clock_hz
         before += path.stat().st_size
-    if histograms is None:  # there is at least one file
+    if counted is None:  # there is at least one file
         raise BadInputError("no file to analyse")
     account = flat_account(accounts)
     context = loaded.petqc.context()
     if loaded.petqc.scanner is not None:
         context["scanner"] = loaded.petqc.scanner.name
     return Filled(
-        histograms,
+        counted.histograms,
         {
             **context,
             **({"source": "none"} if is_lutetium else {}),
@@ -235,14 +244,25 @@ def raw_frames(files: list[Path], asked: Asked) -> Filled:
             "live_time_s": float(account.get("live_time_s", 0.0)),
         },
         notes=notes,
-        lutetium=lutetium,
+        lutetium=counted.lutetium,
     )
 
 
-def _count(processed: Processed, histograms: QcHistograms, lutetium: LutetiumCounts | None) -> None:
-    histograms.add(processed)
-    if lutetium is not None:
-        lutetium.add(processed)
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """Where what became final goes."""
+
+    histograms: QcHistograms
+    lutetium: LutetiumCounts | None
+    look: Callable[[Processed], None] | None
+
+    def add(self, processed: Processed) -> None:
+        """Count it."""
+        self.histograms.add(processed)
+        if self.lutetium is not None:
+            self.lutetium.add(processed)
+        if self.look is not None:
+            self.look(processed)
 
 
 def flat_account(accounts: Iterable[ProcessingAccount]) -> dict[str, int | float]:
