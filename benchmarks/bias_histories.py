@@ -206,6 +206,10 @@ class History:
             self.happened.append(name)
             with contextlib.suppress(DriverError, asyncio.CancelledError):
                 await getattr(self, name)()
+        await self.ended()
+
+    async def ended(self) -> None:
+        """The line is whole again, and everything is switched off."""
         self.link.spoil = lambda reply: [(0.0, reply)]
         self.link.swallow = lambda _request: None
         self.link.is_plugged = True

@@ -303,6 +303,7 @@ CASES = [
             "bias_voltage": (55.0, 0.01),
             "bias_current": (1e3 * board.load.current_a(55.0), 2e-6),
             "bias_limiting": (0.0, 0.0),
+            "interlock_closed": (1.0, 0.0),
         },
         lambda board: board.told_v,
         (0, 1, 2),

@@ -117,6 +117,35 @@ def test_a_current_limit_that_was_not_taken_refuses_switching_on(monkeypatch: py
     asyncio.run(session())
 
 
+def test_its_interlock_is_read_where_it_has_one_that_counts() -> None:
+    async def session(board: KeithleyBoard, **changed: Any) -> None:
+        async with meter(board, **changed) as device:
+            board.interlock_is_closed = False
+            found = [one for one in await device.poll() if one.name == "interlock_closed"]
+            if board.model == "2400" and not changed:
+                assert found == []  # not every firmware of it knows the question
+                return
+            if board.model == "2400":
+                assert (found[0].value, found[0].quality) == (None, Quality.ABSENT)
+                assert "switched off at the instrument" in (found[0].reason or "")
+                board.receive(b":OUTP:INT:STAT ON\n")
+            reading = of(await device.poll(), "interlock_closed")
+            assert (reading.value, reading.quality, reading.measured) == (0.0, Quality.GOOD, True)
+            assert reading.reason == "its interlock is open"
+            with pytest.raises(VerifyError):  # as the instrument itself sees to it
+                await device.on(Volts(50.0))
+            assert board.highest_v < 43.0
+            assert device.output is OutputState.OFF
+            board.interlock_is_closed = True
+            board.receive(b"*CLS\n")
+            await device.on(Volts(50.0))
+            assert of(await device.poll(), "interlock_closed").value == 1.0
+
+    asyncio.run(session(KeithleyBoard(SipmLoad())))
+    asyncio.run(session(KeithleyBoard(SipmLoad(), model="2400")))
+    asyncio.run(session(KeithleyBoard(SipmLoad(), model="2400"), reads_interlock=True))
+
+
 def test_an_excess_trips() -> None:
     board = KeithleyBoard(SipmLoad())
 

@@ -64,6 +64,14 @@ def test_error(entry: dict) -> None:
     assert wire.error(entry["text"].encode())[0] == entry["number"]
 
 
+@pytest.mark.parametrize("entry", GOLDEN["interlock"], ids=lambda entry: f"{entry['model']} {entry['answer'].strip()}")
+def test_interlock(entry: dict) -> None:
+    board = KeithleySmu(SipmLoad(), model=entry["model"])
+    board.interlock_is_closed = entry["is_closed"]
+    assert board.receive(entry["text"].encode()) == entry["answer"].encode()
+    assert board.receive(wire.line(wire.INTERLOCK)) == entry["answer"][-2:].encode()
+
+
 @pytest.mark.parametrize("nonsense", [b"nan\n", b"inf\n", b"1e999\n", b"1,5\n", b"\n", b"ERR\n", b"\xff\n", b"1;2\n"])
 def test_what_is_no_number(nonsense: bytes) -> None:
     with pytest.raises(RemoteProtocolError):

@@ -24,7 +24,7 @@ Module = Annotated[str, Field(pattern=r"^\d{1,2}\.\d{1,2}\.\d{1,2}$")]
 
 OF_INTERLOCKS = frozenset(
     {"bias", "run_v", "operating", "following", "settle_s", "on_daemon_loss", "on_stop"}
-    | {"temperature", "cooling_permit", "coolant"}
+    | {"temperature", "cooling_permit", "coolant", "interlock_permit"}
 )
 """Keys that a driver does not know."""
 
@@ -246,8 +246,19 @@ class KeithleySmuConfig(BiasSourceConfig):
     """What it must answer."""
     power_line_cycles: Finite | None = None
     """Length of one reading, 0.01 to 10."""
+    interlock_permit: bool | None = None
+    """Its output needs that its interlock line is closed. Default: that of a 2450 does; a 2400 is asked only if this is
+    true, and then its interlock must be switched on at the instrument."""
     temperature: None = None
     """It has no sensor at the detectors: a [[permit]] names whose reading counts."""
+
+    @property
+    def needs_interlock(self) -> bool:
+        """Whether its output needs that its interlock is closed."""
+        return self.model == "2450" if self.interlock_permit is None else self.interlock_permit
+
+    def _plain(self) -> dict[str, Any]:
+        return super()._plain() | ({"reads_interlock": True} if self.needs_interlock else {})
 
     def _current(self, most_ma: float) -> dict[str, float]:
         return {"most_current_a": 1e-3 * most_ma}

@@ -1,15 +1,15 @@
 """Permits that come from readings of instruments: those of [[permit]], and those that a device brings along.
 
 A chiller that is configured must run for what it cools to be energised, within its [device.coolant] if that is given;
-a bias source with [device.temperature] needs its own sensor to be within. What a device brings along is left out only
-where its table says so, and that is told.
+a bias source with [device.temperature] needs its own sensor to be within, and a source meter its interlock closed. What
+a device brings along is left out only where its table says so, and that is told.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from petqcd.config import BiasSourceConfig, JulaboConfig
+from petqcd.config import BiasSourceConfig, JulaboConfig, KeithleySmuConfig
 from petqcd.config.interlocks import PermitConfig
 from petqcd.errors import NotFoundError
 from petqcd.interlocks import permit_sources
@@ -28,6 +28,9 @@ def brought_along(config: InstrumentConfig) -> list[PermitConfig]:
     if isinstance(config, JulaboConfig) and config.cooling_permit:
         runs = PermitConfig(name=f"cooling by {name}", device=name, reading="coolant_running", low=1.0)
         return [runs, *_within(f"coolant of {name}", name, "temperature_coolant", config.coolant)]
+    if isinstance(config, KeithleySmuConfig) and config.needs_interlock:
+        why = f"interlock of {name}"
+        return [PermitConfig(name=why, device=name, reading="interlock_closed", low=1.0, of=(name,), no_bypass=True)]
     if isinstance(config, BiasSourceConfig):
         return _within(f"temperature of {name}", name, "temperature_sipm", config.temperature, (name,))
     return []
@@ -47,7 +50,10 @@ def left_out(configs: Iterable[InstrumentConfig]) -> list[str]:
     for one in configs:
         if isinstance(one, JulaboConfig) and not one.cooling_permit:
             found.append(f"{one.name}: cooling_permit = false: nobody's bias needs that it runs")
-        elif isinstance(one, BiasSourceConfig) and one.can_energise and one.temperature is None:
+        if isinstance(one, KeithleySmuConfig) and one.can_energise and not one.needs_interlock:
+            why = "interlock_permit = false" if one.interlock_permit is False else "no interlock_permit"
+            found.append(f"{one.name}: {why}: its bias needs no closed interlock")
+        if isinstance(one, BiasSourceConfig) and one.can_energise and one.temperature is None:
             found.append(f"{one.name}: no [device.temperature]: its bias needs no temperature to be within limits")
     return found
 

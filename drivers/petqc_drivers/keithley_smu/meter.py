@@ -49,6 +49,8 @@ class KeithleySmuSettings:
         limit: Hard limit; without one the output is never switched on.
         most_current_a: Current limit that the instrument itself is given before it is switched on.
         power_line_cycles: Length of one reading, 0.01 to 10.
+        reads_interlock: Whether its interlock line is read; None: that of a 2450, and not that of a 2400, where it
+            counts only if somebody switched it on, and which does not know the question in every firmware.
         tolerance_v: How far the measured voltage may be from the commanded one.
         settle_timeout_s: In which a step must have arrived.
         reply_timeout_s: For one exchange.
@@ -61,6 +63,7 @@ class KeithleySmuSettings:
     limit: HardLimit | None = None
     most_current_a: float = 1e-5
     power_line_cycles: float = 1.0
+    reads_interlock: bool | None = None
     tolerance_v: float = 0.05
     settle_timeout_s: float = 5.0
     reply_timeout_s: float = 2.0
@@ -108,6 +111,9 @@ class KeithleySmu(BiasSource):
         self.settings = settings
         self.model = wire.MODELS[settings.model]
         self.is_limiting = False
+        asked = settings.reads_interlock
+        self._reads_interlock = not self.model.interlock_can_be_unused if asked is None else asked
+        self._interlock: Reading | None = None
 
     # -- life cycle -------------------------------------------------------------------------------------------------
 
@@ -159,6 +165,7 @@ class KeithleySmu(BiasSource):
             ),
             self._reading("bias_on", float(is_on), "", Quality.GOOD, None),
             self._reading("bias_limiting", float(self.is_limiting), "", Quality.GOOD, None),
+            *([] if self._interlock is None else [self._interlock]),
         ]
 
     def _reading(
@@ -169,6 +176,7 @@ class KeithleySmu(BiasSource):
 
     async def _look(self) -> tuple[float | None, float | None, bool]:
         """Voltage, current and whether the output is on; nothing is measured while it is off."""
+        await self._look_at_interlock()
         (is_on,) = await self._numbers(wire.OUTPUT)
         self._took_note(is_on=bool(is_on))
         if not is_on:
@@ -178,6 +186,20 @@ class KeithleySmu(BiasSource):
         (is_limiting,) = await self._numbers(self.model.tripped)
         self.is_limiting = bool(is_limiting)
         return volts, amps, True
+
+    async def _look_at_interlock(self) -> None:
+        """Whether its interlock line is closed; one that it does not use says nothing."""
+        if not self._reads_interlock:
+            return
+        is_used: float | None = 1.0
+        if self.model.interlock_can_be_unused:
+            (is_used,) = await self._numbers(wire.INTERLOCK_USED)
+        (is_closed,) = await self._numbers(wire.INTERLOCK)
+        quality = Quality.GOOD if is_used else Quality.ABSENT
+        reason = None if is_closed else "its interlock is open"
+        if not is_used:
+            is_closed, reason = None, "its interlock is switched off at the instrument (:OUTP:INT:STAT)"
+        self._interlock = self._reading("interlock_closed", is_closed, "", quality, reason)
 
     def _judge(self, volts: float | None, amps: float | None, readings: Sequence[Reading]) -> bool:
         """Latch a trip if there is a reason."""

@@ -27,6 +27,11 @@ OVERFLOW: Final = 9.9e37
 MAKER: Final = "KEITHLEY"
 IDENTITY: Final = "*IDN?"
 OUTPUT: Final = ":OUTP?"
+INTERLOCK: Final = ":OUTP:INT:TRIP?"
+"""1: the interlock line is asserted (a 2400: the output may go on), 0: it is open; "tripped" is the closed state.
+Source: reference manual of the 2450 (2450-901-01), section 6; user's manual of the 2400 series, section 18."""
+INTERLOCK_USED: Final = ":OUTP:INT:STAT?"
+"""Of a 2400, whose interlock line counts only if this is 1."""
 ERROR: Final = ":SYST:ERR?"
 OFF: Final = ":OUTP OFF;:OUTP?;*IDN?"
 """Answered by `0` and the identity: no late reply to another question looks like that."""
@@ -34,7 +39,10 @@ OFF: Final = ":OUTP OFF;:OUTP?;*IDN?"
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What differs. limit: header of the current limit; tripped: whether it holds the output back; read: V and I."""
+    """What differs. limit: header of the current limit; tripped: whether it holds the output back; read: V and I.
+
+    interlock_can_be_unused: its interlock line may be switched off; that of the others always counts.
+    """
 
     name: str
     limit: str
@@ -42,6 +50,7 @@ class Model:
     read: str
     set_up: tuple[str, ...]
     language: str | None
+    interlock_can_be_unused: bool
 
 
 MODELS: Final[Mapping[str, Model]] = MappingProxyType(
@@ -53,8 +62,17 @@ MODELS: Final[Mapping[str, Model]] = MappingProxyType(
             ':READ? "defbuffer1",SOUR,READ',
             (":SOUR:VOLT:READ:BACK 1",),
             "*LANG?",
+            interlock_can_be_unused=False,
         ),
-        "2400": Model("2400", ":SENS:CURR:PROT", ":SENS:CURR:PROT:TRIP?", ":READ?", (":FORM:ELEM VOLT,CURR",), None),
+        "2400": Model(
+            "2400",
+            ":SENS:CURR:PROT",
+            ":SENS:CURR:PROT:TRIP?",
+            ":READ?",
+            (":FORM:ELEM VOLT,CURR",),
+            None,
+            interlock_can_be_unused=True,
+        ),
     }
 )
 

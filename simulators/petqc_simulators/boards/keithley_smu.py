@@ -26,6 +26,10 @@ MOST_V: Final = 210.0
 MOST_A: Final = 1.05
 SETTLE_S: Final = 0.005
 """Time constant of the output on its way to a new level."""
+OPEN_V: Final = 42.0
+"""The most that a 2450 gives with its interlock open ..."""
+OPEN_ON_V: Final = 21.0
+"""... and the highest level with which it then switches on. Source: 2450-901-01, :OUTPut[1]:INTerlock:TRIPped?"""
 NOISE_A: Final = 2.0e-11
 """Of a reading of one power line cycle on a low range."""
 _NAMES: Final = {"VOLT": "VOLT", "VOLTAGE": "VOLT", "CURR": "CURR", "CURRENT": "CURR"}
@@ -41,6 +45,7 @@ class KeithleySmu:
         seed: of its noise.
 
     Attributes:
+        interlock_is_closed: what is at its interlock line.
         parser: what was received, errors.
         told_v: every level that it was told, in order: what a judge of the outputs looks at.
         highest_v: highest voltage at the terminals.
@@ -61,6 +66,8 @@ class KeithleySmu:
             error_tail=";1;2026/01/01 00:00:00" if model == "2450" else "",
         )
         self._volts = 0.0
+        self.interlock_is_closed = True
+        self.interlock_is_used = model == "2450"
         self._reset()
         self._table()
 
@@ -88,6 +95,8 @@ class KeithleySmu:
         """Let the output go towards its level, as far as the current limit lets it."""
         self._elapsed_s += seconds
         before_v = self._volts
+        if self.is_on and self._may_not_go_on and self.model == "2400":
+            self._set_output("0")
         goal = self._limited(self.level_v) if self.is_on and self.is_voltage_source else 0.0
         self._volts = goal + (self._volts - goal) * math.exp(-seconds / SETTLE_S)
         if abs(self._volts - goal) < 1e-6:
@@ -101,7 +110,13 @@ class KeithleySmu:
         """Whether the current limit holds the output back."""
         return self.is_on and abs(self.load.current_a(self.level_v)) > self.limit_a
 
+    @property
+    def _may_not_go_on(self) -> bool:
+        return self.interlock_is_used and not self.interlock_is_closed
+
     def _limited(self, volts: float) -> float:
+        if self._may_not_go_on:
+            volts = max(-OPEN_V, min(OPEN_V, volts))
         if abs(self.load.current_a(volts)) <= self.limit_a:
             return volts
         low, high = 0.0, volts
@@ -140,6 +155,9 @@ class KeithleySmu:
         p.query(":SYSTem:ERRor[:NEXT]", lambda _: p.next_error())
         p.command(":SYSTem:CLEar", lambda _: p.errors.clear())
         p.setting(":OUTPut[:STATe]", self._set_output, lambda: str(int(self.is_on)))
+        p.query(":OUTPut:INTerlock:TRIPped", lambda _: str(int(not self._may_not_go_on)))
+        if self.model == "2400":
+            p.setting(":OUTPut:INTerlock[:STATe]", self._use_interlock, lambda: str(int(self.interlock_is_used)))
         p.setting(":SOURce:FUNCtion[:MODE]", self._set_source, lambda: "VOLT" if self.is_voltage_source else "CURR")
         p.setting(":SOURce:VOLTage[:LEVel][:IMMediate][:AMPLitude]", self._set_level, lambda: f"{self.level_v:.6E}")
         p.setting(":SOURce:VOLTage:RANGe", self._set_range_v, lambda: f"{self.range_v:.6E}")
@@ -194,8 +212,14 @@ class KeithleySmu:
         return "1.7.12b" if self.model == "2450" else "C34 Sep 21 2016 15:30:00/A02  /S/K"
 
     def _set_output(self, text: str) -> None:
-        self.is_on = boolean(text)
+        is_on = boolean(text)
+        if is_on and self._may_not_go_on and (self.model == "2400" or abs(self.level_v) > OPEN_ON_V):
+            raise ScpiError(NOT_ALLOWED)
+        self.is_on = is_on
         self.witness.note(self._elapsed_s, "supply", on=self.is_on)
+
+    def _use_interlock(self, text: str) -> None:
+        self.interlock_is_used = boolean(text)
 
     def _set_source(self, text: str) -> None:
         kind = _NAMES.get(text.upper())
