@@ -52,6 +52,7 @@ from petqcd.config.schedule import (
 )
 from petqcd.config.service import (
     ApiConfig,
+    AuditConfig,
     QatrackConfig,
     ScannerConfig,
     StoreConfig,
@@ -64,6 +65,7 @@ __all__ = [
     "ADDRESS_FORMS",
     "BENCH_BIAS",
     "ApiConfig",
+    "AuditConfig",
     "BiasScanConfig",
     "BiasSourceConfig",
     "CheckLimits",
