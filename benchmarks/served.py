@@ -92,13 +92,13 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, config: str) -> Iterator[Daemon]:
-    """`petqc serve` with a configuration, ended in order."""
+def serving(folder: Path, config: str, program: Sequence[str] = PETQC) -> Iterator[Daemon]:
+    """`petqc serve` with a configuration, ended in order. program: what stands for `petqc`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "petqc.toml").write_text(config)
     state_dir = folder / "state"
     process = subprocess.Popen(
-        [*PETQC, "serve", "--json", "--config", str(folder / "petqc.toml"), "--state-dir", str(state_dir)],
+        [*program, "serve", "--json", "--config", str(folder / "petqc.toml"), "--state-dir", str(state_dir)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

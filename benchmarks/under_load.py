@@ -1,11 +1,14 @@
 """Whether the service answers while everything around it hangs: metrics and console, slow scrapers, many readers.
 
-    python benchmarks/under_load.py [--devices 64] [--seconds 60] [--json OUT.json]
+    python benchmarks/under_load.py [--devices 64] [--readings 32] [--seconds 60] [--json OUT.json]
 
 A simulated bench, with instruments on TCP up to the number of devices in all, each polled once a second, and a daemon.
 Three times the same readers for so many seconds: all well, with a run in progress; every device stopped in mid-word
 (SIGSTOP to the processes behind them), with runs being tried; well again. All the while ten scrapers read one byte a
 second of what they asked for. Times are a client's: connection, request, the whole answer.
+
+With --readings, each instrument has so many: what its driver reads is read, and repeated under other names up to there.
+So the wire has less to do than at a site with such instruments, and the daemon as much.
 """
 
 from __future__ import annotations
@@ -61,6 +64,43 @@ EVERY_CHILLER = 8
 """One device of so many is a chiller, the others are bias supplies."""
 SLOW, USERS, USER_S, SCRAPE_S = 10, 5, 1.0, 0.5
 PAGES = ("/", "/runs", "/trends", "/devices", "/alarms", "/api/v1/status", "/api/v1/devices")
+
+
+WATCHED = """\
+import asyncio.events, json, threading, time
+from dataclasses import replace
+from petqc_drivers.instrument import Instrument
+
+run, slices = asyncio.events.Handle._run, []
+
+def watched(handle):
+    wall_s, cpu_s = time.perf_counter(), time.thread_time()
+    run(handle)
+    cpu_s = time.thread_time() - cpu_s
+    if cpu_s > 0.01:
+        slices.append((time.time(), cpu_s, time.perf_counter() - wall_s, repr(handle)[:300]))
+
+def tell():
+    while True:
+        time.sleep(1)
+        with open({path!r}, "a") as file:
+            file.writelines(json.dumps(slices.pop(0)) + chr(10) for _ in range(len(slices)))
+
+asyncio.events.Handle._run = watched
+threading.Thread(target=tell, daemon=True).start()
+read = Instrument.readings
+
+def readings(self):
+    found = read(self)
+    more = range(len(found), {readings}) if found else ()
+    return found + [replace(found[n % len(found)], name=f"channel_{{n:02}}") for n in more]
+
+Instrument.readings = readings
+from petqcd.cli import main
+main()
+"""
+"""The daemon, which tells the processor time of every piece of work that its event loop does at once for more than 10
+ms, and whose instruments have more readings than their drivers read, where that is asked for."""
 
 
 def serve_instruments(number: int) -> None:
@@ -204,8 +244,20 @@ def phase(http: str, pid: int, seconds: float, keep_running: Client) -> dict[str
     }
 
 
-def measure(folder: Path, devices: int, seconds: float) -> dict[str, Any]:
-    with instruments(devices - 1) as (instruments_pid, tables), serving(folder, CONFIG + tables) as daemon:
+def at_once(path: Path, begin_unix_s: float, end_unix_s: float) -> dict[str, Any]:
+    """How long the event loop worked on one thing, in processor time, which others on the machine do not lengthen."""
+    time.sleep(2)  # it tells them every second
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    inside = sorted((one for one in lines if begin_unix_s <= one[0] < end_unix_s), key=lambda one: -one[1])
+    over = {f"over_{ms}_ms": sum(one[1] > 1e-3 * ms for one in inside) for ms in (25, 50, 100)}
+    longest = [{"cpu_ms": round(1e3 * cpu_s, 1), "what": what} for _, cpu_s, _, what in inside[:5]]
+    return {"longest_cpu_ms": longest[0]["cpu_ms"] if longest else 0.0, **over, "longest": longest}
+
+
+def measure(folder: Path, devices: int, seconds: float, readings: int) -> dict[str, Any]:
+    slices = folder / "slices"
+    program = [sys.executable, "-c", WATCHED.format(path=str(slices), readings=readings)]
+    with instruments(devices - 1) as (instruments_pid, tables), serving(folder, CONFIG + tables, program) as daemon:
         pid, client = daemon.process.pid, Client(daemon.state_dir)
         say("waiting until every device answers")
         end_s = time.monotonic() + 120
@@ -229,7 +281,10 @@ def measure(folder: Path, devices: int, seconds: float) -> dict[str, Any]:
             say(name)
             for one in hung:
                 os.kill(one, signal.SIGSTOP if name == "hung" else signal.SIGCONT)
-            found["phases"][name] = phase(daemon.http, pid, seconds, client)
+            began_unix_s = time.time()
+            found["phases"][name] = phase(daemon.http, pid, seconds, client) | {
+                "loop": at_once(slices, began_unix_s, began_unix_s + seconds)
+            }
         known = client.get("/api/v1/devices")
         found["answering_at_the_end"] = sum(one["answers"] for one in known["instruments"]) + 1
         for one in hung:
@@ -242,6 +297,7 @@ def measure(folder: Path, devices: int, seconds: float) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--devices", type=int, default=64, help="the readout and instruments around it")
+    parser.add_argument("--readings", type=int, default=0, help="of each instrument; 0: what its driver reads")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each of the three phases")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--serve-instruments", type=int, help=argparse.SUPPRESS)
@@ -250,16 +306,21 @@ def main() -> int:
         serve_instruments(given.serve_instruments)
         return 0
     with tempfile.TemporaryDirectory(prefix="petqc-load-") as folder:
-        found = measure(Path(folder), given.devices, given.seconds)
+        found = measure(Path(folder), given.devices, given.seconds, given.readings)
     rows = []
     for name, one in found["phases"].items():
         answers = [f"{one[who][q]:.0f}" for who in ("metrics", "console") for q in ("p50_ms", "p99_ms", "max_ms")]
+        late, longest = one["loop_lag_max_ms"], one["loop"]["longest_cpu_ms"]
         rows.append(
-            (name, *answers, f"{one['loop_lag_max_ms']:.0f}", f"{one['cpu_share']:.2f}", f"{one['rss_mb']:.0f}")
+            (name, *answers, f"{late:.0f}", f"{longest:.0f}", f"{one['cpu_share']:.2f}", f"{one['rss_mb']:.0f}")
         )
     head = ["devices are", *(f"{who} {q} (ms)" for who in ("/metrics", "console") for q in ("p50", "p99", "max"))]
     told = f"{found['answering']} of {found['devices']} devices answered, with {found['readings']} readings a second"
-    give(found, table((*head, "loop late (ms)", "CPU", "RSS (MiB)"), rows) + f"\n\n{told}", given.json)
+    give(
+        found,
+        table((*head, "loop late (ms)", "longest work (CPU ms)", "CPU", "RSS (MiB)"), rows) + f"\n\n{told}",
+        given.json,
+    )
     return 0
 
 

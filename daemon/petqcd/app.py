@@ -39,6 +39,7 @@ from petqcd.scheduler import Scheduler
 from petqcd.security.access import daemon_itself
 from petqcd.security.accounts import Accounts
 from petqcd.security.audit import Audit, newest
+from petqcd.security.syslog import SyslogExport
 from petqcd.store import Store, database_of
 from petqcd.store.disk import Disk, DiskLevel
 from petqcd.store.nightly_backup import Backups
@@ -240,6 +241,9 @@ class Daemon:
         self._own(asyncio.create_task(self._housekeeping(), name="housekeeping"))
         self._own(asyncio.create_task(process_health.watch(self.metrics), name="watch of the process"))
         self._own(asyncio.create_task(self.backups.run(), name="nightly backup"))
+        if self.config.audit.syslog is not None:
+            copying = SyslogExport(self.config.audit.syslog, self.store, self.metrics, self.config.scanner.name)
+            self._own(asyncio.create_task(copying.run(), name="audit log to syslog"))
         if mqtt is not None:
             speaking = asyncio.create_task(mqtt.run(), name="mqtt")
             self._tasks.append(speaking)

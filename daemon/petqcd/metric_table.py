@@ -368,6 +368,9 @@ METRICS: tuple[Metric, ...] = (
         "gauge",
         "Unix time when number and hash of that row were last written into the daemon's log and told to the broker.",
     ),
+    Metric("petqc_audit_syslog_configured", "gauge", "1 if [audit] names a syslog server, else 0."),
+    Metric("petqc_audit_syslog_waiting_rows", "gauge", "Rows of the audit log that wait for the syslog server."),
+    Metric("petqc_audit_syslog_failures_total", "counter", "Times the syslog server did not take a row."),
     Metric("petqc_retention_deleted_bytes_total", "counter", "Files of old runs that were deleted to make room."),
     Metric("petqc_listeners_dropped_total", "counter", "Listeners for live events dropped because they did not read."),
 )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiomqtt
 import pytest
-from tests.system.broker import LASTING, Broker, secured
+from tests.system.broker import Broker, secured
 from tests.unit.histories import claimed_and_stored
 
 from petqc_simulators.recording import write_recording
@@ -134,31 +134,12 @@ def test_what_is_told(tmp_path: Path, board_config: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_broker_that_is_killed_and_comes_again_gets_everything_once_by_id(tmp_path: Path, board_config: Path) -> None:
-    async def work() -> None:
-        broker = Broker(tmp_path, LASTING)
-        broker.start()
-        try:
-            async with subscriber(broker) as logger, daemon(tmp_path, board_config, broker) as d:
-                await until(lambda: value(d, "petqc_mqtt_connected") == 1)
-                for number in range(30):
-                    if number in (8, 18):
-                        broker.stop(signal.SIGKILL)
-                    if number in (12, 24):
-                        broker.start()
-                    await claimed_and_stored(d.store, f"run-{number:02}")
-                    await asyncio.sleep(0.03)
-                wanted = [f"run-{number:02}" for number in range(30)]
-                await until(lambda: {one["run_id"] for one in logger.of("run/daily/result")} == set(wanted))
-                await until(lambda: value(d, "petqc_mqtt_outbox_messages") == 0)
-                first = {one["id"]: one["run_id"] for one in reversed(logger.of("run/daily/result"))}
-                assert sorted(first.values()) == wanted  # one id for each run, however often it came
-                order = list(dict.fromkeys(one["run_id"] for one in logger.of("run/daily/result")))
-                assert order == wanted
-        finally:
-            broker.stop()
+def test_a_broker_that_comes_and_goes_gets_everything_once_by_id(tmp_path: Path, board_config: Path) -> None:
+    from tests.system.flapping import flap
 
-    asyncio.run(work())
+    found = asyncio.run(flap(tmp_path, board_config, seconds=1.0, up_s=0.25, down_s=0.15, seed=1, least=3))
+    assert (found["lost"], found["left_in_outbox"], found["out_of_order"]) == ([], 0, 0)
+    assert found["ids"] == found["stored"]  # one id for each run, however often it came
 
 
 def results_waiting(store: Store) -> list[tuple[str, str]]:

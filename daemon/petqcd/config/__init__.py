@@ -53,6 +53,7 @@ from petqcd.config.schedule import (
 )
 from petqcd.config.service import (
     ApiConfig,
+    AuditConfig,
     QatrackConfig,
     ScannerConfig,
     StoreConfig,
@@ -65,6 +66,7 @@ __all__ = [
     "ADDRESS_FORMS",
     "BENCH_BIAS",
     "ApiConfig",
+    "AuditConfig",
     "BiasScanConfig",
     "BiasSourceConfig",
     "CheckLimits",

@@ -12,6 +12,8 @@ from pydantic import Field, field_validator, model_validator
 from petqcd.config.model import Model, Name
 from petqcd.interlocks.bias_limits import Finite
 
+SyslogAddress = Annotated[str, Field(pattern=r"^(/\S+|(udp|tcp)://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?)$")]
+
 
 class ScannerConfig(Model):
     """[scanner]: what the results and metrics call it."""
@@ -103,6 +105,14 @@ class ApiConfig(Model):
         if not self.is_loopback and not self.hosts:
             raise ValueError(f"listen = {self.listen}: elsewhere than on loopback it needs hosts, as it is asked for")
         return self
+
+
+class AuditConfig(Model):
+    """[audit]: where the audit log is copied to."""
+
+    syslog: SyslogAddress | None = None
+    """Server that is given every row as a message of RFC 5424: a local socket such as /dev/log, udp://HOST:PORT (514)
+    or tcp://HOST:PORT (601). Default: none."""
 
 
 class QatrackConfig(Model):

@@ -16,7 +16,7 @@ from petqcd.config.mqtt import MqttConfig
 from petqcd.config.readout import ADDRESS_FORMS, DeviceConfig, simulated_device
 from petqcd.config.runs import CheckLimits, QcConfig
 from petqcd.config.schedule import ScheduleConfig
-from petqcd.config.service import ApiConfig, QatrackConfig, ScannerConfig, StoreConfig
+from petqcd.config.service import ApiConfig, AuditConfig, QatrackConfig, ScannerConfig, StoreConfig
 from petqcd.interlocks.bias_limits import Finite
 
 INSTRUMENT_KINDS = frozenset(KINDS) - frozenset(ADDRESS_FORMS)
@@ -53,6 +53,7 @@ class PetqcConfig(Model):
     schedule: ScheduleConfig = ScheduleConfig()
     store: StoreConfig = StoreConfig()
     api: ApiConfig = ApiConfig()
+    audit: AuditConfig = AuditConfig()
     mqtt: MqttConfig | None = None
     qatrack: QatrackConfig | None = None
     source_file: Path | None = Field(default=None, exclude=True)

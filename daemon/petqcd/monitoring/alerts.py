@@ -325,6 +325,13 @@ ALERTS: tuple[Alert, ...] = (
         "The history cannot be read: the daemon's log has the reason. `petqc audit verify` checks the whole log.",
     ),
     Alert(
+        "PetqcAuditNotCopied", "service", "warning", "15m",
+        "petqc_audit_syslog_waiting_rows > 0",
+        "{{ $labels.scanner }}: {{ $value }} rows of the audit log wait for the syslog server",
+        "The daemon's log has the reason once. Nothing is lost and nothing is held up: the rows are in the history, "
+        "and go out in order once the server of `[audit] syslog` takes them.",
+    ),
+    Alert(
         "PetqcHistoryNotSaved", "service", "warning", "15m",
         "petqc_store_wal_bytes > 64 * 1024 * 1024",
         "{{ $labels.scanner }}: the history's log has {{ $value | humanize1024 }}B that are not in its file yet",

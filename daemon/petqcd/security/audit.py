@@ -229,6 +229,13 @@ def entries(
     return [{**json.loads(row["document"]), "hash": row["hash"]} for row in reader.rows(query)]
 
 
+def rows_after(reader: Reader, number: int, limit: int) -> list[dict[str, Any]]:
+    """Rows with a higher number, oldest first, at most so many, each with its hash; reads the history."""
+    audit = schema.audit.c
+    query = select(audit.document, audit.hash).where(audit.number > number).order_by(audit.number).limit(limit)
+    return [{**json.loads(row["document"]), "hash": row["hash"]} for row in reader.rows(query)]
+
+
 def verify(reader: Reader, *, known: Head | None = None) -> Head:
     """Check that no row was changed, removed or put in; the newest row.
 
