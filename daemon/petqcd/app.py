@@ -203,7 +203,7 @@ class Daemon:
             self._make_board or self._petsys_board,
             self.instruments.readings,
             lambda: self.instruments.run_volts,
-            lambda: {one.name: one.config.kind for one in self.instruments},
+            lambda: [one.config.model_dump(mode="json") for one in self.instruments],
         )
         self.disk = Disk(self.state_dir, self.metrics, keeps_reserve=not self.config.is_simulated)
         await asyncio.to_thread(self.disk.look)

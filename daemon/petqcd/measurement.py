@@ -113,7 +113,8 @@ class Measurement:
             created_time_tag=reference.time_tag,
         )
         modes = self._config.require("acquisition_mode") if self._mixed else None
-        context = {**about, "calibration_ids": self.calibration_ids}
+        # On the clock of the wire logs, so that a replay knows what was on when frames came.
+        context = {**about, "opened_monotonic_s": clock.monotonic_s(), "calibration_ids": self.calibration_ids}
         self._writer = RawWriter(self._folder / self._name, header, modes=modes, context=context)
         self._writer.start_step()
         self._processor = Processor(self._calibration, self._settings, trigger_id=reference.trigger_id)

@@ -59,7 +59,8 @@ class Services:
     config: the daemon's. store: the history. bus: where progress is told. metrics: where results are published. device:
     the readout board's supervisor; permits: of this device. make_board: makes an unconnected board; the real one is
     `petqcd.readout.petsys_board.PetsysBoard`. instruments: the last readings of what stands around the detector.
-    run_volts: the voltage for runs of each supply that has one. instrument_kinds: kind of each instrument by its name.
+    run_volts: the voltage for runs of each supply that has one. instrument_tables: what
+    petqc.toml, or the simulator, says of each instrument.
     """
 
     config: PetqcConfig
@@ -72,7 +73,7 @@ class Services:
     baselines: Baselines
     instruments: Callable[[], Sequence[ReadingLike]] = tuple
     run_volts: Callable[[], Mapping[str, float]] = dict
-    instrument_kinds: Callable[[], Mapping[str, str]] = dict
+    instrument_tables: Callable[[], Sequence[Mapping[str, Any]]] = tuple
 
     async def begin(
         self,
@@ -280,9 +281,8 @@ class Running:
                 await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
                 endpoint = await self._endpoint()
                 procedure = self._at_work = await asyncio.to_thread(self._procedure, endpoint)
-                async with recording.recording(
-                    procedure, self._services.instruments, self._services.instrument_kinds()
-                ):
+                kinds = {str(table["name"]): str(table["kind"]) for table in self._services.instrument_tables()}
+                async with recording.recording(procedure, self._services.instruments, kinds):
                     await self._stoppable(asyncio.create_task(procedure.acquire(), name=f"acquire {self.run_id}"))
             except asyncio.CancelledError:
                 raise
@@ -363,7 +363,7 @@ class Running:
     def _procedure(self, endpoint: Endpoint) -> Procedure:
         """The kind's procedure, with a board that is not connected yet; reads files."""
         job = self._job(self._in_use(endpoint))
-        recording.begin(job, self._context_before(job))
+        recording.begin(job, self._context_before(job), self._services.instrument_tables())
         board = self._services.make_board(endpoint, job.board_config, self._limits)
         return self._kind.procedure(job, self._bench(board))
 

@@ -53,7 +53,7 @@ class RunManager:
         make_board: makes an unconnected board; the real one is `petqcd.readout.petsys_board.PetsysBoard`.
         instruments: the last readings of what stands around the detector; asks nobody.
         run_volts: the voltage for runs of each supply that has one.
-        instrument_kinds: kind of each instrument by its name.
+        instrument_tables: what petqc.toml, or the simulator, says of each instrument.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class RunManager:
         make_board: MakeBoard,
         instruments: Callable[[], Sequence[ReadingLike]] = tuple,
         run_volts: Callable[[], Mapping[str, float]] = dict,
-        instrument_kinds: Callable[[], Mapping[str, str]] = dict,
+        instrument_tables: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
     ) -> None:
         self._services = Services(
             config,
@@ -79,7 +79,7 @@ class RunManager:
             Baselines(config, store, metrics),
             instruments,
             run_volts,
-            instrument_kinds,
+            instrument_tables,
         )
         self._active: Running | Composing | None = None
         self._task: asyncio.Task[None] | None = None

@@ -114,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
             "--fault",
             action="append",
             default=[],
-            metavar="ID[=size][:place][@begin[-end]]",
+            metavar="ID[=size][:place][@begin[-end]][~ramp]",
             help="what is broken, how much, where, and from when on; may be repeated; `petqc faults` lists them",
         )
     replay.add_argument("path", type=Path, metavar="FILE.rawf|BUNDLE", help="what was recorded")
@@ -248,6 +248,11 @@ def _faults(*, as_json: bool) -> int:
             f"     size: {kind.size_means}; typical {kind.default_size:g}, at most {kind.largest_size:g}\n"
             f"     should notice: {kind.noticed_by}\n"
         )
+    sys.stdout.write(
+        "\nWrite a fault as ID[=size][:place][@begin[-end]][~ramp], times in seconds: F03=100, F06=5:module:0.0.1@60, "
+        "L01=2:frames@10-20.\nAt the start: petqc simulate --fault; live: petqc fault add; at a rate, or over days: "
+        "a scenario, petqc scenarios.\n"
+    )
     return 0
 
 

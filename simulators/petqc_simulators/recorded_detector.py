@@ -20,7 +20,7 @@ from petqc_simulators.profile import ProfileError
 from petqc_simulators.recorded_frames import RecordedFrames, RecordingAccount, account_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from petqc_simulators.faults import Fault
     from petqc_simulators.physics.draw import Draw
     from petqc_simulators.profile import Profile
+    from petqc_simulators.recorded_instrument import RecordedInstrument
 
 NEAR_V = 0.5
 """So close to what the configuration says, an output is on; read-backs are no better."""
@@ -44,6 +45,7 @@ class RecordedDetector(Detector):
         config: its configuration.
         faults: on top of what was recorded.
         loops: begin again at the end, instead of falling silent.
+        beside: recorded instruments; frames come while each was told what it had been told when they were recorded.
 
     Attributes:
         account: what is in the recording.
@@ -60,11 +62,13 @@ class RecordedDetector(Detector):
         faults: Sequence[Fault] = (),
         *,
         loops: bool = False,
+        beside: Collection[RecordedInstrument] = (),
     ) -> None:
         self.account: RecordingAccount = account_of(path)
         self.is_playing = False
         self.turns = 0
         self._loops = loops
+        self._beside = tuple(beside)
         self._hit_faults = HitFaults(profile, config, stream(seed, "faults of hits"))
         _, is_known = self._hit_faults.index_of(self.account.channels)
         of_trigger = self.account.trigger_id
@@ -145,7 +149,8 @@ class RecordedDetector(Detector):
     def _may_play(self, is_on: NDArray[np.bool_]) -> bool:
         there = ~np.isnan(self._wanted_v)
         is_biased = (np.abs(self.bias_v - np.nan_to_num(self._wanted_v)) < NEAR_V)[there].all()
-        return bool(is_on.any() and is_biased and not self._pulses)
+        is_as_then = all(one.is_as_with_frames for one in self._beside)
+        return bool(is_on.any() and is_biased and is_as_then and not self._pulses)
 
     def _advance(self) -> Block:
         self._look_at_faults()
@@ -157,6 +162,9 @@ class RecordedDetector(Detector):
             if self.is_playing:
                 self._rewind()
             return _empty(first)
+        if not self.is_playing:
+            for one in self._beside:
+                one.frames_begin()
         self.is_playing = True
         block = self._frames.block(first)
         if self._loops and self._frames.is_over:

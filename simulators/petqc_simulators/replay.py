@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from petqc.errors import BadInputError
 from petqc.formats.bundle import BUNDLE_JSON, PETQC_JSON, Bundle, is_bundle, read_bundle
 from petqc.formats.petsys_config import load_config
+from petqc.formats.petsys_manifest import read_manifest
 from petqc_simulators.faults import Fault
 from petqc_simulators.instruments import TIMING_BOARD
 from petqc_simulators.live_faults import DetectorFaults
@@ -140,14 +141,17 @@ def instruments_of(source: Source) -> tuple[dict[str, RecordedInstrument], dict[
     configured: dict[str, dict[str, Any]] = {}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         devices = json.loads((folder / PETQC_JSON).read_bytes())["device"]
-        configured = {str(table["name"]): table for table in devices}
+        configured = {str(table["name"]): table for table in (*source.bundle.about.get("instruments", ()), *devices)}
+    manifest = read_manifest(source.frames.with_name(f"{source.frames.name.split('.')[0]}.manifest.jsonl"))
+    opened_s = None if manifest is None else manifest.recording.get("opened_monotonic_s")
+    frames_at_s = opened_s if isinstance(opened_s, float) else None
     sides: dict[str, RecordedInstrument] = {}
     tables: dict[str, dict[str, Any]] = {}
     for wire in source.bundle.wires:
         if wire.transport not in TRANSPORTS or wire.kind == TIMING_BOARD:
             continue  # the readout's boards answer themselves; a timing board's data are no answers
         try:
-            sides[wire.device] = RecordedInstrument(wire.device, folder / wire.file)
+            sides[wire.device] = RecordedInstrument(wire.device, folder / wire.file, wire.kind, frames_at_s)
         except BadInputError as error:
             raise ProfileError(str(error)) from error
         of_day = {key: value for key, value in configured.get(wire.device, {}).items() if value is not None}
@@ -192,7 +196,15 @@ def replay(settings: ReplaySettings) -> int:
         faults = [Fault.parse(text) for text in serve.faults]
         with told.heard(), state_folder(serve) as folder:
             of_hits = [fault for fault in faults if fault.kind.family == "detector"]
-            detector = RecordedDetector(profile, _seed(source), source.frames, config, of_hits, loops=settings.loops)
+            detector = RecordedDetector(
+                profile,
+                _seed(source),
+                source.frames,
+                config,
+                of_hits,
+                loops=settings.loops,
+                beside=beside.values(),
+            )
             files = Files(
                 again=shlex.join(["petqc", "replay", str(settings.path)]),
                 config=source.config.absolute(),

@@ -40,7 +40,10 @@ def list_(
 
 def add(
     fault: Annotated[
-        str, typer.Argument(help="ID[=size][:place][@begin[-end]], seconds from now on; `petqc faults` lists the ids.")
+        str,
+        typer.Argument(
+            help="ID[=size][:place][@begin[-end]][~ramp], seconds from now on; `petqc faults` lists the ids."
+        ),
     ],
     *,
     control: Control = None,

@@ -60,7 +60,9 @@ def demo(
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.5, max=86_400, help="Acquisition time.")] = 15.0,
     source: Annotated[str | None, typer.Option(help="na22, ge68 or none; default: na22.")] = None,
-    fault: Annotated[list[str] | None, typer.Option(help="Fault, ID[=size][@begin[-end]]; may be repeated.")] = None,
+    fault: Annotated[
+        list[str] | None, typer.Option(help="Fault, ID[=size][:place][@begin[-end]][~ramp]; may be repeated.")
+    ] = None,
     record: Annotated[
         bool, typer.Option("--record", help="Record everything: every byte on every wire, and all readings.")
     ] = False,

@@ -35,8 +35,10 @@ _READOUT: Final = ("udp", "daqd")
 """Transports of readouts; all others lead to instruments."""
 
 
-def begin(job: Job, context: RunContext) -> None:
+def begin(job: Job, context: RunContext, instruments: Sequence[Mapping[str, Any]] = ()) -> None:
     """Make the run's folder a bundle: configuration, what the analysis will be told, and a manifest that is open.
+
+    instruments: what is said of each in petqc.toml, or by a simulator that brought it.
 
     Raises:
         OSError: the disk is full or fails.
@@ -58,6 +60,7 @@ def begin(job: Job, context: RunContext) -> None:
         "config_hash": context.config_hash,
         "calibration_ids": dict(context.calibration_ids),
         "recorded": wanted(job),
+        "instruments": [dict(table) for table in instruments],
     }
     begin_bundle(job.folder, about)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class NewFault(BaseModel):
-    """Body of the command that plants a fault: ID[=size][:place][@begin[-end]], times in seconds from now on."""
+    """Body of the command that plants a fault: ID[=size][:place][@begin[-end]][~ramp], times in seconds from now on."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 

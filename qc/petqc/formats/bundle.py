@@ -77,7 +77,8 @@ class Bundle:
     """A bundle as its manifest tells it.
 
     about: run_id, kind, scanner, started_at, simulated, simulator (profile, seed, source, faults; None: real hardware),
-    software, config_hash, calibration_ids, recorded (frames or everything). reason: why it is truncated.
+    software, config_hash, calibration_ids, recorded (frames or everything), instruments (a table of petqc.toml each).
+    reason: why it is truncated.
     """
 
     folder: Path
