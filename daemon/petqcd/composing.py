@@ -47,7 +47,10 @@ class Composing:
         self._source = source
         self._told = told
         self._parts: Sequence[Part] = kind.parts(settings)
-        self._given = [find_kind(part.kind).settings_of(services.config, part.settings) for part in self._parts]
+        self._given = [
+            of_part.settings_of(services.config, {**of_part.unattended, **part.settings})
+            for of_part, part in ((find_kind(part.kind), part) for part in self._parts)
+        ]
         self._started_unix_s = clock.unix_s()
         self._started_s = clock.monotonic_s()
         self._now: Running | None = None
@@ -87,16 +90,19 @@ class Composing:
             parts: list[RunPart] = []
             ended = ""
             for number in range(len(self._parts)):
-                ended = self._stopped_because or self._unsafe(number)
+                ended = self._stopped_because or self._unsafe(number, parts)
                 parts.append(_missed(self._parts[number], ended) if ended else await self._one(number, stored))
             return await self._store(parts, stored, self._stopped_because or ended)
         except Exception as error:  # noqa: BLE001 - told in the log and to everybody who waits
             return lost(self.run_id, error)
 
-    def _unsafe(self, number: int) -> str:
+    def _unsafe(self, number: int, parts: Sequence[RunPart]) -> str:
         """Why no further part may begin; empty: nothing forbids it."""
+        from petqc.limits import Status
+
         state = self._services.device.state
-        if number == 0 or state.bias in _IS_OFF:
+        # A part that never began has left nothing behind: what comes next is as good as the first one.
+        if all(part.verdict is Status.MISSED for part in parts) or state.bias in _IS_OFF:
             return ""
         return f"after {self._parts[number - 1].kind} the bias outputs of {state.name} are {state.bias}"
 

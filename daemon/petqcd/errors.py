@@ -44,6 +44,13 @@ class BusyError(RefusedError):
     code = "busy"
 
 
+class NobodyCameError(DaemonError):
+    """A run that waits for somebody before it begins waited in vain: nothing was switched on, and it was missed."""
+
+    code = "nobody-came"
+    exit_code = EXIT_INVALID
+
+
 class NotFoundError(DaemonError):
     """There is no such run."""
 

@@ -136,6 +136,14 @@ class Bench:
     instruments: Callable[[], Sequence[ReadingLike]] = tuple
 
 
+@dataclass(frozen=True, slots=True)
+class FirstWord:
+    """What somebody must tell before a run begins, and within how long; without it the run is missed."""
+
+    waits_for: str
+    within_s: float
+
+
 class Flow:
     """Frames that flow: `wait` is the only way to let time pass, so that a failure is never slept through."""
 
@@ -198,6 +206,12 @@ class Procedure(ABC):
         Raises:
             RefusedError: saying what differs.
         """
+
+    @classmethod
+    def first_word(cls, settings: BaseModel) -> FirstWord | None:
+        """What a run with these settings waits for before it connects to anything; None: it begins at once."""
+        del settings
+        return None
 
     @abstractmethod
     async def at_board(self) -> None:

@@ -57,6 +57,15 @@ def invalid(context: RunContext, reason: str) -> Run:
     return invalid_run(context, reason)
 
 
+def missed(context: RunContext, reason: str) -> Run:
+    """A run that never began: nothing was switched on."""
+    from petqc.limits import Status
+
+    run = invalid(context, reason)
+    run.verdict, run.sentence = Status.MISSED, f"Missed: {reason}; nothing was switched on."
+    return run
+
+
 def write_files(run: Run, folder: Path) -> None:
     """The run's documents and its report; a report that cannot be made is told in the log and loses nothing."""
     run.save(folder)

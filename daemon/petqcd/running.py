@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from petqc_drivers.errors import DriverError
 from petqcd import clock, records
 from petqcd.charts import chart
-from petqcd.errors import DaemonError, RefusedError
+from petqcd.errors import DaemonError, NobodyCameError, RefusedError
 from petqcd.interlocks import readout_permits as interlocks
 from petqcd.past import tell_past
 from petqcd.procedure import Acquired, Bench, Job, environment
@@ -50,6 +50,8 @@ STORE_PATIENCE_S = 900.0
 """For a store that is away when a run has ended; after that, its files are there to store it at the next start."""
 CONTINUE_DEADLINE_S = 8.0
 """The same, while somebody waits for the answer whether a run can be continued."""
+WAIT_SAYS_EVERY_S = 30.0
+"""How often a run that waits for somebody says again for what, and for how long yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +233,9 @@ class Running:
         self._acquiring: asyncio.Task[Any] | None = None
         self._stopped_because: str | None = None
         self._at_work: Procedure | None = None
+        self._first: asyncio.Future[str] | None = None
+        self._waits_for = ""
+        self._is_missed = False
         self.run_id = new_run_id(kind.name, self._started_unix_s)
         self.progress = Progress(self.run_id, kind.name, "connect", 0.0, "starting")
         self.stored: Run | None = None
@@ -247,10 +252,7 @@ class Running:
             self._limits = self._hard_limits()
         if getattr(self._settings, "resume", ""):
             await self._refuse_to_continue()
-        self._services.permits.forget()
-        self._give(interlocks.COMMAND, self._source)
-        if self._limits is not None or (self._kind.needs_bias and self._services.run_volts()):
-            self._give(interlocks.LIMITS, "[device.bias]")
+        self._permit(self._source)
         return await self._services.begin(self.run_id, self._kind.name, self._started_unix_s, part_of, occasion)
 
     def stop(self, reason: str) -> None:
@@ -266,6 +268,9 @@ class Running:
         Raises:
             RefusedError: it waits for nothing.
         """
+        if (first := self._first) is not None and not first.done() and self._stopped_because is None:
+            first.set_result(note)
+            return self._waits_for
         waits_for = None if self._at_work is None else self._at_work.confirm(note)
         if waits_for is None:
             raise RefusedError(f"run {self.run_id} does not wait for anybody")
@@ -279,6 +284,7 @@ class Running:
         try:
             try:
                 await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+                await self._first_word()
                 endpoint = await self._endpoint()
                 procedure = self._at_work = await asyncio.to_thread(self._procedure, endpoint)
                 kinds = {str(table["name"]): str(table["kind"]) for table in self._services.instrument_tables()}
@@ -286,6 +292,8 @@ class Running:
                     await self._stoppable(asyncio.create_task(procedure.acquire(), name=f"acquire {self.run_id}"))
             except asyncio.CancelledError:
                 raise
+            except NobodyCameError as error:
+                reason, self._is_missed = str(error), True
             except Exception as error:  # noqa: BLE001 - whatever it is, the run becomes a record that says so
                 reason = self._reason(error)
             run = await self._conclude(procedure, reason)
@@ -307,6 +315,37 @@ class Running:
         sequence = await self._services.finish(run, clock.monotonic_s() - self._started_s)
         self.stored = run
         return finished(run, sequence)
+
+    async def _first_word(self) -> None:
+        """Where the kind waits for somebody before it begins: until they tell. Nothing is connected, nothing is on.
+
+        Raises:
+            NobodyCameError: nobody told in time.
+        """
+        word = self._kind.procedure.first_word(self._settings)
+        if word is None:
+            return
+        self._waits_for = word.waits_for
+        self._first = asyncio.get_running_loop().create_future()
+        self._tell("confirm", 0.0, f"tell when {word.waits_for}: petqc confirm", {})
+        await self._stoppable(asyncio.create_task(self._told_within(word.within_s), name="wait for somebody"))
+        note = self._first.result()
+        told = f"Confirmed at {clock.utc_text()}: {word.waits_for}" + (f" ({note})" if note else "") + "."
+        self._remark = f"{self._remark} {told}".strip()
+        # The command is as old as the wait; who tells now may start runs, and commands this one.
+        self._permit(f"{self._source}, confirmed")
+
+    async def _told_within(self, seconds: float) -> None:
+        assert self._first is not None  # noqa: S101 - for the type checker
+        end_s = clock.monotonic_s() + seconds
+        while (left_s := end_s - clock.monotonic_s()) > 0:
+            await asyncio.wait({self._first}, timeout=min(left_s, WAIT_SAYS_EVERY_S))
+            if self._first.done():
+                return
+            left_min = max(end_s - clock.monotonic_s(), 0.0) / 60.0
+            self._tell("confirm", 0.0, f"tell within {left_min:.0f} min that {self._waits_for}: petqc confirm", {})
+        self._first.cancel()
+        raise NobodyCameError(f"nobody told within {seconds:g} s that {self._waits_for}")
 
     async def _endpoint(self) -> Endpoint:
         """Where the board answers; gives up when the run is stopped."""
@@ -438,6 +477,8 @@ class Running:
             await asyncio.to_thread(recording.keep_told, procedure, context, is_whole=reason is None)
         if reason is not None and off is not None and off.state.value == "unknown":
             reason = f"{reason}; {off.told}"
+        if self._is_missed:
+            return await asyncio.to_thread(records.missed, context, reason or "nobody came")
         if reason is not None or procedure is None:
             return await asyncio.to_thread(records.invalid, context, reason or "nothing was measured")
         self._tell("analyse", 0.9, "analysing", {})
@@ -485,6 +526,13 @@ class Running:
                 "v_max, max_step_v and slew_v_per_s)"
             )
         return found
+
+    def _permit(self, source: str) -> None:
+        """Give what a command gives; source: whose."""
+        self._services.permits.forget()
+        self._give(interlocks.COMMAND, source)
+        if self._limits is not None or (self._kind.needs_bias and self._services.run_volts()):
+            self._give(interlocks.LIMITS, "[device.bias]")
 
     def _give(self, name: str, source: str) -> None:
         now_s, age_s = clock.monotonic_s(), interlocks.CONNECTION_AGE_S

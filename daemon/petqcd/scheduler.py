@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from petqcd import clock, records
 from petqcd.errors import DaemonError, StoreError
+from petqcd.kinds import find_kind
 from petqcd.schedule import Attempt, actions, jobs
 from petqcd.security.access import daemon_itself
 
@@ -127,7 +128,13 @@ class Scheduler:
                 self._known[job.name][action.day] = Attempt(action.attempt, "missed")
                 return
             told = f"Scheduled: {job.name}, due {_local(action)}."
-            run_id = await self._runs.start(job.kind, source=f"[schedule] {job.name}", remark=told, occasion=occasion)
+            run_id = await self._runs.start(
+                job.kind,
+                source=f"[schedule] {job.name}",
+                parameters=find_kind(job.kind).unattended,
+                remark=told,
+                occasion=occasion,
+            )
         except StoreError as error:
             if self._why.get(key) != str(error):
                 log.error("schedule %s of %s: %s", job.name, action.day, error)  # noqa: TRY400 - says it all

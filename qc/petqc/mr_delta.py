@@ -12,8 +12,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from petqc.check_input import CheckInput, Node
+from petqc.errors import QcError
 from petqc.fits.energy_fits import Refusal
+from petqc.fits.moved_spectra import stretch
 from petqc.limits import Limits, Status
 from petqc.verdict import Words, conclude
 
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 
 PHASES: Final = ("idle", "stress", "idle again")
 IDLE, STRESS, AGAIN = range(3)
+_BELOW, _ABOVE = 0.78, 1.22
+"""Range in which spectra are compared, in multiples of the photopeak: that of its fit."""
 WORDS: Final = Words(
     opening={
         Status.FAIL: "The MR disturbs the detector: ",
@@ -58,11 +64,35 @@ def delta(values: Sequence[float], errors: Sequence[float]) -> Delta:
     """
     idle, stress, again = values
     idles, idles_error = again - idle, math.hypot(errors[IDLE], errors[AGAIN])
+    error = math.hypot(errors[STRESS], 0.5 * idles_error)
+    return _with_drift(stress - 0.5 * (idle + again), error, idles, idles_error)
+
+
+def delta_of_spectra(phases: Sequence[QcInput], node: Node) -> tuple[Delta, int] | Refusal:
+    """Change of a node's energies under stress, as a share, from its spectra as they are; and the counts behind it.
+
+    For a photopeak that no fit describes, such as one that moved while it was measured. That there is a photopeak
+    where the spectra are compared, another phase must have shown.
+    """
+    fits = [fit for q in phases if not isinstance(fit := q.energy_fit(node), Refusal)]
+    if not fits:
+        return Refusal("no photopeak in any of the three", 0)
+    edges = phases[IDLE].histograms.energy_edges
+    spectra = [q.spectrum(node.members).astype(np.float64) for q in phases]
+    low, high = _BELOW * fits[0].mu, _ABOVE * fits[0].mu
+    try:
+        again = stretch(edges, spectra[IDLE], spectra[AGAIN], low, high)
+        stressed = stretch(edges, spectra[IDLE] + spectra[AGAIN], spectra[STRESS], low, high)
+    except QcError as error:
+        return Refusal(str(error), int(min(s.sum() for s in spectra)))
+    return _with_drift(stressed.value - 1.0, stressed.error, again.value - 1.0, again.error), stressed.n
+
+
+def _with_drift(value: float, error: float, idles: float, idles_error: float) -> Delta:
     # A drift that is a straight line cancels in the mean; of what else it is, the difference tells the size. Evenly
     # distributed over that: variance d² / 12.
     drift = max(idles**2 - idles_error**2, 0.0) / 12.0
-    error = math.sqrt(errors[STRESS] ** 2 + 0.25 * idles_error**2 + drift)
-    return Delta(stress - 0.5 * (idle + again), error, idles, idles_error)
+    return Delta(value, math.sqrt(error**2 + drift), idles, idles_error)
 
 
 @dataclass(slots=True)
@@ -92,6 +122,7 @@ class MrDeltaInput(CheckInput):
         node: Node,
         measure: Callable[[QcInput, Node], tuple[float, float, int] | Refusal],
         *,
+        fallback: Callable[[Node], tuple[Delta, int] | Refusal] | None = None,
         part: str = "",
         limits: Limits | None = None,
         needed: bool = True,
@@ -102,6 +133,8 @@ class MrDeltaInput(CheckInput):
             check_id: the check.
             node: where.
             measure: value, standard deviation and counts of a phase, or why there is none.
+            fallback: where a phase has none, the change as a share of the idle value, and the counts behind it; or why
+                there is none either.
             part: name of a secondary number.
             limits: instead of the check's own.
             needed: whether the run is invalid without it.
@@ -110,17 +143,38 @@ class MrDeltaInput(CheckInput):
         for phase, one in zip(PHASES, found, strict=True):
             if isinstance(one, Refusal):
                 told = f"{phase}: {one.reason}"
-                return [] if part else [self.missing(check_id, node, "%", one.n, told, needed=needed)]
+                other = one if fallback is None or part else fallback(node)
+                if isinstance(other, Refusal):
+                    told += "" if other is one else f"; nor without a fit: {other.reason}"
+                    return [] if part else [self.missing(check_id, node, "%", one.n, told, needed=needed)]
+                method = f"fallback: spectra compared with each other, for there is no fit ({told})"
+                return self._change(check_id, node, other[0], 100.0, other[1], method, limits=limits)
         numbers = [one for one in found if not isinstance(one, Refusal)]
         idle = 0.5 * (numbers[IDLE][0] + numbers[AGAIN][0])
         if idle <= 0.0:
             return [] if part else [self.missing(check_id, node, "%", 0, "nothing was measured with the MR idle")]
         d = delta([v for v, _, _ in numbers], [e for _, e, _ in numbers])
-        share, n = 100.0 / idle, min(n for _, _, n in numbers)
+        n = min(n for _, _, n in numbers)
+        method = "stress minus the mean of both idles, of the idle value"
+        return self._change(check_id, node, d, 100.0 / idle, n, method, part=part, limits=limits)
+
+    def _change(
+        self,
+        check_id: str,
+        node: Node,
+        d: Delta,
+        share: float,
+        n: int,
+        method: str,
+        *,
+        part: str = "",
+        limits: Limits | None = None,
+    ) -> list[CheckResult]:
+        """A change, times `share` in per cent, and how far the idles differ."""
         results = [
             self.judge(
                 check_id, node, share * d.value, "%", share * d.error, n, limits=limits, centre=0.0, part=part,
-                method="stress minus the mean of both idles, of the idle value",
+                method=method,
             )
         ]  # fmt: skip
         if not part:

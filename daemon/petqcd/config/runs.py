@@ -59,9 +59,12 @@ class MrDeltaConfig(SourceRunConfig):
     """timed: pause between two acquisitions, for the sequence to start or to end."""
     confirm_within_s: Annotated[Finite, Field(gt=0, le=7200)] = 900.0
     """confirmed: how long to wait for the word before the run ends, with bias off."""
+    begin_within_s: Annotated[Finite, Field(gt=0, le=86_400)] = 3600.0
+    """confirmed, of the schedule or a part of the day: how long to wait, with nothing switched on, until somebody tells
+    that the source is in its place and the MR idle; then it is missed."""
 
 
-PartName = Literal["housekeeping", "test-pulse", "dark", "lutetium", "source"]
+PartName = Literal["housekeeping", "test-pulse", "dark", "lutetium", "source", "mr-delta"]
 
 
 class DailyConfig(Model):

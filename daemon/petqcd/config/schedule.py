@@ -17,7 +17,7 @@ class JobConfig(Model):
 
     name: Name | None = None
     """Default: the kind. A job keeps its days by its name."""
-    kind: Literal["daily", "housekeeping", "test-pulse", "dark", "lutetium", "source"]
+    kind: Literal["daily", "housekeeping", "test-pulse", "dark", "lutetium", "source", "mr-delta"]
     at: time
     """Local time, such as 06:00:00."""
     days: Annotated[tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...], Field(min_length=1)] = (

@@ -91,6 +91,13 @@ class PetqcConfig(Model):
         return devices
 
     @model_validator(mode="after")
+    def _named_sequence(self) -> Self:
+        by_itself = "mr-delta" in self.qc.daily.runs or any(job.kind == "mr-delta" for job in self.schedule.job)
+        if by_itself and not self.qc.mr_delta.sequence.strip():
+            raise ValueError("mr-delta runs by itself ([qc.daily] or [schedule]): name its sequence in [qc.mr-delta]")
+        return self
+
+    @model_validator(mode="after")
     def _permits_of_devices(self) -> Self:
         names = [one.name for one in self.permit]
         if twice := sorted({name for name in names if names.count(name) > 1}):

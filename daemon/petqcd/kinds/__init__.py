@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -41,7 +41,8 @@ class RunKind:
     """A registered kind. needs_bias: False: its board is never given the limits without which bias cannot be set.
 
     make: the class of its procedures; made in a worker thread, may read files. needs_source: a source must be in the
-    scanner. compose: instead of a procedure, the parts of a run that is composed of others.
+    scanner. compose: instead of a procedure, the parts of a run that is composed of others. unattended: settings of a
+    run that nobody has commanded by itself: one of the schedule, or a part of another one.
     """
 
     name: str
@@ -51,6 +52,7 @@ class RunKind:
     needs_bias: bool = True
     needs_source: bool = False
     compose: Callable[[Any], Sequence[Part]] | None = None
+    unattended: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_composed(self) -> bool:
@@ -101,12 +103,18 @@ _REGISTRY: dict[str, RunKind] = {}
 
 
 def run_kind(
-    name: str, *, title: str, settings: type[BaseModel], needs_bias: bool = True, needs_source: bool = False
+    name: str,
+    *,
+    title: str,
+    settings: type[BaseModel],
+    needs_bias: bool = True,
+    needs_source: bool = False,
+    unattended: Mapping[str, Any] | None = None,
 ) -> Callable[[P], P]:
     """Register a procedure as the run kind `name`."""
 
     def register(made: P) -> P:
-        _add(RunKind(name, title, settings, made, needs_bias, needs_source))
+        _add(RunKind(name, title, settings, made, needs_bias, needs_source, unattended=unattended or {}))
         return made
 
     return register

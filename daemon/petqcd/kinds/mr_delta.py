@@ -16,10 +16,12 @@ from petqcd.config import MrDeltaConfig
 from petqcd.errors import DaemonError
 from petqcd.kinds import run_kind
 from petqcd.measurement import Measurement
-from petqcd.procedure import PROGRESS_EVERY_S, Procedure, environment
+from petqcd.procedure import PROGRESS_EVERY_S, FirstWord, Procedure, environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from pydantic import BaseModel
 
     from petqc.analysis import RunContext
     from petqc.results import RawFile, Run
@@ -33,6 +35,9 @@ _BEGINS, _LAST = 0.2, 0.84
 class MrDeltaSettings(MrDeltaConfig):
     """Settings of one run: the sequence has a name."""
 
+    attended: bool = True
+    """Whether whoever started it has put the source in its place and sees that the MR is idle."""
+
     @model_validator(mode="after")
     def _named(self) -> MrDeltaSettings:
         if not self.sequence.strip():
@@ -40,7 +45,13 @@ class MrDeltaSettings(MrDeltaConfig):
         return self
 
 
-@run_kind("mr-delta", title="influence of the MR", settings=MrDeltaSettings, needs_source=True)
+@run_kind(
+    "mr-delta",
+    title="influence of the MR",
+    settings=MrDeltaSettings,
+    needs_source=True,
+    unattended={"attended": False},
+)
 class MrDelta(Procedure):
     """Three acquisitions, and the checks of what changed; settings: [qc.mr-delta]."""
 
@@ -65,6 +76,14 @@ class MrDelta(Procedure):
         self._waits_for: str | None = None
         self._word = asyncio.Event()
         self._told: list[str] = []
+
+    @classmethod
+    def first_word(cls, settings: BaseModel) -> FirstWord | None:
+        """Unattended, somebody at the MR must come before anything is switched on; unless all follows the clock."""
+        assert isinstance(settings, MrDeltaSettings)  # noqa: S101 - what this kind registers
+        if settings.attended or settings.phases == "timed":
+            return None
+        return FirstWord("the source is in its place and the MR is idle", settings.begin_within_s)
 
     def prepare(self) -> None:
         """Compile or load the kernels."""
