@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import signal
 import socket
@@ -225,7 +226,7 @@ def phase(http: str, pid: int, seconds: float, keep_running: Client) -> dict[str
             "p99_ms": round(1e3 * percentile(values, 0.99), 1),
             "max_ms": round(1e3 * max(values), 1),
         }
-        for name, values in (("metrics", readers.metrics_s), ("console", readers.pages_s))
+        for name, values in (("metrics", readers.metrics_s or [math.inf]), ("console", readers.pages_s or [math.inf]))
     }
     return {
         **told,

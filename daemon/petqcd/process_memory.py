@@ -12,6 +12,10 @@ import asyncio
 import ctypes
 import gc
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HEAPS = 2
 """Of the C library, for all threads: one for the event loop's, one for the others."""
@@ -52,9 +56,14 @@ def give_back() -> None:
 
 
 class Housekeeping:
-    """Settles at the start and after the first run of each kind, which imports what it needs; gives back after each."""
+    """Settles at the start and after the first run of each kind, which imports what it needs; gives back after each.
 
-    def __init__(self) -> None:
+    Args:
+        is_idle: whether no run is going on: what one holds would be taken for what stays, and never be freed.
+    """
+
+    def __init__(self, is_idle: Callable[[], bool]) -> None:
+        self._is_idle = is_idle
         self._ended = asyncio.Event()
         self._known: set[str] = set()
         self._is_new = True
@@ -68,10 +77,10 @@ class Housekeeping:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            if self._is_new:
-                self._is_new = False
-                await asyncio.to_thread(settle)
             await asyncio.to_thread(give_back)
+            if self._is_new and self._is_idle():
+                self._is_new = False
+                settle()  # not in a thread: a run could begin meanwhile, and everybody waits for it either way
             await self._ended.wait()
             self._ended.clear()
 

@@ -71,22 +71,35 @@ def test_what_has_settled_is_collected_no_more_and_what_is_new_is() -> None:
     assert collected > 0
 
 
-def test_it_settles_once_for_each_kind_and_gives_back_after_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_settles_once_for_each_kind_beside_no_run_and_gives_back_after_every_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     done: list[str] = []
     monkeypatch.setattr(process_memory, "settle", lambda: done.append("settle"))
     monkeypatch.setattr(process_memory, "give_back", lambda: done.append("give back"))
+    idle = True
 
     async def work() -> None:
-        house = process_memory.Housekeeping()
+        nonlocal idle
+        house = process_memory.Housekeeping(lambda: idle)
         task = asyncio.create_task(house.run())
-        for number, kind in enumerate(("", "source", "source", "dark")):
+        for kind, is_idle, told in (
+            ("", True, ["give back", "settle"]),
+            ("source", True, ["give back", "settle"]),
+            ("source", True, ["give back"]),
+            ("dark", False, ["give back"]),
+            ("source", True, ["give back", "settle"]),
+        ):
+            idle = is_idle
+            done.clear()
             if kind:
                 house.run_ended(kind)
             async with asyncio.timeout(20):
-                while done.count("give back") <= number:  # noqa: ASYNC110 - a thread does it
+                while len(done) < len(told):  # noqa: ASYNC110 - a thread does it
                     await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)
+            assert done == told
         task.cancel()
         await asyncio.wait({task})
 
     asyncio.run(work())
-    assert done == ["settle", "give back"] * 2 + ["give back"] + ["settle", "give back"]

@@ -146,7 +146,7 @@ async def _serve(config: PetqcConfig, state_dir: Path, *, as_json: bool) -> None
             say(f"petqc: no run can start: {daemon.own_configuration.problem}; supplies and instruments are served")
         said = f"petqc {daemon.version} serves {daemon.http} · commands: {state_dir / 'petqcd.sock'}"
         say(said)
-        house = process_memory.Housekeeping()
+        house = process_memory.Housekeeping(lambda: daemon.runs.progress is None)
         daemon.runs.ended = house.run_ended
         keeping = asyncio.create_task(house.run(), name="memory")
         try:
