@@ -49,6 +49,10 @@ def _asks(request: bytes) -> bool:
     return request.partition(b";")[0].partition(b" ")[0].rstrip().endswith(b"?")
 
 
+def _never(_: bytes) -> bool:
+    return False
+
+
 _OF_C11204: Final = frozenset(name.encode() for name in (*SETS_OUTPUT, "HOF", "HRE"))
 COMMANDS: Final[Mapping[str, Callable[[bytes], bool]]] = {
     "hamamatsu-c11204": lambda request: request[1:4] in _OF_C11204,
@@ -116,13 +120,12 @@ class RecordedInstrument:
         self._exchanges = exchanges_of(path)
         if not self._exchanges:
             raise ProfileError(f"{path}: nothing was asked on this wire")
-        self._is_command = COMMANDS.get(kind, lambda _: False)
+        self._is_command: Callable[[bytes], bool] = COMMANDS.get(kind, _never)
         self._at: dict[bytes, list[int]] = {}
         """Where in the recording each request is."""
         for index, exchange in enumerate(self._exchanges):
             self._at.setdefault(exchange.request, []).append(index)
         self._commands = [index for index, one in enumerate(self._exchanges) if self._is_command(one.request)]
-        self._frames_at_s = frames_at_s
         asked = [one.asked_s for one in self._exchanges]
         self._frames_at = None if frames_at_s is None else bisect_left(asked, frames_at_s)
         self._now_s = 0.0
