@@ -348,6 +348,41 @@ def test_a_crystal_without_a_photopeak_is_named():
     assert (first(run).cause[:3], first(run).node) == ("F28", "asic:0.0.10")
 
 
+def test_channels_without_a_photopeak_that_one_bias_output_feeds_are_its_own() -> None:
+    run = a_run()
+    peaks = next(c for c in run.columns if c.id == "photopeak")
+    output = np.arange(704, 720)
+    peaks.value[output[:13]], peaks.status[output] = np.nan, str(Status.WARN)
+    found = first(run)
+    assert (found.cause[:3], found.node) == ("F04", "bias:0.0.0.44")
+    assert "Write the set-point" in found.next_step
+    others = [725, 735, 750, 760]
+    peaks.value[others], peaks.status[others] = np.nan, str(Status.WARN)
+    assert first(run).cause[:3] == "F28"  # all over the ASIC, whatever feeds them
+
+
+def test_a_photopeak_that_moved_everywhere_is_not_that_of_a_few_outputs() -> None:
+    everywhere = np.full(N, -0.0092 * 511.0)
+    noisy = everywhere + at(np.arange(32, 48), -0.0015 * 511.0) + at(np.arange(500, 512), -0.0015 * 511.0)
+    output = flagged("bias_peak", "bias:0.0.0.2", 505.5, "keV", Limits(501.0, 506.0, 516.0, 521.0))
+    found, _ = diagnose(TOPOLOGY, a_run([output], photopeak=noisy))
+    assert {h.node for h in found} == {SCANNER}
+    assert found[0].cause[:3] == "F17"
+    one = flagged("bias_peak", "bias:0.0.0.2", 485.0, "keV", Limits(501.0, 506.0, 516.0, 521.0))
+    alone, _ = diagnose(TOPOLOGY, a_run([one], photopeak=everywhere + at(np.arange(32, 48), -0.05 * 511.0)))
+    assert (alone[0].cause[:3], alone[0].node) == ("F03", "bias:0.0.0.2")
+
+
+def test_two_kelvin_and_more_are_cooling_and_less_is_the_room() -> None:
+    for kelvin, named in ((1.6, "F07"), (5.0, "F06")):
+        limits = Limits(15.0, 18.0, 22.0, 25.0)
+        read = [flagged("temperature", f"module:0.0.{k}", 20.0 + kelvin, "degC", limits) for k in range(MODULES)]
+        warn = flagged("photopeak", SCANNER, 490.0, "keV", Limits(495.0, 505.0, 516.0, 526.0))
+        warm = [warn, *(replace(c, baseline=20.0) for c in read)]
+        found = first(a_run(warm, photopeak=np.full(N, -0.02 * kelvin * 511.0)))
+        assert (found.cause[:3], found.node) == (named, SCANNER)
+
+
 def test_an_asic_that_is_late_and_hardly_wider_is_its_tdc_and_no_clock():
     late = flagged("module_time_offset", "asic:0.0.6", -74.0, "ps", Limits(-75.0, -20.0, 20.0, 75.0))
     found, _ = diagnose(TOPOLOGY, a_run([late], module_time_offset=at(asic(6), -90.0), timing_width=at(asic(6), 9.0)))

@@ -11,6 +11,7 @@ Source: daily-qc.md §3, root-cause logic.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -274,6 +275,10 @@ def _fit(cause: Cause, group: _Group, found: Mapping[Quantity, Deviations], witn
     score = max(right - 0.5 * len(strange), 0.0) / weight
     if cause.sizes is not None and sign.unit != SIGMAS and not cause.sizes[0] <= abs(sign.value) <= cause.sizes[1]:
         score *= 0.7
+    for quantity, (low, high) in cause.others.items():
+        size = _size(quantity, group, found)
+        if size is not None and not low <= abs(size) <= high:
+            score *= 0.7
     return level * min(score, 1.0)
 
 
@@ -296,6 +301,15 @@ def _seen(quantity: Quantity, group: _Group, found: Mapping[Quantity, Deviations
     if abs(mean) < max(0.5 * least, 3.0 * error):
         return 0
     return 1 if mean > 0 else -1
+
+
+def _size(quantity: Quantity, group: _Group, found: Mapping[Quantity, Deviations]) -> float | None:
+    """By how much a quantity moved at a place; None where that is not known."""
+    if (sign := group.find(quantity)) is not None:
+        return None if sign.unit == SIGMAS else sign.value
+    one = found.get(quantity)
+    mean = math.nan if one is None else one.mean(group.place.members)[0]
+    return None if math.isnan(mean) else mean
 
 
 def _hypothesis(

@@ -24,10 +24,10 @@ class Cause:
 
     levels: places where it sits, each with how well it goes with the cause (0 to 1). first: the quantity that it always
     moves, and which way. signs: what else it moves (+1, -1, EITHER) or must leave alone (0). sizes: usual sizes of the
-    first quantity, in its unit. may: what it may move along, and need not. witnesses: what instruments with a clock of
-    their own must have seen of it (EITHER) or not (0), where there are any. needs: the witness without which nobody
-    could tell this cause from another. next_step: what to do; {here} is the place's
-    address, {next} the place to swap with.
+    first quantity, in its unit. others: usual sizes of other quantities that it is known by. may: what it may move
+    along, and need not. witnesses: what instruments with a clock of their own must have seen of it (EITHER) or not (0),
+    where there are any. needs: the witness without which nobody could tell this cause from another. next_step: what to
+    do; {here} is the place's address, {next} the place to swap with.
     """
 
     id: str
@@ -40,6 +40,7 @@ class Cause:
     may: frozenset[Quantity] = frozenset()
     witnesses: Mapping[Quantity, int] = field(default_factory=dict)
     needs: Quantity | None = None
+    others: Mapping[Quantity, tuple[float, float]] = field(default_factory=dict)
 
 
 CATALOGUE: tuple[Cause, ...] = (
@@ -65,7 +66,12 @@ CATALOGUE: tuple[Cause, ...] = (
     Cause(
         "F04", "bias output at a wrong step: DAC bit stuck or register upset", {"bias": 0.8}, ("energy", EITHER),
         "Write the set-point of {here} again and repeat the run; compare the code with the one of the day before.",
-        {"offset": 0, "onset": 0, "temperature": 0}, (4.0, 60.0), frozenset({"width"}),
+        {"offset": 0, "onset": 0, "temperature": 0}, (4.0, 60.0), frozenset({"width", "shape", "mixed"}),
+    ),
+    Cause(
+        "F04", "bias output at a wrong step: DAC bit stuck or register upset", {"bias": 1.0}, ("shape", +1),
+        "Write the set-point of {here} again and repeat the run; compare the code with the one of the day before.",
+        {"temperature": 0}, may=frozenset({"width", "energy", "mixed", "onset", "side_peak"}),
     ),
     Cause(
         "F05", "temperature sensor wrong", {"asic": 1.0, "module": 0.7}, ("temperature", EITHER),
@@ -79,6 +85,7 @@ CATALOGUE: tuple[Cause, ...] = (
         "Look at fan, flow and filter of {here}, let the temperature settle and repeat the run: the photopeak must "
         "come back by 1 to 3 % per kelvin.",
         {"temperature": +1, "offset": 0}, (1.0, 30.0), frozenset({"width", "dark"}),
+        others={"temperature": (2.0, 30.0)},
     ),
     Cause(
         "F07", "room temperature has moved everything", {"scanner": 0.8, "pair": 0.8}, ("energy", EITHER),

@@ -60,6 +60,8 @@ MEASURES = (
 """Least deviations: warn limits of daily-qc.md §5.2 where there are any, else those of the check."""
 TEMPERATURE = Measure("temperature", "temperature", ("temperature",), "K", 0.5, 0.3, 0.1)
 """Of modules; only ever evidence beside something else that moved."""
+_SHARED = 0.5
+"""A place that deviates by at least this share of what one inside it does has made most of that."""
 _MOST = 8
 _FLAGGED = (str(Status.WARN), str(Status.FAIL))
 _SCATTERED = 0.2
@@ -258,7 +260,7 @@ def steps(topology: Topology, one: Deviations, nodes: Sequence[Place], left_out:
     left = np.where(known, value, 0.0)
     found: list[Sign] = []
     while len(found) < _MOST:
-        best: tuple[float, float, Place] | None = None
+        gains: list[tuple[float, float, Place]] = []
         for place in candidates:
             w, d = weight[place.members], left[place.members]
             total = float(w.sum())
@@ -267,13 +269,16 @@ def steps(topology: Topology, one: Deviations, nodes: Sequence[Place], left_out:
             mean = float(w @ d) / total
             gain = mean * mean * total
             middle = float(np.median(d[w > 0]))
-            if gain < needed or abs(mean) < one.least(place) or middle * mean <= 0 or abs(middle) < 0.5 * abs(mean):
+            if gain < needed or middle * mean <= 0 or abs(middle) < 0.5 * abs(mean):
                 continue
-            if best is None or gain > best[0] * (1.0 + 1e-9):
+            gains.append((gain, mean, place))
+        best: tuple[float, float, Place] | None = None
+        for gain, mean, place in gains:
+            if abs(mean) >= one.least(place) and (best is None or gain > best[0] * (1.0 + 1e-9)):
                 best = gain, mean, place
         if best is None:
             break
-        _, mean, place = best
+        _, mean, place = _common(one, best, gains)
         total = float(weight[place.members].sum())
         count = 0 if one.is_of_asics else int(known[place.members].sum())
         where = compared(topology) if place.level == "scanner" and one.measure.quantity == "width" else place
@@ -281,6 +286,25 @@ def steps(topology: Topology, one: Deviations, nodes: Sequence[Place], left_out:
         left[place.members] -= mean
         candidates = [c for c in candidates if c is not place]
     return found
+
+
+def _common(
+    one: Deviations, best: tuple[float, float, Place], gains: Sequence[tuple[float, float, Place]]
+) -> tuple[float, float, Place]:
+    """The place around the best one of which it only has its share, or itself.
+
+    Where everything moves by a little less than counts, those that count by chance are no places of their own. Of
+    photopeaks only: a time is one of two channels, so that what is late makes all of its partners look early.
+    """
+    _, mean, place = best
+    if one.measure.quantity != "energy":
+        return best
+    around = [
+        g for g in gains
+        if g[2].members.size > place.members.size and g[1] * mean > 0 and abs(g[1]) >= _SHARED * abs(mean)
+        and g[0] > best[0] and np.isin(place.members, g[2].members).all()
+    ]  # fmt: skip
+    return max(around, key=lambda g: g[0], default=best)
 
 
 def _usual_scatter(one: Deviations, nodes: Sequence[Place], known: NDArray[np.bool_]) -> float:

@@ -172,7 +172,8 @@ def _shapes(
 ) -> list[Sign]:
     """ASICs with enough counts whose summed spectrum is no photopeak any more; single channels of which this is so.
 
-    Several channels of one ASIC are the ASIC's.
+    Several channels of one ASIC are the ASIC's, unless they are all of one bias output: names that leak go to
+    neighbours, whatever feeds them.
     """
     found = {}
     for c in run.checks:
@@ -191,9 +192,25 @@ def _shapes(
         mine = [s for s in single if place.overlap(s.place) > 0.0]
         if len(mine) >= _MANY or (mine and place.node in found):
             told = f"{len(mine)} of its channels have spectra of another shape"
+            output = _one_output(mine, place, nodes)
+            if output is not None:
+                found.pop(place.node, None)
+                found[output.node] = Sign("shape", output, 1.0, 0.0, "", len(mine), told)
+                single = [s for s in single if s not in mine]
+                continue
             found.setdefault(place.node, Sign("shape", place, 1.0, 0.0, "", len(mine), told))
             single = [s for s in single if s not in mine]
     return [*found.values(), *single]
+
+
+def _one_output(signs: Sequence[Sign], asic: Place, nodes: Sequence[Place]) -> Place | None:
+    """The bias output, one of several of an ASIC, that feeds nearly all of these and has half of its channels there."""
+    for place in nodes:
+        if place.level == "bias" and place.members.size < asic.members.size:
+            mine = sum(place.overlap(s.place) > 0.0 for s in signs)
+            if mine >= max(_MOST_OF * len(signs), 0.5 * place.members.size, _MANY):
+                return place
+    return None
 
 
 def _side_peaks(topology: Topology, column: ChannelColumn | None, nodes: Sequence[Place]) -> list[Sign]:
