@@ -79,7 +79,8 @@ def watched(handle):
     run(handle)
     cpu_s = time.thread_time() - cpu_s
     if cpu_s > 0.01:
-        slices.append((time.time(), cpu_s, time.perf_counter() - wall_s, repr(handle)[:300]))
+        task = getattr(handle._callback, "__self__", None)
+        slices.append((time.time(), cpu_s, time.perf_counter() - wall_s, repr(task or handle)[:300]))
 
 def tell():
     while True:

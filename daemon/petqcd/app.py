@@ -126,8 +126,8 @@ class Daemon:
             return f"{', '.join(ended)} ended by itself"
         return "" if self.store.is_alive else "nobody writes to the store"
 
-    def status(self) -> dict[str, Any]:
-        """What is, as plain types."""
+    def status(self, devices: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+        """What is, as plain types. devices: what is known of the instruments, where somebody has it already."""
         progress = self.runs.progress
         return {
             "scanner": self.config.scanner.name,
@@ -140,7 +140,7 @@ class Daemon:
             "configuration": str(self.config.source_file) if self.config.source_file else None,
             "device": self.device.state.document(),
             "readout_permits": self.readout_watch.document(),
-            "devices": self.instruments.documents(),
+            "devices": self.instruments.documents() if devices is None else devices,
             "alarms": self.alarms.documents(),
             "bypasses": [one.document(clock.monotonic_s()) for one in self.watch.bypasses.holding(clock.monotonic_s())],
             "calibration_set": self.calibrations.in_use,

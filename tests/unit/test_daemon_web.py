@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -318,3 +320,36 @@ def test_promtool_accepts_the_metrics() -> None:
     text = Metrics("bench", "board", simulated=False).text()
     judged = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)
     assert judged.returncode == 0, judged.stdout + judged.stderr
+
+
+def test_scrapes_at_once_take_one_thread_and_get_nothing_older_than_their_question(
+    tmp_path: Path, board_config: Path
+) -> None:
+    async def work() -> None:
+        async with daemon(tmp_path, board_config) as d:
+            real, made, at_once, most = d.metrics.text, 0, 0, 0
+
+            def slowly() -> bytes:
+                nonlocal made, at_once, most
+                made, at_once = made + 1, at_once + 1
+                most = max(most, at_once)
+                time.sleep(0.1)
+                text = real()
+                at_once -= 1
+                return text
+
+            d.metrics.text = slowly  # type: ignore[method-assign]
+
+            async def scrape(number: int) -> None:
+                d.metrics.set("petqc_run_progress_ratio", number)
+                loop = asyncio.get_running_loop()
+                said = (await loop.run_in_executor(clients, ask, d.http, "GET", "/metrics"))[2].decode()
+                (line,) = [one for one in said.splitlines() if one.startswith("petqc_run_progress_ratio{")]
+                assert float(line.rsplit(" ", 1)[1]) >= number
+
+            with ThreadPoolExecutor(20) as clients:  # not those that the daemon needs
+                await asyncio.gather(*(scrape(number) for number in range(20)))
+            assert most == 1
+            assert made < 20
+
+    asyncio.run(work())

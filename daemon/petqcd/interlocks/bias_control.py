@@ -59,6 +59,15 @@ class BiasControl:
         """Every bias source with its permits, limits, trip and bypasses, as plain types."""
         return [self._document(one) for one in self._instruments.bias_sources]
 
+    async def documents_in_turns(self) -> list[dict[str, Any]]:
+        """The same; between two of them others have their turn."""
+        found = []
+        for one in self._instruments.bias_sources:
+            if self._instruments.has(one):  # its simulator may have ended meanwhile
+                found.append(self._document(one))
+            await asyncio.sleep(0)
+        return found
+
     def _document(self, supervisor: InstrumentSupervisor) -> dict[str, Any]:
         name, now_s = supervisor.name, clock.monotonic_s()
         unit = self._watch.unit(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from petqc.errors import QcError
 from petqc.report import content_security_policy
 from petqc.vendor_reports import imported_run
+from petqcd import clock
 from petqcd.errors import DaemonError, NotFoundError
 from petqcd.off.safe_state import worst
 from petqcd.web.accounts import Nothing, add_accounts, add_management
@@ -28,12 +30,13 @@ from petqcd.web.maintenance import add_maintenance
 from petqcd.web.results import add_results
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from starlette.types import ASGIApp
 
     from petqc.baseline import AcceptedBaseline
     from petqcd.app import Daemon
+    from petqcd.metrics import Metrics
 
 HEARTBEAT_S = 5.0
 """A comment in a silent event stream, so that either end notices a dead one."""
@@ -141,6 +144,33 @@ def make_app(daemon: Daemon, *, on_socket: bool) -> ASGIApp:
     return Guard(app, hosts=hosts, commands=lambda: on_socket or bool(daemon.accounts.users))
 
 
+class _Exposition:
+    """The text of the metrics for many who ask at once: made in one thread, one after the other.
+
+    Thousands of series take a tenth of a second or more, so whoever asks while a text is being made shares the next
+    one. Nobody gets values older than the question, and threads are left for everybody else.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._turn = asyncio.Lock()
+        self._text, self._begun_s = b"", -math.inf
+
+    async def text(self) -> bytes:
+        asked_s = clock.monotonic_s()
+        async with self._turn:
+            if self._begun_s < asked_s:
+                begun_s = clock.monotonic_s()
+                self._text = await asyncio.to_thread(self._metrics.text)
+                self._begun_s = begun_s
+            return self._text
+
+
+async def in_thread(document: Mapping[str, Any]) -> Response:
+    """An answer in JSON that is written in another thread: of many devices it is long, and others wait."""
+    return await asyncio.to_thread(JSONResponse, document)
+
+
 def _add_reading(app: FastAPI, daemon: Daemon) -> None:
     store = daemon.store
 
@@ -148,10 +178,11 @@ def _add_reading(app: FastAPI, daemon: Daemon) -> None:
     async def schema() -> dict[str, Any]:
         return app.openapi()
 
+    exposition = _Exposition(daemon.metrics)
+
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
-        text = await asyncio.to_thread(daemon.metrics.text)  # thousands of series: nobody else waits for them
-        return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return Response(await exposition.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     @app.get("/healthz")
     async def healthz() -> PlainTextResponse:
@@ -165,9 +196,10 @@ def _add_reading(app: FastAPI, daemon: Daemon) -> None:
         return JSONResponse({"ready": not missing, "missing": missing}, status_code=503 if missing else 200)
 
     @app.get("/api/v1/devices")
-    async def devices() -> JSONResponse:
+    async def devices() -> Response:
         """The readout, and every instrument with its state and its last readings; nothing is asked for it."""
-        return JSONResponse({"readout": daemon.device.state.document(), "instruments": daemon.instruments.documents()})
+        instruments = await daemon.instruments.documents_in_turns()
+        return await in_thread({"readout": daemon.device.state.document(), "instruments": instruments})
 
     @app.get("/api/v1/devices/{name}")
     async def device(name: str) -> dict[str, Any]:
@@ -175,10 +207,10 @@ def _add_reading(app: FastAPI, daemon: Daemon) -> None:
         return daemon.instruments[name].document()
 
     @app.get("/api/v1/status")
-    async def status() -> JSONResponse:
+    async def status() -> Response:
         """What is: the device, the run going on, the last run."""
         last = await asyncio.to_thread(_last, daemon)
-        return JSONResponse({**daemon.status(), "last_run": last})
+        return await in_thread({**daemon.status(await daemon.instruments.documents_in_turns()), "last_run": last})
 
     @app.get("/api/v1/runs")
     async def runs(

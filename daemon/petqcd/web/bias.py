@@ -109,7 +109,7 @@ def _add_voltage(app: FastAPI, daemon: Daemon) -> None:
     @app.get("/api/v1/bias")
     async def sources() -> dict[str, Any]:
         """Every bias source: output, trip, limits, permits, and what stands in the way of energising."""
-        return {"sources": versioned(bias.documents()), "readout": daemon.readout_watch.document()}
+        return {"sources": versioned(await bias.documents_in_turns()), "readout": daemon.readout_watch.document()}
 
     @app.post("/api/v1/bias/{device}/on")
     async def on(device: str, body: Voltage) -> dict[str, Any]:

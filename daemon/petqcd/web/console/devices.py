@@ -25,7 +25,8 @@ def add(app: FastAPI, frame: Frame) -> None:
     @app.get("/devices", include_in_schema=False, response_class=PAGE)
     async def page(request: Request) -> HTMLResponse:
         daemon = frame.daemon
-        status = daemon.status()
+        status = daemon.status(await daemon.instruments.documents_in_turns())
+        sources = versioned(await daemon.bias.documents_in_turns())
         return await frame.page(
             request,
             "devices.html",
@@ -33,7 +34,7 @@ def add(app: FastAPI, frame: Frame) -> None:
             missing=status["missing"],
             readout=status["readout_permits"],
             maintenance=status["maintenance"],
-            devices=daemon.instruments.documents(),
-            sources={source["name"]: source for source in versioned(daemon.bias.documents())},
+            devices=status["devices"],
+            sources={source["name"]: source for source in sources},
             stale_s=STALE_S,
         )
