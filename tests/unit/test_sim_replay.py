@@ -128,6 +128,33 @@ def test_it_plays_while_the_bias_is_on_and_is_silent_after_its_end(recorded: tup
     detector.close()
 
 
+class Beside:
+    """Stands for a recorded supply."""
+
+    is_as_with_frames = False
+    begun = 0
+
+    def frames_begin(self) -> None:
+        self.begun += 1
+
+
+def test_frames_wait_until_instruments_are_as_they_were_and_begin_anew_with_them(
+    recorded: tuple[Path, PetsysConfig],
+) -> None:
+    supply = Beside()
+    detector = detector_of(recorded, beside=[supply])
+    detector.set(replace(detector.controls, bias_v=detector._wanted_v.copy()))
+    detector.settle()
+    n = detector.account.frames // BLOCK_FRAMES
+    for turn in (1, 2):
+        assert words_of(detector, 2).size == 0
+        supply.is_as_with_frames = True
+        assert words_of(detector, n).size == detector.account.hits
+        assert supply.begun == turn
+        supply.is_as_with_frames = False
+    detector.close()
+
+
 def test_a_loop_is_counted_and_only_then_it_begins_again(recorded: tuple[Path, PetsysConfig]) -> None:
     detector = detector_of(recorded, loops=True)
     detector.set(replace(detector.controls, bias_v=detector._wanted_v.copy()))
