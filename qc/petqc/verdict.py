@@ -72,7 +72,7 @@ def say(value: float, uncertainty: float | None, unit: str) -> str:
     """A value with its uncertainty, both to the uncertainty's second digit (first from 3 on): `510.83 ± 0.12 keV`."""
     unit = unit if unit.startswith("%") or not unit else " " + unit
     if not uncertainty:
-        return f"{value:.6g}{unit}"
+        return (f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}") + unit
     first = math.floor(math.log10(abs(uncertainty)))
     digits = max(0, -(first - (abs(uncertainty) / 10.0**first < 3)))
     return f"{value:.{digits}f} ± {uncertainty:.{digits}f}{unit}"

@@ -7,6 +7,7 @@ import pytest
 
 from petqc.channel_map import Topology
 from petqc.checks import get_check
+from petqc.checks.linearity import _Bend, _known
 from petqc.histograms import HistogramSettings, QcHistograms
 from petqc.limits import Status
 from petqc.qc_input import QcInput, RunContext
@@ -41,3 +42,17 @@ def test_one_line_says_nothing():
     assert only.value is None
     assert only.status is Status.NO_LIMITS
     assert only.reason.startswith("not applicable: no second line")
+
+
+def test_one_of_many_states_no_less_than_its_like_and_is_left_out_where_that_is_not_enough():
+    def of(errors, counts):
+        return [(k, _Bend(0.1, e, n, "")) for k, (e, n) in enumerate(zip(errors, counts, strict=True))]
+
+    usual, n = [0.1] * 30, [4000] * 30
+    few = _known(of([*usual, 0.04, 0.15, 0.1], [*n, 4000, 4000, 500]))
+    errors = {node: bend.error for node, bend in few}
+    assert errors[30] == pytest.approx(0.1)  # it stated less than the same counts mean to the others
+    assert errors[31] == pytest.approx(0.15)
+    assert 32 not in errors  # 500 counts mean 0.28 %
+    lone = of([0.3, 0.05], [500, 500])
+    assert _known(lone) == lone

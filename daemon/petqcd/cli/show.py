@@ -138,7 +138,7 @@ def chosen(checks: Sequence[CheckResult], *, everything: bool) -> tuple[list[Che
 
 
 def _table(checks: Sequence[CheckResult]) -> Table:
-    from petqc.report.text import limits_text, measured, title_of
+    from petqc.report.text import limits_of, limits_text, measured, title_of
 
     titles = _titles()
     table = Table(show_edge=False, pad_edge=False, header_style="bold")
@@ -152,7 +152,9 @@ def _table(checks: Sequence[CheckResult]) -> Table:
         base, _, part = c.id.partition(".")
         name = titles.get(base, title_of(base)) + (f", {part.replace('_', ' ')}" if part else "")
         value = measured(c.value, c.uncertainty, c.unit) if c.value is not None else f"no number: {c.reason}"
-        table.add_row(name if name != last else "", c.node, value, limits_text(c.limits), status_text(str(c.status)))
+        table.add_row(
+            name if name != last else "", c.node, value, limits_text(limits_of(c)), status_text(str(c.status))
+        )
         last = name
     return table
 

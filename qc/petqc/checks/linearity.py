@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import statistics
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from petqc.checks import CheckOutput, check
@@ -11,7 +12,7 @@ from petqc.errors import QcError
 from petqc.fits.energy_fits import ANNIHILATION_KEV, Refusal
 from petqc.fits.photopeaks import fit_photopeak
 from petqc.limits import Limits
-from petqc.siblings import spread_of
+from petqc.siblings import FEWEST, spread_of
 
 if TYPE_CHECKING:
     from petqc.fits import PeakFit
@@ -23,6 +24,9 @@ SODIUM_KEV = 1274.537
 RANGE = (0.92, 1.12)
 """Fit range of that line as multiples: its Compton edge lies at 0.83."""
 MIN_COUNTS = 500
+KNOWN_TO = 0.2
+"""Per cent, of a node that is one of many: a fifth of the warn limit. Known worse, it is not judged by itself, but with
+its module or the scanner."""
 MODEL = 3e-4
 """Relative, of the ratio: what the shape of the upper line leaves, and light below the hit threshold, of which more
 gets lost when a gamma scatters more often."""
@@ -66,7 +70,7 @@ def linearity(q: QcInput) -> CheckOutput:
     for level in ("scanner", "module", "asic"):
         if alone and level == "scanner":
             continue
-        found = [(node, bend) for node in q.nodes(level) if (bend := of_node(q, node)) is not None]
+        found = _known([(node, bend) for node in q.nodes(level) if (bend := of_node(q, node)) is not None])
         # A second line of few counts states an error that is itself uncertain; how the nodes differ says it better.
         noise = spread_of(bend.percent for _, bend in found)
         results += [
@@ -78,6 +82,19 @@ def linearity(q: QcInput) -> CheckOutput:
     if not results:
         return q.not_applicable("linearity", "%", "no second line of known energy stands out of the spectra")
     return CheckOutput(results)
+
+
+def _known(found: list[tuple[Node, _Bend]]) -> list[tuple[Node, _Bend]]:
+    """Those of many alike whose second line is known well enough for its limit, with the errors of their like.
+
+    Where a part of the model lies on its bound, a fit of few counts states less than its place scatters by: one of
+    hundreds then is further off than its own error allows. What the same counts mean to the others is the better error.
+    """
+    if len(found) < FEWEST:
+        return found
+    usual = statistics.median(bend.error * math.sqrt(bend.n) for _, bend in found)
+    alike = [(node, replace(bend, error=max(bend.error, usual / math.sqrt(bend.n)))) for node, bend in found]
+    return [(node, bend) for node, bend in alike if bend.error <= KNOWN_TO]
 
 
 def second_line(q: QcInput, node: Node, first: PeakFit) -> PeakFit | None:

@@ -17,6 +17,7 @@ from petqc.report.text import (
     age,
     inside,
     level_of,
+    limits_of,
     limits_text,
     measured,
     node_sort_key,
@@ -100,9 +101,9 @@ def _row(number: int, result: CheckResult) -> CheckRow:
         unit=result.unit,
         status=result.status,
         word=status_word(result),
-        limits=limits_text(result.limits),
-        warn=inside(result.limits.warn_low, result.limits.warn_high),
-        fail=inside(result.limits.fail_low, result.limits.fail_high),
+        limits=limits_text(shown := limits_of(result)),
+        warn=inside(shown.warn_low, shown.warn_high),
+        fail=inside(shown.fail_low, shown.fail_high),
         n=plain(float(result.n)),
         baseline="" if result.baseline is None else plain(result.baseline),
         reason=result.reason or "",
@@ -149,7 +150,7 @@ def method_rows(run: Run) -> list[MethodRow]:
     rows = []
     for check_id in dict.fromkeys(c.id for c in run.checks):
         results = sorted((c for c in run.checks if c.id == check_id), key=lambda c: node_sort_key(c.node))
-        limits = dict.fromkeys((level_of(c.node), limits_text(c.limits)) for c in results)
+        limits = dict.fromkeys((level_of(c.node), limits_text(limits_of(c))) for c in results)
         by_level: dict[str, list[str]] = {}
         for level, said in limits:
             by_level.setdefault(level, []).append(said)

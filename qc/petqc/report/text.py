@@ -94,6 +94,15 @@ def measured(value: float | None, uncertainty: float | None, unit: str = "") -> 
     return " ".join(p for p in (f"{number} ± {sigma}" if sigma else number, unit) if p)
 
 
+def limits_of(result: CheckResult) -> Limits:
+    """The limits of a result as people read them: of a number of channels, whole ones that judge it the same."""
+    if result.unit != "channels":
+        return result.limits
+    low = [None if v is None else float(math.ceil(v)) for v in (result.limits.fail_low, result.limits.warn_low)]
+    high = [None if v is None else float(math.floor(v)) for v in (result.limits.warn_high, result.limits.fail_high)]
+    return Limits(*low, *high)
+
+
 def limits_text(limits: Limits) -> str:
     """Limits in one line: `warn outside 505.9 to 516.1, fail outside 495.7 to 526.3`."""
     warn, fail = outside(limits.warn_low, limits.warn_high), outside(limits.fail_low, limits.fail_high)

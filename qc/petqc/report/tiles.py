@@ -11,6 +11,7 @@ from petqc.report.svg import Scale, picture, short, tag
 from petqc.report.text import (
     STATUS_ORDER,
     level_of,
+    limits_of,
     limits_text,
     measured,
     node_sort_key,
@@ -129,7 +130,7 @@ def _tile(run: Run, check_id: str, heading: str, others: tuple[tuple[str, str], 
         status=result.status,
         word=status_word(result),
         reason=result.reason or "",
-        limits=limits_text(result.limits),
+        limits=limits_text(limits_of(result)),
         bar=limit_bar(result),
         beside=tuple(
             Beside(word, result_text(other), other.status)
@@ -170,7 +171,7 @@ def _domain(limits: Limits, value: float | None) -> tuple[float, float] | None:
 
 def limit_bar(result: CheckResult) -> Markup | None:
     """Fail, warn and pass stretches with the value's place; an arrow where the value lies outside the drawing."""
-    limits, value = result.limits, result.value
+    limits, value = limits_of(result), result.value
     domain = _domain(limits, value)
     if domain is None:
         return None
