@@ -467,6 +467,7 @@ class Running:
         metrics.add("petqc_frames_dropped_total", dropped)
         metrics.add("petqc_frames_lost_total", received.frames_lost)
         metrics.add("petqc_datagrams_rejected_total", received.datagrams_rejected)
+        metrics.add("petqc_frames_not_analysed_live_total", procedure.frames_not_analysed_live)
         return {
             "frames_received": received.frames,
             "frames_recorded": recorded,
@@ -491,12 +492,20 @@ class Running:
         permit = interlocks.Permit(name, True, interlocks.Quality.GOOD, now_s, source, max_age_s=age_s)
         self._services.permits.give(permit)
 
-    def _tell(self, stage: str, fraction: float, detail: str, counts: dict[str, int]) -> None:
+    def _tell(
+        self,
+        stage: str,
+        fraction: float,
+        detail: str,
+        counts: dict[str, int],
+        so_far: Mapping[str, Any] | None = None,
+    ) -> None:
         self.progress = replace(
             self.progress,
             stage=stage,
             fraction=max(round(fraction, 4), self.progress.fraction),
             detail=detail,
             counts=counts,
+            so_far=so_far,
         )
         self._told(self.progress)
