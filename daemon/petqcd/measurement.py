@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from petqc.histograms import QcHistograms
     from petqc.lutetium import LutetiumCounts
     from petqc.qc_input import QcInput
-    from petqc.results import RawFile, Run
+    from petqc.results import RawFile, Run, Spectrum
     from petqcd.live import Live, Look
     from petqcd.readout.board import TimeReference
 
@@ -51,6 +51,9 @@ class Measurement:
         processing: settings of the processing that take the place of the configured ones.
         name: of the recording, without suffix; a run may have several.
         live_queue_mib: frames that may wait for the analysis before it leaves them out.
+
+    Attributes:
+        spectra_so_far: of the whole scanner, as `look` found them last.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class Measurement:
         self._live: Live | None = None
         self._is_whole = True
         self._so_far: dict[str, Any] | None = None
+        self.spectra_so_far: list[Spectrum] = []
         self._writer: Any = None
         self._trigger_id: int | None = None
 
@@ -153,19 +157,20 @@ class Measurement:
         Args:
             context: source and kind of scanner; what the board's configuration says of them is added here.
         """
-        from petqc.so_far import NO_VERDICT, figures
+        from petqc.so_far import NO_VERDICT, so_far
 
         found = None if self._live is None else self._live.summed(LOOK_DEADLINE_S)
         if self._live is None or found is None:
             return
         summed, live_time_s = found
-        told = replace(self.told(context), live_time_s=live_time_s)
+        shown = so_far(summed, replace(self.told(context), live_time_s=live_time_s))
+        self.spectra_so_far = shown.spectra
         self._so_far = {
             "remark": NO_VERDICT,
             "simulated": context.simulated,
             "live_time_s": round(live_time_s, 3),
             "frames_not_analysed": self._live.frames_left_out,
-            "figures": [figure.document() for figure in figures(summed, told)],
+            "figures": [figure.document() for figure in shown.figures],
         }
 
     @property

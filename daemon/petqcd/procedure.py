@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from petqc.analysis import RunContext
     from petqc.formats.petsys_config import PetsysConfig
-    from petqc.results import EnvironmentReading, RawFile, Run
+    from petqc.results import EnvironmentReading, RawFile, Run, Spectrum
     from petqcd.acquisition import FrameWriter
     from petqcd.config import PetqcConfig
     from petqcd.readout.board import Board, OffOutcome, ReadingLike
@@ -259,6 +259,10 @@ class Procedure(ABC):
     def frames_not_analysed_live(self) -> int:
         """Frames recorded that the analysis could not take while they came."""
         return 0
+
+    def spectra_so_far(self) -> Sequence[Spectrum]:
+        """What was counted while the run goes on."""
+        return ()
 
     def notes(self, reason: str | None) -> list[str]:
         """Remarks for the record; reason: why the run could not measure, if it could not."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from petqc.analysis import RunContext
     from petqc.formats.petsys_config import PetsysConfig
-    from petqc.results import EnvironmentReading, Run
+    from petqc.results import EnvironmentReading, Run, Spectrum
     from petqcd.baselines import Baselines
     from petqcd.config import PetqcConfig
     from petqcd.interlocks.bias_limits import BiasLimits
@@ -269,6 +269,11 @@ class Running:
         if waits_for is None:
             raise RefusedError(f"run {self.run_id} does not wait for anybody")
         return waits_for
+
+    def spectra_so_far(self) -> Sequence[Spectrum]:
+        """What was counted so far, while frames come."""
+        at_work = self._at_work if self.progress.so_far is not None else None
+        return () if at_work is None else at_work.spectra_so_far()
 
     async def run(self) -> Event:
         """Go through it; `finished` with its verdict, or `lost`: a store that refuses is the only way without."""

@@ -15,10 +15,10 @@ from petqcd.config import SourceRunConfig
 from petqcd.procedure import PROGRESS_EVERY_S, Procedure, settled
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from petqc.analysis import RunContext
-    from petqc.results import RawFile
+    from petqc.results import RawFile, Spectrum
     from petqcd.measurement import Measurement
     from petqcd.procedure import Bench, Job
 
@@ -130,6 +130,10 @@ class SourceRun(Procedure):
     def frames_not_analysed_live(self) -> int:
         """Frames recorded that the analysis left out while they came."""
         return self._measurement.frames_not_analysed_live
+
+    def spectra_so_far(self) -> Sequence[Spectrum]:
+        """Energy and time differences of the whole scanner."""
+        return self._measurement.spectra_so_far
 
     def notes(self, reason: str | None) -> list[str]:
         """That the machine was too busy to analyse while frames came, if it was."""

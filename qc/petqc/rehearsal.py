@@ -25,13 +25,13 @@ def rehearse() -> None:
     """
     from petqc.analysis import analyse
     from petqc.report import render_html
-    from petqc.so_far import figures
+    from petqc.so_far import so_far
 
     histograms = _drawn(np.random.default_rng(1))
     context = RunContext(
         "rehearsal", account={"frames": 1, "frames_lost": 0}, elapsed_s=_SECONDS, live_time_s=_SECONDS, simulated=True
     )
-    figures(histograms.summed(), context)
+    so_far(histograms.summed(), context)
     render_html(analyse(histograms, context))
 
 

@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from petqc.channel_map import SCANNER
 from petqc.fits.energy_fits import ANNIHILATION_KEV, USUAL_TAIL, Refusal
 from petqc.fits.peaks import onset
 from petqc.qc_input import QcInput, resolution_percent
+from petqc.results import Spectrum
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from petqc.fits import PeakFit
     from petqc.histograms import QcHistograms
     from petqc.qc_input import RunContext
@@ -45,37 +49,62 @@ class Figure:
         return {**asdict(self), "text": measured(self.value, self.uncertainty, self.unit)}
 
 
-def figures(summed: QcHistograms, context: RunContext) -> list[Figure]:
-    """Figures of a run that goes on.
+@dataclass(frozen=True, slots=True)
+class SoFar:
+    """Figures of a run that goes on, and the spectra that they were fitted to, with the fits."""
+
+    figures: list[Figure]
+    spectra: list[Spectrum]
+
+
+def so_far(summed: QcHistograms, context: RunContext) -> SoFar:
+    """What a run has shown so far.
 
     Args:
-        summed: what was counted so far, as `QcHistograms.summed` gives it.
+        summed: what was counted, as `QcHistograms.summed` gives it.
         context: live time of the frames that were counted, source and kind of scanner are used. Without a source there
-            are rates alone.
+            are rates alone, and no fits.
     """
     n_singles, n_prompts = int(summed.singles.sum()), int(summed.prompts.sum())
     q = QcInput(summed, context)
-    found = [
+    figures = [
         _rate("singles_rate", "Singles rate", n_singles, q.live_time_s),
         Figure("prompts_seen", "Prompts", float(n_prompts), math.sqrt(n_prompts), ""),
         _rate("prompts", "Prompt rate", n_prompts, q.live_time_s),
     ]
-    if context.source == "none":
-        return found
-    if q.is_kev:
-        found += _energies(q)
-    if not q.without_tof:
-        found.append(_width(q))
-    return found
+    energy: PeakFit | Refusal | None = None
+    time: PeakFit | Refusal | None = None
+    if context.source != "none" and q.is_kev:
+        energy = _energy_fit(q)
+        figures += _energies(energy)
+    if context.source != "none" and not q.without_tof:
+        time = q.time_fit(-1)
+        title = "CTR" if context.source in {"point", "line"} else "Width of the time peak"
+        figures.append(
+            Figure("ctr_fit", title, None, None, "ps", time.reason)
+            if isinstance(time, Refusal)
+            else Figure("ctr_fit", title, time.fwhm, time.fwhm_error, "ps")
+        )
+    edges, counts = q.time_spectrum(-1)
+    every = np.arange(len(q.topology))
+    spectra = [
+        _spectrum("energy", "energy", q.energy_unit, summed.energy_edges, q.spectrum(every), energy),
+        _spectrum("time", "time difference", "ps", edges, counts, time),
+    ]
+    return SoFar(figures, spectra)
 
 
-def _width(q: QcInput) -> Figure:
-    """Width of the coincidence peak of all pairs together."""
-    title = "CTR" if q.context.source in {"point", "line"} else "Width of the time peak"
-    fit = q.time_fit(-1)
-    if isinstance(fit, Refusal):
-        return Figure("ctr_fit", title, None, None, "ps", fit.reason)
-    return Figure("ctr_fit", title, fit.fwhm, fit.fwhm_error, "ps")
+def _spectrum(
+    id_: str,
+    quantity: str,
+    unit: str,
+    edges: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    fit: PeakFit | Refusal | None,
+) -> Spectrum:
+    drawn = fit.on(edges) if fit is not None and not isinstance(fit, Refusal) else (None, None)
+    text = fit.reason if isinstance(fit, Refusal) else ""
+    return Spectrum(id_, SCANNER, quantity, unit, edges, counts, fit=drawn[0], background=drawn[1], text=text)
 
 
 def _rate(id_: str, title: str, n: int, live_time_s: float | None) -> Figure:
@@ -84,14 +113,17 @@ def _rate(id_: str, title: str, n: int, live_time_s: float | None) -> Figure:
     return Figure(id_, title, n / live_time_s, math.sqrt(max(n, 1)) / live_time_s, "1/s")
 
 
-def _energies(q: QcInput) -> list[Figure]:
-    """Photopeak and energy resolution of the sum."""
+def _energy_fit(q: QcInput) -> PeakFit | Refusal:
+    """Photopeak of the sum."""
     edges = q.histograms.energy_edges
     missing = onset(edges, q.spectrum(np.arange(len(q.topology))), 0.3 * ANNIHILATION_KEV)
     # The share that a run measures itself takes three fits of each module: not to know it is part of the uncertainty.
     usual = missing is not None and missing >= _LIGHTLESS
     q.assume_tail((USUAL_TAIL, USUAL_TAIL, float(missing or 0.0)) if usual else (0.0, 0.0, 0.0))
-    fit: PeakFit | Refusal = q.energy_fit(next(q.nodes("scanner")))
+    return q.energy_fit(next(q.nodes("scanner")))
+
+
+def _energies(fit: PeakFit | Refusal) -> list[Figure]:
     if isinstance(fit, Refusal):
         return [
             Figure("photopeak", "Photopeak", None, None, "keV", fit.reason),

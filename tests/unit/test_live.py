@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from dataclasses import asdict
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from petqc.formats.petsys_config import load_config
 from petqc.lutetium import LutetiumCounts
 from petqc.recorded import Asked, raw_frames
 from petqc.rehearsal import rehearse
-from petqc.so_far import figures
+from petqc.so_far import so_far
 from petqc_drivers.petsys.frames import scan_frames
 from petqc_simulators.physics.detector import Detector
 from petqc_simulators.profile import load_profile
@@ -219,7 +218,8 @@ def test_figures_are_told_while_the_run_goes_on_and_are_no_verdict(
 def test_figures_so_far_are_those_that_the_checks_will_give() -> None:
     h = Toy(n_pairs=20_000, n_singles=200_000).histograms()
     context = RunContext("toy", live_time_s=10.0)
-    found = {figure.id: figure for figure in figures(h.summed(), context)}
+    shown = so_far(h.summed(), context)
+    found = {figure.id: figure for figure in shown.figures}
     run = analyse(h, context)
     of = {check.id: check for check in run.checks if check.node == "scanner" and check.unit != "channels"}
     for id_ in ("singles_rate", "prompts", "ctr_fit"):
@@ -230,8 +230,12 @@ def test_figures_so_far_are_those_that_the_checks_will_give() -> None:
         assert sigma is not None
         assert abs(value - of[id_].value) < 3.0 * sigma, id_
     assert found["prompts_seen"].value == h.prompts.sum()
-    without = figures(h.summed(), RunContext("toy", source="none"))
-    assert [asdict(f)["value"] for f in without] == [None, float(h.prompts.sum()), None]
+    kept = {(s.id, s.node): s for s in run.spectra}
+    for spectrum in shown.spectra:
+        np.testing.assert_array_equal(spectrum.counts, kept[spectrum.id, "scanner"].counts)
+        assert spectrum.fit is not None
+    without = so_far(h.summed(), RunContext("toy", source="none")).figures
+    assert [figure.value for figure in without] == [None, float(h.prompts.sum()), None]
 
 
 def test_the_rehearsal_judges_peaks_and_offsets(monkeypatch: pytest.MonkeyPatch) -> None:
