@@ -1,4 +1,4 @@
-"""Frames on their way to the disk and to the histograms: a bounded queue and one worker thread of their own.
+"""Frames on their way to the disk, and on to the histograms: a bounded queue and one worker thread of their own.
 
 The driver's receive thread only appends to the queue and never waits. What does not fit is dropped whole and counted,
 so that received = recorded + dropped, exactly. Recording comes first: what was recorded can be analysed again.
@@ -52,33 +52,38 @@ class Pipeline:
 
     Args:
         writer: the recording.
-        process: decodes, pairs and counts; called with one array of whole frames after it was recorded.
+        process: is handed one array of whole frames after it was recorded; None: nobody is.
         count_frames: number of frames in an array of whole frames.
         queue_bytes: most that may wait.
         on_failure: called once, from the worker thread, when recording or processing raised; later frames are dropped.
+        name: of the worker.
+        after: called by `finish` once the worker has ended, from the same thread.
     """
 
     def __init__(
         self,
         writer: FrameWriter,
-        process: Callable[[NDArray[np.uint64]], None],
+        process: Callable[[NDArray[np.uint64]], None] | None,
         count_frames: Callable[[NDArray[np.uint64]], int],
         *,
         queue_bytes: int,
         on_failure: Callable[[BaseException], None],
+        name: str = "recorder",
+        after: Callable[[], None] | None = None,
     ) -> None:
         self._writer = writer
         self._process = process
         self._count_frames = count_frames
         self._queue_words = queue_bytes // 8
         self._on_failure = on_failure
+        self._after = after
         self._queue: deque[NDArray[np.uint64]] = deque()
         self._waiting_words = 0
         self._ready = threading.Condition()
         self._ending = False
         self._words_taken = self._words_done = self._frames_dropped = 0
         self.failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
     def start(self) -> None:
         """Start the worker."""
@@ -102,6 +107,13 @@ class Pipeline:
 
     def finish(self, deadline_s: float = STOP_DEADLINE_S) -> bool:
         """Let the worker empty the queue and end it; False: the deadline came first and the rest was dropped."""
+        try:
+            return self._end(deadline_s)
+        finally:
+            if self._after is not None:
+                self._after()
+
+    def _end(self, deadline_s: float) -> bool:
         with self._ready:
             self._ending = True
             self._ready.notify()
@@ -123,9 +135,10 @@ class Pipeline:
             before = self._writer.frames_recorded
             try:
                 self._writer.write(batch)
-                self._process(batch)
+                if self._process is not None:
+                    self._process(batch)
             except BaseException as error:
-                log.exception("recording or processing failed")
+                log.exception("the %s failed", self._thread.name)
                 with self._ready:
                     self.failure = error
                     taken = self._writer.frames_recorded - before

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from petqc.results import Run, RunPart
+    from petqc.results import Run, RunPart, Spectrum
     from petqcd.kinds import Part, RunKind
 
 _IS_OFF = (BiasState.OFF_CONFIRMED, BiasState.OFF_COMMANDED)
@@ -82,6 +82,10 @@ class Composing:
         if self._now is None:
             raise RefusedError(f"run {self.run_id} does not wait for anybody")
         return self._now.confirm(note)
+
+    def spectra_so_far(self) -> Sequence[Spectrum]:
+        """Those of the part that is going on."""
+        return () if self._now is None else self._now.spectra_so_far()
 
     async def run(self) -> Event:
         """Go through all parts; `finished` with the verdict of the whole."""

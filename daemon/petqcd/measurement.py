@@ -10,38 +10,50 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from petqcd import clock
+from petqcd.acquisition import STOP_DEADLINE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from petqc.analysis import RunContext
     from petqc.formats.petsys_config import PetsysConfig
+    from petqc.histograms import QcHistograms
     from petqc.lutetium import LutetiumCounts
-    from petqc.processing import Processed
     from petqc.qc_input import QcInput
-    from petqc.results import RawFile, Run
+    from petqc.results import RawFile, Run, Spectrum
+    from petqcd.live import Live, Look
     from petqcd.readout.board import TimeReference
 
 log = logging.getLogger(__name__)
 
 RECORDING = "recording"
 CONFIG_COPY = "config"
+LOOK_DEADLINE_S = 2.0
+"""For the analysis to come to the end of a block of frames."""
 
 
 class Measurement:
     """Recording and histograms of one run. `write` and `process` are called from one worker thread only.
 
+    What is recorded is also analysed while it comes, in a thread of its own (`petqcd.live`). If that left anything out,
+    `finish` makes the histograms from the recording instead: they are the same, bit for bit, only later.
+
     Args:
         folder: the run's folder, which exists.
         config: the board's configuration as read.
         calibration_ids: what the recording's manifest says about it; default: the hashes of its files.
-        look: called with everything that became final, from the thread that calls `process`.
+        look: called with the channels whenever counting begins (also when it begins anew, from the recording); what it
+            returns is called with everything that becomes final, from the thread that analyses.
         use_kev: whether energies are made keV where the configuration has a table for it; else they stay charge.
         processing: settings of the processing that take the place of the configured ones.
         name: of the recording, without suffix; a run may have several.
+        live_queue_mib: frames that may wait for the analysis before it leaves them out.
+
+    Attributes:
+        spectra_so_far: of the whole scanner, as `look` found them last.
     """
 
     def __init__(
@@ -50,14 +62,15 @@ class Measurement:
         config: PetsysConfig,
         *,
         calibration_ids: dict[str, str] | None = None,
-        look: Callable[[Processed], None] | None = None,
+        look: Look | None = None,
         use_kev: bool = True,
         processing: Mapping[str, Any] | None = None,
         name: str = RECORDING,
+        live_queue_mib: int = 64,
     ) -> None:
         from petqc.calibration import CalibrationSet
-        from petqc.histograms import HistogramSettings, QcHistograms
-        from petqc.processing import ProcessingSettings, Processor
+        from petqc.processing import ProcessingSettings
+        from petqcd.live import Counting
 
         self._folder = folder
         self._name = name
@@ -68,32 +81,37 @@ class Measurement:
         )
         calibration = CalibrationSet.from_config(used)
         # A live stream brings every frame, empty ones too: a missing number is a lost frame.
-        settings = replace(ProcessingSettings.from_config(used), compacted=False, **(processing or {}))
-        self._settings = settings
+        self._settings = replace(ProcessingSettings.from_config(used), compacted=False, **(processing or {}))
         self._all_charge = calibration.acquisition == "qdc"
         self._mixed = calibration.acquisition == "mixed"
         self._calibration = calibration
-        self._processor = Processor(calibration, settings)
-        self.histograms = QcHistograms(
-            calibration.topology,
-            calibration.energy_unit,
-            HistogramSettings.from_processing(settings, calibration.energy_unit),
-            searched=calibration.searched_pairs(),
-        )
         self._look = look
+        self._live_queue_bytes = live_queue_mib << 20
+        self._counting = Counting(calibration, self._settings, look=look)
+        self._live: Live | None = None
+        self._is_whole = True
+        self._so_far: dict[str, Any] | None = None
+        self.spectra_so_far: list[Spectrum] = []
         self._writer: Any = None
-        self._counts: dict[str, int] = {}
+        self._trigger_id: int | None = None
+
+    @property
+    def histograms(self) -> QcHistograms:
+        """What was counted; while frames come it belongs to the thread that analyses."""
+        return self._counting.histograms
 
     def warm_up(self) -> None:
-        """Compile, or load, everything that frames will need, by feeding noise to a processor that is thrown away."""
-        from petqc.histograms import QcHistograms
-        from petqc.processing import Processor
+        """Compile, or load, everything that frames and their analysis will need; what comes of it is thrown away."""
+        from petqc.rehearsal import rehearse
+        from petqcd.live import Counting
 
-        processor = Processor(self._calibration, self._settings, trigger_id=None)
-        h = self.histograms
-        histograms = QcHistograms(h.topology, h.energy_unit, h.settings, searched=h.searched)
-        histograms.add(processor.feed(noise_frames(h.topology.channels, np.random.default_rng(1))))
-        histograms.add(processor.finish())
+        counting = Counting(self._calibration, self._settings)
+        counting.feed(noise_frames(self._calibration.topology.channels, np.random.default_rng(1)))
+        counting.finish()
+        try:
+            rehearse()
+        except Exception:
+            log.exception("the analysis could not be rehearsed; the run does not depend on it")
 
     def keep_configuration(self) -> None:
         """Copy the configuration beside the recording, which means nothing without it."""
@@ -102,7 +120,7 @@ class Measurement:
     def open_recording(self, reference: TimeReference, about: dict[str, Any]) -> None:
         """Create the recording; frames may come from now on. about: JSON values for the manifest's first line."""
         from petqc.formats.petsys_raw import RawHeader, RawWriter
-        from petqc.processing import Processor
+        from petqcd.live import Counting, Live
 
         header = RawHeader(
             frequency_hz=reference.frequency_hz,
@@ -117,29 +135,64 @@ class Measurement:
         context = {**about, "opened_monotonic_s": clock.monotonic_s(), "calibration_ids": self.calibration_ids}
         self._writer = RawWriter(self._folder / self._name, header, modes=modes, context=context)
         self._writer.start_step()
-        self._processor = Processor(self._calibration, self._settings, trigger_id=reference.trigger_id)
+        self._trigger_id = reference.trigger_id
+        self._counting = Counting(self._calibration, self._settings, trigger_id=self._trigger_id, look=self._look)
+        self._live = Live(self._counting, count_frames, queue_bytes=self._live_queue_bytes)
 
     def write(self, words: NDArray[np.uint64]) -> None:
         """Append whole frames to the recording."""
         self._writer.write(words)
 
     def process(self, words: NDArray[np.uint64]) -> None:
-        """Decode, pair and count whole frames."""
-        self._add(self._processor.feed(words))
-        account = self._processor.account
-        self._counts = {
-            "frames": account.frames,
-            "hits": account.hits,
-            "singles": account.singles,
-            "prompts": account.prompts,
-        }
+        """Hand whole frames on to the analysis, which takes them as it can; never waits."""
+        if self._live is not None:
+            self._live.offer(words)
 
     def counts(self) -> dict[str, int]:
         """What was seen so far, for people who watch."""
-        return self._counts
+        return {} if self._live is None else self._live.counts
+
+    def look(self, context: RunContext) -> None:
+        """Make new figures of what was counted so far; takes its time.
+
+        Args:
+            context: source and kind of scanner; what the board's configuration says of them is added here.
+        """
+        from petqc.so_far import NO_VERDICT, so_far
+
+        found = None if self._live is None else self._live.summed(LOOK_DEADLINE_S)
+        if self._live is None or found is None:
+            return
+        summed, live_time_s = found
+        shown = so_far(summed, replace(self.told(context), live_time_s=live_time_s))
+        self.spectra_so_far = shown.spectra
+        self._so_far = {
+            "remark": NO_VERDICT,
+            "simulated": context.simulated,
+            "live_time_s": round(live_time_s, 3),
+            "frames_not_analysed": self._live.frames_left_out,
+            "figures": [figure.document() for figure in shown.figures],
+        }
+
+    @property
+    def so_far(self) -> dict[str, Any] | None:
+        """The figures that `look` made last, as plain types for JSON; None: there are none yet.
+
+        remark: that they are no verdict. simulated: whether the detector is. live_time_s: of the frames in them.
+        frames_not_analysed: frames that are not in them, because the analysis could not follow. figures: each with id,
+        title, value, uncertainty (1 sigma), unit, reason where there is no value, and text as people read it.
+        """
+        return self._so_far
+
+    def settle(self) -> None:
+        """Let the analysis take what waits for it, and end its thread."""
+        if self._live is not None:
+            self._live.finish(STOP_DEADLINE_S)
+            self._is_whole = self._live.is_whole
 
     def close_recording(self, *, truncated: str | None) -> None:
         """Finalise the recording, with the reason if it ended early; safe to call when there is none."""
+        self.settle()
         if self._writer is not None:
             self._writer.close(truncated=truncated)
 
@@ -148,23 +201,48 @@ class Measurement:
         """Frames that went to the recording, stored or compacted away."""
         return 0 if self._writer is None else int(self._writer.frames_in)
 
-    def finish(self) -> None:
-        """Decide what was still waiting for later frames."""
-        self._add(self._processor.finish())
+    @property
+    def frames_not_analysed_live(self) -> int:
+        """Frames that were recorded and that the analysis could not take while they came."""
+        return 0 if self._live is None else self._live.frames_left_out
 
-    def _add(self, processed: Processed) -> None:
-        self.histograms.add(processed)
-        if self._look is not None:
-            self._look(processed)
+    def finish(self) -> None:
+        """Decide what was still waiting for later frames; or count all of the recording, if something was left out.
+
+        Raises:
+            QcError, OSError: the recording cannot be read.
+        """
+        if self._is_whole:
+            self._counting.finish()
+            return
+        from petqc.formats.petsys_raw import RawReader
+        from petqcd.live import Counting
+
+        started_s = clock.monotonic_s()
+        settings = replace(self._settings, compacted=True)
+        self._counting = Counting(self._calibration, settings, trigger_id=self._trigger_id, look=self._look)
+        with RawReader(self._folder / f"{self._name}.rawf") as reader:
+            self._counting.read(reader)
+        self._is_whole = True
+        log.info("counted from the recording in %.2f s", clock.monotonic_s() - started_s)
 
     def account(self) -> dict[str, int | float]:
-        """The processing's account as flat numbers."""
-        return flat(asdict(self._processor.account))
+        """The processing's account as flat numbers; without most of it where not all was processed."""
+        left_out = {"frames_not_analysed_live": self.frames_not_analysed_live}
+        return flat(asdict(self._counting.account)) | left_out if self._is_whole else dict(left_out)
 
     @property
-    def live_time_s(self) -> float:
-        """Time covered by frames that were not lost."""
-        return float(self._processor.account.live_time_s)
+    def live_time_s(self) -> float | None:
+        """Time covered by frames that were not lost; None: not all of them were looked at."""
+        return float(self._counting.account.live_time_s) if self._is_whole else None
+
+    def remark(self, *, is_cut: bool) -> str:
+        """A sentence for the record if the analysis left something out while frames came; is_cut: for good."""
+        n = self.frames_not_analysed_live
+        if not n:
+            return ""
+        what = "all was made from the recording afterwards" if not is_cut else "the recording has them"
+        return f"This machine was busy: {n} frames were recorded and not analysed while they came; {what}."
 
     def raw_files(self) -> tuple[RawFile, ...]:
         """The recording with its hash."""

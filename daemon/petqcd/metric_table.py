@@ -282,6 +282,13 @@ METRICS: tuple[Metric, ...] = (
     Metric("petqc_frames_received_total", "counter", "Frames received from the device.", DEVICE),
     Metric("petqc_frames_recorded_total", "counter", "Frames that went to the recording.", DEVICE),
     Metric("petqc_frames_dropped_total", "counter", "Frames received and dropped because the recorder lagged.", DEVICE),
+    Metric(
+        "petqc_frames_not_analysed_live_total",
+        "counter",
+        "Frames recorded that the analysis left out while they came, because it lagged; the verdict was made from the "
+        "recording.",
+        DEVICE,
+    ),
     Metric("petqc_frames_lost_total", "counter", "Frames that never arrived, by their numbers.", DEVICE),
     Metric("petqc_datagrams_rejected_total", "counter", "Datagrams that were not whole, valid frames.", DEVICE),
     Metric("petqc_simulator_restarts_total", "counter", "Times a simulator that ended was started again.", DEVICE),

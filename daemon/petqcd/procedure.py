@@ -11,7 +11,7 @@ import logging
 from abc import ABC, abstractmethod
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from petqc_drivers.uninterrupted import uninterrupted
 from petqcd import clock
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from petqc.analysis import RunContext
     from petqc.formats.petsys_config import PetsysConfig
-    from petqc.results import EnvironmentReading, RawFile, Run
+    from petqc.results import EnvironmentReading, RawFile, Run, Spectrum
     from petqcd.acquisition import FrameWriter
     from petqcd.config import PetqcConfig
     from petqcd.readout.board import Board, OffOutcome, ReadingLike
@@ -126,13 +126,14 @@ class Bench:
 
     board: the connection to use, not connected yet. device: where its state is published. permits: of this device;
     `explicit command` and `hard limits configured` are given by the caller. tell: called with stage, fraction of the
-    run, detail and counts. instruments: the last readings of what stands around the detector; asks nobody.
+    run, detail, counts, and what was seen so far. instruments: the last readings of what stands around the detector;
+    asks nobody.
     """
 
     board: Board
     device: DeviceSupervisor
     permits: interlocks.Interlocks
-    tell: Callable[[str, float, str, dict[str, int]], None]
+    tell: Tell
     instruments: Callable[[], Sequence[ReadingLike]] = tuple
 
 
@@ -142,6 +143,20 @@ class FirstWord:
 
     waits_for: str
     within_s: float
+
+
+class Tell(Protocol):
+    """Where a run says where it is."""
+
+    def __call__(
+        self,
+        stage: str,
+        fraction: float,
+        detail: str,
+        counts: dict[str, int],
+        so_far: Mapping[str, Any] | None = None,
+    ) -> None:
+        """See `petqcd.progress.Progress`."""
 
 
 class Flow:
@@ -260,6 +275,15 @@ class Procedure(ABC):
         JSON values, see `petqc.recorded.kinds`; asked for when everything went well, before `conclude`.
         """
         return {}
+
+    @property
+    def frames_not_analysed_live(self) -> int:
+        """Frames recorded that the analysis could not take while they came."""
+        return 0
+
+    def spectra_so_far(self) -> Sequence[Spectrum]:
+        """What was counted while the run goes on."""
+        return ()
 
     def notes(self, reason: str | None) -> list[str]:
         """Remarks for the record; reason: why the run could not measure, if it could not."""
@@ -382,9 +406,17 @@ class Procedure(ABC):
 
     @asynccontextmanager
     async def flow(
-        self, writer: FrameWriter, process: Callable[[NDArray[np.uint64]], None], *, queue_mib: int
+        self,
+        writer: FrameWriter,
+        process: Callable[[NDArray[np.uint64]], None] | None,
+        *,
+        queue_mib: int,
+        after: Callable[[], None] | None = None,
     ) -> AsyncIterator[Flow]:
-        """Frames flow from the board through a worker thread to `writer`, then `process`, until the block ends."""
+        """Frames flow from the board through a worker thread to `writer`, then `process`, until the block ends.
+
+        after: called in a worker thread once the queue has run empty: after bias off, or before the next flow.
+        """
         loop = asyncio.get_running_loop()
         broken: asyncio.Future[BaseException] = loop.create_future()
 
@@ -396,7 +428,9 @@ class Procedure(ABC):
             loop.call_soon_threadsafe(note, error)
 
         await self._drain()
-        pipeline = Pipeline(writer, process, count_frames, queue_bytes=queue_mib * 2**20, on_failure=failed)
+        pipeline = Pipeline(
+            writer, process, count_frames, queue_bytes=queue_mib * 2**20, on_failure=failed, after=after
+        )
         self._pipeline = pipeline
         pipeline.start()
         self._started_s = clock.monotonic_s()

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 QUEUE_LENGTH = 64
 """Events that may wait for a slow listener before it is dropped; a listener reads a few a second."""
@@ -18,7 +18,8 @@ QUEUE_LENGTH = 64
 class Progress:
     """Where a run is. fraction: 0 to 1 of the whole run; counts: what was seen so far, by name.
 
-    part: of a composed run, which part is going on, and of how many.
+    part: of a composed run, which part is going on, and of how many. so_far: figures of what was measured until now,
+    as `petqcd.measurement.Measurement.so_far` gives them; None: there are none at this moment.
     """
 
     run_id: str
@@ -28,6 +29,7 @@ class Progress:
     detail: str = ""
     counts: dict[str, int] = field(default_factory=dict)
     part: str = ""
+    so_far: Mapping[str, Any] | None = None
 
     def document(self) -> dict[str, Any]:
         """Plain types for JSON."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from petqc.analysis import RunContext
     from petqc.formats.petsys_config import PetsysConfig
-    from petqc.results import EnvironmentReading, Run
+    from petqc.results import EnvironmentReading, Run, Spectrum
     from petqcd.baselines import Baselines
     from petqcd.config import PetqcConfig
     from petqcd.interlocks.bias_limits import BiasLimits
@@ -276,6 +276,11 @@ class Running:
             raise RefusedError(f"run {self.run_id} does not wait for anybody")
         return waits_for
 
+    def spectra_so_far(self) -> Sequence[Spectrum]:
+        """What was counted so far, while frames come."""
+        at_work = self._at_work if self.progress.so_far is not None else None
+        return () if at_work is None else at_work.spectra_so_far()
+
     async def run(self) -> Event:
         """Go through it; `finished` with its verdict, or `lost`: a store that refuses is the only way without."""
         folder = self._services.store.folder_of(self.run_id)
@@ -508,6 +513,7 @@ class Running:
         metrics.add("petqc_frames_dropped_total", dropped)
         metrics.add("petqc_frames_lost_total", received.frames_lost)
         metrics.add("petqc_datagrams_rejected_total", received.datagrams_rejected)
+        metrics.add("petqc_frames_not_analysed_live_total", procedure.frames_not_analysed_live)
         return {
             "frames_received": received.frames,
             "frames_recorded": recorded,
@@ -539,12 +545,20 @@ class Running:
         permit = interlocks.Permit(name, True, interlocks.Quality.GOOD, now_s, source, max_age_s=age_s)
         self._services.permits.give(permit)
 
-    def _tell(self, stage: str, fraction: float, detail: str, counts: dict[str, int]) -> None:
+    def _tell(
+        self,
+        stage: str,
+        fraction: float,
+        detail: str,
+        counts: dict[str, int],
+        so_far: Mapping[str, Any] | None = None,
+    ) -> None:
         self.progress = replace(
             self.progress,
             stage=stage,
             fraction=max(round(fraction, 4), self.progress.fraction),
             detail=detail,
             counts=counts,
+            so_far=so_far,
         )
         self._told(self.progress)

@@ -25,7 +25,7 @@ from petqcd.running import Running, Services
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from petqc.results import Run
+    from petqc.results import Run, Spectrum
     from petqcd.config import PetqcConfig
     from petqcd.metrics import Metrics
     from petqcd.progress import Bus, Progress
@@ -93,6 +93,10 @@ class RunManager:
     def progress(self) -> Progress | None:
         """Where the run is that is going on, if one is."""
         return self._active.progress if self._active is not None else None
+
+    def spectra_so_far(self) -> Sequence[Spectrum]:
+        """What the run that is going on has counted; empty: none is, or it has nothing to show."""
+        return () if self._active is None else self._active.spectra_so_far()
 
     @property
     def services(self) -> Services:

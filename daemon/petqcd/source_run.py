@@ -6,15 +6,27 @@ The QC with a source is one; calibrations that need light (energy, time offsets)
 from __future__ import annotations
 
 import asyncio
+import logging
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from petqcd import clock
 from petqcd.config import SourceRunConfig
-from petqcd.procedure import PROGRESS_EVERY_S, Procedure
+from petqcd.procedure import PROGRESS_EVERY_S, Procedure, settled
 
 if TYPE_CHECKING:
-    from petqc.results import RawFile
+    from collections.abc import AsyncIterator, Sequence
+
+    from petqc.analysis import RunContext
+    from petqc.results import RawFile, Spectrum
     from petqcd.measurement import Measurement
     from petqcd.procedure import Bench, Job
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 1.0
+_PAUSE = 10.0
+"""Times as long as a look took, until the next one."""
 
 
 class SourceRun(Procedure):
@@ -31,7 +43,12 @@ class SourceRun(Procedure):
         """Recording, processing and histograms of the run."""
         from petqcd.measurement import Measurement
 
-        return Measurement(self.job.folder, self.job.board_config, calibration_ids=self.job.calibration_ids)
+        return Measurement(
+            self.job.folder,
+            self.job.board_config,
+            calibration_ids=self.job.calibration_ids,
+            live_queue_mib=self._settings.live_queue_mib,
+        )
 
     def is_enough(self) -> bool:
         """Whether the data are enough before the time is over; asked a few times a second while frames are counted."""
@@ -47,14 +64,46 @@ class SourceRun(Procedure):
         reference = await self.board.time_reference()
         await asyncio.to_thread(self._measurement.open_recording, reference, self.job.about())
         recorder = self._measurement
-        async with self.flow(recorder, recorder.process, queue_mib=self._settings.queue_mib) as flow:
+        queue_mib = self._settings.queue_mib
+        async with (
+            self.flow(recorder, recorder.process, queue_mib=queue_mib, after=recorder.settle) as flow,
+            self._looking(),
+        ):
             while (left_s := self.run_clock.left_s(self._settings.seconds)) > 0 and not self.is_enough():
                 await flow.wait(min(left_s, PROGRESS_EVERY_S))
                 await self.run_clock.read()
                 self._acquiring()
 
+    @asynccontextmanager
+    async def _looking(self) -> AsyncIterator[None]:
+        """Look at what was counted so far again and again, until the block ends."""
+        looking = asyncio.create_task(self._look(), name="look at what was counted so far")
+        try:
+            yield
+        finally:
+            await settled(looking, cancel=True)
+
+    async def _look(self) -> None:
+        context = self.looked_at()
+        while True:
+            begun_s = clock.monotonic_s()
+            try:
+                await asyncio.to_thread(self._measurement.look, context)
+            except Exception:
+                log.exception("figures of the run that goes on; there will be no more of them")
+                return
+            # Fits of a large scanner take their time, which frames need more than people do.
+            await asyncio.sleep(max(LOOK_EVERY_S, _PAUSE * (clock.monotonic_s() - begun_s)))
+
+    def looked_at(self) -> RunContext:
+        """What figures of the run that goes on depend on."""
+        from petqc.analysis import RunContext
+
+        source, _ = self.job.config.source
+        return RunContext(self.job.run_id, self.job.kind, simulated=self.job.config.is_simulated, source=source)
+
     def finalise(self, *, truncated: str | None) -> None:
-        """Finalise the recording, and decide what was still waiting for later frames."""
+        """Finalise the recording, and decide what was still waiting for later frames, or read it again."""
         self._measurement.close_recording(truncated=truncated)
         if truncated is None:
             self._measurement.finish()
@@ -77,8 +126,22 @@ class SourceRun(Procedure):
         """Time covered by frames that were not lost."""
         return self._measurement.live_time_s
 
+    @property
+    def frames_not_analysed_live(self) -> int:
+        """Frames recorded that the analysis left out while they came."""
+        return self._measurement.frames_not_analysed_live
+
+    def spectra_so_far(self) -> Sequence[Spectrum]:
+        """Energy and time differences of the whole scanner."""
+        return self._measurement.spectra_so_far
+
+    def notes(self, reason: str | None) -> list[str]:
+        """That the machine was too busy to analyse while frames came, if it was."""
+        remark = self._measurement.remark(is_cut=reason is not None)
+        return [remark] if remark else []
+
     def _acquiring(self) -> None:
         first, last = self.stages["acquire"][0], self.stages["off"][0]
         left_s = self.run_clock.left_s(self._settings.seconds)
-        part = 1.0 - left_s / self._settings.seconds
-        self.tell("acquire", first + part * (last - first), f"{left_s:.0f} s left", self._measurement.counts())
+        part, m = 1.0 - left_s / self._settings.seconds, self._measurement
+        self.tell("acquire", first + part * (last - first), f"{left_s:.0f} s left", m.counts(), m.so_far)

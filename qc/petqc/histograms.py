@@ -295,6 +295,34 @@ class QcHistograms:
         self.pairs_seen += other.pairs_seen
         self._thin()
 
+    def summed(self) -> QcHistograms:
+        """A copy of what figures of the whole scanner need, small for any scanner: one channel for each module.
+
+        Spectra and singles are sums over modules, time differences one row of all pairs; prompts and delayed are
+        those of all. Pairs are not kept one by one in it, and it cannot be filled any further.
+        """
+        t = self.topology
+        n = len(t.module_nodes)
+        order = np.argsort(t.module, kind="stable")
+        begins = np.searchsorted(t.module[order], np.arange(n))
+        each = np.arange(n, dtype=np.int32)
+        nowhere = np.full((n, 3), np.nan, np.float32)
+        none = np.full(n, -1, np.int32)
+        topology = type(t)(
+            each, each, each, none.astype(np.int16), none.astype(np.int16), nowhere, none, t.module_nodes,
+            t.module_nodes, none, (),
+        )  # fmt: skip
+        found = QcHistograms(topology, self.energy_unit, self.settings, searched=self.searched)
+        if n:
+            found.energy_counts = np.add.reduceat(self.energy_counts[order], begins, axis=0, dtype=np.uint32)
+            for name in ("singles", "singles_in_window", "hits"):
+                setattr(found, name, np.add.reduceat(getattr(self, name)[order], begins))
+        for name in ("tof_prompt", "tof_delayed"):
+            setattr(found, name, getattr(self, name).sum(axis=0, dtype=np.uint32, keepdims=True))
+        for name in ("prompts", "delayed"):
+            setattr(found, name, getattr(self, name).sum(keepdims=True))
+        return found
+
     def _expect(self, unit: EnergyUnit) -> None:
         if unit != self.energy_unit:
             raise BadInputError(f"energies in {unit}, histograms in {self.energy_unit}", do="keep one unit in a run")

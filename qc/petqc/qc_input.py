@@ -244,6 +244,10 @@ class QcInput(CheckInput):
             self._tail = find_tail(self)
         return self._tail
 
+    def assume_tail(self, tail: tuple[float, float, float]) -> None:
+        """Take the share of missing light as given (as `energy_tail` gives it) in place of looking for it."""
+        self._tail = tail
+
     def time_fit(self, pair: int) -> PeakFit | Refusal:
         """Coincidence peak of a pair of modules, or of all pairs together (-1)."""
         if pair not in self._times:

@@ -55,6 +55,7 @@ class Console:
     http: str
     daemon: Daemon
     supplies: Supplies
+    loop: asyncio.AbstractEventLoop
 
 
 def stored_runs(recording: dict[str, Any]) -> list[Run]:
@@ -156,8 +157,7 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
                 await daemon.accounts.users.add(f"one-{role}", role, WORDS, by="test")
             while not all(one.answers for one in daemon.instruments):  # noqa: ASYNC110 - nothing tells it
                 await asyncio.sleep(0.02)
-            found.append(Console(daemon.http, daemon, supplies))
-            found.append(asyncio.get_running_loop())
+            found.append(Console(daemon.http, daemon, supplies, asyncio.get_running_loop()))
             ready.set()
             await daemon.run_until_stopped()
 
@@ -168,7 +168,7 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
         yield found[0]
     finally:
         if ready.is_set():
-            found[1].call_soon_threadsafe(found[0].daemon.stop)
+            found[0].loop.call_soon_threadsafe(found[0].daemon.stop)
         thread.join()
         stack.close()
         silent.close()

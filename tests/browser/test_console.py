@@ -11,7 +11,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 from tests.browser.conftest import RUNS, WORDS
+from tests.unit.test_checks import Toy
 
+from petqc.qc_input import RunContext
+from petqc.so_far import NO_VERDICT, so_far
 from petqcd.security.sessions import PROVED_S
 from petqcd.web.actions import ACTIONS
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Page
     from tests.browser.conftest import Console
+
+    from petqcd.app import Daemon
 
 PAGES = {
     "today": "/",
@@ -72,6 +77,16 @@ def test_everybody_can_use_every_page(visit: Callable[..., Any], *, dark: bool, 
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} is wider than the screen"
 
 
+def measures(daemon: Daemon) -> None:
+    """The run that goes on has frames, and tells what they show."""
+    shown = so_far(Toy(n_pairs=5000, n_singles=50_000).histograms().summed(), RunContext("toy", live_time_s=10.0))
+    figures = [figure.document() for figure in shown.figures]
+    active = daemon.runs._active
+    active.spectra_so_far = lambda: shown.spectra
+    about = {"remark": NO_VERDICT, "simulated": True, "live_time_s": 10.0, "frames_not_analysed": 0}
+    active._tell("acquire", 0.5, "5 s left", {"prompts": 5000}, {**about, "figures": figures})
+
+
 def test_a_run_is_started_followed_and_stopped(visit: Callable[..., Any], console: Console) -> None:
     visitor = visit()
     page = visitor.login("physicist")
@@ -82,6 +97,13 @@ def test_a_run_is_started_followed_and_stopped(visit: Callable[..., Any], consol
     expect(page.get_by_role("progressbar")).to_be_visible()
     expect(page.locator("#progress-stage")).to_have_text("connect")
     expect(page.get_by_role("button", name="Start the run")).to_be_hidden()
+    expect(page.locator("#so-far")).to_be_hidden()
+    console.loop.call_soon_threadsafe(measures, console.daemon)  # this board never answers
+    expect(page.locator("#so-far-remark")).to_have_text("So far, not a verdict, simulated")
+    expect(page.locator("#so-far-about")).to_contain_text("after 10.0 s of live time")
+    expect(page.locator("#so-far-figures div").filter(has_text="CTR")).to_contain_text(re.compile(r"2\d\d.* ± .* ps"))
+    expect(page.locator("#so-far-energy canvas")).to_be_visible()
+    expect(page.locator("#so-far-time canvas")).to_be_visible()
     page.get_by_role("button", name="Stop the run").click()
     expect(page.get_by_role("button", name="Start the run")).to_be_visible()
     expect(page.get_by_role("progressbar")).to_be_hidden()

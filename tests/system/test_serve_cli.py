@@ -43,10 +43,14 @@ def test_serve_and_everything_one_asks_of_it(tmp_path: Path, serve: Callable[...
         document = ran.json()
         assert document["verdict"] in ("pass", "warn", "fail")
         assert "daily QC: source, part 2 of 2: acquire" in ran.err
+        assert "daily QC: so far, not a verdict, simulated: Singles rate" in ran.err
 
         history = daemon.petqc("history", "--json").json()["runs"]
         assert [r["kind"] for r in history] == ["source", "housekeeping", "daily"]
         assert history[-1]["run_id"] == document["run_id"]
+        account = daemon.petqc("show", history[0]["run_id"], "--json").json()["account"]
+        assert account["frames_recorded"] <= account["frames"]
+        assert 0 <= account["frames_not_analysed_live"] <= account["frames_recorded"]
         shown = daemon.petqc("show", "last", "--json")
         assert shown.code == ran.code
         assert shown.json() == {k: v for k, v in document.items() if k != "where"}

@@ -174,6 +174,7 @@ async def world(
     *given: FakeBoard,
     limits: bool = True,
     queue_mib: int = 64,
+    live_queue_mib: int = 64,
     **qc: Any,
 ) -> AsyncIterator[World]:
     """given: boards, one for each connection; then good ones. qc: further tables of the configuration."""
@@ -181,7 +182,9 @@ async def world(
     device = DeviceConfig(address="udp://127.0.0.1:9", configuration=bench, simulated=True, bias=bias)
     config = PetqcConfig(
         device=(device,),
-        qc=QcConfig(source=SourceConfig(seconds=SECONDS, settle_s=0, queue_mib=queue_mib), **qc),
+        qc=QcConfig(
+            source=SourceConfig(seconds=SECONDS, settle_s=0, queue_mib=queue_mib, live_queue_mib=live_queue_mib), **qc
+        ),
         api=ApiConfig(listen="127.0.0.1:0"),
     )
     store, bus, metrics = Store(state_dir), Bus(), Metrics("bench", "board", simulated=True)

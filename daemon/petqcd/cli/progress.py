@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress, TaskID
 
+_TOLD = ("singles_rate", "prompts_seen", "photopeak", "ctr_fit")
+"""Figures that there is room for in a line."""
+
 
 class Bar:
     """A progress bar for one piece of work, updated from progress documents or fractions."""
@@ -20,6 +23,7 @@ class Bar:
         self._what = what
         self._quiet = quiet
         self._stage = ""
+        self._so_far = ""
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
@@ -59,6 +63,9 @@ class Bar:
                 detail=detail,
             )
         elif not self._quiet and stage and stage != self._stage:
+            if self._so_far:
+                say(f"{self._what}: {self._so_far}")
+                self._so_far = ""
             say(f"{self._what}: {stage}" + (f" ({detail})" if detail else ""))
         self._stage = stage
 
@@ -71,6 +78,16 @@ class Bar:
         counts = progress["counts"]
         seen = ", ".join(f"{counts[name]:,} {name}" for name in ("singles", "prompts") if counts.get(name))
         detail = progress["detail"] if not seen else f"{seen}, {progress['detail']}"
+        if progress.get("so_far"):
+            self._so_far = so_far(progress["so_far"])
+            detail = f"{detail}; {self._so_far}"
         part = progress.get("part", "")
         stage = f"{part}: {progress['stage']}" if part else progress["stage"]
         self.update(progress["fraction"], stage, detail)
+
+
+def so_far(found: dict[str, Any]) -> str:
+    """Figures of a run that goes on in one line, with the mark that they carry."""
+    told = [f"{f['title']} {f['text']}" for f in found["figures"] if f["value"] is not None and f["id"] in _TOLD]
+    simulated = ", simulated" if found["simulated"] else ""
+    return f"{found['remark']}{simulated}: {', '.join(told)}" if told else f"{found['remark']}{simulated}"

@@ -30,6 +30,9 @@ class SourceRunConfig(RecordedConfig):
     """Wait between bias on and acquisition."""
     queue_mib: Annotated[int, Field(ge=1, le=4096)] = 128
     """Frames that may wait for the recorder before they are dropped and counted."""
+    live_queue_mib: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Recorded frames that may wait for the analysis while more come. What does not fit is left out of it and counted,
+    and the verdict is made from the recording, which takes longer."""
 
 
 class SourceConfig(SourceRunConfig):

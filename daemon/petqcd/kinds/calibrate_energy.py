@@ -10,8 +10,11 @@ from petqcd.kinds import run_kind
 from petqcd.source_run import SourceRun
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from petqc.analysis import RunContext
     from petqc.calibrate.energy import ChargeSpectra
+    from petqc.channel_map import Topology
     from petqc.processing import Processed
     from petqc.results import Run
     from petqcd.measurement import Measurement
@@ -44,27 +47,31 @@ class EnergyCalibration(SourceRun):
 
     def measurement(self) -> Measurement:
         """Recording and processing, without keV."""
-        from petqc.calibrate.energy import ChargeSpectra
         from petqcd.measurement import Measurement
 
-        found = Measurement(
+        return Measurement(
             self.job.folder,
             self.job.board_config,
             calibration_ids=self.job.calibration_ids,
-            look=self._look,
+            look=self._begin,
             use_kev=False,
+            live_queue_mib=self._settings.live_queue_mib,
         )
-        self._spectra = ChargeSpectra(found.histograms.topology.channels)
-        return found
 
     def is_enough(self) -> bool:
         """Whether nearly every channel shows the first line."""
         return self._is_enough
 
-    def _look(self, processed: Processed) -> None:
+    def _begin(self, topology: Topology) -> Callable[[Processed], None]:
+        from petqc.calibrate.energy import ChargeSpectra
+
+        self._spectra, self._blocks = ChargeSpectra(topology.channels), 0
+        return self._add
+
+    def _add(self, processed: Processed) -> None:
         from petqc.calibrate.energy import LINES
 
-        assert self._spectra is not None  # noqa: S101 - made with the measurement that calls this
+        assert self._spectra is not None  # noqa: S101 - made before this is called
         self._spectra.add(processed.singles)
         self._blocks += 1
         if self._blocks % LOOK_EVERY == 0:
@@ -81,7 +88,7 @@ class EnergyCalibration(SourceRun):
         from petqc.calibrate.energy import fit
         from petqcd.calibration_run import conclude
 
-        assert self._spectra is not None  # noqa: S101 - as above
+        assert self._spectra is not None  # noqa: S101 - made with the measurement
         calibration = fit(self._spectra, self._wanted.source, self.job.board_config.tables.get("energy_kev"))
         return conclude(self.job, context, calibration, self._spectra.channels)
 

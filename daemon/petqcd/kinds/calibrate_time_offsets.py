@@ -9,8 +9,11 @@ from petqcd.kinds import run_kind
 from petqcd.source_run import SourceRun
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from petqc.analysis import RunContext
     from petqc.calibrate.time_offsets import PairList
+    from petqc.channel_map import Topology
     from petqc.processing import Processed
     from petqc.results import Run
     from petqcd.measurement import Measurement
@@ -32,21 +35,28 @@ class TimeOffsetCalibration(SourceRun):
 
     def measurement(self) -> Measurement:
         """Recording and processing as on any day."""
-        from petqc.calibrate.time_offsets import PairList
         from petqcd.measurement import Measurement
 
-        found = Measurement(
-            self.job.folder, self.job.board_config, calibration_ids=self.job.calibration_ids, look=self._look
+        return Measurement(
+            self.job.folder,
+            self.job.board_config,
+            calibration_ids=self.job.calibration_ids,
+            look=self._begin,
+            live_queue_mib=self._settings.live_queue_mib,
         )
-        self._pairs = PairList(found.histograms.topology)
-        return found
 
     def is_enough(self) -> bool:
         """Whether nearly every channel has the coincidences that are wanted."""
         return self._is_enough
 
-    def _look(self, processed: Processed) -> None:
-        assert self._pairs is not None  # noqa: S101 - made with the measurement that calls this
+    def _begin(self, topology: Topology) -> Callable[[Processed], None]:
+        from petqc.calibrate.time_offsets import PairList
+
+        self._pairs = PairList(topology)
+        return self._add
+
+    def _add(self, processed: Processed) -> None:
+        assert self._pairs is not None  # noqa: S101 - made before this is called
         self._pairs.add(processed.prompts)
         self._is_enough = self._pairs.nearly_all_have() >= self._wanted.pairs_per_channel
 
@@ -64,7 +74,7 @@ class TimeOffsetCalibration(SourceRun):
         from petqc.calibrate.time_offsets import fit
         from petqcd.calibration_run import conclude
 
-        assert self._pairs is not None  # noqa: S101 - as above
+        assert self._pairs is not None  # noqa: S101 - made with the measurement
         calibration = fit(
             self._pairs,
             self.job.board_config.tables.get("time_offset"),

@@ -10,7 +10,12 @@ from petqcd.kinds import run_kind
 from petqcd.source_run import SourceRun
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from petqc.analysis import RunContext
+    from petqc.channel_map import Topology
+    from petqc.lutetium import LutetiumCounts
+    from petqc.processing import Processed
     from petqc.results import Run
     from petqcd.measurement import Measurement
     from petqcd.procedure import Bench, Job
@@ -21,10 +26,7 @@ class LutetiumRun(SourceRun):
     """Bias on, acquire, bias off, the checks of lutetium. Settings: [qc.lutetium]."""
 
     def __init__(self, job: Job, bench: Bench) -> None:
-        from petqc.calibration import CalibrationSet
-        from petqc.lutetium import LutetiumCounts
-
-        self._counts = LutetiumCounts(CalibrationSet.from_config(job.board_config).topology)
+        self._counts: LutetiumCounts | None = None
         super().__init__(job, bench)
 
     def measurement(self) -> Measurement:
@@ -33,9 +35,19 @@ class LutetiumRun(SourceRun):
         from petqcd.measurement import Measurement
 
         return Measurement(
-            self.job.folder, self.job.board_config, calibration_ids=self.job.calibration_ids, look=self._counts.add,
-            processing=PROCESSING,
+            self.job.folder, self.job.board_config, calibration_ids=self.job.calibration_ids, look=self._begin,
+            processing=PROCESSING, live_queue_mib=self._settings.live_queue_mib,
         )  # fmt: skip
+
+    def looked_at(self) -> RunContext:
+        """Nothing is said about a source."""
+        return replace(super().looked_at(), source="none")
+
+    def _begin(self, topology: Topology) -> Callable[[Processed], None]:
+        from petqc.lutetium import LutetiumCounts
+
+        self._counts = LutetiumCounts(topology)
+        return self._counts.add
 
     def conclude(self, context: RunContext) -> Run:
         """The checks of a run without a source."""

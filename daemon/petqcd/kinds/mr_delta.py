@@ -70,7 +70,13 @@ class MrDelta(Procedure):
         assert isinstance(job.settings, MrDeltaSettings)  # noqa: S101 - what this kind registers
         self._settings = job.settings
         ids = job.calibration_ids
-        self._phases = [Measurement(job.folder, job.board_config, calibration_ids=ids, name=n) for n in MR_RECORDINGS]
+        self._phases = [
+            Measurement(
+                job.folder, job.board_config, calibration_ids=ids, name=name,
+                live_queue_mib=job.settings.live_queue_mib,
+            )
+            for name in MR_RECORDINGS
+        ]  # fmt: skip
         self._phases[0].keep_configuration()
         self._degc: list[dict[str, list[float]]] = []
         self._waits_for: str | None = None
@@ -112,7 +118,8 @@ class MrDelta(Procedure):
         reference = await self.board.time_reference()
         about = {**self.job.about(), "mr": MR_RECORDINGS[number], "sequence": self._settings.sequence}
         await asyncio.to_thread(phase.open_recording, reference, about)
-        async with self.flow(phase, phase.process, queue_mib=self._settings.queue_mib) as flow:
+        queue_mib = self._settings.queue_mib
+        async with self.flow(phase, phase.process, queue_mib=queue_mib, after=phase.settle) as flow:
             while (left_s := self.run_clock.left_s(self._settings.seconds)) > 0:
                 await flow.wait(min(left_s, PROGRESS_EVERY_S))
                 await self.run_clock.read()
@@ -183,15 +190,21 @@ class MrDelta(Procedure):
 
     def notes(self, reason: str | None) -> list[str]:
         """What stressed the detector, and who said that it did."""
-        del reason
         s = self._settings
+        busy = [told for phase in self._phases if (told := phase.remark(is_cut=reason is not None))]
         duty = "" if s.duty_percent is None else f", duty {s.duty_percent:g} %"
-        return [f"MR sequence: {s.sequence}{duty}.", *self._told]
+        return [f"MR sequence: {s.sequence}{duty}.", *self._told, *busy]
 
     @property
     def live_time_s(self) -> float | None:
         """Of all three."""
-        return sum(phase.live_time_s for phase in self._phases)
+        times = [phase.live_time_s for phase in self._phases]
+        return None if None in times else sum(time or 0.0 for time in times)
+
+    @property
+    def frames_not_analysed_live(self) -> int:
+        """Of all three."""
+        return sum(phase.frames_not_analysed_live for phase in self._phases)
 
     def conclude(self, context: RunContext) -> Run:
         """Every check of the MR's influence."""

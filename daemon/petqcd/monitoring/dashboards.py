@@ -124,7 +124,9 @@ _HARDWARE = (
     Panel("Frames lost and dropped", (
         (_LINK % "petqc_frames_lost_total", "{{device}} lost"),
         (_LINK % "petqc_frames_dropped_total", "{{device}} dropped"),
-        (_LINK % "petqc_datagrams_rejected_total", "{{device}} rejected")), width=8),
+        (_LINK % "petqc_datagrams_rejected_total", "{{device}} rejected"),
+        (_LINK % "petqc_frames_not_analysed_live_total", "{{device}} not analysed live")), width=8,
+          said="Not analysed live: recorded, and analysed from the recording afterwards."),
     Panel("Temperatures of the last run", (
         (f"petqc_temperature_min_celsius{SCANNER}", "{{device}} lowest"),
         (f"petqc_temperature_max_celsius{SCANNER}", "{{device}} highest")), unit="celsius", width=8),

@@ -97,6 +97,7 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("POST", "/api/v1/annotations"): "annotate",
     ("GET", "/api/v1/calibrations"): VIEW,
     ("GET", "/api/v1/events"): VIEW,
+    ("GET", "/api/v1/so-far"): VIEW,
     ("GET", "/api/v1/baselines"): VIEW,
     ("GET", "/api/v1/audit"): "audit",
     ("GET", "/api/v1/me"): "session",

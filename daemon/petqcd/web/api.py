@@ -19,6 +19,7 @@ from petqc.vendor_reports import imported_run
 from petqcd import clock
 from petqcd.errors import DaemonError, NotFoundError
 from petqcd.off.safe_state import worst
+from petqcd.web import run_view
 from petqcd.web.accounts import Nothing, add_accounts, add_management
 from petqcd.web.bias import add_bias
 from petqcd.web.console import add_console
@@ -249,6 +250,15 @@ def _add_reading(app: FastAPI, daemon: Daemon) -> None:
         """Every accepted baseline and every end of one, oldest first."""
         found = await asyncio.to_thread(daemon.baselines.listing)
         return {"baselines": [b.document() for b in found]}
+
+    @app.get("/api/v1/so-far")
+    async def so_far() -> dict[str, Any]:
+        """Figures and spectra of the run that goes on, so far, not a verdict; `run` is null where there is none."""
+        progress = daemon.runs.progress
+        if progress is None or progress.so_far is None:
+            return {"run": None, "spectra": []}
+        spectra = [run_view.drawn(spectrum) for spectrum in daemon.runs.spectra_so_far()]
+        return {"run": progress.document(), "spectra": spectra}
 
     @app.get("/api/v1/events")
     async def events() -> StreamingResponse:

@@ -14,11 +14,12 @@ from petqc.results import RawFile
 from petqc.software import software
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
+    from petqc.formats.petsys_raw import RawReader
     from petqc.histograms import QcHistograms
     from petqc.lutetium import LutetiumCounts
-    from petqc.processing import Processed, ProcessingAccount
+    from petqc.processing import Processed, ProcessingAccount, Processor
     from petqc.recorded.channel_roles import ChannelRoles
     from petqc.results import Run, Spectrum
 
@@ -211,17 +212,10 @@ def raw_frames(files: list[Path], asked: Asked) -> Filled:
                 pairs = LutetiumCounts(calibration.topology) if is_lutetium else None
                 counted = _Counted(histograms, pairs, asked.look)
             processor = Processor(calibration, settings, trigger_id=reader.header.trigger_id)
-            for number, step in enumerate(reader.steps):
-                known_damages = 0
-                for words in reader.blocks(_BLOCK_WORDS, step=number):
-                    if len(reader.damages) > known_damages:  # frames missing here were not lost by the detector
-                        known_damages = len(reader.damages)
-                        counted.add(processor.end_step())
-                    counted.add(processor.feed(words))
-                    if asked.progress is not None:
-                        asked.progress(before + reader.bytes_read, total)
-                counted.add(processor.end_step(None if reader.damages else step.last_frame))
-                notes += [f"{path.name}: {damage}" for damage in reader.damages]
+            for processed in events_of(reader, processor, notes):
+                counted.add(processed)
+                if asked.progress is not None:
+                    asked.progress(before + reader.bytes_read, total)
             notes += [f"{path.name}: {warning}" for warning in reader.warnings]
             accounts.append(processor.account)
             elapsed_s += processor.account.frames * CLOCKS_PER_FRAME / settings.clock_hz
@@ -263,6 +257,19 @@ class _Counted:
             self.lutetium.add(processed)
         if self.look is not None:
             self.look(processed)
+
+
+def events_of(reader: RawReader, processor: Processor, notes: list[str]) -> Iterator[Processed]:
+    """Everything in a recording, step by step, as it becomes final; what is damaged goes to the notes."""
+    for number, step in enumerate(reader.steps):
+        known_damages = 0
+        for words in reader.blocks(_BLOCK_WORDS, step=number):
+            if len(reader.damages) > known_damages:  # frames missing here were not lost by the detector
+                known_damages = len(reader.damages)
+                yield processor.end_step()
+            yield processor.feed(words)
+        yield processor.end_step(None if reader.damages else step.last_frame)
+        notes += [f"{reader.path.name}: {damage}" for damage in reader.damages]
 
 
 def flat_account(accounts: Iterable[ProcessingAccount]) -> dict[str, int | float]:

@@ -38,7 +38,10 @@ MOST_CHECK_ROWS = 1200
 _UPPER = ("scanner", "module", "pair")
 MOST_CHANNEL_ROWS = 2048
 _MOST_ATTENTION = 8
-_SHARES_OF_FRAMES = {"frames_lost", "frames_partly_lost", "frames_empty", "frames_missing", "frames_dropped"}
+_SHARES_OF_FRAMES = {
+    "frames_lost", "frames_partly_lost", "frames_empty", "frames_missing", "frames_dropped",
+    "frames_not_analysed_live",
+}  # fmt: skip
 _NEEDS_ATTENTION = (Status.FAIL, Status.INVALID, Status.WARN)
 
 

@@ -1,5 +1,7 @@
 // Live progress of a run: the daemon tells, this page shows; when the run has ended, the page is asked for again.
 
+import { ask, drawSpectrum } from "./spectrum.js";
+
 const at = (id) => document.getElementById(id);
 const set = (id, text) => { const element = at(id); if (element && element.textContent !== text) element.textContent = text; };
 
@@ -14,8 +16,47 @@ function show(run) {
   set("progress-stage", run.stage);
   set("progress-detail", run.detail || "");
   set("progress-counts", Object.entries(run.counts || {}).map(([name, n]) => `${name} ${n.toLocaleString("en")}`).join(" · "));
+  showSoFar(run.so_far);
   const confirm = at("confirm");
   if (confirm) confirm.hidden = run.stage !== "confirm";
+}
+
+// What was measured until now: marked as no verdict, and no colour says how good it is.
+function showSoFar(found) {
+  at("so-far").hidden = !found;
+  if (!found) return;
+  set("so-far-remark", found.remark[0].toUpperCase() + found.remark.slice(1) + (found.simulated ? ", simulated" : ""));
+  const behind = found.frames_not_analysed ? `; ${found.frames_not_analysed.toLocaleString("en")} frames left out, since this machine is busy: the verdict will be made from the recording` : "";
+  set("so-far-about", `after ${found.live_time_s.toFixed(1)} s of live time${behind}`);
+  const list = at("so-far-figures");
+  list.replaceChildren(...found.figures.map((figure) => {
+    const pair = document.createElement("div");
+    const title = document.createElement("dt");
+    const value = document.createElement("dd");
+    title.textContent = figure.title;
+    value.textContent = figure.value === null ? `no number: ${figure.reason}` : figure.text;
+    pair.append(title, value);
+    return pair;
+  }));
+  showSpectra();
+}
+
+// Spectra are asked for one by one, never faster than they come.
+const PAUSE_MS = 2000;
+let isAsking = false;
+async function showSpectra() {
+  if (isAsking) return;
+  isAsking = true;
+  try {
+    for (const spectrum of (await ask("/api/v1/so-far")).spectra) {
+      const plot = at(`so-far-${spectrum.id}`);
+      if (!plot) continue;
+      plot.parentElement.hidden = false;
+      drawSpectrum(plot, spectrum);
+    }
+  } catch { /* the connection is told of where events end */ } finally {
+    setTimeout(() => { isAsking = false; }, PAUSE_MS);
+  }
 }
 
 let wasActive = at("live").dataset.active === "yes";

@@ -1,0 +1,154 @@
+"""How long after a run's last frame its verdict is there, and what the daemon told while frames came.
+
+    python benchmarks/live.py [--profile ring-small] [--seconds 20] [--runs 3] [--json OUT.json]
+
+Serves a daemon with a simulated scanner, as its own processes, starts runs with a source and listens to
+`/api/v1/events` as the console does. The last frame is when the daemon begins to switch the bias off, which it does
+once the readout has confirmed that it sends no more; the verdict is there when the daemon tells `finished`: analysed,
+written, stored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from served import cpu_s, give, machine, say, serving, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from served import Daemon
+
+_CONFIG = """\
+[[device]]
+[device.simulator]
+profile = "{profile}"
+seed = 1
+[device.bias]
+v_min = 0.0
+v_max = 50.0
+max_step_v = 5.0
+slew_v_per_s = 50.0
+[api]
+listen = "127.0.0.1:0"
+[qc.source]
+seconds = {seconds}
+"""
+
+
+def events(http_address: str, deadline_s: float) -> Iterator[tuple[float, str, dict[str, Any]]]:
+    """Monotonic time, name and data of each event."""
+    host = http_address.removeprefix("http://").rstrip("/")
+    connection = http.client.HTTPConnection(host, timeout=deadline_s)
+    try:
+        connection.request("GET", "/api/v1/events")
+        answer = connection.getresponse()
+        name = ""
+        while line := answer.readline():
+            field, _, value = line.decode().rstrip("\n").partition(": ")
+            if field == "event":
+                name = value
+            elif field == "data":
+                yield time.monotonic(), name, json.loads(value)
+    finally:
+        connection.close()
+
+
+def one(daemon: Daemon, seconds: float) -> dict[str, Any]:
+    """One run, from its command to its verdict."""
+    stages: dict[str, float] = {}
+    told = 0
+    so_far: dict[str, Any] = {}
+    before = used_at_last_frame = cpu_s(daemon.process.pid)
+    for at, name, data in events(daemon.http, 60 + 10 * seconds):
+        if name == "state" and not stages:
+            started = daemon.petqc("run", "source", "--json")
+            if started.returncode:
+                raise SystemExit(started.stderr)
+            stages["command"] = at
+        if name == "progress":
+            if data["stage"] == "off" and "off" not in stages:
+                used_at_last_frame = cpu_s(daemon.process.pid)
+            stages.setdefault(data["stage"], at)
+            told += data["stage"] == "acquire"
+            so_far = data.get("so_far") or so_far
+        if name in {"finished", "lost"}:
+            stages["finished"] = at
+            used = cpu_s(daemon.process.pid)
+            if "off" not in stages:
+                raise SystemExit(f"no frame was taken: {data}")
+            run = json.loads((daemon.state_dir / "runs" / data["run_id"] / "run.json").read_text())
+            account = run["account"]
+            return {
+                "verdict": data.get("verdict", name),
+                "last_frame_to_verdict_s": round(at - stages["off"], 3),
+                "off_s": round(stages["analyse"] - stages["off"], 3),
+                "analyse_s": round(at - stages["analyse"], 3),
+                "cpu_s": round(used - before, 2),
+                "cpu_after_last_frame_s": round(used - used_at_last_frame, 2),
+                "hits": account["hits"],
+                "prompts": account["prompts"],
+                "frames": account["frames_recorded"],
+                "frames_dropped": account["frames_dropped"],
+                "frames_not_analysed_live": account.get("frames_not_analysed_live", 0),
+                "measured_s": run.get("elapsed_s"),
+                "progress_told": told,
+                "so_far": so_far,
+            }
+    raise SystemExit("the daemon ended the events before the run ended")
+
+
+def main() -> None:
+    """Run it and say what was found."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument(
+        "--profile", default="bench", help="name or path; bench goes over UDP, ring-small through shared memory"
+    )
+    options.add_argument("--seconds", type=float, default=15.0, help="acquisition time of a run")
+    options.add_argument("--runs", type=int, default=3, help="the first one loads what later ones have loaded")
+    options.add_argument("--json", type=Path, help="also write the figures here")
+    given = options.parse_args()
+    with (
+        tempfile.TemporaryDirectory(prefix="petqc-live-") as folder,
+        serving(Path(folder), _CONFIG.format(profile=given.profile, seconds=given.seconds)) as daemon,
+    ):
+        daemon.petqc("status", "--wait-ready")
+        runs = []
+        for number in range(given.runs):
+            runs.append(one(daemon, given.seconds))
+            say(f"run {number + 1}: {json.dumps(runs[-1])}")
+    head = (
+        "run",
+        "hits",
+        "last frame to verdict s",
+        "of it bias off s",
+        "analysis, files, store s",
+        "dropped live",
+        "verdict",
+    )
+    rows = [
+        (
+            str(number + 1),
+            f"{r['hits']:,}",
+            f"{r['last_frame_to_verdict_s']:.2f}",
+            f"{r['off_s']:.2f}",
+            f"{r['analyse_s']:.2f}",
+            f"{r['cpu_after_last_frame_s']:.2f}",
+            str(r["frames_not_analysed_live"]),
+            r["verdict"],
+        )
+        for number, r in enumerate(runs)
+    ]
+    found = {"machine": machine(), "profile": given.profile, "seconds": given.seconds, "runs": runs}
+    give(found, table(head, rows), given.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
