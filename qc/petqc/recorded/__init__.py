@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from petqc.errors import BadInputError
 from petqc.file_hash import sha256_of
@@ -15,6 +17,7 @@ from petqc.software import software
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from concurrent.futures import Future
 
     from petqc.histograms import QcHistograms
     from petqc.lutetium import LutetiumCounts
@@ -26,6 +29,7 @@ PathLike: TypeAlias = "str | os.PathLike[str]"
 Progress: TypeAlias = "Callable[[int, int], None]"
 
 _BLOCK_WORDS = 1 << 19
+_MOST_WAITING = 2  # blocks of events not counted yet: more would only take memory
 
 
 @dataclass(slots=True)
@@ -190,7 +194,7 @@ def raw_frames(files: list[Path], asked: Asked) -> Filled:
     notes: list[str] = [str(w) for w in loaded.warnings]
     elapsed_s = 0.0
     for path in files:
-        with RawReader(path) as reader:
+        with RawReader(path) as reader, _Counting() as counting:
             settings = replace(
                 ProcessingSettings.from_config(loaded), clock_hz=float(reader.header.frequency_hz), **own
             )
@@ -201,17 +205,18 @@ def raw_frames(files: list[Path], asked: Asked) -> Filled:
                     calibration.topology, calibration.energy_unit, axes, searched=calibration.searched_pairs()
                 )
                 lutetium = LutetiumCounts(calibration.topology) if is_lutetium else None
-            processor = Processor(calibration, settings, trigger_id=reader.header.trigger_id)
+            processor = Processor(calibration, settings, trigger_id=reader.header.trigger_id, look_ahead=True)
             for number, step in enumerate(reader.steps):
                 known_damages = 0
                 for words in reader.blocks(_BLOCK_WORDS, step=number):
                     if len(reader.damages) > known_damages:  # frames missing here were not lost by the detector
                         known_damages = len(reader.damages)
-                        _count(processor.end_step(), histograms, lutetium)
-                    _count(processor.feed(words), histograms, lutetium)
+                        counting.add(processor.end_step(), histograms, lutetium)
+                    counting.add(processor.feed(words), histograms, lutetium)
                     if asked.progress is not None:
                         asked.progress(before + reader.bytes_read, total)
-                _count(processor.end_step(None if reader.damages else step.last_frame), histograms, lutetium)
+                rest = processor.end_step(None if reader.damages else step.last_frame)
+                counting.add(rest, histograms, lutetium)
                 notes += [f"{path.name}: {damage}" for damage in reader.damages]
             notes += [f"{path.name}: {warning}" for warning in reader.warnings]
             accounts.append(processor.account)
@@ -237,6 +242,27 @@ def raw_frames(files: list[Path], asked: Asked) -> Filled:
         notes=notes,
         lutetium=lutetium,
     )
+
+
+class _Counting:
+    """Fills histograms in a thread of its own, in the order given; a failure comes out of `add` or at the end."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "petqc-count")
+        self._waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown(cancel_futures=kind is not None)
+        while kind is None and self._waiting:
+            self._waiting.popleft().result()
+
+    def add(self, processed: Processed, histograms: QcHistograms, lutetium: LutetiumCounts | None) -> None:
+        self._waiting.append(self._thread.submit(_count, processed, histograms, lutetium))
+        if len(self._waiting) > _MOST_WAITING:
+            self._waiting.popleft().result()
 
 
 def _count(processed: Processed, histograms: QcHistograms, lutetium: LutetiumCounts | None) -> None:
