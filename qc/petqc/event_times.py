@@ -116,7 +116,7 @@ def fill_times(
 ) -> None:
     """See EventTimes; state: (2,) slice that is open, whether it is whole; now: (n_modules,) its counts."""
     n_modules = now.size
-    bins = gaps.shape[1]
+    span = np.uint64(GAP_BIN_PS * gaps.shape[1])
     begin = state[_OPEN] * SLICE_PS  # of a slice that is not open yet: before all times
     end = begin + SLICE_PS
     for k in range(time_ps.size):
@@ -124,12 +124,14 @@ def fill_times(
         i = index[c] if 0 <= c < index.size else -1
         if i < 0:
             continue
-        m = module[i]
+        row = np.uint64(i)  # unsigned indices spare the test for negative ones
+        m = np.uint64(module[row])
         t = time_ps[k]
-        gap = t - last_ps[i]
-        last_ps[i] = t
-        if 0 <= gap < GAP_BIN_PS * bins:
-            gaps[m, gap // GAP_BIN_PS] += 1
+        gap = np.uint64(t - last_ps[row])  # from the future: far beyond the axis
+        last_ps[row] = t
+        # Whether they count no branch predictor can learn, so what does not count is added as nothing.
+        on_axis = gap < span
+        gaps[m, gap // np.uint64(GAP_BIN_PS) if on_axis else np.uint64(0)] += np.int64(on_axis)
         if not begin <= t < end:
             here = t // SLICE_PS
             begin = here * SLICE_PS
@@ -146,5 +148,4 @@ def fill_times(
                 now[a] = 0
             state[_OPEN] = here
             state[_IS_WHOLE] = 1 if follows else 0
-        if low <= energy[k] <= high:
-            now[m] += 1
+        now[m] += np.int64(low <= energy[k]) & np.int64(energy[k] <= high)

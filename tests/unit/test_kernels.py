@@ -236,6 +236,19 @@ def test_decoding_and_calibration(first_frame: int, *, charge: bool, linear: boo
     assert tally[k.D_KEPT] > 0.2 * events.size
 
 
+def test_saturation_is_undone_as_a_library_would() -> None:
+    rng = np.random.default_rng(11)
+    limit = rng.uniform(50, 3000, 20_000).astype(np.float32)
+    limit[::7] = np.inf
+    kev = rng.uniform(2, 9, limit.size).astype(np.float32)
+    share = np.concatenate([rng.uniform(-9, 1.2, 15_000), rng.choice([-1, 1], 4000) * 10 ** rng.uniform(-12, -1, 4000)])
+    share = np.concatenate([share, 1 - 10 ** rng.uniform(-7, -1, 997), [0.0, 1.0, np.nan]])
+    charge = (share * np.where(np.isinf(limit), 500, limit)).astype(np.float32)
+    energy = charge.copy()
+    k.undo_saturation(energy, kev, limit, energy.size, np.empty((3, energy.size)))
+    np.testing.assert_allclose(energy, kev_of_charge(charge, kev, limit), rtol=1.2e-7)  # of the rounding to float32
+
+
 def sorted_by_kernel(time: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
     n = time.size
     time, energy, channel = time.copy(), np.arange(n, dtype=np.float32), np.arange(n, dtype=np.int32)

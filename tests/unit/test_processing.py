@@ -225,15 +225,24 @@ def test_singles_and_pairs_are_those_of_the_definition(uneven: CalibrationSet, v
     block=st.sampled_from([1, 7, 1 << 15]),
     least=st.sampled_from([0, 50, 1 << 15]),
     vendor=st.booleans(),
+    look_ahead=st.booleans(),
 )
-def test_chunks_do_not_matter(
-    uneven: CalibrationSet, seed: int, cuts: list[int], variant: int, block: int, least: int, *, vendor: bool
+def test_chunks_and_threads_do_not_matter(
+    uneven: CalibrationSet,
+    seed: int,
+    cuts: list[int],
+    variant: int,
+    block: int,
+    least: int,
+    *,
+    vendor: bool,
+    look_ahead: bool,
 ) -> None:
     frames = random_frames(seed, 80, 3)
     how = replace(VARIANTS[variant], vendor_compatible=vendor)
     whole, whole_account = run(uneven, how, frames)
     with mock.patch("petqc.processing.pipeline._BLOCK_HITS", block), mock.patch("petqc.processing._LEAST_WORDS", least):
-        parts, parts_account = run(uneven, how, frames, cuts)
+        parts, parts_account = run(uneven, how, frames, cuts, look_ahead=look_ahead)
     assert columns(parts) == columns(whole)
     assert parts_account == whole_account
 

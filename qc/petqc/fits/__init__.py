@@ -30,6 +30,7 @@ from petqc.fits.kernels import (
     TAIL,
     expected,
     poisson_fit,
+    width_of_two,
 )
 from petqc.statistics import pearson_p_value
 
@@ -408,31 +409,12 @@ def _shape(p: NDArray[np.float64], covariance: NDArray[np.float64], *, tied: boo
     part = covariance[np.ix_([A1, S1, A2, S2], [A1, S1, A2, S2])]
     widths, errors = [], []
     for fraction in (0.5, 0.1):
-        widths.append(_full_width(base, fraction))
-        gradient = np.empty(4)
-        for j in range(4):
-            step = 1e-4 * max(abs(base[j]), 1e-9)
-            up, down = base.copy(), base.copy()
-            up[j] += step
-            down[j] -= step
-            gradient[j] = (_full_width(up, fraction) - _full_width(down, fraction)) / (2 * step)
-        errors.append(math.sqrt(max(float(gradient @ part @ gradient), 0.0)))
+        width, variance = width_of_two(base, part, fraction)
+        widths.append(width)
+        errors.append(math.sqrt(max(variance, 0.0)))
     area_error = math.sqrt(max(part[0, 0] + part[2, 2] + 2 * part[0, 2], 0.0))
     mean_error = math.sqrt(max(covariance[MU1, MU1], 0.0))
     return [float(p[A1] + p[A2]), float(p[MU1]), *widths], [area_error, mean_error, *errors]
-
-
-def _full_width(shape: NDArray[np.float64], fraction: float) -> float:
-    """Full width at a fraction of the maximum of two Gaussians with one mean; shape: area, sigma, area, sigma."""
-    a1, s1, a2, s2 = (float(v) for v in shape)
-    h1, h2 = a1 / s1, a2 / s2
-    target = fraction * (h1 + h2)
-    low, high = 0.0, 10.0 * max(s1, s2)
-    for _ in range(80):
-        x = 0.5 * (low + high)
-        value = h1 * math.exp(-0.5 * (x / s1) ** 2) + h2 * math.exp(-0.5 * (x / s2) ** 2)
-        low, high = (x, high) if value > target else (low, x)
-    return low + high
 
 
 def _is_sane_double(fit: PeakFit, edges: NDArray[np.float64]) -> bool:
@@ -461,7 +443,9 @@ def _time_start(edges: NDArray[np.float64], counts: NDArray[np.float64]) -> NDAr
     kernel = np.ones(2 * smooth + 1) / (2 * smooth + 1)
     flat = np.convolve(counts, kernel, "same")
     top = int(np.argmax(flat))
-    background = float(np.median(counts)) if np.median(counts) > 0 else float(np.sort(counts)[: n // 2].mean())
+    background = float(np.median(counts))
+    if not background > 0:
+        background = float(np.sort(counts)[: n // 2].mean())
     half = 0.5 * (flat[top] + background)
     left = top
     while left > 0 and flat[left] > half:

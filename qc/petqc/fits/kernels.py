@@ -375,3 +375,48 @@ def poisson_fit(
                             if slot[i] == active[b]:
                                 covariance[j, i] = row[b]
     return status, steps, best
+
+
+@kernel
+def _full_width(a1: float, s1: float, a2: float, s2: float, fraction: float) -> float:
+    """Full width at a fraction of the maximum of two Gaussians with one mean, by halving."""
+    h1 = a1 / s1
+    h2 = a2 / s2
+    target = fraction * (h1 + h2)
+    low = 0.0
+    high = 10.0 * max(s1, s2)
+    for _ in range(80):
+        x = 0.5 * (low + high)
+        z1 = x / s1
+        z2 = x / s2
+        if h1 * math.exp(-0.5 * z1 * z1) + h2 * math.exp(-0.5 * z2 * z2) > target:
+            low = x
+        else:
+            high = x
+    return low + high
+
+
+@kernel
+def width_of_two(shape: NDArray[np.float64], covariance: NDArray[np.float64], fraction: float) -> tuple[float, float]:
+    """Full width at a fraction of the maximum of two Gaussians with one mean, and its variance.
+
+    Args:
+        shape: (4,) area and sigma of the one, then of the other.
+        covariance: (4, 4) of them.
+        fraction: 0.5 for FWHM.
+    """
+    gradient = np.empty(4)
+    moved = shape.copy()
+    for j in range(4):
+        step = 1e-4 * max(abs(shape[j]), 1e-9)
+        moved[j] = shape[j] + step
+        wider = _full_width(moved[0], moved[1], moved[2], moved[3], fraction)
+        moved[j] = shape[j] - step
+        narrower = _full_width(moved[0], moved[1], moved[2], moved[3], fraction)
+        moved[j] = shape[j]
+        gradient[j] = (wider - narrower) / (2.0 * step)
+    variance = 0.0
+    for i in range(4):
+        for j in range(4):
+            variance += gradient[i] * covariance[i, j] * gradient[j]
+    return _full_width(shape[0], shape[1], shape[2], shape[3], fraction), variance

@@ -179,13 +179,15 @@ class Processed:
 
 
 class Processor:
-    """Turns a stream of whole frames into singles and coincidences; one run, one processor, one thread at a time.
+    """Turns a stream of whole frames into singles and coincidences; one run, one processor, one caller at a time.
 
     Args:
         calibration: of the detector.
         settings: what makes a single and a coincidence.
         trigger_id: the unit (port * 32 + slave) whose events are trigger records, as a recording's header says.
         keep_hits: give calibrated hits, too, sorted by time.
+        look_ahead: decode in a thread of its own while what is decoded is grouped and paired; the result is the same.
+            Not in vendor-compatible mode.
     """
 
     def __init__(
@@ -195,6 +197,7 @@ class Processor:
         *,
         trigger_id: int | None = None,
         keep_hits: bool = False,
+        look_ahead: bool = False,
     ) -> None:
         from petqc.processing.pipeline import PetqcPipeline, Pipeline
         from petqc.processing.vendor_mode import VendorPipeline
@@ -204,8 +207,11 @@ class Processor:
         self._n_held = 0
         self._unit = calibration.energy_unit
         self._keep_hits = keep_hits
-        make = VendorPipeline if settings.vendor_compatible else PetqcPipeline
-        self._pipeline: Pipeline = make(calibration, settings, trigger_id, keep_hits=keep_hits)
+        self._pipeline: Pipeline = (
+            VendorPipeline(calibration, settings, trigger_id, keep_hits=keep_hits)
+            if settings.vendor_compatible
+            else PetqcPipeline(calibration, settings, trigger_id, keep_hits=keep_hits, look_ahead=look_ahead)
+        )
 
     @property
     def account(self) -> ProcessingAccount:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from petqc.calibration.charge import N_CUBICS
 from petqc.jit import kernel
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ D_KEPT, D_TDC, D_CHARGE, D_ENERGY, D_KEV, D_MAP, D_MODE, D_CURVE, D_SATURATED, D
 N_DROP = 12
 """Positions in the tally of `decode_hits`: as `processing.DROP_REASONS`, then hits beyond their charge curve."""
 
-NO_CUBIC = 255
+NO_CUBIC = (1 << 32) - 1
 
 ROW_TOT, ROW_CHARGE = 0, 1
 ROW_DROP = 2
@@ -158,6 +159,61 @@ threshold: a0, a1, a2 and t0 of the E branch; of a row with charge: top, scale, 
 CHUNK = 256
 """Hits that go through each loop of `decode_hits` before the next ones: their rows fit the first cache."""
 
+LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
+LG1, LG2, LG3, LG4 = (
+    6.666666666666735130e-01,
+    3.999999999940941908e-01,
+    2.857142874366239149e-01,
+    2.222219843214978396e-01,
+)
+LG5, LG6, LG7 = 1.818357216161805012e-01, 1.531383769920937332e-01, 1.479819860511658591e-01
+HALF_ROOT_2 = 0x3FE6A09E667F3BCD
+ONE = 0x3FF0000000000000
+MANTISSA = 0xFFFFFFFFFFFFF
+"""ln 2 in two parts, the polynomial of the logarithm of fdlibm's e_log.c (Sun Microsystems, 1993; error below 2^-58),
+and the bits of sqrt(1/2), of 1 and of a mantissa in double precision."""
+
+
+@kernel
+def undo_saturation(
+    energy: NDArray[np.float32],
+    kev: NDArray[np.float32],
+    limit: NDArray[np.float32],
+    n: int,
+    spare: NDArray[np.float64],
+) -> None:
+    """E = -k s ln(1 - Q/s) in keV in place of Q (`calibration.energy.kev_of_charge`), NaN at and above saturation.
+
+    The logarithm is worked out here: a library's is called hit by hit, these loops take several at a time. It is within
+    a unit of the last place in double precision, and the energy is rounded to single.
+
+    Inputs:
+        energy: (>= n,) charges, changed in place. kev, limit: (>= n,) keV per unit and saturation; inf: linear.
+        spare: (3, >= n) scratch.
+    """
+    share = spare[0]
+    rest = spare[1]
+    power = spare[2]
+    bits = rest.view(np.uint64)
+    for i in range(n):
+        share[i] = -np.float64(energy[i]) / np.float64(limit[i])
+        rest[i] = 1.0 + share[i]
+    for i in range(n):  # rest = 2^power mantissa, the mantissa between sqrt(1/2) and sqrt(2)
+        shifted = bits[i] + np.uint64(ONE - HALF_ROOT_2)
+        power[i] = np.float64(np.int64(shifted >> np.uint64(52)) - np.int64(1023))
+        bits[i] = (shifted & np.uint64(MANTISSA)) + np.uint64(HALF_ROOT_2)
+    for i in range(n):
+        x = share[i] if power[i] == 0.0 else rest[i] - 1.0
+        half = 0.5 * x * x
+        r = x / (2.0 + x)
+        z = r * r
+        series = z * (LG1 + z * (LG2 + z * (LG3 + z * (LG4 + z * (LG5 + z * (LG6 + z * LG7))))))
+        logarithm = power[i] * LN2_HIGH - ((half - (r * (half + series) + power[i] * LN2_LOW)) - x)
+        e = energy[i]
+        bent = np.float32(-np.float64(kev[i]) * np.float64(limit[i]) * logarithm)
+        bent = bent if e < limit[i] else np.float32(np.nan)
+        energy[i] = kev[i] * e if limit[i] == np.float32(np.inf) else bent
+
 
 @kernel
 def decode_hits(
@@ -180,8 +236,8 @@ def decode_hits(
 ) -> np.int64:
     """Decode and calibrate the hits of listed frames, append those that are good, count the others by reason.
 
-    Three short loops over a chunk: find each hit's row, then its time, then its energy. Each waits for one place of one
-    table, and a short loop lets the processor wait for many of them at once.
+    Short loops over a chunk: find each hit's row, then its time, then its piece of the charge curve, then its energy.
+    Each waits for one place of one table, and a short loop lets the processor wait for many of them at once.
 
     Inputs:
         words: whole frames.
@@ -210,10 +266,16 @@ def decode_hits(
     row_of = np.empty(CHUNK, np.uint32)
     start_of = np.empty(CHUNK, np.int64)
     relative_of = np.empty(CHUNK, np.float64)
-    cubic_of = np.empty(CHUNK, np.uint8)
+    cubic_of = np.empty(CHUNK, np.uint32)
     along = np.empty(CHUNK, np.float32)
-    base_of = np.empty(CHUNK, np.float32)
     beyond = np.empty(CHUNK, np.float32)
+    pieces = cubics.reshape(cubics.shape[0] * N_CUBICS, 4).view(np.float64)  # moved by eight bytes, not four
+    two_halves = np.empty((CHUNK, 2), np.float64)
+    piece = two_halves.view(np.float32)
+    e_of = np.empty(CHUNK, np.float32)
+    kev_of = np.empty(CHUNK, np.float32)
+    limit_of = np.empty(CHUNK, np.float32)
+    spare = np.empty((3, CHUNK), np.float64)
     out = np.uint64(first)
     f = 0
     at = position[0] + 2 if n_frames > 0 else 0
@@ -249,6 +311,7 @@ def decode_hits(
                     at = position[f] + 2
         # When they were, and where their charge stands on its curve.
         m = np.uint64(0)
+        with_charge = False
         for i in range(n):
             w = word_of[np.uint64(i)]
             row32 = row_of[np.uint64(i)]
@@ -272,14 +335,14 @@ def decode_hits(
                     tally[D_CURVE] += 1
                     continue
                 along[m] = two * (e_fine - b0) / (b1 + np.sqrt(under))
-                cubic_of[m] = NO_CUBIC
+                cubic_of[m] = np.uint32(NO_CUBIC)
             else:
                 inside = min(max(e_fine, rows[row, R_LOW]), rows[row, R_HIGH])
                 x = (np.sqrt(rows[row, R_TOP] - inside) - rows[row, R_V_LOW]) * rows[row, R_SCALE]
-                cubic = np.uint64(min(max(x, np.float32(0)), np.float32(15)))
+                cubic = np.uint64(min(max(x, np.float32(0)), np.float32(N_CUBICS - 1)))
                 along[m] = x - np.float32(cubic)
-                cubic_of[m] = np.uint8(cubic)
-                base_of[m] = cubics[row, cubic, 0]
+                cubic_of[m] = np.uint32(row * np.uint64(N_CUBICS) + cubic)
+                with_charge = True
                 beyond[m] = np.float32(0)
                 if inside != e_fine:
                     tally[D_BEYOND] += 1
@@ -289,6 +352,14 @@ def decode_hits(
             start_of[m] = start_of[np.uint64(i)]
             relative_of[m] = relative
             m += np.uint64(1)
+        # That piece of the curve; of hits without one, any.
+        if with_charge:
+            for i in range(m):
+                j = np.uint64(i)
+                cubic = np.uint64(cubic_of[j])
+                cubic = np.uint64(0) if cubic == np.uint64(NO_CUBIC) else cubic
+                two_halves[j, 0] = pieces[cubic, 0]
+                two_halves[j, 1] = pieces[cubic, 1]
         # What energy they had.
         for i in range(m):
             j = np.uint64(i)
@@ -299,14 +370,13 @@ def decode_hits(
             e_coarse = np.int64((w >> np.uint64(20)) & np.uint64(1023))
             if e_coarse - t_coarse < -256:
                 e_coarse += 1024
-            cubic = np.uint64(cubic_of[j])
-            if cubic == np.uint64(NO_CUBIC):
+            if cubic_of[j] == np.uint32(NO_CUBIC):
                 end_clk = np.float64(e_coarse) - np.float64(along[j]) - np.float64(rows[row, R_END])
                 e = np.float32(end_clk * period_ns - relative * 1e-3)
             else:
                 u = along[j]
-                t_eq = ((cubics[row, cubic, 3] * u + cubics[row, cubic, 2]) * u + cubics[row, cubic, 1]) * u
-                t_eq += base_of[j]
+                t_eq = ((piece[j, 3] * u + piece[j, 2]) * u + piece[j, 1]) * u
+                t_eq += piece[j, 0]
                 t_eq += beyond[j]
                 e = np.float32(np.float64(t_eq) - (np.float64(e_coarse) - relative / period_ps))
                 if has_linear:
@@ -316,22 +386,21 @@ def decode_hits(
                         power = np.float64(linear[row, 1]) ** (base ** np.float64(linear[row, 2]))
                         curved += np.float64(linear[row, 0]) * (power - 1.0)
                     e = np.float32(curved)
+            e_of[j] = e
             if has_kev:
-                saturation = rows[row, R_SATURATION]
-                if np.isinf(saturation):
-                    e = rows[row, R_KEV] * e
-                elif e < saturation:
-                    share = np.float64(e) / np.float64(saturation)
-                    e = np.float32(-np.float64(rows[row, R_KEV]) * np.float64(saturation) * np.log1p(-share))
-                else:
-                    tally[D_SATURATED] += 1
-                    continue
-            if not np.isfinite(e):
-                tally[D_SATURATED] += 1
-                continue
-            time_ps[out] = start_of[j] + np.int64(np.floor(relative + 0.5))
+                kev_of[j] = rows[row, R_KEV]
+                limit_of[j] = rows[row, R_SATURATION]
+        if has_kev:
+            undo_saturation(e_of, kev_of, limit_of, int(m), spare)
+        # Who has a finite energy: written in any case, and kept if so.
+        before = out
+        for i in range(m):
+            j = np.uint64(i)
+            e = e_of[j]
+            time_ps[out] = start_of[j] + np.int64(np.floor(relative_of[j] + 0.5))
             energy[out] = e
-            channel[out] = np.int32(row >> np.uint64(2))
-            out += np.uint64(1)
+            channel[out] = np.int32(row_of[j] >> np.uint32(2))
+            out += np.uint64(abs(e) < np.float32(np.inf))
+        tally[D_SATURATED] += np.int64(m) - np.int64(out - before)
     tally[D_KEPT] += np.int64(out) - first
     return np.int64(out)

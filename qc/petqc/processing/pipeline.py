@@ -6,6 +6,7 @@ their group's window is known; singles until no earlier single can come; pairs u
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor, wait
 from math import ceil, floor
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,19 +23,21 @@ from petqc.processing.row_table import row_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Executor
 
     from numpy.typing import NDArray
 
     from petqc.calibration import CalibrationSet
     from petqc.processing import ProcessingSettings
 
-_BLOCK_HITS = 1 << 15  # hits of one pass through the kernels: large against their call, small against the cache
+_BLOCK_HITS = 1 << 16  # hits of one pass through the kernels: large against their call, small against the cache
 _BLOCK_FRAMES = 1 << 16
 _END_OF_TIME_PS = 1 << 62
 _MAP_WORDS = 1 << 14  # 2^20 time bins for a block's singles: few share a bit, and the map stays in the cache
 _MARGIN_PS = 4  # rounding of times to whole ps, and of the bounds of the calibration
 
 
+_HIT_TYPES: dict[str, Any] = {"time_ps": np.int64, "energy": np.float32, "channel": np.int32}
 _PAIR_TYPES: dict[str, Any] = {
     "time_a_ps": np.int64,
     "time_b_ps": np.int64,
@@ -190,9 +193,13 @@ class _Columns:
             self._arrays[name][self.n : self.n + n_new] = column
         self.n += n_new
 
+    def used(self) -> dict[str, NDArray[Any]]:
+        """The rows in use."""
+        return {name: array[: self.n] for name, array in self._arrays.items()}
+
     def take(self) -> dict[str, NDArray[Any]]:
         """Copies of the rows in use, which are then forgotten; the room stays."""
-        taken = {name: array[: self.n].copy() for name, array in self._arrays.items()}
+        taken = {name: array.copy() for name, array in self.used().items()}
         self.n = 0
         return taken
 
@@ -215,10 +222,12 @@ class PetqcPipeline:
         trigger_id: int | None,
         *,
         keep_hits: bool,
+        look_ahead: bool = False,
     ) -> None:
         self._calibration = calibration
         self._settings = settings
         self._keep_hits = keep_hits
+        self._decoder = ThreadPoolExecutor(1, "petqc-decode") if look_ahead else None
         self._period_ps = 1e12 / settings.clock_hz
         self._walk = FrameWalk(settings, keep_late=False)
         self._chip_row = chip_rows(calibration, trigger_id)
@@ -235,7 +244,8 @@ class PetqcPipeline:
         self._limit_unit = self._period_ps * 1e-3 if calibration.energy_unit == "ns" else 1.0
         self._half_ps = floor(settings.coincidence_window_ps / 2)
         self._delay_ps = round(settings.delay_ps)
-        self._hits = _Columns(time_ps=np.int64, energy=np.float32, channel=np.int32)
+        self._hits = _Columns(**_HIT_TYPES)
+        self._decoded = (_Columns(**_HIT_TYPES), _Columns(**_HIT_TYPES))
         self._n_hits_given = 0  # leading hits that were already given as hits, and wait for their group only
         self._sort = _Columns(key=np.int64, spare=np.int64, energy=np.float32, channel=np.int32)
         self._bucket = np.empty(0, np.int32)
@@ -248,7 +258,7 @@ class PetqcPipeline:
         self._delayed = np.empty((1024, 2), np.int32)
         self._alone = np.empty(1024, np.bool_)
         # What the present call has to give back; the room stays from call to call.
-        self._given_hits = _Columns(time_ps=np.int64, energy=np.float32, channel=np.int32)
+        self._given_hits = _Columns(**_HIT_TYPES)
         self._given_singles = _Columns(time_ps=np.int64, energy=np.float32, channel=np.int32, n_hits=np.uint8)
         self._given_prompts, self._given_delayed = _Columns(**_PAIR_TYPES), _Columns(**_PAIR_TYPES)
         self._given_alone = _Columns(alone=np.bool_)
@@ -258,10 +268,35 @@ class PetqcPipeline:
 
     def run(self, words: NDArray[np.uint64]) -> Processed:
         """Take whole frames, give what became final."""
-        for n_frames, n_hits in self._walk.blocks(words):
-            self._decode(words, n_frames, n_hits)
-            self._advance(self._known_ps())
+        if self._decoder is None:
+            for n_frames, n_hits in self._walk.blocks(words):
+                self._decode(words, n_frames, n_hits, self._hits)
+                self._advance(self._known_ps())
+        else:
+            self._run_ahead(words, self._decoder)
         return self._given()
+
+    def _run_ahead(self, words: NDArray[np.uint64], decoder: Executor) -> None:
+        """The same blocks in the same order; while one goes through the later stages the next is decoded."""
+        blocks = self._walk.blocks(words)
+
+        def decode(into: _Columns) -> int | None:
+            for n_frames, n_hits in blocks:
+                into.n = 0
+                self._decode(words, n_frames, n_hits, into)
+                return self._known_ps()
+            return None
+
+        now, ahead = self._decoded
+        decoding = decoder.submit(decode, now)
+        while (known_ps := decoding.result()) is not None:
+            decoding = decoder.submit(decode, ahead)
+            try:
+                self._hits.append(**now.used())
+                self._advance(known_ps)
+            finally:
+                wait([decoding])  # the caller may use the words again
+            now, ahead = ahead, now
 
     def end(self, last_frame: int | None) -> Processed:
         """Close a step, give the rest."""
@@ -301,8 +336,8 @@ class PetqcPipeline:
         whole = floor(frame_ps)
         return following * whole + floor(following * (frame_ps - whole)) - self._early_ps
 
-    def _decode(self, words: NDArray[np.uint64], n_frames: int, n_hits: int) -> None:
-        hits, calibration = self._hits, self._calibration
+    def _decode(self, words: NDArray[np.uint64], n_frames: int, n_hits: int, hits: _Columns) -> None:
+        calibration = self._calibration
         hits.reserve(hits.n + n_hits)
         decoded = k.decode_hits(
             words,

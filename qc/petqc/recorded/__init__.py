@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from petqc.errors import BadInputError
 from petqc.file_hash import sha256_of
@@ -15,6 +17,7 @@ from petqc.software import software
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
 
     from petqc.formats.petsys_raw import RawReader
     from petqc.histograms import QcHistograms
@@ -27,6 +30,7 @@ PathLike: TypeAlias = "str | os.PathLike[str]"
 Progress: TypeAlias = "Callable[[int, int], None]"
 
 _BLOCK_WORDS = 1 << 19
+_MOST_WAITING = 2  # blocks of events not counted yet: more would only take memory
 
 
 @dataclass(slots=True)
@@ -201,7 +205,7 @@ def raw_frames(files: list[Path], asked: Asked) -> Filled:
     notes: list[str] = [str(w) for w in loaded.warnings]
     elapsed_s = 0.0
     for path in files:
-        with RawReader(path) as reader:
+        with RawReader(path) as reader, _Counting() as counting:
             settings = replace(ProcessingSettings.from_config(used), clock_hz=float(reader.header.frequency_hz), **own)
             calibration = CalibrationSet.from_config(used, acquisition=acquisition_of(reader.header, reader.modes))
             if counted is None:
@@ -211,9 +215,9 @@ def raw_frames(files: list[Path], asked: Asked) -> Filled:
                 )
                 pairs = LutetiumCounts(calibration.topology) if is_lutetium else None
                 counted = _Counted(histograms, pairs, asked.look)
-            processor = Processor(calibration, settings, trigger_id=reader.header.trigger_id)
+            processor = Processor(calibration, settings, trigger_id=reader.header.trigger_id, look_ahead=True)
             for processed in events_of(reader, processor, notes):
-                counted.add(processed)
+                counting.add(counted, processed)
                 if asked.progress is not None:
                     asked.progress(before + reader.bytes_read, total)
             notes += [f"{path.name}: {warning}" for warning in reader.warnings]
@@ -270,6 +274,28 @@ def events_of(reader: RawReader, processor: Processor, notes: list[str]) -> Iter
             yield processor.feed(words)
         yield processor.end_step(None if reader.damages else step.last_frame)
         notes += [f"{reader.path.name}: {damage}" for damage in reader.damages]
+
+
+class _Counting:
+    """Fills histograms in a thread of its own, in the order given; a failure comes out of `add` or at the end."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "petqc-count")
+        self._waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown(cancel_futures=kind is not None)
+        while kind is None and self._waiting:
+            self._waiting.popleft().result()
+
+    def add(self, counted: _Counted, processed: Processed) -> None:
+        """Count it soon."""
+        self._waiting.append(self._thread.submit(counted.add, processed))
+        if len(self._waiting) > _MOST_WAITING:
+            self._waiting.popleft().result()
 
 
 def flat_account(accounts: Iterable[ProcessingAccount]) -> dict[str, int | float]:
