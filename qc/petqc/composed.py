@@ -85,7 +85,7 @@ def _environment(run: Run, runs: Sequence[Run]) -> list[EnvironmentReading]:
 def _sentence(run: Run, parts: Sequence[RunPart], titles: Mapping[str, str], ended: str) -> str:
     """What to do and why, of the worst parts; and how the others were."""
     if ended and run.verdict is not Status.FAIL:
-        done = [titles.get(p.kind, p.kind) for p in parts if p.verdict is not Status.MISSED]
+        done = [titles.get(p.kind, p.kind) for p in parts if p.verdict not in {Status.MISSED, Status.INVALID}]
         of = f"; done before: {', '.join(done)}" if done else ""
         return f"Not measured to the end: {ended.rstrip('.')}{of}."
     ordered = sorted(parts, key=lambda p: _rank(p.kind))

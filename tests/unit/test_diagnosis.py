@@ -352,13 +352,17 @@ def test_channels_without_a_photopeak_that_one_bias_output_feeds_are_its_own() -
     run = a_run()
     peaks = next(c for c in run.columns if c.id == "photopeak")
     output = np.arange(704, 720)
-    peaks.value[output[:13]], peaks.status[output] = np.nan, str(Status.WARN)
+    peaks.value[output[:6]], peaks.status[output] = np.nan, str(Status.WARN)
+    peaks.value[output[6:]] *= 0.73
+    peaks.status[output[6:]] = str(Status.FAIL)
     found = first(run)
     assert (found.cause[:3], found.node) == ("F04", "bias:0.0.0.44")
     assert "Write the set-point" in found.next_step
-    others = [725, 735, 750, 760]
+    run = a_run()
+    peaks = next(c for c in run.columns if c.id == "photopeak")
+    others = [705, 709, 714, 722, 730, 742, 750, 760]
     peaks.value[others], peaks.status[others] = np.nan, str(Status.WARN)
-    assert first(run).cause[:3] == "F28"  # all over the ASIC, whatever feeds them
+    assert (first(run).cause[:3], first(run).node) == ("F28", "asic:0.0.11")  # whatever feeds them
 
 
 def test_a_photopeak_that_moved_everywhere_is_not_that_of_a_few_outputs() -> None:

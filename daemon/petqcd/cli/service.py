@@ -83,6 +83,7 @@ def demo(
         HousekeepingConfig,
         PetqcConfig,
         QcConfig,
+        ScannerConfig,
         SourceConfig,
         bench_baseline,
         simulated_device,
@@ -102,6 +103,7 @@ def demo(
             scenario=os.path.abspath(scenario) if scenario.endswith(".toml") else scenario,  # noqa: PTH100
         )
         config = PetqcConfig(
+            scanner=ScannerConfig(name=chosen["profile"] or ScannerConfig().name),
             device=(device,),
             baseline=bench_baseline(device),
             qc=QcConfig(

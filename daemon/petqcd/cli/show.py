@@ -185,8 +185,8 @@ def print_comparison(a: Run, b: Run, found: Comparison, *, everything: bool = Fa
     moved = [d for d in found.differences if d.has_moved]
     out.print(f"{a.run_id} ({a.verdict}) and then {b.run_id} ({b.verdict})")
     out.print(
-        f"{len(moved)} of {len(found.differences)} values moved by more than {SIGNIFICANT:g} standard errors, "
-        f"{found.n_same} are the same to the last digit"
+        f"{len(moved)} of {len(found.differences)} values moved by more than {SIGNIFICANT:g} standard errors or have "
+        f"another status, {found.n_same} are the same to the last digit"
     )
     table = Table(show_edge=False, pad_edge=False, header_style="bold")
     for name in ("check", "where", "before", "then", "change", "σ", "status"):

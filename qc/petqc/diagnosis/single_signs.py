@@ -183,34 +183,47 @@ def _shapes(
             found[c.node] = Sign("shape", place, 1.0, 0.0, "", 0, f"its spectrum has another shape: {c.reason}")
     if column is None:
         return list(found.values())
-    other = np.flatnonzero(np.isnan(column.value) & np.isin(column.status.astype(str), [str(s) for s in _FLAGGED]))
+    is_flagged = np.isin(column.status.astype(str), [str(s) for s in _FLAGGED])
+    other = np.isnan(column.value) & is_flagged
+    signs: list[Sign] = []
+    for output in _outputs(topology, other | (column.status.astype(str) == str(Status.FAIL)), nodes):
+        inside = int(other[output.members].sum())
+        other[output.members] = False
+        modules = np.unique(topology.module[output.members])
+        # Two gains in one sum are no photopeak, and gammas that scatter on are added up from both.
+        for node, s in list(found.items()):
+            if np.isin(topology.module[s.place.members], modules).all() and not other[s.place.members].any():
+                del found[node]
+        if inside:
+            told = f"{inside} of its {output.members.size} channels have spectra of another shape, others are far off"
+            signs.append(Sign("shape", output, 1.0, 0.0, "", inside, told))
     single = []
-    for i in other:
+    for i in np.flatnonzero(other):
         told = f"it has counts enough, and not the shape of a photopeak: {column.reason[i]}"
         single.append(Sign("shape", channel(topology, int(i)), 1.0, 0.0, "", 1, told))
     for place in (p for p in nodes if p.level == "asic"):
         mine = [s for s in single if place.overlap(s.place) > 0.0]
         if len(mine) >= _MANY or (mine and place.node in found):
             told = f"{len(mine)} of its channels have spectra of another shape"
-            output = _one_output(mine, place, nodes)
-            if output is not None:
-                found.pop(place.node, None)
-                found[output.node] = Sign("shape", output, 1.0, 0.0, "", len(mine), told)
-                single = [s for s in single if s not in mine]
-                continue
             found.setdefault(place.node, Sign("shape", place, 1.0, 0.0, "", len(mine), told))
             single = [s for s in single if s not in mine]
-    return [*found.values(), *single]
+    return [*signs, *found.values(), *single]
 
 
-def _one_output(signs: Sequence[Sign], asic: Place, nodes: Sequence[Place]) -> Place | None:
-    """The bias output, one of several of an ASIC, that feeds nearly all of these and has half of its channels there."""
+def _outputs(topology: Topology, out: NDArray[np.bool_], nodes: Sequence[Place]) -> list[Place]:
+    """Bias outputs nearly all of whose channels are far off or without a photopeak, and hardly any other around them.
+
+    Names that leak go to neighbours, whatever feeds these. An output that is all of its ASICs is told by them.
+    """
+    found = []
     for place in nodes:
-        if place.level == "bias" and place.members.size < asic.members.size:
-            mine = sum(place.overlap(s.place) > 0.0 for s in signs)
-            if mine >= max(_MOST_OF * len(signs), 0.5 * place.members.size, _MANY):
-                return place
-    return None
+        if place.level != "bias" or out[place.members].mean() < _MOST_OF:
+            continue
+        around = np.isin(topology.asic, np.unique(topology.asic[place.members]))
+        mine = int(out[place.members].sum())
+        if place.members.size < int(around.sum()) and mine >= max(_MOST_OF * int(out[around].sum()), _MANY):
+            found.append(place)
+    return found
 
 
 def _side_peaks(topology: Topology, column: ChannelColumn | None, nodes: Sequence[Place]) -> list[Sign]:
