@@ -133,12 +133,13 @@ def measure(
     Args:
         profile: the scanner.
         seed: the detector, and where a fault sits.
-        fault: as `Fault.parse` reads it; None for a healthy detector.
+        fault: as `Fault.parse` reads it, or several with spaces between; None for a healthy detector.
         seconds: simulated time.
         events: other names are other decays.
         baselines: by check and node.
     """
-    detector = Detector(profile, seed, [] if fault is None else [Fault.parse(fault)], stream_name=events)
+    planted = [] if fault is None else [Fault.parse(one) for one in fault.split()]
+    detector = Detector(profile, seed, planted, stream_name=events)
     detector.settle()
     histograms, account = counted(profile, detector, seconds)
     context = _context(profile, detector, account, f"{profile.name}-{seed}-{events}", seconds)

@@ -1,6 +1,6 @@
 """How many runs until control charts warn of a fault that creeps, and what the diagnosis then says.
 
-    python benchmarks/drifts.py [--histories 20] [--seconds 15] [--json OUT.json]
+    python benchmarks/drifts.py [--five-years] [--histories 20] [--seconds 15] [--json OUT.json]
 
 The answer of every charted number to a fault is measured: the simulated bench at four sizes of the fault, the same
 decays each time, from physics to results as in `benchmarks/diagnosis.py`. Between them it is interpolated; histories
@@ -8,6 +8,11 @@ are drawn from it: MOST_RUNS healthy runs that are accepted as baseline, then th
 each day with its room, its scatter and its memory of the day before as in `benchmarks/charts.py`, and its own
 statistical error. Then the service's charts judge day after day. Heating by gradients (F24) is not here: mr-delta
 compares with its own idle, in one run.
+
+With `--five-years` instead: all bias outputs fall together so that the photopeak slides from 511 to 468 keV in five
+years of daily runs, as a Biograph 16 did unseen (daily-qc.md §0.1). Told are the days on which charts, the comparison
+with the acceptance and absolute limits warn; also where somebody accepts the last runs as a new reference every
+quarter, or every month, so that charts see a part of the slide only.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ import argparse
 import json
 import sys
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +29,12 @@ import numpy as np
 from charts import MEMORY, QUANTITIES, remembered, room
 from diagnosis import baselines_of, measure
 
+from petqc.baseline import DAY_S, AcceptedBaseline, of_runs
+from petqc.charts.acceptance import since_acceptance
 from petqc.charts.baseline import MOST_RUNS
 from petqc.charts.judge import CHARTED, TEMPERATURE, PastRun, judge, warn
 from petqc.limits import Status
+from petqc_simulators.fault_plan import FaultPlan
 from petqc_simulators.profile import load_profile
 
 if TYPE_CHECKING:
@@ -37,6 +46,8 @@ SEED = 8501
 """Of the detector; used for nothing else. Histories have numbers of their own."""
 STEPS = (0.0, 0.25, 0.5, 1.0)
 LONGEST = 400
+MOST_LOOKED_AT = 1000
+"""Runs of the history that the daemon hands to charts."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,18 @@ class Answer:
     run: Run
 
 
+@dataclass(frozen=True)
+class Slide:
+    """All bias outputs fall together, in mV at most, so that the photopeak is end_kev after so many days."""
+
+    largest_mv: float = 200.0
+    end_kev: float = 468.0
+    days: int = 1826
+    quarter: int = 91
+    month: int = 30
+    """So often a new reference is accepted, where one is."""
+
+
 def at_size(fault: str | None, seconds: float, baselines: Mapping[str, Mapping[str, float]]) -> Run:
     """One run of the detector, always with the same decays."""
     return measure(load_profile("bench"), SEED, fault, seconds, events="drift", baselines=baselines).run
@@ -78,6 +101,13 @@ def at_size(fault: str | None, seconds: float, baselines: Mapping[str, Mapping[s
 def answer(creeping: Creeping, seconds: float, healthy: Run, baselines: Mapping[str, Mapping[str, float]]) -> Answer:
     """Measure it."""
     faults = [f"{creeping.fault}={share * creeping.size}" for share in STEPS[1:]]
+    return answer_to(faults, creeping.size, seconds, healthy, baselines)
+
+
+def answer_to(
+    faults: list[str], size: float, seconds: float, healthy: Run, baselines: Mapping[str, Mapping[str, float]]
+) -> Answer:
+    """Measure what the results are at a size and its shares; faults: at each of STEPS but the first."""
     runs = [healthy, *(at_size(fault, seconds, baselines) for fault in faults)]
     kept = {(c.id, c.node): c for c in runs[0].checks if _is_charted(c)}
     values = {}
@@ -85,7 +115,7 @@ def answer(creeping: Creeping, seconds: float, healthy: Run, baselines: Mapping[
         found = [run.find(*key) for run in runs]
         values[key] = np.array([np.nan if c is None or c.value is None else c.value for c in found])
     values = {key: v for key, v in values.items() if np.isfinite(v).all()}
-    return Answer(creeping.size * np.array(STEPS), {key: kept[key] for key in values}, values, runs[0])
+    return Answer(size * np.array(STEPS), {key: kept[key] for key in values}, values, runs[0])
 
 
 def _is_charted(c: CheckResult) -> bool:
@@ -164,16 +194,100 @@ def by_limits(creeping: Creeping, one: Answer) -> tuple[int | None, int | None]:
     return found.get(Status.WARN), found.get(Status.FAIL)
 
 
+def five_years(
+    slide: Slide, seconds: float, healthy: Run, baselines: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
+    """The day of the first warning of each kind, counted from the beginning of the slide, and the photopeak then."""
+    outputs = FaultPlan([], load_profile("bench"), SEED).names("bias")
+    faults = [" ".join(f"F03={share * slide.largest_mv}:{node}" for node in outputs) for share in STEPS[1:]]
+    one = answer_to(faults, slide.largest_mv, seconds, healthy, baselines)
+    peak = one.values["photopeak", "scanner"]
+    if peak[-1] > slide.end_kev or (np.diff(peak) >= 0).any():
+        raise SystemExit(f"{slide.largest_mv:g} mV put the photopeak at {peak[-1]:.1f} keV: not as far as wanted")
+    since = np.clip(np.arange(MOST_RUNS + slide.days + 1) - MOST_RUNS, 0, slide.days)
+    wanted_kev = peak[0] + (slide.end_kev - peak[0]) * since / slide.days
+    sizes = np.interp(-wanted_kev, -peak, one.sizes)
+    days = history(one, sizes, 0)
+    stories = {
+        "nobody accepts anything": None,
+        "a new reference every quarter": slide.quarter,
+        "a new reference every month": slide.month,
+    }
+    return {
+        "photopeak_kev": peak.tolist(),
+        "mv": one.sizes.tolist(),
+        "stories": {told: _warned(one, days, every, wanted_kev) for told, every in stories.items()},
+    }
+
+
+def _warned(
+    one: Answer, days: list[dict[tuple[str, str], float]], every: int | None, peak_kev: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """By what warns or fails: first day, counted from the beginning of the slide, photopeak on it, and how many days.
+
+    every: days after which the last runs are accepted as a new reference; None: never after the first.
+    """
+    begin = datetime(2026, 1, 1, 6, tzinfo=UTC)
+    found: dict[str, dict[str, float]] = {}
+    runs: list[Run] = []
+    past: list[PastRun] = []
+    reference: tuple[str, ...] = ()
+    acceptance: AcceptedBaseline | None = None
+    units = {c.id: c.unit for c in one.results.values()}
+    for day, values in enumerate(days):
+        results = [replace(c, value=values[k], status=c.limits.judge(values[k])) for k, c in one.results.items()]
+        at = begin + timedelta(days=day)
+        run = replace(
+            one.run, run_id=f"day-{day}", started_at=at.isoformat(), checks=results, verdict=Status.PASS,
+            diagnosis=[], notes=[],
+        )  # fmt: skip
+        pairs = {key: (values[key], c.uncertainty or 0.0) for key, c in one.results.items()}
+        now = PastRun.of_values(run.run_id, at.timestamp() / DAY_S, {}, pairs)
+        if acceptance is not None:
+            judged = since_acceptance([*past[-MOST_LOOKED_AT:], now], acceptance, units)
+            if every is not None or "photopeak.ewma" not in found:  # what it says later is no news
+                judged += judge(run, now, past[-MOST_LOOKED_AT:], accepted=reference).results
+            outside = [c for c in (*judged, *results) if c.status in (Status.WARN, Status.FAIL) and c.id != TEMPERATURE]
+            for name in {c.id if c.is_chart else f"{c.id}: absolute limit, {c.status}" for c in outside}:
+                first = found.setdefault(name, {"day": day - MOST_RUNS, "kev": float(peak_kev[day]), "days": 0})
+                first["days"] += 1
+        runs, past = [*runs, run][-MOST_RUNS:], [*past, now]
+        if day + 1 == MOST_RUNS:
+            ids, kept = of_runs(runs)
+            mine = one.run.kind, one.run.scanner, one.run.simulated
+            names = reference = tuple(r.run_id for r in runs)
+            acceptance = AcceptedBaseline(1, *mine, run.started_at, "", "", names, ids, kept, is_acceptance=True)
+        elif every is not None and day >= MOST_RUNS and (day - MOST_RUNS) % every == every - 1:
+            reference = tuple(r.run_id for r in runs)
+    return dict(sorted(found.items(), key=lambda item: item[1]["day"]))
+
+
+def tell_five_years(found: dict[str, Any]) -> None:
+    """The tables."""
+    for told, warned in found["stories"].items():
+        print(f"\n{told}:\n\n| what warns | first on day | photopeak then | on so many of the days |")
+        print("| --- | --- | --- | --- |")
+        for name, first in warned.items():
+            print(f"| `{name}` | {first['day']} | {first['kev']:.1f} keV | {first['days']} |")
+
+
 def main() -> int:
     """Measure the answers, draw the histories, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--histories", type=int, default=20, help="of each fault")
     parser.add_argument("--seconds", type=float, default=15.0, help="simulated, of each run")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--five-years", action="store_true", help="the slide from 511 to 468 keV instead")
     given = parser.parse_args()
     rows = []
     baselines = baselines_of(at_size(None, given.seconds, {}))
     healthy = at_size(None, given.seconds, baselines)
+    if given.five_years:
+        found_ = five_years(Slide(), given.seconds, healthy, baselines)
+        tell_five_years(found_)
+        if given.json:
+            given.json.write_text(json.dumps(found_, indent=1) + "\n")
+        return 0
     print("| fault | runs to the warning, median | 95 % | size then | limits warn; fail | named first | among three |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for creeping in FAULTS:

@@ -26,6 +26,11 @@ def unix_s() -> float:
     return time.time() + _ahead_s
 
 
+def machine_s() -> float:
+    """Seconds since 1970 by the machine's own clock, wherever the calendar is; whether it is right is asked of it."""
+    return unix_s() - _ahead_s
+
+
 def nanoseconds() -> tuple[int, int]:
     """Both clocks at one moment, in ns: monotonic, and since 1970; for logs of what happens within microseconds."""
     return time.monotonic_ns(), time.time_ns()

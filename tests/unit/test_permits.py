@@ -139,3 +139,10 @@ def test_a_clock_that_leapt_back_is_not_believed_unless_something_keeps_it_right
     assert is_sane(now, is_synchronised=True)
     assert not is_sane(EARLIEST_UNIX_S - 1, is_synchronised=True)
     assert clock.is_synchronised() in (True, False)
+    five_years_s = 5 * 365.25 * 86_400.0
+    clock.let_pass(-five_years_s)  # as a demonstration of years does: runs have dates of then, the machine has its own
+    try:
+        assert clock.machine_s() - clock.unix_s() == pytest.approx(five_years_s, abs=10.0)
+        assert is_sane(clock.machine_s(), is_synchronised=True)
+    finally:
+        clock.let_pass(five_years_s)

@@ -76,6 +76,8 @@ async def _demo_of_days(
         _end_on_signals(daemon)
         await daemon.device.endpoint(SIMULATOR_DEADLINE_S)
         run = await _run_of_day(daemon, 0.0)
+        if run is not None:
+            await _accept(daemon, run)
         for number in range(1, n):
             if run is None:
                 break
@@ -88,6 +90,19 @@ async def _demo_of_days(
             say(f"serving on {daemon.http} until Ctrl-C")
             await daemon.run_until_stopped()
         return VERDICT_EXIT[str(run.verdict)]
+
+
+async def _accept(daemon: Daemon, run: Run) -> None:
+    """The detector of the first day is what later ones are held against, as after an acceptance test."""
+    from petqc.errors import BadInputError
+
+    reason = "the first day of a scenario"
+    try:
+        await daemon.baselines.accept(
+            run.kind, run_ids=[run.run_id], last=1, who="petqc demo", reason=reason, is_acceptance=True
+        )
+    except BadInputError as error:
+        say(f"the first day is no acceptance baseline: {error}")
 
 
 async def _run_of_day(daemon: Daemon, day: float) -> Run | None:

@@ -233,7 +233,7 @@ class BiasWatch:
         config = supervisor.config
         given = permit_sources.of_device(driver, can_energise=config.can_energise, poll_s=config.poll_s, now_s=now_s)
         given.append(permit_sources.of_maintenance(self.maintenance.of(supervisor.name), now_s))
-        given += permit_sources.of_host(self.health, now_s=now_s, unix_s=clock.unix_s())
+        given += permit_sources.of_host(self.health, now_s=now_s, unix_s=clock.machine_s())
         given += self.conditions.given(supervisor.name)
         unit.permits.need([*permits.STANDARD, *self.conditions.rules(supervisor.name)])
         for permit in given:

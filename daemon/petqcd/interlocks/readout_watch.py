@@ -190,7 +190,7 @@ class ReadoutWatch:
         given = [
             permit_sources.of_maintenance(self._watch.maintenance.of(self.name), now_s),
             permit_sources.of_trip(self.trip, now_s),
-            *permit_sources.of_host(self._watch.health, now_s=now_s, unix_s=clock.unix_s()),
+            *permit_sources.of_host(self._watch.health, now_s=now_s, unix_s=clock.machine_s()),
             *self._watch.conditions.given(self.name),
         ]
         if self._temperature is not None:
