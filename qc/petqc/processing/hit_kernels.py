@@ -391,7 +391,7 @@ def decode_hits(
                 kev_of[j] = rows[row, R_KEV]
                 limit_of[j] = rows[row, R_SATURATION]
         if has_kev:
-            undo_saturation(e_of, kev_of, limit_of, np.int64(m), spare)
+            undo_saturation(e_of, kev_of, limit_of, int(m), spare)
         # Who has a finite energy: written in any case, and kept if so.
         before = out
         for i in range(m):
