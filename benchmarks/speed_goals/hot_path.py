@@ -90,7 +90,7 @@ def decoded(
     pipeline: Any = Processor(calibration, settings)._pipeline
     for words in parts:
         for n_frames, n_hits in pipeline._walk.blocks(words):
-            pipeline._decode(words, n_frames, n_hits)
+            pipeline._decode(words, n_frames, n_hits, pipeline._hits)
             hits = pipeline._hits
             if counts is not None:
                 count(hits["energy"], hits["channel"], hits.n, counts)

@@ -31,7 +31,8 @@ def code_of_time(t_clocks: NDArray[np.float64], p: NDArray[np.float64]) -> NDArr
     """Forward model, float64: code after t clocks of baseline. p: (..., 10); t broadcasts against p's leading axes."""
     value = np.zeros(np.broadcast_shapes(np.shape(t_clocks), p.shape[:-1]))
     for k in range(p.shape[-1] - 1, -1, -1):
-        value = value * t_clocks + p[..., k]
+        value *= t_clocks
+        value += p[..., k]
     return value
 
 
@@ -39,7 +40,8 @@ def slope_at_time(t_clocks: NDArray[np.float64], p: NDArray[np.float64]) -> NDAr
     """D code / d t, in codes a clock; shapes as in `code_of_time`."""
     value = np.zeros(np.broadcast_shapes(np.shape(t_clocks), p.shape[:-1]))
     for k in range(p.shape[-1] - 1, 0, -1):
-        value = value * t_clocks + k * p[..., k]
+        value *= t_clocks
+        value += k * p[..., k]
     return value
 
 
@@ -95,7 +97,7 @@ def charge_table(p: NDArray[np.float32]) -> ChargeTable:
     ends = np.zeros((n_rows, 8), np.float32)
     for part in np.array_split(np.flatnonzero(usable), n_rows // 256 + 1):  # the search grid fits the processor's cache
         if part.size:
-            cubics[part], ends[part] = _table_of(p[part].astype(np.float64))
+            cubics[part], ends[part] = _table_of(np.asfortranarray(p[part], np.float64))
     return ChargeTable(cubics, ends, usable)
 
 

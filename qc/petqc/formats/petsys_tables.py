@@ -297,20 +297,21 @@ def _convert(form: TableFormat, rows: list[list[str]]) -> NDArray[Any] | None:
     columns = form.columns
     if not rows:
         return table
-    if any(len(r) != len(columns) for r in rows):
+    if set(map(len, rows)) != {len(columns)}:
         return None
     for column, fields in zip(columns, zip(*rows, strict=True), strict=True):
         try:
             if column.words:
                 table[column.name] = [column.words.index(f) for f in fields]
             elif column.whole:
-                table[column.name] = np.array(fields, "U").astype(np.int64)
+                values = np.array(fields, "U").astype(np.int64)
+                table[column.name] = values
+                if (table[column.name] != values).any():
+                    return None  # does not fit 32 bits
             else:
                 table[column.name] = np.array(fields, "U").astype(np.float64)
         except (ValueError, OverflowError):
             return None
-        if column.whole and (table[column.name] != np.array(fields, "U").astype(np.int64)).any():
-            return None  # does not fit 32 bits
     return table
 
 
