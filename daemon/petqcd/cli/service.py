@@ -102,8 +102,9 @@ def demo(
             faults=tuple(fault or ()),
             scenario=os.path.abspath(scenario) if scenario.endswith(".toml") else scenario,  # noqa: PTH100
         )
+        detector = str(chosen["profile"] or ScannerConfig().name)
         config = PetqcConfig(
-            scanner=ScannerConfig(name=chosen["profile"] or ScannerConfig().name),
+            scanner=ScannerConfig(name=detector) if not detector.endswith(".toml") else ScannerConfig(),
             device=(device,),
             baseline=bench_baseline(device),
             qc=QcConfig(
