@@ -115,12 +115,13 @@ model = "FL"
 cooling_permit = false
 simulated = true
 poll_s = 0.2
+reply_timeout_s = 5
 [[permit]]
 name = "cooling"
 device = "chiller"
 reading = "temperature_coolant"
 high = 22
-doubt_s = 1.5
+doubt_s = 60
 [qc.source]
 seconds = 120
 settle_s = 0.0
