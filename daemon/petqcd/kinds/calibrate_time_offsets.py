@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from petqcd.config import TimeOffsetCalibrationConfig
@@ -53,12 +54,11 @@ class TimeOffsetCalibration(SourceRun):
         from petqc.calibrate.time_offsets import PairList
 
         self._pairs = PairList(topology)
-        return self._add
+        return partial(self._add, self._pairs)  # what an earlier counting still adds does not come into this one
 
-    def _add(self, processed: Processed) -> None:
-        assert self._pairs is not None  # noqa: S101 - made before this is called
-        self._pairs.add(processed.prompts)
-        self._is_enough = self._pairs.nearly_all_have() >= self._wanted.pairs_per_channel
+    def _add(self, pairs: PairList, processed: Processed) -> None:
+        pairs.add(processed.prompts)
+        self._is_enough = pairs.nearly_all_have() >= self._wanted.pairs_per_channel
 
     def conclude(self, context: RunContext) -> Run:
         """Fit, judge, and write the calibration set."""
