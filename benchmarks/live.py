@@ -1,11 +1,13 @@
 """How long after a run's last frame its verdict is there, and what the daemon told while frames came.
 
     python benchmarks/live.py [--profile ring-small] [--seconds 20] [--runs 3] [--json OUT.json]
+    python benchmarks/live.py --recording RUN.rawf --config config.ini [--rehearsed] [--json OUT.json]
 
 Serves a daemon with a simulated scanner, as its own processes, starts runs with a source and listens to
 `/api/v1/events` as the console does. The last frame is when the daemon begins to switch the bias off, which it does
 once the readout has confirmed that it sends no more; the verdict is there when the daemon tells `finished`: analysed,
-written, stored.
+written, stored. With --recording, processor times of what is done after the last frame, in this process, for machines
+that have much else to do; with --rehearsed, kernels are loaded before, as a run does.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import json
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +108,28 @@ def one(daemon: Daemon, seconds: float) -> dict[str, Any]:
     raise SystemExit("the daemon ended the events before the run ended")
 
 
+def recorded(recording: Path, config: Path, *, rehearsed: bool) -> dict[str, float]:
+    """Processor times, in s, of counting a recording, of its checks and fits, and of files and report."""
+    from petqc.analysis import RunContext, analyse
+    from petqc.recorded import Asked, raw_frames
+    from petqc.rehearsal import rehearse
+    from petqcd.records import write_files
+
+    times = [time.process_time()]
+    if rehearsed:
+        rehearse()
+    times.append(time.process_time())
+    filled = raw_frames([recording], Asked(config))
+    times.append(time.process_time())
+    run = analyse(filled.histograms, RunContext(run_id="run", **filled.context))
+    times.append(time.process_time())
+    with tempfile.TemporaryDirectory(prefix="petqc-live-") as folder:
+        write_files(run, Path(folder))
+    times.append(time.process_time())
+    names = ("rehearsal", "counting", "checks and fits", "files and report")
+    return {name: round(b - a, 2) for name, (a, b) in zip(names, pairwise(times), strict=True)}
+
+
 def main() -> None:
     """Run it and say what was found."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -114,7 +139,20 @@ def main() -> None:
     options.add_argument("--seconds", type=float, default=15.0, help="acquisition time of a run")
     options.add_argument("--runs", type=int, default=3, help="the first one loads what later ones have loaded")
     options.add_argument("--json", type=Path, help="also write the figures here")
+    options.add_argument("--recording", type=Path, help="processor times with a recording in place of a daemon")
+    options.add_argument("--config", type=Path, help="config.ini of the recording")
+    options.add_argument("--rehearsed", action="store_true", help="load kernels first, as a run does before bias is on")
     given = options.parse_args()
+    if given.recording is not None:
+        if given.config is None:
+            options.error("--recording needs --config")
+        times = recorded(given.recording, given.config, rehearsed=given.rehearsed)
+        give(
+            {"machine": machine(), **times},
+            table(("what", "CPU s"), [(k, str(v)) for k, v in times.items()]),
+            given.json,
+        )
+        return
     with (
         tempfile.TemporaryDirectory(prefix="petqc-live-") as folder,
         serving(Path(folder), _CONFIG.format(profile=given.profile, seconds=given.seconds)) as daemon,

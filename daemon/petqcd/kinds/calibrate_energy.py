@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from petqcd.config import EnergyCalibrationConfig
@@ -66,21 +67,20 @@ class EnergyCalibration(SourceRun):
         from petqc.calibrate.energy import ChargeSpectra
 
         self._spectra, self._blocks = ChargeSpectra(topology.channels), 0
-        return self._add
+        return partial(self._add, self._spectra)  # what an earlier counting still adds does not come into this one
 
-    def _add(self, processed: Processed) -> None:
+    def _add(self, spectra: ChargeSpectra, processed: Processed) -> None:
         from petqc.calibrate.energy import LINES
 
-        assert self._spectra is not None  # noqa: S101 - made before this is called
-        self._spectra.add(processed.singles)
+        spectra.add(processed.singles)
         self._blocks += 1
         if self._blocks % LOOK_EVERY == 0:
-            counts = self._spectra.first_line_counts(len(LINES[self._wanted.source]))
+            counts = spectra.first_line_counts(len(LINES[self._wanted.source]))
             self._is_enough = counts >= self._wanted.first_line_counts
 
     def inputs(self) -> dict[str, Any]:
         """Which source it was, and the channels."""
-        assert self._spectra is not None  # noqa: S101 - as above
+        assert self._spectra is not None  # noqa: S101 - made before it is asked
         return {"source": self._wanted.source, "channels": self._spectra.channels.tolist()}
 
     def conclude(self, context: RunContext) -> Run:

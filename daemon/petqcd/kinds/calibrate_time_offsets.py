@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from petqcd.config import TimeOffsetCalibrationConfig
@@ -53,16 +54,15 @@ class TimeOffsetCalibration(SourceRun):
         from petqc.calibrate.time_offsets import PairList
 
         self._pairs = PairList(topology)
-        return self._add
+        return partial(self._add, self._pairs)  # what an earlier counting still adds does not come into this one
 
-    def _add(self, processed: Processed) -> None:
-        assert self._pairs is not None  # noqa: S101 - made before this is called
-        self._pairs.add(processed.prompts)
-        self._is_enough = self._pairs.nearly_all_have() >= self._wanted.pairs_per_channel
+    def _add(self, pairs: PairList, processed: Processed) -> None:
+        pairs.add(processed.prompts)
+        self._is_enough = pairs.nearly_all_have() >= self._wanted.pairs_per_channel
 
     def inputs(self) -> dict[str, Any]:
         """Where the source was, how long crystals are, and the channels."""
-        assert self._pairs is not None  # noqa: S101 - as above
+        assert self._pairs is not None  # noqa: S101 - made before it is asked
         return {
             "source_mm": self._wanted.source_mm,
             "crystal_mm": self._wanted.crystal_mm,
