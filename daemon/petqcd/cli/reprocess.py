@@ -181,7 +181,9 @@ class _Todo:
                     self._add_none(place)
                 for one in inside:
                     self._add_one(one)
-        except OSError as error:
+        except DaemonError:
+            raise
+        except Exception as error:  # noqa: BLE001 - each store of objects has errors of its own kind
             self._refuse(Place.of(named), f"{type(error).__name__}: {error}")
 
     def _add_none(self, place: Place) -> None:
