@@ -6,7 +6,6 @@ value that it had; charts, trends and what else looks at the history are left ou
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -19,19 +18,17 @@ from petqc.file_hash import sha256_of
 from petqc.formats.bundle import CONTEXT_JSON, is_bundle
 from petqc.formats.bundle_check import check_bundle
 from petqc.qc_input import RunContext
+from petqc.reanalysis_id import reanalysis_id, software_now
 from petqc.results import EnvironmentReading, RawFile, Run
-from petqc.software import software as versions
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from petqc.formats.bundle import Bundle
     from petqc.recorded import Progress
 
 _USED: Final = ("frames", "frames-modes", "points", "configuration", "context", "environment")
-NEEDED: Final = (*_USED, "frames-index", "frames-manifest")
-"""Roles of the files that a copy of a bundle needs to be analysed again, beside its manifest."""
 _NOT_KEPT: Final = ("raw_files", "reference")
 """Fields of a context that files say: which there are, and what the configuration calls the scanner."""
 
@@ -83,7 +80,7 @@ def reanalyse(folder: str | os.PathLike[str], other: Other | None = None, *, pro
     """
     other = other or Other()
     bundle = _whole(Path(folder))
-    read = _KINDS[bundle.about["kind"]].read(bundle, other.config or _own_config(bundle), progress)
+    read = _KINDS[bundle.about["kind"]](bundle, other.config or _own_config(bundle), progress)
     raw_files = tuple(_raw_file(bundle, path) for path in read.files)
     then = read_context(bundle.folder / CONTEXT_JSON)
     run = read.conclude(_context(bundle, then, read, raw_files, other))
@@ -91,39 +88,6 @@ def reanalyse(folder: str | os.PathLike[str], other: Other | None = None, *, pro
     cut = "" if bundle.state == "complete" else " of a truncated recording"
     run.sentence = f"Re-analysis{cut}: {run.sentence}"
     return run
-
-
-def is_analysed_again(bundle: Bundle) -> bool:
-    """Whether runs of its kind are."""
-    return bundle.about.get("kind") in _KINDS
-
-
-def expected_id(bundle: Bundle, calibration_ids: Mapping[str, str] | None = None) -> str | None:
-    """The run id that a re-analysis of a bundle by this program will have, from its manifest alone.
-
-    Args:
-        bundle: as its manifest tells it; its files are not looked at.
-        calibration_ids: of what takes the place of the bundle's own calibration, with its `set`.
-
-    None: the recording was never ended, so that the manifest has no hashes, or its kind of run is not analysed again.
-    """
-    kind = _KINDS.get(str(bundle.about.get("kind")))
-    if kind is None or bundle.state == "recording":
-        return None
-    hashes = [file.sha256 for file in bundle.files if file.role == kind.role]
-    ids = dict(bundle.about.get("calibration_ids", {})) if calibration_ids is None else dict(calibration_ids)
-    return _id(str(bundle.about.get("run_id")), hashes, ids, _software(bundle.about.get("software", {})))
-
-
-def _id(run_id: str, hashes: list[str], ids: Mapping[str, str], made_by: Mapping[str, str]) -> str:
-    """The same recording, calibration and software have the same, and nothing else has."""
-    seen = hashlib.sha256(json.dumps([hashes, ids, made_by], sort_keys=True).encode())
-    return f"{run_id}-again-{seen.hexdigest()[:8]}"
-
-
-def _software(then: Mapping[str, str]) -> dict[str, str]:
-    """What analyses now, and the board that measured then."""
-    return {**versions(), **{k: v for k, v in then.items() if k == "board"}}
 
 
 def _whole(folder: Path) -> Bundle:
@@ -201,19 +165,7 @@ def _dark(bundle: Bundle, config: Path, progress: Progress | None) -> _Read:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """role: of its recordings. read: from them to histograms or counts."""
-
-    role: str
-    read: Callable[[Bundle, Path, Progress | None], _Read]
-
-
-_KINDS: Final = {
-    "source": _Kind("frames", _events),
-    "lutetium": _Kind("frames", _events),
-    "dark": _Kind("points", _dark),
-}
+_KINDS: Final = {"source": _events, "lutetium": _events, "dark": _dark}
 """Kinds of run that are analysed again."""
 
 
@@ -245,7 +197,7 @@ def _context(bundle: Bundle, then: RunContext, read: _Read, raw_files: tuple[Raw
     set_id = other.set_id if other.config is not None else then.calibration_ids.get("set")
     if set_id is not None:
         ids["set"] = set_id
-    software = _software(then.software)
+    software = software_now(then.software)
     is_cut = bundle.state == "recording" or then.elapsed_s is None
     notes = [f"Analysis of the recording of run {then.run_id}, {_with(then, ids)}."]
     if is_cut or bundle.state == "truncated":
@@ -255,7 +207,7 @@ def _context(bundle: Bundle, then: RunContext, read: _Read, raw_files: tuple[Raw
     }
     return replace(
         then,
-        run_id=_id(then.run_id, [f.sha256 for f in raw_files], ids, software),
+        run_id=reanalysis_id(then.run_id, (f.sha256 for f in raw_files), ids, software),
         software=software,
         calibration_ids=ids,
         raw_files=raw_files,

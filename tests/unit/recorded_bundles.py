@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from petqc.formats.bundle import begin_bundle, seal_bundle
 from petqc.formats.petsys_config import load_config
 from petqc.qc_input import RunContext
-from petqc.reanalyse import write_context
 from petqc.software import software
 from petqc_simulators.recording import write_recording
+from petqcd.recording.run import keep_context
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +33,6 @@ def bundle_of(folder: Path, seed: int = 1, kind: str = "source") -> Path:
     )
     about = ("run_id", "kind", "scanner", "started_at", "simulated", "software", "calibration_ids")
     begin_bundle(folder, {**{name: getattr(context, name) for name in about}, "simulator": None, "recorded": "frames"})
-    write_context(folder, context)
+    keep_context(folder, context)
     seal_bundle(folder)
     return folder

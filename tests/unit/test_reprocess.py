@@ -22,7 +22,7 @@ from petqc.errors import BadInputError
 from petqc.formats.bundle import read_bundle
 from petqc.formats.petsys_config import load_config
 from petqc.limits import Status
-from petqc.reanalyse import expected_id
+from petqc.reanalysis_id import expected_id
 from petqc.results import Run
 from petqc.vendor_reports import imported_run
 from petqcd.cli import reprocess as command
@@ -121,7 +121,7 @@ def test_a_store_of_objects_a_set_and_a_scheduler_and_nothing_is_done_twice(
     code, found = run(capsys, [bundle], scheduler=address, **{**asked, "output": str(tmp_path / "there")})
     assert (code, found["counts"]) == (0, {"there already": 1})
     assert (tmp_path / "there" / run_id / "run.json").read_bytes() == memory.cat(f"/results/{run_id}/run.json")
-    with pytest.raises(ConfigError, match="runs of kind housekeeping are not analysed again"):
+    with pytest.raises(ConfigError, match="runs of kind housekeeping are not reprocessed"):
         command.reprocess(bundles=["memory://runs/housekeeping"], **asked)
 
 

@@ -195,7 +195,7 @@ class _Todo:
     def _add_one(self, place: Place) -> None:
         from petqc.errors import BadInputError
         from petqc.formats.bundle import BUNDLE_JSON, read_bundle
-        from petqc.reanalyse import expected_id, is_analysed_again
+        from petqc.reanalysis_id import RECORDING_ROLES, expected_id
         from petqcd.reprocess.places import as_files
         from petqcd.reprocess.work import Order
 
@@ -208,9 +208,11 @@ class _Todo:
         except BadInputError as error:
             self._refuse(place, str(error))
             return
-        if not is_analysed_again(bundle):
-            kind = bundle.about.get("kind")
-            self._refuse(place, f"runs of kind {kind} are not analysed again", is_fault=False)
+        kind = bundle.about.get("kind")
+        if kind not in RECORDING_ROLES:
+            self._refuse(
+                place, f"runs of kind {kind} are not reprocessed, only {', '.join(RECORDING_ROLES)}", is_fault=False
+            )
             return
         run_id = expected_id(bundle, self._set.ids)
         if run_id is not None and run_id in self._stored and self._is_written(run_id):
