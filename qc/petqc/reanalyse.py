@@ -18,8 +18,8 @@ from petqc.file_hash import sha256_of
 from petqc.formats.bundle import CONTEXT_JSON, is_bundle
 from petqc.formats.bundle_check import check_bundle
 from petqc.qc_input import RunContext
-from petqc.reanalysis_id import reanalysis_id, software_now
 from petqc.results import EnvironmentReading, RawFile, Run
+from petqc.run_names import reanalysis_id, software_now
 
 if TYPE_CHECKING:
     import os

@@ -16,7 +16,7 @@ from tests.system.conftest import petqc_command
 from tests.unit.recorded_bundles import bundle_of
 
 from petqc.formats.bundle import read_bundle
-from petqc.reanalysis_id import expected_id
+from petqc.run_names import expected_id
 from petqcd.store import Store
 
 if TYPE_CHECKING:

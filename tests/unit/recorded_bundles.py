@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from petqc.formats.bundle import begin_bundle, seal_bundle
@@ -9,7 +11,6 @@ from petqc.formats.petsys_config import load_config
 from petqc.qc_input import RunContext
 from petqc.software import software
 from petqc_simulators.recording import write_recording
-from petqcd.recording.run import keep_context
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +34,7 @@ def bundle_of(folder: Path, seed: int = 1, kind: str = "source") -> Path:
     )
     about = ("run_id", "kind", "scanner", "started_at", "simulated", "software", "calibration_ids")
     begin_bundle(folder, {**{name: getattr(context, name) for name in about}, "simulator": None, "recorded": "frames"})
-    keep_context(folder, context)
+    told = {f.name: getattr(context, f.name) for f in fields(context) if f.name not in {"raw_files", "reference"}}
+    (folder / "context.json").write_text(json.dumps(told, default=dict))
     seal_bundle(folder)
     return folder

@@ -22,8 +22,8 @@ from petqc.errors import BadInputError
 from petqc.formats.bundle import read_bundle
 from petqc.formats.petsys_config import load_config
 from petqc.limits import Status
-from petqc.reanalysis_id import expected_id
 from petqc.results import Run
+from petqc.run_names import expected_id
 from petqc.vendor_reports import imported_run
 from petqcd.cli import reprocess as command
 from petqcd.errors import ConfigError, NotFoundError, StoreError, UnreachableError

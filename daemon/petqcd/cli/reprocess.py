@@ -195,7 +195,7 @@ class _Todo:
     def _add_one(self, place: Place) -> None:
         from petqc.errors import BadInputError
         from petqc.formats.bundle import BUNDLE_JSON, read_bundle
-        from petqc.reanalysis_id import RECORDING_ROLES, expected_id
+        from petqc.run_names import RECORDING_ROLES, expected_id
         from petqcd.reprocess.places import as_files
         from petqcd.reprocess.work import Order
 

@@ -89,7 +89,7 @@ def analyse_one(order: Order) -> Outcome:
 
 def _is_needed(name: str) -> bool:
     from petqc.formats.bundle import BUNDLE_JSON, role_of
-    from petqc.reanalysis_id import NEEDED
+    from petqc.run_names import NEEDED
 
     return name == BUNDLE_JSON or role_of(name) in NEEDED
 
