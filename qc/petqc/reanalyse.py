@@ -7,7 +7,6 @@ kind of run is read: `petqc.recorded.kinds`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from petqc.formats.bundle_check import check_bundle
 from petqc.recorded.kinds import KINDS
 from petqc.recorded.told import read_context
 from petqc.results import EnvironmentReading, RawFile, Run
-from petqc.software import software as versions
+from petqc.run_names import reanalysis_id, software_now
 
 if TYPE_CHECKING:
     import os
@@ -117,9 +116,8 @@ def _context(bundle: Bundle, then: RunContext, read: Read, raw_files: tuple[RawF
     set_id = other.set_id if other.config is not None else then.calibration_ids.get("set")
     if set_id is not None:
         ids["set"] = set_id
-    software = {**versions(), **{k: v for k, v in then.software.items() if k == "board"}}
+    software = software_now(then.software)
     is_cut = bundle.state == "recording" or then.elapsed_s is None
-    seen = hashlib.sha256(json.dumps([[f.sha256 for f in raw_files], ids, software], sort_keys=True).encode())
     notes = [f"Analysis of the recording of run {then.run_id}, {_with(then, ids)}."]
     if is_cut or bundle.state == "truncated":
         notes.append(f"The recording is truncated: {bundle.reason}.")
@@ -128,7 +126,7 @@ def _context(bundle: Bundle, then: RunContext, read: Read, raw_files: tuple[RawF
     }
     return replace(
         then,
-        run_id=f"{then.run_id}-again-{seen.hexdigest()[:8]}",
+        run_id=reanalysis_id(then.run_id, (f.sha256 for f in raw_files), ids, software),
         software=software,
         calibration_ids=ids,
         raw_files=raw_files,

@@ -20,7 +20,7 @@ from petqcd.client import Client
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-READY_DEADLINE_S = 60.0
+READY_DEADLINE_S = 120.0
 STOP_DEADLINE_S = 40.0
 
 CONFIG = """\
@@ -123,11 +123,14 @@ def serving(
     faults: tuple[str, ...] = (),
     env: dict[str, str] | None = None,
     profile: str = "bench",
+    extra: str = "",
 ) -> Iterator[Serving]:
-    """Start `petqc serve`, and end it in order."""
+    """Start `petqc serve`, and end it in order; extra: further tables of its configuration."""
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "petqc.toml"
-    config.write_text(CONFIG.format(profile=profile, seed=seed, faults=json.dumps(list(faults)), seconds=seconds))
+    config.write_text(
+        CONFIG.format(profile=profile, seed=seed, faults=json.dumps(list(faults)), seconds=seconds) + extra
+    )
     state_dir = folder / "state"
     process = subprocess.Popen(
         [*petqc_command(), "serve", "--json", "-v", "--config", str(config), "--state-dir", str(state_dir)],

@@ -59,14 +59,15 @@ def impatient(text: str) -> str:
 
 
 @contextmanager
-def watching(folder: Path, target: str, webhook: str) -> Iterator[str]:
-    """Our own configuration of Prometheus and Alertmanager, impatient, for one target; gives Prometheus' address."""
+def watching(folder: Path, targets: list[str], webhook: str) -> Iterator[str]:
+    """Our own configuration of Prometheus and Alertmanager, impatient, for some targets; gives Prometheus' address."""
     folder.mkdir()
     prometheus, alertmanager = free_address(), free_address()
     shipped = MONITORING / "prometheus"
     (folder / "petqc.rules.yml").write_text(impatient((shipped / "petqc.rules.yml").read_text()))
     config = impatient((shipped / "prometheus.yml").read_text())
-    config = config.replace("127.0.0.1:8642", target.removeprefix("http://")).replace("127.0.0.1:9093", alertmanager)
+    scraped = '", "'.join(target.removeprefix("http://") for target in targets)
+    config = config.replace("127.0.0.1:8642", scraped).replace("127.0.0.1:9093", alertmanager)
     (folder / "prometheus.yml").write_text(config)
     config = impatient((shipped / "alertmanager.yml").read_text()).replace("http://127.0.0.1:9099/", webhook)
     (folder / "alertmanager.yml").write_text(config)

@@ -51,7 +51,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         webhook() as (url, hook),
         service_manager(folder / "notify") as (manager, told_to),
         serving(folder / "petqc", seconds=3, faults=("F14=300",), env=told_to) as daemon,
-        watching(folder / "watching", daemon.http, url) as prometheus,
+        watching(folder / "watching", [daemon.http], url) as prometheus,
     ):
         assert wait_for(prometheus, "petqc_run_verdict == -1")[0]["metric"]["scanner"] == "bench"
         wait_for(prometheus, 'ALERTS{alertname="PetqcSimulated"}')  # the rules are at work,

@@ -37,7 +37,7 @@ class PostgresServer:
             "-h",
             "",
             "-c",
-            "max_connections=30",
+            "max_connections=60",
         ]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, **self._who)

@@ -28,7 +28,7 @@ from petqcd.progress import QUEUE_LENGTH, Bus, Event
 from petqcd.web.actions import ACTIONS, ROLES, SOCKET_ONLY
 from petqcd.web.api import make_app
 from petqcd.web.gate import GatedRoute
-from petqcd.web.guard import MAX_BODY_BYTES, Guard
+from petqcd.web.guard import MAX_BODY_BYTES, MAX_DOCUMENT_BYTES, Guard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -220,7 +220,7 @@ def test_every_route_has_an_action(tmp_path: Path, board_config: Path) -> None:
     assert set(ROLES) == set(ACTIONS.values())
 
 
-def call_guard(method: str, headers: dict[str, str], *, commands: bool) -> int:
+def call_guard(method: str, headers: dict[str, str], *, commands: bool, path: str = "/api/v1/runs") -> int:
     """Status that the guard gives; 200 stands for passed on."""
     sent: list[dict[str, Any]] = []
 
@@ -236,6 +236,7 @@ def call_guard(method: str, headers: dict[str, str], *, commands: bool) -> int:
     scope = {
         "type": "http",
         "method": method,
+        "path": path,
         "headers": [(k.lower().encode(), v.encode()) for k, v in headers.items()],
     }
     asyncio.run(Guard(app, hosts={"petqcd"}, commands=lambda: commands)(scope, receive, send))
@@ -259,6 +260,14 @@ def call_guard(method: str, headers: dict[str, str], *, commands: bool) -> int:
 )
 def test_what_a_command_must_look_like(headers: dict[str, str], status: int) -> None:
     assert call_guard("POST", {"Host": "petqcd", **headers}, commands=True) == status
+
+
+def test_the_document_of_a_run_may_be_longer_than_a_command_but_has_an_end_too() -> None:
+    def sent(length: int) -> int:
+        headers = {"Host": "petqcd", "Content-Type": "application/json", "Content-Length": str(length)}
+        return call_guard("POST", headers, commands=True, path="/api/v1/imports")
+
+    assert (sent(MAX_BODY_BYTES + 1), sent(MAX_DOCUMENT_BYTES), sent(MAX_DOCUMENT_BYTES + 1)) == (200, 200, 413)
 
 
 def test_a_listener_that_does_not_read_is_dropped_and_holds_up_nobody() -> None:

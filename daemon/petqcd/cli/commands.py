@@ -20,6 +20,7 @@ from petqcd.cli import (
     install,
     maintenance,
     off,
+    reprocess,
     service,
     tools,
 )
@@ -46,6 +47,7 @@ for _module in (
     baseline,
     files,
     bundles,
+    reprocess,
     history,
     exchange,
     access,

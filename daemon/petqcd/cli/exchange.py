@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from petqcd.cli.common import ConfigFile, Json, StateDir, configuration, give_json, say
-from petqcd.errors import ConfigError, UnreachableError
+from petqcd.cli.common import ConfigFile, Json, StateDir, configuration, give_json
+from petqcd.cli.importing import import_runs
+from petqcd.errors import ConfigError
 
 if TYPE_CHECKING:
     from petqc.results import Run as Document
-    from petqcd.config import PetqcConfig
 
 
 class Form(enum.StrEnum):
@@ -52,37 +52,13 @@ def import_reports(
     for run in runs:
         run.scanner = scanner or run.scanner
         run.software = software() | run.software
-    told = _store(loaded, folder, runs)
+    told = import_runs(loaded, folder, runs)
     if as_json:
         give_json({"runs": [{"run_id": run_id, "imported": new} for run_id, new in told]})
         return
     new = [run_id for run_id, is_new in told if is_new]
     first_last = f": {new[0]} to {new[-1]}" if new else ""
     typer.echo(f"{len(new)} of {len(told)} reports imported{first_last}; {len(told) - len(new)} were there already")
-
-
-def _store(config: PetqcConfig, folder: Path, runs: list[Document]) -> list[tuple[str, bool]]:
-    """Through the daemon; without one, as its own only writer."""
-    import asyncio
-
-    from petqcd.client import Client
-
-    client = Client(folder)
-    try:
-        return [(run.run_id, client.post("/api/v1/imports", {"document": run.document()})["imported"]) for run in runs]
-    except UnreachableError as error:
-        from petqcd.store import Store, database_of
-
-        say(f"petqc: {error}; writing the history itself")
-
-        async def store_all() -> list[tuple[str, bool]]:
-            store = Store(folder, database_of(config.store, folder))
-            try:
-                return [(run.run_id, await store.import_run(run)) for run in runs]
-            finally:
-                store.close()
-
-        return asyncio.run(store_all())
 
 
 def export(

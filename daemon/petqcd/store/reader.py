@@ -16,7 +16,7 @@ from sqlalchemy import and_, exc, func, inspect, not_, or_, select
 from petqcd.errors import NotFoundError, StoreError
 from petqcd.store import schema
 from petqcd.store.database import DATABASE
-from petqcd.store.rows import DAILY, IMPORTED, SOURCE, Occasion, StoredRun, StoredValues
+from petqcd.store.rows import AGAIN, DAILY, IMPORTED, SOURCE, Occasion, StoredRun, StoredValues
 from petqcd.store.sqlite import SqliteDatabase
 
 if TYPE_CHECKING:
@@ -200,6 +200,11 @@ class Reader:
         )
         last = {row["day"]: row for row in self._rows(query)}
         return [Occasion(**{**row, "day": date.fromisoformat(row["day"])}) for row in last.values()]
+
+    def reanalyses(self) -> dict[str, str]:
+        """Verdicts of all runs that were analysed again, by run id."""
+        query = select(schema.runs.c.run_id, schema.runs.c.verdict).where(schema.runs.c.kind.like(f"%{AGAIN}"))
+        return {row["run_id"]: row["verdict"] for row in self._rows(query)}
 
     def newest_time(self) -> str | None:
         """When the newest record was stored, by the clock of then; None: there is none."""

@@ -9,9 +9,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import date
 
+    from petqc.results import Run
+
 DAILY, SOURCE = "daily", "source"
 IMPORTED = "imported"
 """In place of the daemon that made a run: it was measured by something else, and only its results are here."""
+AGAIN = "-again"
+"""At the end of the kind that a re-analysis is listed as: whoever asks for runs of a kind, for the verdict of today, a
+chart or a baseline, is never given what was made later of an old recording."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,11 @@ class Occasion:
     run_id: str
     verdict: str | None
     sentence: str | None
+
+
+def listed_kind(run: Run) -> str:
+    """The kind that a run is listed as."""
+    return f"{run.kind}{AGAIN}" if run.reanalysis_of else run.kind
 
 
 def kind_of(document: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from petqcd.places import hold
 from petqcd.store import outbox, schema
 from petqcd.store.database import DATABASE
 from petqcd.store.reader import Reader
-from petqcd.store.rows import IMPORTED
+from petqcd.store.rows import IMPORTED, listed_kind
 from petqcd.store.sqlite import SqliteDatabase
 from petqcd.store.writer import Writer
 
@@ -186,7 +186,7 @@ class Store(Reader):
             await asyncio.sleep(AGAIN_S)
 
     async def import_run(self, run: Run) -> bool:
-        """Store, in one step, a run that was measured elsewhere. False: it is there already.
+        """Store, in one step, a run that was measured elsewhere, or analysed again. False: it is there already.
 
         Raises:
             StoreError: another run has its name, or the disk refuses.
@@ -293,7 +293,7 @@ def _whole(run: Run, instance: str) -> dict[str, Any]:
     """The row of a run that was never claimed."""
     return {
         "run_id": run.run_id,
-        "kind": run.kind,
+        "kind": listed_kind(run),
         "scanner": run.scanner,
         "simulated": run.simulated,
         "state": "finished",

@@ -301,7 +301,7 @@ def _add_commands(app: FastAPI, daemon: Daemon) -> None:
 
     @app.post("/api/v1/imports")
     async def import_run(body: Import) -> dict[str, Any]:
-        """Store a report of the scanner's own software in the history; false: it is there already."""
+        """Store a report of the scanner's own software, or a re-analysis; imported false: it is there already."""
         run = imported_run(body.document)
         return {"run_id": run.run_id, "imported": await daemon.store.import_run(run)}
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 1 << 20
+MAX_DOCUMENT_BYTES = 32 << 20
+"""Of what has the document of a run in it: hundreds of bytes for each check of each part of a scanner."""
+_WITH_DOCUMENT = frozenset({"/api/v1/imports"})
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 SOCKET_HOST = "petqcd"
 PAGE_POLICY = (
@@ -50,7 +53,7 @@ class Guard:
         if scope["type"] != "http":
             return
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
-        refusal = self._refusal(scope["method"], headers)
+        refusal = self._refusal(scope["method"], scope["path"], headers)
         if refusal is not None:
             await _refuse(send, *refusal)
             return
@@ -62,7 +65,7 @@ class Guard:
 
         await self._app(scope, receive, send_with_headers)
 
-    def _refusal(self, method: str, headers: dict[str, str]) -> tuple[int, str, str] | None:
+    def _refusal(self, method: str, path: str, headers: dict[str, str]) -> tuple[int, str, str] | None:
         host = headers.get("host", "")
         if _without_port(host).lower() not in self._hosts:
             return 421, "wrong-host", "this server is not called what the Host header says"
@@ -78,8 +81,9 @@ class Guard:
         length = headers.get("content-length", "")
         if not length.isdecimal():
             return 411, "no-length", "commands state their length"
-        if int(length) > MAX_BODY_BYTES:
-            return 413, "too-large", f"commands have at most {MAX_BODY_BYTES} bytes"
+        most = MAX_DOCUMENT_BYTES if path in _WITH_DOCUMENT else MAX_BODY_BYTES
+        if int(length) > most:
+            return 413, "too-large", f"this command has at most {most} bytes"
         return None
 
 

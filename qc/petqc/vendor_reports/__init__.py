@@ -24,12 +24,14 @@ def imported_run(document: Mapping[str, Any]) -> Run:
     """The run of a document that is to be imported.
 
     Raises:
-        BadInputError: it is no run document, or not of a kind that is imported: a daily run cannot be slipped in.
+        BadInputError: it is no run document, or neither of a kind that is imported nor a re-analysis, which is listed
+            apart: a daily run cannot be slipped in.
     """
     try:
         run = Run.from_document(document)
     except (KeyError, TypeError, ValueError) as error:
         raise BadInputError(f"not the document of a run: {error}") from error
-    if run.kind not in READERS:
+    is_again = run.reanalysis_of and run.run_id.startswith(f"{run.reanalysis_of}-again-")
+    if run.kind not in READERS and not is_again:
         raise BadInputError(f"runs of kind {run.kind!r} are not imported", do=f"known are {', '.join(READERS)}")
     return run
