@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from petqcd.cli import ONE_THREAD
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+"""As the command does it, and as early: what is computed here is compared with its results to the last digit."""
 
 ROOT = Path(__file__).resolve().parent.parent
 
