@@ -22,6 +22,7 @@ from tests.conftest import _children, _descriptors, _leaks
 from tests.contract.interlocked_bench import Supplies, write_config
 
 from petqc.recorded import analyse_file
+from petqc_drivers.petsys import udp_link
 from petqc_simulators.control import serving
 from petqc_simulators.faults import Fault
 from petqc_simulators.live_faults import DetectorFaults, LiveFaults
@@ -129,11 +130,14 @@ def nothing_left_behind(console: Console, browser: Browser) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
     folder = tmp_path_factory.mktemp("console")
+    stack = ExitStack()
     recording = write_recording(folder / "r", "bench", 1, 0.5, truth_seconds=0)
+    patience = stack.enter_context(pytest.MonkeyPatch.context())
+    patience.setattr(udp_link, "HANDSHAKE_TIMEOUT_S", EXPECT_MS / 1000)  # a run is there until somebody ends it
     runs = stored_runs(recording)
     silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     silent.bind(("127.0.0.1", 0))
-    supplies, stack = Supplies(), ExitStack()
+    supplies = Supplies()
     path = write_config(folder, supplies.serve(stack))
     board = f'"udp://127.0.0.1:{silent.getsockname()[1]}"'
     configuration = f'"{recording["config"]}"'

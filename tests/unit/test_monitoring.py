@@ -104,11 +104,11 @@ def test_a_part_of_a_check_has_a_metric_of_its_own() -> None:
         )
     ]
     metrics.restore(usual_run(checks=found), finished_unix_s=1.0)
-    lines = metrics.text().decode().splitlines()
-    for line in (
-        'petqc_coincidence_window_seconds{module="scanner",scanner="bench"} 4.7e-09',
-        'petqc_energy_window_low_electronvolts{module="scanner",scanner="bench"} 435000.0',
-        'petqc_supply_vdd1_volts{module="0.0.1",scanner="bench"} 1.35',
-        'petqc_compared_energy_resolution_ratio{module="scanner",scanner="bench"} 0.105',
+    lines = dict(line.rsplit(" ", 1) for line in metrics.text().decode().splitlines() if line[0] != "#")
+    for series, value in (
+        ('petqc_coincidence_window_seconds{module="scanner",scanner="bench"}', 4.7e-9),
+        ('petqc_energy_window_low_electronvolts{module="scanner",scanner="bench"}', 435e3),
+        ('petqc_supply_vdd1_volts{module="0.0.1",scanner="bench"}', 1.35),
+        ('petqc_compared_energy_resolution_ratio{module="scanner",scanner="bench"}', 0.105),
     ):
-        assert line in lines
+        assert float(lines[series]) == pytest.approx(value, rel=1e-12)

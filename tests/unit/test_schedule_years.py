@@ -25,7 +25,7 @@ from petqcd.scheduler import WAIT_S, Scheduler
 from petqcd.store import Occasion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from petqc.results import Run
 
@@ -89,7 +89,10 @@ class Days:
     async def miss(self, run: Run, occasion: tuple[str, str, int]) -> None:
         self.history.claim(occasion, str(run.verdict), run.sentence, self.unix_s)
 
-    async def start(self, _kind: str, *, source: str, remark: str, occasion: tuple[str, str, int]) -> str:
+    async def start(
+        self, _kind: str, *, source: str, parameters: Mapping[str, Any], remark: str, occasion: tuple[str, str, int]
+    ) -> str:
+        assert not parameters  # a daily run that begins by itself needs none
         if self.chance.random() < 0.1:
             raise BusyError("another run is going on")
         dies = self.chance.random() < 0.02
