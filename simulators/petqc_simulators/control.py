@@ -69,7 +69,7 @@ def control_path(folder: Path) -> Iterator[Path]:
     if len(os.fsencode(path)) <= SOCKET_PATH_MAX:
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="petqc-control-") as short:
+    with tempfile.TemporaryDirectory(prefix="petqc-") as short:
         yield Path(short) / NAME
 
 
@@ -104,7 +104,7 @@ class _Server:
             path.chmod(0o600)
         except OSError as error:
             self._listening.close()
-            raise ProfileError(f"{path} cannot be used for the control socket: {error.strerror}") from error
+            raise ProfileError(f"{path} cannot be used for the control socket: {error.strerror or error}") from error
         self._listening.listen(MOST_CLIENTS)
         self._listening.setblocking(False)
         self._wake_read, self._wake_write = os.pipe()
