@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _CONFIG = """\
 [[device]]
+kind = "{kind}"
 [device.simulator]
 profile = "{profile}"
 seed = 1
@@ -44,6 +45,12 @@ listen = "127.0.0.1:0"
 [qc.source]
 seconds = {seconds}
 """
+
+
+def _config(profile: str, seconds: float) -> str:
+    """One board of the bench by UDP, everything else behind the readout maker's daemon."""
+    kind = "petsys-udp" if profile == "bench" else "petsys-daqd"
+    return _CONFIG.format(kind=kind, profile=profile, seconds=seconds)
 
 
 def events(http_address: str, deadline_s: float) -> Iterator[tuple[float, str, dict[str, Any]]]:
@@ -155,7 +162,7 @@ def main() -> None:
         return
     with (
         tempfile.TemporaryDirectory(prefix="petqc-live-") as folder,
-        serving(Path(folder), _CONFIG.format(profile=given.profile, seconds=given.seconds)) as daemon,
+        serving(Path(folder), _config(given.profile, given.seconds)) as daemon,
     ):
         daemon.petqc("status", "--wait-ready")
         runs = []
