@@ -20,7 +20,7 @@ PAGES = sorted(
 )
 
 
-SHORT = "[[device]]\n[device.simulator]\n[qc.source]\nseconds = 4\n"
+SHORT = "[qc.source]\nseconds = 4\n"
 
 
 def commands(page: Path) -> list[str]:
