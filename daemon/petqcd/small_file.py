@@ -76,7 +76,7 @@ def read_newest(path: Path, schema: str) -> Any:
         ValueError: it is damaged, or of another schema.
     """
     found = read(path)
-    if found is None and not path.exists():
+    if found is None and not path.exists() and not previous(path).exists():
         return None
     if found is None or found.is_previous or found.document["schema"] != schema:
         raise ValueError(path)

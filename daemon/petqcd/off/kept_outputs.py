@@ -138,11 +138,11 @@ class KeptOutputs:
 def _tripped_before(state_dir: Path) -> tuple[dict[str, str], str]:
     """What the process before left tripped, by device; and why that is not known, if it is not."""
     path = state_dir / TRIPPED
-    found = small_file.read(path)
-    if found is not None and isinstance(found.document, dict) and found.document.get("schema") == SCHEMA:
-        return {str(name): str(why) for name, why in found.document["tripped"].items()}, ""
-    is_there = path.exists() or small_file.previous(path).exists()
-    return {}, f"what was tripped cannot be read: {path} is damaged" if is_there else ""
+    try:
+        found = small_file.read_newest(path, SCHEMA)  # the one before may lack the last trip
+        return {} if found is None else {str(name): str(why) for name, why in found["tripped"].items()}, ""
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return {}, f"what was tripped cannot be read: {path} is damaged"
 
 
 def _write_tripped(state_dir: Path, tripped: dict[str, str]) -> None:
