@@ -15,17 +15,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
+from whole_process import PETQC, timed
+
 from petqc_simulators.profile import load_profile
 
-PETQC = [sys.executable, "-c", "from petqcd.cli import main; main()"]
 SECONDS = {
     "bench": (8.0, 32.0),
     "ring-small": (4.0, 16.0),
@@ -44,22 +42,6 @@ modules = 152
 [numbering]
 modules_per_port = 5
 """
-
-
-def timed(command: list[str], output: Path, accept: tuple[int, ...] = (0,)) -> dict[str, float]:
-    """Wall and processor seconds, and peak memory in MB, of one whole process."""
-    started = time.perf_counter()
-    with output.open("wb") as out:
-        child = subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode not in accept:
-        sys.exit(f"exit code {child.returncode}: {' '.join(command)}")
-    return {
-        "wall_s": time.perf_counter() - started,
-        "cpu_s": usage.ru_utime + usage.ru_stime,
-        "peak_mb": usage.ru_maxrss / 1024,
-    }
 
 
 def measured(name: str) -> dict[str, Any]:
@@ -85,7 +67,13 @@ def measured(name: str) -> dict[str, Any]:
             document = json.loads((work / "run.json").read_text())
             file_mb = Path(f"{run}.rawf").stat().st_size / 1e6
             found["runs"].append(
-                {"seconds": seconds, "hits": hits, "file_mb": file_mb, "record": wrote, "analyse": took}
+                {
+                    "seconds": seconds,
+                    "hits": hits,
+                    "file_mb": file_mb,
+                    "record": wrote._asdict(),
+                    "analyse": took._asdict(),
+                }
                 | {"verdict": document["verdict"], "checks": len(document["checks"]), "software": document["software"]}
             )
             Path(f"{run}.rawf").unlink()  # the longer one may need the room

@@ -34,7 +34,7 @@ from petqc.analysis import RunContext, analyse
 from petqc.calibration import CalibrationSet
 from petqc.channel_map import asic_node
 from petqc.formats.petsys_config import load_config
-from petqc.histograms import HistogramSettings, QcHistograms
+from petqc.histograms import QcHistograms
 from petqc.limits import Status
 from petqc.mr_delta import analyse_mr_delta
 from petqc.processing import ProcessingSettings, Processor
@@ -101,12 +101,7 @@ def counted(profile: Profile, detector: Detector, seconds: float) -> tuple[QcHis
         config = load_config(write_config_folder(Path(folder), detector.plan.configured(profile), detector.draw))
     calibration = CalibrationSet.from_config(config)
     settings = replace(ProcessingSettings.from_config(config), compacted=False)
-    histograms = QcHistograms(
-        calibration.topology,
-        calibration.energy_unit,
-        HistogramSettings.from_processing(settings, calibration.energy_unit),
-        searched=calibration.searched_pairs(),
-    )
+    histograms = QcHistograms.of(calibration, settings)
     processor = Processor(calibration, settings, trigger_id=profile.hardware.trigger_id)
     last = detector.frame + _blocks(seconds) * BLOCK_FRAMES - 1
     while detector.frame < last:

@@ -22,35 +22,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from served import cpu_s, give, machine, say, serving, table
+from served import cpu_s, give, machine, say, serving, simulated_bench, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from served import Daemon
-
-_CONFIG = """\
-[[device]]
-kind = "{kind}"
-[device.simulator]
-profile = "{profile}"
-seed = 1
-[device.bias]
-v_min = 0.0
-v_max = 50.0
-max_step_v = 5.0
-slew_v_per_s = 50.0
-[api]
-listen = "127.0.0.1:0"
-[qc.source]
-seconds = {seconds}
-"""
-
-
-def _config(profile: str, seconds: float) -> str:
-    """One board of the bench by UDP, everything else behind the readout maker's daemon."""
-    kind = "petsys-udp" if profile == "bench" else "petsys-daqd"
-    return _CONFIG.format(kind=kind, profile=profile, seconds=seconds)
 
 
 def events(http_address: str, deadline_s: float) -> Iterator[tuple[float, str, dict[str, Any]]]:
@@ -162,7 +139,7 @@ def main() -> None:
         return
     with (
         tempfile.TemporaryDirectory(prefix="petqc-live-") as folder,
-        serving(Path(folder), _config(given.profile, given.seconds)) as daemon,
+        serving(Path(folder), simulated_bench(f"[qc.source]\nseconds = {given.seconds}\n", given.profile)) as daemon,
     ):
         daemon.petqc("status", "--wait-ready")
         runs = []

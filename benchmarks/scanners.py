@@ -20,38 +20,23 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from whole_process import PETQC, timed
 
 from petqc.scanners import load_scanner
 from petqc_simulators.physics.detector import BLOCK_S
 from petqc_simulators.profile import load_profile, profile_names
 
-PETQC = [sys.executable, "-c", "from petqcd.cli import main; main()"]
 DETECTORS_DIFFER = 0.002
 COMPARED = {"energy_resolution": "energy_resolution_percent", "ctr_fit": "tof_fwhm_ps", "ctr_nema": "tof_fwhm_ps"}
 """Checks of the scanner, and what is published under which name."""
 SOURCES = ("na22", "ge68")
-
-
-def timed(command: list[str], output: Path, accept: tuple[int, ...] = (0,)) -> tuple[float, float, float]:
-    """Wall seconds, processor seconds and peak memory in MB of one whole process."""
-    started = time.perf_counter()
-    with output.open("wb") as out:
-        child = subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode not in accept:
-        sys.exit(f"exit code {child.returncode}: {' '.join(command)}")
-    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def value(document: dict[str, Any], check: str) -> tuple[float | None, float | None, str]:
@@ -103,10 +88,10 @@ def run(name: str, seed: int, source: str, pairs_per_crystal: float) -> dict[str
         "file_mb": megabytes,
         "write_s": recording_s,
         "write_mhits_per_s": hits / recording_s / 1e6,
-        "write_peak_mb": wrote[2],
-        "analyse_s": analysed[0],
-        "analyse_cpu_s": analysed[1],
-        "analyse_peak_mb": analysed[2],
+        "write_peak_mb": wrote.peak_mb,
+        "analyse_s": analysed.wall_s,
+        "analyse_cpu_s": analysed.cpu_s,
+        "analyse_peak_mb": analysed.peak_mb,
         "verdict": document["verdict"],
         "sentence": document["sentence"],
         "not_passed": [

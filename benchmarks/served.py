@@ -27,8 +27,9 @@ STOP_S = 60.0
 
 _BENCH = """\
 [[device]]
+kind = "{kind}"
 [device.simulator]
-profile = "bench"
+profile = "{profile}"
 seed = 1
 [device.bias]
 v_min = 0.0
@@ -40,9 +41,10 @@ listen = "127.0.0.1:0"
 """
 
 
-def simulated_bench(runs: str) -> str:
-    """A petqc.toml: the simulated bench, with the tables of its runs."""
-    return _BENCH + runs
+def simulated_bench(runs: str, profile: str = "bench") -> str:
+    """A petqc.toml: the simulated bench by UDP, or another scanner behind the readout maker's daemon, and its runs."""
+    kind = "petsys-udp" if profile == "bench" else "petsys-daqd"
+    return _BENCH.format(kind=kind, profile=profile) + runs
 
 
 def say(text: str) -> None:

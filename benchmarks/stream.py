@@ -34,7 +34,7 @@ from served import cpu_s, use_of
 from petqc.calibration import CalibrationSet
 from petqc.formats.petsys_config import load_config
 from petqc.formats.petsys_raw import RawHeader, RawReader, RawWriter
-from petqc.histograms import HistogramSettings, QcHistograms
+from petqc.histograms import QcHistograms
 from petqc.processing import ProcessingSettings, Processor
 from petqc_drivers.petsys.frames import FRAMES_PER_S, frame_event_counts, frame_ids, scan_frames
 from petqc_simulators.physics.detector import BLOCK_S, Detector
@@ -141,12 +141,7 @@ class Recorder:
             calibration = CalibrationSet.from_config(config)
             settings = replace(ProcessingSettings.from_config(config), compacted=False)
             self._processor = Processor(calibration, settings, trigger_id=trigger_id)
-            self._histograms = QcHistograms(
-                calibration.topology,
-                calibration.energy_unit,
-                HistogramSettings.from_processing(settings, calibration.energy_unit),
-                searched=calibration.searched_pairs(),
-            )
+            self._histograms = QcHistograms.of(calibration, settings)
 
     @property
     def frames_recorded(self) -> int:

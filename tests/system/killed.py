@@ -38,7 +38,7 @@ LATEST_S = {"start": 0.8, "up": 0.1, "claimed": 0.05, "acquire": 0.3, "analyse":
 LIFE_DEADLINE_S = 600.0
 """One that hangs ends; on a busy machine one that does not may take minutes."""
 
-CONFIG = """\
+BOARD = """\
 [[device]]
 address = "{address}"
 configuration = "{configuration}"
@@ -48,7 +48,9 @@ v_min = 0.0
 v_max = 50.0
 max_step_v = 20.0
 slew_v_per_s = 100.0
-[qc.source]
+"""
+CONFIG = f"""\
+{BOARD}[qc.source]
 seconds = 0.5
 settle_s = 0.0
 [qc.housekeeping]

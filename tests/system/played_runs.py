@@ -14,6 +14,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.system.killed import BOARD
 from tests.unit.test_daemon_runs import FakeBoard
 
 from petqc.formats.petsys_raw import RawReader
@@ -29,18 +30,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-CONFIG = """\
-[[device]]
-address = "udp://127.0.0.1:9"
-configuration = "{configuration}"
-simulated = true
-[device.bias]
-v_min = 0.0
-v_max = 50.0
-max_step_v = 20.0
-slew_v_per_s = 100.0
-[qc.source]
-seconds = {seconds}
+CONFIG = f"""\
+{BOARD}[qc.source]
+seconds = {{seconds}}
 settle_s = 0.0
 [api]
 listen = "127.0.0.1:0"
@@ -87,7 +79,9 @@ async def runs(folder: Path, number: int, *, is_plain: bool) -> None:
     with RawReader(folder / "r") as reader:
         blocks = [block.copy() for block in reader.blocks()]
         frames = reader.frames_read
-    (folder / "petqc.toml").write_text(CONFIG.format(configuration=folder / files["config"], seconds=SECONDS))
+    (folder / "petqc.toml").write_text(
+        CONFIG.format(address="udp://127.0.0.1:9", configuration=folder / files["config"], seconds=SECONDS)
+    )
     config = load_config(folder / "petqc.toml")
 
     def make(*_: Any) -> Any:
