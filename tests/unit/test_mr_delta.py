@@ -160,6 +160,15 @@ def test_what_was_not_measured_in_every_phase_is_no_pass() -> None:
 QC = {"mr_delta": MrDeltaConfig(seconds=0.1, settle_s=0, queue_mib=64, sequence="EPI", duty_percent=80)}
 
 
+async def idle_again(w: World, run_id: str) -> Run:
+    """Tell that the sequence has ended, and let the run come to its end."""
+    await until_it_waits(w, "has ended and the MR is idle: petqc confirm")
+    w.runs.confirm("")
+    async with asyncio.timeout(DEADLINE_S):
+        await w.runs.wait()
+    return Run.load(w.store.folder_of(run_id))
+
+
 async def until_it_waits(w: World, for_what: str) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while w.runs.progress is None or for_what not in w.runs.progress.detail:  # noqa: ASYNC110 - as a person looks
@@ -178,11 +187,7 @@ def test_the_run_waits_for_the_word_with_bias_on_and_keeps_three_recordings(tmp_
             assert w.runs.confirm("noisy") == (run_id, "the sequence EPI runs")
             with pytest.raises(RefusedError, match="does not wait"):
                 w.runs.confirm("")
-            await until_it_waits(w, "has ended and the MR is idle: petqc confirm")
-            w.runs.confirm("")
-            async with asyncio.timeout(DEADLINE_S):
-                await w.runs.wait()
-            run = Run.load(w.store.folder_of(run_id))
+            run = await idle_again(w, run_id)
             assert [f.name for f in run.raw_files] == ["idle.rawf", "stress.rawf", "idle-again.rawf"]
             assert run.account["frames_received"] == run.account["frames_recorded"] + run.account["frames_dropped"]
             assert run.account["frames_recorded"] == run.account["frames"]
@@ -261,11 +266,7 @@ def test_by_the_schedule_nothing_is_switched_on_until_somebody_is_at_the_mr(tmp_
             await until_it_waits(w, "the sequence EPI runs: petqc confirm")
             assert "bias_on" in w.boards[0].calls
             w.runs.confirm("")
-            await until_it_waits(w, "has ended and the MR is idle: petqc confirm")
-            w.runs.confirm("")
-            async with asyncio.timeout(DEADLINE_S):
-                await w.runs.wait()
-            run = Run.load(w.store.folder_of(run_id))
+            run = await idle_again(w, run_id)
             assert len(run.raw_files) == 3
             assert any("the source is in its place and the MR is idle (Ge-68)." in note for note in run.notes)
 
