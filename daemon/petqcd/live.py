@@ -48,17 +48,12 @@ class Counting:
         trigger_id: int | None = None,
         look: Look | None = None,
     ) -> None:
-        from petqc.histograms import HistogramSettings, QcHistograms
+        from petqc.histograms import QcHistograms
         from petqc.processing import Processor
 
         self._processor = Processor(calibration, settings, trigger_id=trigger_id)
         self._look = None if look is None else look(calibration.topology)
-        self.histograms = QcHistograms(
-            calibration.topology,
-            calibration.energy_unit,
-            HistogramSettings.from_processing(settings, calibration.energy_unit),
-            searched=calibration.searched_pairs(),
-        )
+        self.histograms = QcHistograms.of(calibration, settings)
 
     def feed(self, words: NDArray[np.uint64]) -> None:
         """Take whole frames."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from petqcd import clock
 from petqcd.config import SourceRunConfig
@@ -39,8 +39,8 @@ class SourceRun(Procedure):
         self._measurement = self.measurement()
         self._measurement.keep_configuration()
 
-    def measurement(self) -> Measurement:
-        """Recording, processing and histograms of the run."""
+    def measurement(self, **own: Any) -> Measurement:
+        """Recording, processing and histograms of the run; own: what a kind has otherwise, see Measurement."""
         from petqcd.measurement import Measurement
 
         return Measurement(
@@ -48,6 +48,7 @@ class SourceRun(Procedure):
             self.job.board_config,
             calibration_ids=self.job.calibration_ids,
             live_queue_mib=self._settings.live_queue_mib,
+            **own,
         )
 
     def is_enough(self) -> bool:

@@ -19,8 +19,10 @@ from petqc.pair_energies import PairEnergies
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from petqc.calibration import CalibrationSet
     from petqc.channel_map import Topology
     from petqc.events import Coincidences, EnergyUnit, Singles
+    from petqc.processing import ProcessingSettings
 
 _ENERGY_AXIS: dict[str, tuple[float, int]] = {
     "kev": (4.0, 400),
@@ -167,6 +169,12 @@ class QcHistograms:
         top = int(topology.channels[-1]) + 1 if n else 0
         self._index = np.full(top, -1, np.int32)
         self._index[topology.channels] = np.arange(n, dtype=np.int32)
+
+    @classmethod
+    def of(cls, calibration: CalibrationSet, settings: ProcessingSettings) -> QcHistograms:
+        """Everything at zero, for what a processor with this calibration and these settings gives."""
+        axes = HistogramSettings.from_processing(settings, calibration.energy_unit)
+        return cls(calibration.topology, calibration.energy_unit, axes, searched=calibration.searched_pairs())
 
     @property
     def n_pairs(self) -> int:

@@ -12,7 +12,8 @@ from pydantic import Field, field_validator, model_validator
 from petqcd.config.model import Model, Name
 from petqcd.interlocks.bias_limits import Finite
 
-SyslogAddress = Annotated[str, Field(pattern=r"^(/\S+|(udp|tcp)://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?)$")]
+SYSLOG_SERVER = r"(?P<way>udp|tcp)://(?P<host>\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+)(:(?P<port>\d{1,5}))?"
+SyslogAddress = Annotated[str, Field(pattern=rf"^(/\S+|{SYSLOG_SERVER})$")]
 
 
 class ScannerConfig(Model):

@@ -46,18 +46,9 @@ class EnergyCalibration(SourceRun):
                 "calibrate with na22 first"
             )
 
-    def measurement(self) -> Measurement:
+    def measurement(self, **own: Any) -> Measurement:
         """Recording and processing, without keV."""
-        from petqcd.measurement import Measurement
-
-        return Measurement(
-            self.job.folder,
-            self.job.board_config,
-            calibration_ids=self.job.calibration_ids,
-            look=self._begin,
-            use_kev=False,
-            live_queue_mib=self._settings.live_queue_mib,
-        )
+        return super().measurement(look=self._begin, use_kev=False, **own)
 
     def is_enough(self) -> bool:
         """Whether nearly every channel shows the first line."""

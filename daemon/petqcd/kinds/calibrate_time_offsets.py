@@ -34,17 +34,9 @@ class TimeOffsetCalibration(SourceRun):
         self._is_enough = False
         super().__init__(job, bench)
 
-    def measurement(self) -> Measurement:
+    def measurement(self, **own: Any) -> Measurement:
         """Recording and processing as on any day."""
-        from petqcd.measurement import Measurement
-
-        return Measurement(
-            self.job.folder,
-            self.job.board_config,
-            calibration_ids=self.job.calibration_ids,
-            look=self._begin,
-            live_queue_mib=self._settings.live_queue_mib,
-        )
+        return super().measurement(look=self._begin, **own)
 
     def is_enough(self) -> bool:
         """Whether nearly every channel has the coincidences that are wanted."""

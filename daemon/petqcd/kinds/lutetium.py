@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from petqcd.config import LutetiumConfig
 from petqcd.kinds import run_kind
@@ -29,15 +29,11 @@ class LutetiumRun(SourceRun):
         self._counts: LutetiumCounts | None = None
         super().__init__(job, bench)
 
-    def measurement(self) -> Measurement:
+    def measurement(self, **own: Any) -> Measurement:
         """With a coincidence window and an energy threshold of its own."""
         from petqc.lutetium import PROCESSING
-        from petqcd.measurement import Measurement
 
-        return Measurement(
-            self.job.folder, self.job.board_config, calibration_ids=self.job.calibration_ids, look=self._begin,
-            processing=PROCESSING, live_queue_mib=self._settings.live_queue_mib,
-        )  # fmt: skip
+        return super().measurement(look=self._begin, processing=PROCESSING, **own)
 
     def looked_at(self) -> RunContext:
         """Nothing is said about a source."""

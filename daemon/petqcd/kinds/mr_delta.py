@@ -182,11 +182,9 @@ class MrDelta(Procedure):
 
     def account(self) -> dict[str, int | float]:
         """The processing's account, all three together."""
-        found: dict[str, int | float] = {}
-        for phase in self._phases:
-            for name, value in phase.account().items():
-                found[name] = found.get(name, 0) + value
-        return found
+        from petqc.recorded.kinds import summed
+
+        return summed(phase.account() for phase in self._phases)
 
     def notes(self, reason: str | None) -> list[str]:
         """What stressed the detector, and who said that it did."""

@@ -26,7 +26,7 @@ from petqcd.store import schema
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Select
 
     from petqcd.security.access import Actor
     from petqcd.store import Reader, Store
@@ -226,13 +226,17 @@ def entries(
         query = query.where(audit.number < before)
     if actor is not None:
         query = query.where(audit.actor == actor)
-    return [{**json.loads(row["document"]), "hash": row["hash"]} for row in reader.rows(query)]
+    return _with_hash(reader, query)
 
 
 def rows_after(reader: Reader, number: int, limit: int) -> list[dict[str, Any]]:
     """Rows with a higher number, oldest first, at most so many, each with its hash; reads the history."""
     audit = schema.audit.c
     query = select(audit.document, audit.hash).where(audit.number > number).order_by(audit.number).limit(limit)
+    return _with_hash(reader, query)
+
+
+def _with_hash(reader: Reader, query: Select[Any]) -> list[dict[str, Any]]:
     return [{**json.loads(row["document"]), "hash": row["hash"]} for row in reader.rows(query)]
 
 

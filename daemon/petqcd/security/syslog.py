@@ -17,6 +17,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from petqcd import small_file
+from petqcd.config.service import SYSLOG_SERVER
 from petqcd.errors import ConfigError, StoreError
 from petqcd.security.audit import newest, rows_after
 
@@ -41,7 +42,6 @@ _LOG_AUDIT = 13
 """Facility. Source: RFC 5424, table 1."""
 _WARNING, _NOTICE, _INFO = 4, 5, 6
 """Severities. Source: RFC 5424, table 2."""
-_ADDRESS = re.compile(r"(?P<way>udp|tcp)://(?P<host>\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+)(:(?P<port>\d{1,5}))?")
 _PORTS = {"udp": 514, "tcp": 601}
 """Source: RFC 5426, RFC 6587."""
 _KEPT = ("number", "at", "phase", "by", "action", "target", "outcome", "of", "request", "hash", "previous")
@@ -61,7 +61,7 @@ class SyslogExport:
     """
 
     def __init__(self, address: str, store: Store, metrics: Metrics, scanner: str) -> None:
-        found = _ADDRESS.fullmatch(address)
+        found = re.fullmatch(SYSLOG_SERVER, address)
         if found is None and not address.startswith("/"):
             raise ConfigError(f"[audit] syslog = {address}: /dev/log, udp://HOST:PORT or tcp://HOST:PORT")
         self._address, self._store, self._metrics, self._scanner = address, store, metrics, scanner

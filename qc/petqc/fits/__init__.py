@@ -187,6 +187,11 @@ def _with_second(edges: NDArray[np.float64], counts: NDArray[np.float64], one: P
     return replace(one, fwhm_error=fwhm_error, fwtm_error=fwtm_error)
 
 
+def error_scale(chi2: float, n_free_bins: int, p_value: float) -> float:
+    """What errors are multiplied by where a fit describes its counts worse than chance does."""
+    return max(1.0, math.sqrt(chi2 / n_free_bins)) if n_free_bins > 0 and p_value < SCALE_BELOW else 1.0
+
+
 def _judged_coarsely(fit: PeakFit) -> PeakFit:
     """The fit with its goodness in bins of a tenth of its FWHM: finer ones hold too little to show a wrong shape."""
     width = float(fit.edges[1] - fit.edges[0])
@@ -198,7 +203,7 @@ def _judged_coarsely(fit: PeakFit) -> PeakFit:
     chi2, p_value = pearson_p_value(counts, model, n_parameters)
     _, p_shape = pearson_p_value(counts, model, n_parameters, SHAPE_TOLERANCE)
     n_free_bins = counts.size - n_parameters
-    scale = max(1.0, math.sqrt(chi2 / n_free_bins)) if n_free_bins > 0 and p_value < SCALE_BELOW else 1.0
+    scale = error_scale(chi2, n_free_bins, p_value)
     more = scale / fit.scale
     return replace(
         fit,
@@ -385,7 +390,7 @@ def peak_fit(
     chi2, p_value = pearson_p_value(counts, model, n_parameters)
     _, p_shape = pearson_p_value(counts, model, n_parameters, SHAPE_TOLERANCE)
     n_free_bins = counts.size - n_parameters
-    scale = max(1.0, math.sqrt(chi2 / n_free_bins)) if n_free_bins > 0 and p_value < SCALE_BELOW else 1.0
+    scale = error_scale(chi2, n_free_bins, p_value)
     without = p.copy()
     without[[A1, A2]] = 0.0
     background, jac = np.empty(counts.size), np.empty((counts.size, N_PARAMETERS))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from petqc.errors import FitFailedError, TooFewCountsError
-from petqc.fits import MIN_P_VALUE, SCALE_BELOW, SHAPE_TOLERANCE
+from petqc.fits import MIN_P_VALUE, SHAPE_TOLERANCE, error_scale
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -171,8 +171,7 @@ def _judged(
         raise FitFailedError(
             f"they differ by more than a stretch: p = {p_value:.1e}, at least {MIN_P_VALUE:.0e} wanted"
         )
-    if chdtrc(free, chi2) < SCALE_BELOW:
-        error *= max(1.0, math.sqrt(chi2 / free))
+    error *= error_scale(chi2, free, float(chdtrc(free, chi2)))
     if error > WORST_ERROR:
         raise FitFailedError(f"the stretch is known to {100.0 * error:.2g} % only")
     return Stretch(value, error, n, p_value)

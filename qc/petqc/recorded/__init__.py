@@ -183,7 +183,7 @@ def raw_frames(files: list[Path], asked: Asked) -> Filled:
     from petqc.formats.petsys_config import load_config
     from petqc.formats.petsys_frames import CLOCKS_PER_FRAME
     from petqc.formats.petsys_raw import RawReader
-    from petqc.histograms import HistogramSettings, QcHistograms
+    from petqc.histograms import QcHistograms
     from petqc.lutetium import PROCESSING, LutetiumCounts
     from petqc.processing import ProcessingSettings, Processor
 
@@ -209,12 +209,8 @@ def raw_frames(files: list[Path], asked: Asked) -> Filled:
             settings = replace(ProcessingSettings.from_config(used), clock_hz=float(reader.header.frequency_hz), **own)
             calibration = CalibrationSet.from_config(used, acquisition=acquisition_of(reader.header, reader.modes))
             if counted is None:
-                axes = HistogramSettings.from_processing(settings, calibration.energy_unit)
-                histograms = QcHistograms(
-                    calibration.topology, calibration.energy_unit, axes, searched=calibration.searched_pairs()
-                )
                 pairs = LutetiumCounts(calibration.topology) if is_lutetium else None
-                counted = _Counted(histograms, pairs, asked.look)
+                counted = _Counted(QcHistograms.of(calibration, settings), pairs, asked.look)
             processor = Processor(calibration, settings, trigger_id=reader.header.trigger_id, look_ahead=True)
             for processed in events_of(reader, processor, notes):
                 counting.add(counted, processed)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from petqc.formats.counter_points import CounterReader
     from petqc.formats.petsys_config import PetsysConfig
     from petqc.qc_input import RunContext
-    from petqc.recorded import Progress
+    from petqc.recorded import Asked, Filled, Progress
 
 _NO_SET: Final = "A re-analysis makes no calibration set."
 
@@ -53,11 +53,10 @@ Reader: TypeAlias = "Callable[[Bundle, Path, Progress | None], Read]"
 def _events(bundle: Bundle, config: Path, progress: Progress | None) -> Read:
     """Runs whose frames are decoded and paired."""
     from petqc.analysis import analyse
-    from petqc.recorded import Asked, raw_frames
+    from petqc.recorded import Asked
 
     files = _recordings(bundle, "frames")
-    filled = raw_frames(files, Asked(config, progress=progress, lutetium=bundle.about["kind"] == "lutetium"))
-    _require_frames(bundle, filled.context["account"])
+    filled = _decoded(bundle, files, Asked(config, progress=progress, lutetium=bundle.about["kind"] == "lutetium"))
     return Read(
         files, filled.context, filled.notes, lambda context: analyse(filled.histograms, context, filled.lutetium)
     )
@@ -70,7 +69,7 @@ def _mr_delta(bundle: Bundle, config: Path, progress: Progress | None) -> Read:
     from petqc.formats.petsys_config import load_config
     from petqc.mr_delta import analyse_mr_delta
     from petqc.qc_input import QcInput
-    from petqc.recorded import Asked, raw_frames
+    from petqc.recorded import Asked
 
     degc = read_inputs(bundle.folder)["degc"]
     files = [bundle.folder / f"{name}.rawf" for name in MR_RECORDINGS]
@@ -79,9 +78,7 @@ def _mr_delta(bundle: Bundle, config: Path, progress: Progress | None) -> Read:
             f"has not all of {', '.join(path.name for path in files)}: nothing can be compared",
             where=str(bundle.folder),
         )
-    filled = [raw_frames([path], Asked(config, progress=progress)) for path in files]
-    for one in filled:
-        _require_frames(bundle, one.context["account"])
+    filled = [_decoded(bundle, [path], Asked(config, progress=progress)) for path in files]
     # Which source was there is said by the run, not by the configuration of the readout.
     of_board = {k: v for k, v in load_config(config).petqc.context().items() if k != "source"}
 
@@ -94,7 +91,7 @@ def _mr_delta(bundle: Bundle, config: Path, progress: Progress | None) -> Read:
 
     said = {
         "calibration_ids": filled[0].context["calibration_ids"],
-        "account": _sum(one.context["account"] for one in filled),
+        "account": summed(one.context["account"] for one in filled),
         "live_time_s": sum(one.context["live_time_s"] for one in filled),
     }
     return Read(files, said, [note for one in filled for note in one.notes], conclude)
@@ -216,21 +213,11 @@ def _bias(bundle: Bundle, config: Path, progress: Progress | None) -> Read:
 
 def _bias_iv(bundle: Bundle, config: Path, progress: Progress | None) -> Read:
     from petqc.calibrate.bias import fit_iv
-    from petqc.calibrate.bias_outputs import parse_output
+    from petqc.calibrate.iv_curve import read_iv_file
 
     del progress
     inputs, loaded, path = read_inputs(bundle.folder), _load(config), bundle.folder / CURVES
-    points: dict[str, list[tuple[float, float]]] = {}
-    try:
-        for line in path.read_text("utf-8").splitlines()[1:]:
-            output, volts, amperes = line.split(",")
-            points.setdefault(output, []).append((float(volts), float(amperes)))
-    except (OSError, ValueError) as error:
-        raise BadInputError(f"has no curves ({type(error).__name__})", where=str(path)) from error
-    curves = {}
-    for output, of_output in points.items():
-        volts_, amperes_ = np.array(of_output).T
-        curves[parse_output(output)] = (volts_, amperes_)
+    curves = read_iv_file(path)
     limit_v = inputs["largest_change_v"]
     return _calibrated(
         [path], loaded, inputs, lambda: fit_iv(curves, loaded.require("bias_settings"), largest_change_v=limit_v)
@@ -240,14 +227,13 @@ def _bias_iv(bundle: Bundle, config: Path, progress: Progress | None) -> Read:
 def _energy(bundle: Bundle, config: Path, progress: Progress | None) -> Read:
     from petqc.calibrate.energy import ChargeSpectra, fit
     from petqc.calibration import CalibrationSet
-    from petqc.recorded import Asked, raw_frames
+    from petqc.recorded import Asked
 
     inputs, loaded = read_inputs(bundle.folder), _load(config)
     spectra = ChargeSpectra(CalibrationSet.from_config(loaded).topology.channels)
     files = _recordings(bundle, "frames")
     asked = Asked(config, progress=progress, lutetium=False, use_kev=False, look=lambda p: spectra.add(p.singles))
-    filled = raw_frames(files, asked)
-    _require_frames(bundle, filled.context["account"])
+    filled = _decoded(bundle, files, asked)
     return _calibrated(
         files,
         loaded,
@@ -261,14 +247,13 @@ def _energy(bundle: Bundle, config: Path, progress: Progress | None) -> Read:
 def _time_offsets(bundle: Bundle, config: Path, progress: Progress | None) -> Read:
     from petqc.calibrate.time_offsets import PairList, fit
     from petqc.calibration import CalibrationSet
-    from petqc.recorded import Asked, raw_frames
+    from petqc.recorded import Asked
 
     inputs, loaded = read_inputs(bundle.folder), _load(config)
     pairs = PairList(CalibrationSet.from_config(loaded).topology)
     files = _recordings(bundle, "frames")
     asked = Asked(config, progress=progress, lutetium=False, look=lambda p: pairs.add(p.prompts))
-    filled = raw_frames(files, asked)
-    _require_frames(bundle, filled.context["account"])
+    filled = _decoded(bundle, files, asked)
     source_mm = inputs["source_mm"]
     return _calibrated(
         files,
@@ -350,9 +335,13 @@ def _recordings(bundle: Bundle, role: str) -> list[Path]:
     return found
 
 
-def _require_frames(bundle: Bundle, account: Mapping[str, int | float]) -> None:
-    if not account["frames"]:
+def _decoded(bundle: Bundle, files: list[Path], asked: Asked) -> Filled:
+    from petqc.recorded import raw_frames
+
+    filled = raw_frames(files, asked)
+    if not filled.context["account"]["frames"]:
         raise BadInputError("its recording has not one whole frame", where=str(bundle.folder))
+    return filled
 
 
 def _require_whole(bundle: Bundle, points: int, planned: int) -> None:
@@ -386,7 +375,8 @@ def scanned_by(loaded: PetsysConfig, reader: CounterReader) -> NDArray[np.void]:
     return np.asarray(table[np.isin(number, scanned)])
 
 
-def _sum(accounts: Iterable[Mapping[str, int | float]]) -> dict[str, int | float]:
+def summed(accounts: Iterable[Mapping[str, int | float]]) -> dict[str, int | float]:
+    """One account of several recordings of the same run."""
     total: dict[str, int | float] = {}
     for account in accounts:
         for name, value in account.items():
