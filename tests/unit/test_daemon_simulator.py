@@ -83,6 +83,23 @@ def test_what_it_says_instead_of_ready_is_told(
         asyncio.run(SimulatorProcess(SimulatorConfig(), tmp_path).start())
 
 
+def test_one_that_fills_its_pipe_before_it_is_told_to_end_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing that it said is left unread: asyncio sees the end of a process after the end of its pipes."""
+    ended = simulator_process.end
+
+    async def late(process: asyncio.subprocess.Process) -> None:
+        await asyncio.sleep(0.3)  # as on a busy machine: the pipe and the reader's buffer fill up meanwhile
+        await ended(process)
+
+    monkeypatch.setattr(simulator_process, "end", late)
+    pretend(monkeypatch, "import sys\nwhile True: print('x' * 1_000_000)")
+    with pytest.raises(SimulatorError, match="where its ready line belongs"):
+        asyncio.run(SimulatorProcess(SimulatorConfig(), tmp_path).start())
+    assert "is killed" not in caplog.text
+
+
 def test_one_that_is_never_ready_is_ended_at_the_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, "import sys; " + UNTIL_STDIN_CLOSES)
     with pytest.raises(SimulatorError, match=r"not ready after 0.3 s"):

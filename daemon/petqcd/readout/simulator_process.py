@@ -185,15 +185,17 @@ class SimulatorProcess:
         assert self._process.stderr is not None  # noqa: S101 - asked for above; for the type checker
         self._drains = [asyncio.create_task(self._drain(self._process.stderr), name="simulator stderr")]
         try:
-            async with asyncio.timeout(deadline_s):
-                ready = await self._ready_line(self._process.stdout)
+            try:
+                async with asyncio.timeout(deadline_s):
+                    ready = await self._ready_line(self._process.stdout)
+            finally:  # ready or not: to asyncio, a process whose pipe is full and read by nobody never ends
+                self._drains.append(asyncio.create_task(self._drain(self._process.stdout), name="simulator stdout"))
         except TimeoutError as error:
             await self.stop()
             raise SimulatorError(f"the simulator was not ready after {deadline_s:g} s{self._tail()}") from error
         except BaseException:
             await self.stop()
             raise
-        self._drains.append(asyncio.create_task(self._drain(self._process.stdout), name="simulator stdout"))
         log.info("simulator %s (seed %d) answers at %s", ready.profile, ready.seed, ready.address)
         return ready
 
