@@ -19,7 +19,8 @@ from petqc.formats.bundle_check import check_bundle
 from petqc.recorded.kinds import KINDS
 from petqc.recorded.told import read_context
 from petqc.results import EnvironmentReading, RawFile, Run
-from petqc.run_names import reanalysis_id, software_now
+from petqc.run_names import reanalysis_id
+from petqc.software import software as versions
 
 if TYPE_CHECKING:
     import os
@@ -116,7 +117,6 @@ def _context(bundle: Bundle, then: RunContext, read: Read, raw_files: tuple[RawF
     set_id = other.set_id if other.config is not None else then.calibration_ids.get("set")
     if set_id is not None:
         ids["set"] = set_id
-    software = software_now(then.software)
     is_cut = bundle.state == "recording" or then.elapsed_s is None
     notes = [f"Analysis of the recording of run {then.run_id}, {_with(then, ids)}."]
     if is_cut or bundle.state == "truncated":
@@ -126,8 +126,8 @@ def _context(bundle: Bundle, then: RunContext, read: Read, raw_files: tuple[RawF
     }
     return replace(
         then,
-        run_id=reanalysis_id(then.run_id, (f.sha256 for f in raw_files), ids, software),
-        software=software,
+        run_id=reanalysis_id(then.run_id, (f.sha256 for f in raw_files), ids),
+        software={**versions(), **{k: v for k, v in then.software.items() if k == "board"}},
         calibration_ids=ids,
         raw_files=raw_files,
         environment=_environment(bundle) if is_cut else then.environment,

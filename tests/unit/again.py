@@ -6,8 +6,10 @@ import shutil
 from typing import TYPE_CHECKING
 
 from petqc.compare import compare
+from petqc.formats.bundle import read_bundle
 from petqc.reanalyse import reanalyse
 from petqc.results import Run
+from petqc.run_names import expected_id
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +26,7 @@ def same_again(folder: Path, copy: Path) -> Run:
     shutil.copytree(folder, copy)
     assert again.to_json() == reanalyse(copy).to_json()
     assert (again.kind, again.reanalysis_of) == (done.kind, done.run_id)
+    assert again.run_id == expected_id(read_bundle(folder))
     assert again.sentence == f"Re-analysis: {done.sentence}"
     assert (again.verdict, again.environment) == (done.verdict, done.environment)
     found = compare(done, again)

@@ -19,6 +19,7 @@ from petqc.formats.wire_log import WireEvent, WireLogReader, WireLogWriter
 from petqc.limits import Status
 from petqc.reanalyse import Other, reanalyse
 from petqc.results import EnvironmentReading, Run, RunPart
+from petqc.run_names import expected_id
 from petqc_drivers.errors import LinkLostError
 from petqc_drivers.transport.recording import WAS_OPEN, RecordedPort, Tap, recorded
 from petqcd.recording import wires
@@ -298,6 +299,7 @@ def test_a_run_that_was_stopped_leaves_a_truncated_bundle_which_is_analysed_as_f
     assert "cable out" in bundle.reason
     again = reanalyse(folder)
     assert again.reanalysis_of == bundle.about["run_id"]
+    assert again.run_id == expected_id(bundle)
     assert again.sentence.startswith("Re-analysis of a truncated recording: ")
     assert again.account["frames"] > 0
     assert any(isinstance(reading, EnvironmentReading) for reading in again.environment)

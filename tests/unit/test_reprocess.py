@@ -22,8 +22,9 @@ from petqc.errors import BadInputError
 from petqc.formats.bundle import read_bundle
 from petqc.formats.petsys_config import load_config
 from petqc.limits import Status
+from petqc.recorded.kinds import KINDS
 from petqc.results import Run
-from petqc.run_names import expected_id
+from petqc.run_names import RECORDINGS, expected_id
 from petqc.vendor_reports import imported_run
 from petqcd.cli import reprocess as command
 from petqcd.errors import ConfigError, NotFoundError, StoreError, UnreachableError
@@ -121,8 +122,12 @@ def test_a_store_of_objects_a_set_and_a_scheduler_and_nothing_is_done_twice(
     code, found = run(capsys, [bundle], scheduler=address, **{**asked, "output": str(tmp_path / "there")})
     assert (code, found["counts"]) == (0, {"there already": 1})
     assert (tmp_path / "there" / run_id / "run.json").read_bytes() == memory.cat(f"/results/{run_id}/run.json")
-    with pytest.raises(ConfigError, match="runs of kind housekeeping are not reprocessed"):
+    with pytest.raises(ConfigError, match="runs of kind housekeeping make a calibration, or tell of the"):
         command.reprocess(bundles=["memory://runs/housekeeping"], **asked)
+
+
+def test_every_kind_that_is_analysed_again_is_reprocessed() -> None:
+    assert set(RECORDINGS) == set(KINDS)
 
 
 class Flaky(MemoryFileSystem):

@@ -195,7 +195,7 @@ class _Todo:
     def _add_one(self, place: Place) -> None:
         from petqc.errors import BadInputError
         from petqc.formats.bundle import BUNDLE_JSON, read_bundle
-        from petqc.run_names import RECORDING_ROLES, expected_id
+        from petqc.run_names import CALIBRATES, RECORDINGS, expected_id
         from petqcd.reprocess.places import as_files
         from petqcd.reprocess.work import Order
 
@@ -209,10 +209,14 @@ class _Todo:
             self._refuse(place, str(error))
             return
         kind = bundle.about.get("kind")
-        if kind not in RECORDING_ROLES:
-            self._refuse(
-                place, f"runs of kind {kind} are not reprocessed, only {', '.join(RECORDING_ROLES)}", is_fault=False
+        if kind not in RECORDINGS:
+            self._refuse(place, f"runs of kind {kind} are not analysed again", is_fault=False)
+            return
+        if kind in CALIBRATES and self._set.calibration is not None:
+            why = (
+                f"runs of kind {kind} make a calibration, or tell of the one that was in use: another one says nothing"
             )
+            self._refuse(place, why, is_fault=False)
             return
         run_id = expected_id(bundle, self._set.ids)
         if run_id is not None and run_id in self._stored and self._is_written(run_id):
