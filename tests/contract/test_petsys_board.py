@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests.contract.bench_session import HIGHEST_V, Sink, acquire, asic_settings, bias_settings, bias_targets
 
-from petqc.calibration import CalibrationSet
 from petqc.formats.petsys_config import PetsysConfig, load_config
-from petqc.processing import ProcessingSettings, Processor
 from petqc_drivers.errors import DriverError, LimitError, LinkLostError
-from petqc_drivers.limits import HardLimit, Volts
-from petqc_drivers.petsys.bias import BiasChannel, BiasCurve
+from petqc_drivers.limits import Volts
 from petqc_drivers.petsys.counters import WINDOW_CLK, CounterMode, Discriminator
 from petqc_drivers.petsys.frames import scan_frames
-from petqc_drivers.petsys.settings import AsicSettings, BiasSettings, PetsysUdpSettings
+from petqc_drivers.petsys.settings import AsicSettings, PetsysUdpSettings
 from petqc_drivers.petsys.test_pulse import TestPulse
 from petqc_drivers.petsys.udp_readout import PetsysUdpReadout
 from petqc_simulators.boards.witness import judge
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-HIGHEST_V = 40.0
+    from petqc_drivers.petsys.bias import BiasChannel
 
 
 @dataclass
@@ -86,62 +84,8 @@ async def board_process(folder: Path, *arguments: str) -> AsyncIterator[BoardPro
 
 
 def readout(board: BoardProcess) -> tuple[PetsysUdpReadout, AsicSettings, dict[BiasChannel, Volts]]:
-    tables = board.config.tables
-    curves: dict[BiasChannel, list[tuple[int, float]]] = {}
-    for row in tables["bias_calibration"]:
-        channel = BiasChannel(0, 0, int(row["slot"]), int(row["channel"]))
-        curves.setdefault(channel, []).append((int(row["dac_code"]), float(row["volts"])))
-    bias = {
-        channel: BiasSettings(
-            HardLimit(
-                channel=str(channel), v_min=Volts(1.2), v_max=Volts(HIGHEST_V), max_step_v=3.0, slew_v_per_s=100.0
-            ),
-            BiasCurve(tuple(points)),
-        )
-        for channel, points in curves.items()
-    }
-    targets = {
-        BiasChannel(0, 0, int(row["slot"]), int(row["channel"])): Volts(float(row["breakdown"] + row["overvoltage"]))
-        for row in tables["bias_settings"]
-    }
-    zeros = tables["disc_calibration"]
-    thresholds = tables["disc_settings"]
-    per_channel = {
-        (int(zero["chip"]), int(zero["channel"])): {
-            "baseline_t": int(zero["baseline_t"]),
-            "baseline_e": int(zero["baseline_e"]),
-            **{f"vth_{d}": int(zero[f"zero_{d}"] - wanted[f"vth_{d}"]) for d in ("t1", "t2", "e")},
-        }
-        for zero, wanted in zip(zeros, thresholds, strict=True)
-    }
-    settings = PetsysUdpSettings(host="127.0.0.1", udp_port=board.port, bias=bias, settle_s=0.05)
-    return PetsysUdpReadout(settings), AsicSettings(per_channel=per_channel), targets
-
-
-class Sink:
-    """Keeps what the receive thread gives."""
-
-    def __init__(self) -> None:
-        self.parts: list[NDArray[np.uint64]] = []
-
-    def __call__(self, words: NDArray[np.uint64]) -> None:
-        self.parts.append(words)
-
-    def process(self, config: PetsysConfig) -> tuple[Any, Any, Any]:
-        """Singles, prompts and account of everything received."""
-        processor = Processor(CalibrationSet.from_config(config), ProcessingSettings.from_config(config))
-        found = [processor.feed(words) for words in self.parts]
-        found.append(processor.finish())
-        energy = np.concatenate([f.singles.energy for f in found])
-        dt = np.concatenate([f.prompts.time_a_ps - f.prompts.time_b_ps for f in found])
-        return energy, dt, processor.account
-
-
-async def acquire(device: PetsysUdpReadout, seconds: float) -> tuple[Sink, Any]:
-    sink = Sink()
-    await device.start(sink)
-    await device.wait_failed(seconds)
-    return sink, await device.stop()
+    settings = PetsysUdpSettings(host="127.0.0.1", udp_port=board.port, bias=bias_settings(board.config), settle_s=0.05)
+    return PetsysUdpReadout(settings), asic_settings(board.config), bias_targets(board.config)
 
 
 def test_a_whole_session(tmp_path: Path) -> None:

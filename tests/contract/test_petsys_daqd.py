@@ -9,33 +9,26 @@ import os
 import signal
 import sys
 import time
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
+from tests.contract.bench_session import HIGHEST_V, Sink, acquire, asic_settings, bias_settings, bias_targets
 
-from petqc.calibration import CalibrationSet
 from petqc.formats.petsys_config import PetsysConfig, load_config
-from petqc.processing import ProcessingSettings, Processor
 from petqc_drivers.device import OutputState
 from petqc_drivers.errors import ConnectError, DriverError, LinkLostError
-from petqc_drivers.limits import HardLimit, Volts
-from petqc_drivers.petsys.bias import BiasChannel, BiasCurve
 from petqc_drivers.petsys.daqd_readout import PetsysDaqdReadout
-from petqc_drivers.petsys.settings import AsicSettings, BiasSettings, PetsysDaqdSettings
+from petqc_drivers.petsys.settings import AsicSettings, PetsysDaqdSettings
 from petqc_simulators.boards.witness import judge
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from numpy.typing import NDArray
-
+    from petqc_drivers.limits import Volts
+    from petqc_drivers.petsys.bias import BiasChannel
     from petqc_drivers.petsys.receive import ReceiveAccount
-
-HIGHEST_V = 40.0
 
 
 @dataclass
@@ -81,62 +74,8 @@ async def daemon_process(folder: Path, *arguments: str) -> AsyncIterator[DaemonP
 
 
 def readout(daemon: DaemonProcess) -> tuple[PetsysDaqdReadout, AsicSettings, dict[BiasChannel, Volts]]:
-    tables = daemon.config.tables
-    curves: dict[BiasChannel, list[tuple[int, float]]] = {}
-    for row in tables["bias_calibration"]:
-        channel = BiasChannel(0, 0, int(row["slot"]), int(row["channel"]))
-        curves.setdefault(channel, []).append((int(row["dac_code"]), float(row["volts"])))
-    bias = {
-        channel: BiasSettings(
-            HardLimit(
-                channel=str(channel), v_min=Volts(1.2), v_max=Volts(HIGHEST_V), max_step_v=3.0, slew_v_per_s=100.0
-            ),
-            BiasCurve(tuple(points)),
-        )
-        for channel, points in curves.items()
-    }
-    targets = {
-        BiasChannel(0, 0, int(row["slot"]), int(row["channel"])): Volts(float(row["breakdown"] + row["overvoltage"]))
-        for row in tables["bias_settings"]
-    }
-    per_channel = {
-        (int(zero["chip"]), int(zero["channel"])): {
-            "baseline_t": int(zero["baseline_t"]),
-            "baseline_e": int(zero["baseline_e"]),
-            **{f"vth_{d}": int(zero[f"zero_{d}"] - wanted[f"vth_{d}"]) for d in ("t1", "t2", "e")},
-        }
-        for zero, wanted in zip(tables["disc_calibration"], tables["disc_settings"], strict=True)
-    }
-    settings = PetsysDaqdSettings(socket=str(daemon.socket), bias=bias, settle_s=0.05)
-    return PetsysDaqdReadout(settings), AsicSettings(per_channel=per_channel), targets
-
-
-class Sink:
-    """Keeps what the thread gives."""
-
-    def __init__(self) -> None:
-        self.parts: list[NDArray[np.uint64]] = []
-        self.crc32 = 0
-
-    def __call__(self, words: NDArray[np.uint64]) -> None:
-        self.parts.append(words)
-        self.crc32 = zlib.crc32(words.tobytes(), self.crc32)
-
-    def process(self, config: PetsysConfig) -> tuple[Any, Any, Any]:
-        """Energies, time differences and account of everything received."""
-        processor = Processor(CalibrationSet.from_config(config), ProcessingSettings.from_config(config))
-        found = [processor.feed(words) for words in self.parts]
-        found.append(processor.finish())
-        energy = np.concatenate([f.singles.energy for f in found])
-        dt = np.concatenate([f.prompts.time_a_ps - f.prompts.time_b_ps for f in found])
-        return energy, dt, processor.account
-
-
-async def acquire(device: PetsysDaqdReadout, seconds: float) -> tuple[Sink, ReceiveAccount]:
-    sink = Sink()
-    await device.start(sink)
-    await device.wait_failed(seconds)
-    return sink, await device.stop()
+    settings = PetsysDaqdSettings(socket=str(daemon.socket), bias=bias_settings(daemon.config), settle_s=0.05)
+    return PetsysDaqdReadout(settings), asic_settings(daemon.config), bias_targets(daemon.config)
 
 
 def assert_received_is_sent(sink: Sink, account: ReceiveAccount, sent: dict[str, Any]) -> None:
