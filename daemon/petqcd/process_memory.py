@@ -14,6 +14,8 @@ import gc
 import sys
 from typing import TYPE_CHECKING
 
+from petqc.loading import collect_as_usual
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -43,6 +45,7 @@ def settle() -> None:
     """
     gc.collect()
     gc.freeze()
+    collect_as_usual()
 
 
 def give_back() -> None:

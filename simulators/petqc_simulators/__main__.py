@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from petqc.loading import collect_seldom
+
 if TYPE_CHECKING:
     from petqc_simulators.serving import ServeSettings
 
@@ -259,6 +261,7 @@ def _faults(*, as_json: bool) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0, or 2 for what cannot be done as asked."""
     given = parser().parse_args(arguments)
+    collect_seldom()
     from petqc_simulators.profile import ProfileError
 
     try:

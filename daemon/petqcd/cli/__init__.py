@@ -22,11 +22,13 @@ def main() -> None:
         return
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
     from petqc.errors import QcError
+    from petqc.loading import collect_seldom
     from petqcd.cli import kernel_cache
     from petqcd.cli.commands import app
     from petqcd.cli.common import say
     from petqcd.errors import EXIT_INVALID, EXIT_UNREACHABLE, EXIT_USAGE, DaemonError
 
+    collect_seldom()
     kernel_cache.provide(say)
     try:
         app()
