@@ -121,7 +121,7 @@ def measure(
     seconds: float,
     *,
     events: str,
-    baselines: Mapping[str, Mapping[str, float]],
+    baselines: Mapping[str, Any],
 ) -> Seen:
     """One run of a detector, from physics to verdict.
 
@@ -131,14 +131,14 @@ def measure(
         fault: as `Fault.parse` reads it, or several with spaces between; None for a healthy detector.
         seconds: simulated time.
         events: other names are other decays.
-        baselines: by check and node.
+        baselines: fields of the run's context, as `baselines_of` gives them.
     """
     planted = [] if fault is None else [Fault.parse(one) for one in fault.split()]
     detector = Detector(profile, seed, planted, stream_name=events)
     detector.settle()
     histograms, account = counted(profile, detector, seconds)
     context = _context(profile, detector, account, f"{profile.name}-{seed}-{events}", seconds)
-    run = analyse(histograms, replace(context, baselines=baselines))
+    run = analyse(histograms, replace(context, **baselines))
     return Seen(run, detector.plan.describe(), profile.geometry.modules)
 
 
@@ -177,16 +177,18 @@ def _context(
     )
 
 
-def baselines_of(run: Run) -> dict[str, dict[str, float]]:
-    """Values of a healthy run, by check and node."""
+def baselines_of(run: Run) -> dict[str, Any]:
+    """Values of a healthy run and their errors, by check and node."""
     found: dict[str, dict[str, float]] = defaultdict(dict)
+    errors: dict[str, dict[str, float]] = defaultdict(dict)
     for c in run.checks:
         # One run does not know single pairs of modules well enough to hold others against it.
         if c.id not in BASELINES or c.value is None or " - " in c.node:
             continue
         if (c.uncertainty or 0.0) <= KNOWN_TO * abs(c.value):
             found[c.id][c.node] = c.value
-    return dict(found)
+            errors[c.id][c.node] = c.uncertainty or 0.0
+    return {"baselines": dict(found), "baseline_errors": dict(errors)}
 
 
 def is_right_place(node: str, planted: list[str], modules: int) -> bool:
@@ -232,7 +234,7 @@ def campaign(profile_name: str, seconds: float, seeds: Iterable[int], faults: Se
     profile, software = load_profile(profile_name), commit()
     done = {(r["profile"], r["seconds"], r["seed"], r["fault"]) for r in read(results)}
     todo = [(s, f) for s in seeds for f in (HEALTHY, *faults) if (profile_name, seconds, s, f) not in done]
-    baselines: dict[int, dict[str, dict[str, float]]] = {}
+    baselines: dict[int, dict[str, Any]] = {}
     began_s = time.monotonic()
     for number, (seed, fault) in enumerate(todo, 1):
         if seed not in baselines:

@@ -93,20 +93,18 @@ class Slide:
     """So often a new reference is accepted, where one is."""
 
 
-def at_size(fault: str | None, seconds: float, baselines: Mapping[str, Mapping[str, float]]) -> Run:
+def at_size(fault: str | None, seconds: float, baselines: Mapping[str, Any]) -> Run:
     """One run of the detector, always with the same decays."""
     return measure(load_profile("bench"), SEED, fault, seconds, events="drift", baselines=baselines).run
 
 
-def answer(creeping: Creeping, seconds: float, healthy: Run, baselines: Mapping[str, Mapping[str, float]]) -> Answer:
+def answer(creeping: Creeping, seconds: float, healthy: Run, baselines: Mapping[str, Any]) -> Answer:
     """Measure it."""
     faults = [f"{creeping.fault}={share * creeping.size}" for share in STEPS[1:]]
     return answer_to(faults, creeping.size, seconds, healthy, baselines)
 
 
-def answer_to(
-    faults: list[str], size: float, seconds: float, healthy: Run, baselines: Mapping[str, Mapping[str, float]]
-) -> Answer:
+def answer_to(faults: list[str], size: float, seconds: float, healthy: Run, baselines: Mapping[str, Any]) -> Answer:
     """Measure what the results are at a size and its shares; faults: at each of STEPS but the first."""
     runs = [healthy, *(at_size(fault, seconds, baselines) for fault in faults)]
     kept = {(c.id, c.node): c for c in runs[0].checks if _is_charted(c)}
@@ -194,9 +192,7 @@ def by_limits(creeping: Creeping, one: Answer) -> tuple[int | None, int | None]:
     return found.get(Status.WARN), found.get(Status.FAIL)
 
 
-def five_years(
-    slide: Slide, seconds: float, healthy: Run, baselines: Mapping[str, Mapping[str, float]]
-) -> dict[str, Any]:
+def five_years(slide: Slide, seconds: float, healthy: Run, baselines: Mapping[str, Any]) -> dict[str, Any]:
     """The day of the first warning of each kind, counted from the beginning of the slide, and the photopeak then."""
     outputs = FaultPlan([], load_profile("bench"), SEED).names("bias")
     faults = [" ".join(f"F03={share * slide.largest_mv}:{node}" for node in outputs) for share in STEPS[1:]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
     from petqcd.store import Store
 
 MOST_RUNS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What limits of a run are relative to: values and standard errors by check, then by node."""
+
+    values: dict[str, dict[str, float]]
+    errors: dict[str, dict[str, float]]
 
 
 class Baselines:
@@ -120,13 +129,13 @@ class Baselines:
         await self.publish()
         return ended
 
-    def values(
+    def held(
         self,
         reference: AcceptedBaseline | None,
         kind: str,
         started_unix_s: float,
         calibration_ids: Mapping[str, str],
-    ) -> dict[str, dict[str, float]]:
+    ) -> Held:
         """What limits of a run are relative to: the acceptance, else the reference, else [baseline]; reads the history.
 
         Args:
@@ -135,13 +144,15 @@ class Baselines:
             started_unix_s: when it began; rates are brought to that day.
             calibration_ids: that it was made with.
         """
-        found = {check: dict(nodes) for check, nodes in self._config.baseline.items()}
+        values = {check: dict(nodes) for check, nodes in self._config.baseline.items()}
+        errors: dict[str, dict[str, float]] = {}
         for one in (reference, self.current(kind, is_acceptance=True)):
             if one is not None:
-                at_d = started_unix_s / DAY_S
-                for check, nodes in one.references(calibration_ids, at_d, self._half_life_d).items():
-                    found.setdefault(check, {}).update(nodes)
-        return found
+                day = (calibration_ids, started_unix_s / DAY_S, self._half_life_d)
+                for found, brought in ((values, one.references(*day)), (errors, one.reference_errors(*day))):
+                    for check, nodes in brought.items():
+                        found.setdefault(check, {}).update(nodes)
+        return Held(values, errors)
 
     async def publish(self) -> None:
         """Tell monitoring when the baselines in use were accepted; 0: there is none."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from petqc.analysis import RunContext
     from petqc.formats.petsys_config import PetsysConfig
     from petqc.results import EnvironmentReading, Run, Spectrum
-    from petqcd.baselines import Baselines
+    from petqcd.baselines import Baselines, Held
     from petqcd.config import PetqcConfig
     from petqcd.interlocks.bias_limits import BiasLimits
     from petqcd.kinds import RunKind
@@ -147,7 +147,7 @@ class Services:
         procedure: Procedure | None = None,
         account: dict[str, int | float] | None = None,
         notes: tuple[str, ...] = (),
-        baselines: Mapping[str, Mapping[str, float]] | None = None,
+        held: Held | None = None,
         with_source: bool = False,
     ) -> RunContext:
         """What is known about a run that ends now; with_source: a source is in the scanner, as configured."""
@@ -171,7 +171,8 @@ class Services:
             raw_files=procedure.raw_files() if procedure is not None else (),
             environment=self._environment(acquired),
             limits=self.config.limit_overrides(),
-            baselines=baselines or {},
+            baselines={} if held is None else held.values,
+            baseline_errors={} if held is None else held.errors,
             account=account or {},
             # Frames flow some milliseconds before the clock of the flow can be read.
             elapsed_s=max(acquired.elapsed_s, live_s or 0.0) if procedure is not None else None,
@@ -420,7 +421,7 @@ class Running:
                 job.run_id,
                 kind,
                 job.started_at,
-                baselines=s.baselines.values(accepted, kind, self._started_unix_s, job.calibration_ids),
+                held=s.baselines.held(accepted, kind, self._started_unix_s, job.calibration_ids),
                 with_source=self._kind.needs_source,
             ),
             calibration_ids=job.calibration_ids,
@@ -473,8 +474,8 @@ class Running:
             procedure=procedure,
             account=account,
             notes=(*notes, *([ended] if ended else [])),
-            baselines=await asyncio.to_thread(
-                s.baselines.values, accepted, kind, self._started_unix_s, calibration_ids
+            held=await asyncio.to_thread(
+                s.baselines.held, accepted, kind, self._started_unix_s, calibration_ids
             ),
             with_source=self._kind.needs_source,
         )  # fmt: skip

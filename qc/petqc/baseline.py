@@ -69,7 +69,7 @@ class AcceptedBaseline:
     def references(
         self, calibration_ids: Mapping[str, str], at_d: float, half_life_d: float | None
     ) -> dict[str, dict[str, float]]:
-        """Values by check and node, as limits of a run want them.
+        """Values by check and node, as limits of a run want them; their standard errors: `reference_errors`.
 
         Args:
             calibration_ids: of the run; with another calibration than the baseline's, values that only say how good
@@ -77,11 +77,22 @@ class AcceptedBaseline:
             at_d: the day (since 1970) to which rates are brought.
             half_life_d: of the source; None: it does not decay.
         """
+        return self._brought(0, calibration_ids, at_d, half_life_d)
+
+    def reference_errors(
+        self, calibration_ids: Mapping[str, str], at_d: float, half_life_d: float | None
+    ) -> dict[str, dict[str, float]]:
+        """Standard errors of `references`."""
+        return self._brought(1, calibration_ids, at_d, half_life_d)
+
+    def _brought(
+        self, which: int, calibration_ids: Mapping[str, str], at_d: float, half_life_d: float | None
+    ) -> dict[str, dict[str, float]]:
         left = 1.0
         if half_life_d is not None and self.measured_at:
             left = 2.0 ** ((day_of(self.measured_at) - at_d) / half_life_d)
         return {
-            check: {node: value * (left if check in RATES else 1.0) for node, (value, _) in nodes.items()}
+            check: {node: pair[which] * (left if check in RATES else 1.0) for node, pair in nodes.items()}
             for check, nodes in self.values.items()
             if check not in OF_CALIBRATION or dict(calibration_ids) == dict(self.calibration_ids)
         }

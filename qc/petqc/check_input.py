@@ -203,8 +203,8 @@ class CheckInput(ABC):
     ) -> CheckResult:
         """A measured value against its limits.
 
-        Limits are never tighter than the value's noise around `centre` (see `widened`): what was used stands in the
-        result.
+        Limits are never tighter than the noise around `centre` (see `widened`), that of the value and, against a
+        baseline, that of the baseline: what was used stands in the result.
 
         Args:
             check_id: the check.
@@ -234,6 +234,8 @@ class CheckInput(ABC):
             found = replace(limits, **override) if override else limits
         if centre is None:
             centre = baseline if baseline is not None or part else self.published(check_id, level)
+            if baseline is not None:
+                noise = math.hypot(noise, self.context.baseline_errors.get(check_id, {}).get(name, 0.0))
         used = widened(found, noise, centre, self.node_sigmas(level))
         full_id = f"{check_id}.{part}" if part else check_id
         result = CheckResult.measured(

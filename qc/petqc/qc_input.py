@@ -55,14 +55,14 @@ class RunContext:
     """Everything about a run that is not counted events.
 
     started_at, finished_at: RFC 3339. limits: overrides, by check id or `id.level` (`photopeak.module`), of single
-    sides of the limits. baselines: reference values by check id and node. account: counters of processing and
-    receiving (`frames`, `frames_lost`, `datagrams_rejected`, …). elapsed_s and live_time_s: duration of the recording
-    and the part of it that was live; None if nobody knows. source: shape of the radioactive source; CTR is only a CTR
-    for a point or a line. source_mm: where its middle is meant to be; None: nobody said. reference: what kind of
-    scanner it is and what is published about it, if known. crystal_material: name in petqc.lutetium.crystals;
-    crystal_mm: two sides of a crystal and its length; empty and None: not known. has_singles False: only coincidences
-    were recorded. has_energies False: only times were. has_pair_search False: there was nothing to pair. Checks that
-    need what is missing do not apply.
+    sides of the limits. baselines: reference values by check id and node. baseline_errors: standard errors of those
+    that have one. account: counters of processing and receiving (`frames`, `frames_lost`, `datagrams_rejected`, …).
+    elapsed_s and live_time_s: duration of the recording and the part of it that was live; None if nobody knows.
+    source: shape of the radioactive source; CTR is only a CTR for a point or a line. source_mm: where its middle is
+    meant to be; None: nobody said. reference: what kind of scanner it is and what is published about it, if known.
+    crystal_material: name in petqc.lutetium.crystals; crystal_mm: two sides of a crystal and its length; empty and
+    None: not known. has_singles False: only coincidences were recorded. has_energies False: only times were.
+    has_pair_search False: there was nothing to pair. Checks that need what is missing do not apply.
     coincident_modules: those between which coincidences were looked for, if not all. expected_channels False: the
     channels are those that were seen, so that a silent one cannot be told from one that does not exist.
     """
@@ -80,6 +80,7 @@ class RunContext:
     environment: tuple[EnvironmentReading, ...] = ()
     limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    baseline_errors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     account: Mapping[str, int | float] = field(default_factory=dict)
     elapsed_s: float | None = None
     live_time_s: float | None = None

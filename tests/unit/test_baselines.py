@@ -119,13 +119,14 @@ def test_the_acceptance_stays_through_calibrations_and_comes_before_the_referenc
             reference, why = baselines.holding("source", {"tdc": "b"})
             assert reference is not None
             assert (reference.number, why) == (2, "")
-            now = baselines.values(reference, "source", 1.77e9, {"tdc": "b"})
-            assert now["photopeak"]["scanner"] == 512.0
+            now = baselines.held(reference, "source", 1.77e9, {"tdc": "b"})
+            assert now.values["photopeak"]["scanner"] == 512.0
+            assert now.errors["photopeak"]["scanner"] == reference.values["photopeak"]["scanner"][1] > 0.0
             gauge = 'petqc_acceptance_accepted_timestamp_seconds{device="board",kind="source"'
             line = next(line for line in published.text().decode().splitlines() if line.startswith(gauge))
             assert float(line.rpartition(" ")[2]) > 1e9
             await baselines.end("source", who="ben", reason="new detector", is_acceptance=True)
-            assert baselines.values(reference, "source", 1.77e9, {"tdc": "b"})["photopeak"]["scanner"] == 510.0
+            assert baselines.held(reference, "source", 1.77e9, {"tdc": "b"}).values["photopeak"]["scanner"] == 510.0
             assert baselines.current("source") == reference
 
     asyncio.run(work())

@@ -335,6 +335,23 @@ def test_ctr_against_its_baseline():
     assert Toy(10).run(baselines={"ctr_fit": {"scanner": 220.0}}).find("ctr_fit").status is Status.PASS
 
 
+def test_a_baseline_of_few_counts_is_as_uncertain_as_they_make_it():
+    """Both sides of the difference are noisy: where both have the same, limits are wider by the root of two."""
+    of_asic = {"singles_rate": {"asic:0.0.0": 20_000.0}}
+
+    def judged(**context):
+        context = RunContext("toy", baselines=of_asic, **context)
+        q = QcInput(QcHistograms(TOPOLOGY, "kev", HistogramSettings()), context)
+        return q.judge("singles_rate", ("asic", "asic:0.0.0"), 19_200.0, "1/s", 200.0, 9_216)
+
+    known, alike = judged(), judged(baseline_errors={"singles_rate": {"asic:0.0.0": 200.0}})
+    room = 20_000.0 - known.limits.warn_low
+    assert room > 400.0, "noise, and not two per cent, makes the limit"
+    assert 20_000.0 - alike.limits.warn_low == pytest.approx(2**0.5 * room)
+    assert (known.status, alike.status) == (Status.WARN, Status.PASS)
+    assert (known.uncertainty, alike.uncertainty) == (200.0, 200.0)
+
+
 def test_limits_can_be_overridden():
     run = Toy(11).run(limits={"ctr_fit": {"warn_high": 100.0}, "photopeak.module": {"warn_low": 512.5}})
     assert run.find("ctr_fit").status is Status.WARN
