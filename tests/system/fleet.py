@@ -3,7 +3,7 @@
 `python -m tests.system.fleet --scanners 10` starts all of it for real, has every scanner measure at the same time, and
 says what it took; the test does the same with fewer. What is shown, or it stops: every run is in its own scanner's
 history and nowhere else, one question to the server has all of them, the centre sees every scanner with its verdict,
-and when one daemon dies, the others measure on and the centre knows which it was.
+the fleet's dashboard shows it, and when one daemon dies, the others measure on and the centre knows which it was.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 import psycopg
 from tests.system.conftest import Serving, serving
-from tests.system.prometheus import centre_of_a_fleet, query, wait_for, watching
+from tests.system.prometheus import centre_of_a_fleet, empty_though, panels, query, wait_for, watching
 from tests.unit.postgres_server import postgres_server
 
 STORE = """
@@ -120,6 +120,10 @@ def fleet(folder: Path, scanners: int) -> Found:
         wait_for(
             centre, f'count(petqc_qc_run_last_finished_timestamp_seconds{{kind="{RUN}"}} > 0) == {scanners}', DEADLINE_S
         )
+        exported = {row["metric"]["__name__"] for row in query(centre, 'group by (__name__) ({__name__=~"petqc.+"})')}
+        shown = panels(centre, "petqc-fleet")
+        assert not (empty := empty_though(shown, exported)), empty
+        assert [panel.name for panel in shown if {row["metric"].get("scanner") for row in panel.rows} == set(every)]
         (series,) = query(centre, 'count({__name__=~"petqc[_:].+"})')
         took = [used(daemon.process.pid) for daemon in daemons.values()]
         simulators = [used(daemon.simulator_pid()) for daemon in daemons.values()]

@@ -14,6 +14,7 @@ import time
 import urllib.parse
 import urllib.request
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,3 +172,41 @@ def wait_for(address: str, expression: str, deadline_s: float = 30) -> list[dict
             return found
         time.sleep(0.2)
     raise AssertionError(f"{expression} has no result within {deadline_s} s")
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A query of a dashboard as Grafana would send it with all scanners and modules chosen, and what came back."""
+
+    name: str
+    expression: str
+    rows: list[dict[str, Any]]
+
+
+def panels(address: str, dashboards: str = "*") -> list[Panel]:
+    """Every query of the dashboards (a pattern of file names), asked."""
+    found = []
+    for path in sorted((MONITORING / "grafana" / "dashboards").glob(f"{dashboards}.json")):
+        document = json.loads(path.read_text())
+        asked = [(panel["title"], target["expr"]) for panel in document["panels"] for target in panel["targets"]]
+        asked += [(one["name"], one["expr"]) for one in document["annotations"]["list"]]
+        for variable in document["templating"]["list"]:
+            known = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"])
+            if known is not None:
+                asked.append((variable["name"], f"group by ({known[2]}) ({known[1]})"))
+        for title, expr in dict.fromkeys(asked):
+            expression = expr.replace("$scanner", ".*").replace("$module", ".*")
+            found.append(Panel(f"{path.stem}: {title}: {expr}", expression, query(address, expression)))
+    return found
+
+
+def empty_though(found: list[Panel], exported: set[str]) -> list[str]:
+    """Panels that show nothing though all their metrics have values, and they ask for no rare condition."""
+    return [
+        panel.name
+        for panel in found
+        if not panel.rows
+        and re.search(r" (>|==) \d+\b", panel.expression) is None
+        and "_drift_" not in panel.expression
+        and not set(re.findall(r"petqc_\w+", panel.expression)) - exported
+    ]
