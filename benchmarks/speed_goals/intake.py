@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 EVENTS = {"1.4 kB": 170, "8 kB": 1010}
 GIGABIT_BYTES_PER_S = 118e6
 FILL_BYTES = 2 << 20
-ROUNDS, WARM = 12, 4
+ROUNDS, WARM = 24, 8
 """How often the socket is filled and emptied, and how many of these are not counted: memory is in use by then."""
 _SENDER = """
 import socket, struct, sys, time

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import errno
 import socket
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -240,11 +241,11 @@ def test_a_datagram_of_which_the_system_cut_the_end_is_counted_and_dropped():
 
 def gather_twin(
     batch: Datagrams, begin: int, due: int, most: int, used: int, enough: int, *, is_first: bool
-) -> tuple[int, Words, list[int]]:
-    """How many datagrams are taken, their words, and what is in them: the general way, of numpy."""
-    k = intake_kernel
-    seen = dict.fromkeys(range(k.N_SEEN), 0)
+) -> tuple[list[Words], int, int, Counter[str]]:
+    """The datagrams that are taken, first and last frame, and what is in them: the general way, of numpy."""
     taken: list[Words] = []
+    first = last = 0
+    tally: Counter[str] = Counter()
     for i in range(begin, batch.n):
         size = int(batch.sizes[i])
         is_plain = batch.sender(i) == PEER and batch.flags[i] == 0 and batch.marks[i] == DATA_MARK
@@ -255,32 +256,27 @@ def gather_twin(
         if scan.reason is not None or not len(scan.starts):
             break
         ids = frames.frame_ids(words, scan.starts)
-        ahead = np.diff(ids, prepend=due - 1) - 1
-        ahead %= FRAME_ID_MODULO
+        ahead = (np.diff(ids, prepend=due - 1) - 1) % FRAME_ID_MODULO
         if (ahead >= most).any():
             break
-        if is_first:
-            ahead[0] = 0
-            seen[k.FIRST] = int(ids[0])
-        elif not taken:
-            seen[k.FIRST] = int(ids[0])
-        is_first = False
+        if not taken:
+            first = int(ids[0])
+            ahead[0] *= not is_first
         events, is_lost = frames.frame_event_counts(words, scan.starts), frames.frame_lost_mask(words, scan.starts)
-        for place, value in (
-            (k.BYTES, size),
-            (k.WORDS, len(words)),
-            (k.FRAMES, len(ids)),
-            (k.GAPS, np.count_nonzero(ahead)),
-            (k.MISSING, ahead.sum()),
-            (k.EVENTS, events.sum()),
-            (k.LOST, np.count_nonzero(is_lost & (events == 0))),
-            (k.PARTLY_LOST, np.count_nonzero(is_lost & (events > 0))),
-        ):
-            seen[place] += int(value)
-        seen[k.LAST] = int(ids[-1])
-        due, used = (int(ids[-1]) + 1) % FRAME_ID_MODULO, used + len(words)
+        tally += Counter(
+            datagrams=1,
+            bytes=size,
+            frames_received=len(ids),
+            events=int(events.sum()),
+            gaps=np.count_nonzero(ahead),
+            frames_missing=int(ahead.sum()),
+            frames_lost_by_board=np.count_nonzero(is_lost & (events == 0)),
+            frames_partly_lost_by_board=np.count_nonzero(is_lost & (events > 0)),
+        )
+        last = int(ids[-1])
+        due, used = (last + 1) % FRAME_ID_MODULO, used + len(words)
         taken.append(words.copy())
-    return len(taken), np.concatenate([np.zeros(0, np.uint64), *taken]), list(seen.values())
+    return taken, first, last, tally
 
 
 @given(st.integers(0, 1 << 32), st.booleans(), st.integers(0, 300), st.sampled_from([20, MAX_JUMP_FRAMES]))
@@ -288,22 +284,23 @@ def gather_twin(
 def test_the_kernel_and_its_plain_twin(seed, is_first, enough, most):
     rng = np.random.default_rng(seed)
     first = int(rng.choice([1000, FRAME_ID_MODULO - 10]))
-    sent = mixture(seed, SLOTS, first=first, spoil=0.1)
-    batch = laid(sent)
+    batch = laid(mixture(seed, SLOTS, first=first, spoil=0.1))
     if seed % 5 == 0:
         batch.flags[int(rng.integers(SLOTS))] = socket.MSG_TRUNC
     begin, used, due = int(rng.integers(0, 3)), int(rng.integers(0, 50)), first - int(rng.integers(0, 4))
     out = np.full(enough + batch.words.shape[1], 7, np.uint64)
-    seen = np.full(intake_kernel.N_SEEN, 7)
-    taken = intake_kernel.gather(
+    span, tally = np.full(3, 7), np.full(len(intake_kernel.TALLY), 7)
+    n = intake_kernel.gather(
         *(batch.words, batch.marks, batch.sizes, batch.flags, batch.senders, begin, batch.n, address_word(PEER)),
-        *(due, is_first, most, out, used, enough, seen),
+        *(due, is_first, most, out, used, enough, span, tally),
     )
-    wanted, words, wanted_seen = gather_twin(batch, begin, due, most, used, enough, is_first=is_first)
-    assert (taken, seen.tolist()) == (wanted, wanted_seen)
-    wanted_out = np.full(len(out), 7, np.uint64)
-    wanted_out[used : used + len(words)] = words
-    assert out.tobytes() == wanted_out.tobytes()
+    taken, *ends, counts = gather_twin(batch, begin, due, most, used, enough, is_first=is_first)
+    joined = np.concatenate([np.zeros(0, np.uint64), *taken])
+    assert (n, span.tolist()) == (len(taken), [len(joined), *ends])
+    assert tally.tolist() == [7 + counts[name] for name in intake_kernel.TALLY]
+    wanted = np.full(len(out), 7, np.uint64)
+    wanted[used : used + len(joined)] = joined
+    assert out.tobytes() == wanted.tobytes()
 
 
 def test_datagrams_come_in_order_with_their_senders(way):

@@ -5,7 +5,7 @@ Loaded when an acquisition begins and not before: what switches off must not wai
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numba
 import numpy as np
@@ -18,9 +18,20 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-BYTES, WORDS, FRAMES, FIRST, LAST, GAPS, MISSING, EVENTS, LOST, PARTLY_LOST = range(10)
-N_SEEN = 10
-"""Places in what `gather` says."""
+TALLY: Final = (
+    "datagrams",
+    "bytes",
+    "frames_received",
+    "events",
+    "gaps",
+    "frames_missing",
+    "frames_lost_by_board",
+    "frames_partly_lost_by_board",
+)
+"""What `gather` counts, in this order."""
+DATAGRAMS, BYTES, FRAMES, EVENTS, GAPS, MISSING, LOST, PARTLY_LOST = range(len(TALLY))
+WORDS, FIRST, LAST = range(3)
+"""Places in the span of what it took."""
 
 
 def _gather(
@@ -38,7 +49,8 @@ def _gather(
     out: NDArray[np.uint64],
     used: int,
     enough: int,
-    seen: NDArray[np.int64],
+    span: NDArray[np.int64],
+    tally: NDArray[np.int64],
 ) -> int:
     """Join datagrams as long as each is whole frames from end to end, every frame after the one before.
 
@@ -57,12 +69,13 @@ def _gather(
         out: Where they go; m words of room behind `enough`.
         used: From this word on.
         enough: Words in `out` at which no further datagram is begun.
-        seen: (N_SEEN,) out, what is in those taken; first and last frame only if there are any.
+        span: (3,) out, words taken, first and last frame; these two only if any were taken.
+        tally: (len(TALLY),) what is in those taken is added to it.
 
     Returns:
         How many datagrams were taken; the next one, if any, was left as it is.
     """
-    seen[:] = 0
+    span[:] = 0
     expected, place = np.int64(due), np.int64(used)
     for i in range(begin, end):
         size = np.int64(sizes[i])
@@ -89,7 +102,7 @@ def _gather(
                 return i - begin
             if frames == 0:
                 first = frame
-                if is_first and seen[FRAMES] == 0:
+                if is_first and i == begin:
                     ahead = np.int64(0)
             if ahead > 0:
                 gaps += 1
@@ -108,17 +121,18 @@ def _gather(
             out[np.uint64(place + k)] = words[np.uint64(k + 1)]
         place += n_words
         expected = here
-        if seen[FRAMES] == 0:
-            seen[FIRST] = first
-        seen[LAST] = last
-        seen[BYTES] += size
-        seen[WORDS] += n_words
-        seen[FRAMES] += frames
-        seen[GAPS] += gaps
-        seen[MISSING] += missing
-        seen[EVENTS] += events
-        seen[LOST] += lost
-        seen[PARTLY_LOST] += partly_lost
+        if i == begin:
+            span[FIRST] = first
+        span[LAST] = last
+        span[WORDS] += n_words
+        tally[DATAGRAMS] += 1
+        tally[BYTES] += size
+        tally[FRAMES] += frames
+        tally[EVENTS] += events
+        tally[GAPS] += gaps
+        tally[MISSING] += missing
+        tally[LOST] += lost
+        tally[PARTLY_LOST] += partly_lost
     return end - begin
 
 

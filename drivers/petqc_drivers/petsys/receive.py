@@ -134,7 +134,9 @@ class FrameIntake:
         from petqc_drivers.petsys import intake_kernel
 
         self._kernel = intake_kernel
-        self._seen = np.zeros(intake_kernel.N_SEEN, np.int64)
+        self._tally = np.zeros(len(intake_kernel.TALLY), np.int64)
+        self._span = np.zeros(3, np.int64)
+        self._given_at_once = 0
         self._gather(Datagrams(1), 0, 0)  # compiled before frames come
         self._started_s = time.monotonic()
         self.last_frame_s: float | None = None
@@ -154,7 +156,11 @@ class FrameIntake:
             n = self._gather(batch, at, peer)
             if n == 0:
                 break
-            self._gathered(n)
+            n_words, first, last = self._span.tolist()
+            if self._expected is None:
+                self._first = first
+                self._on_first()
+            self._took(n_words, last)
             at += n
         return at - begin
 
@@ -189,30 +195,13 @@ class FrameIntake:
             self._take(words, scan, ids, self._sift(ids))
 
     def _gather(self, batch: Datagrams, begin: int, peer: int) -> int:
-        """Put datagrams behind the words that wait; `_seen` says what is in them."""
+        """Put datagrams behind the words that wait; how many."""
         due = self._min_frame if self._expected is None else self._expected
         return self._kernel.gather(
             *(batch.words, batch.marks, batch.sizes, batch.flags, batch.senders, begin, batch.n, peer),
-            *(due, self._expected is None, MAX_JUMP_FRAMES, self._words, self._used, BATCH_WORDS, self._seen),
+            *(due, self._expected is None, MAX_JUMP_FRAMES),
+            *(self._words, self._used, BATCH_WORDS, self._span, self._tally),
         )
-
-    def _gathered(self, n_datagrams: int) -> None:
-        k, counts = self._kernel, self._counts
-        seen = self._seen.tolist()
-        n = seen[k.FRAMES]
-        if self._expected is None:
-            self._first = seen[k.FIRST]
-            self._on_first()
-        counts["datagrams"] += n_datagrams
-        counts["bytes"] += seen[k.BYTES]
-        counts["frames_received"] += n
-        counts["waiting"] += n
-        counts["events"] += seen[k.EVENTS]
-        counts["gaps"] += seen[k.GAPS]
-        counts["frames_missing"] += seen[k.MISSING]
-        counts["frames_lost_by_board"] += seen[k.LOST]
-        counts["frames_partly_lost_by_board"] += seen[k.PARTLY_LOST]
-        self._took(seen[k.WORDS], seen[k.LAST])
 
     def _is_in_order(self, ids: NDArray[np.int64]) -> bool:
         steps = np.diff(ids)
@@ -303,7 +292,9 @@ class FrameIntake:
         """Give what waits to the consumer."""
         if self._used == 0:
             return
-        block, n = self._words[: self._used], self._counts.pop("waiting", 0)
+        frames_at_once = int(self._tally[self._kernel.FRAMES])
+        block, n = self._words[: self._used], self._counts.pop("waiting", 0) + frames_at_once - self._given_at_once
+        self._given_at_once = frames_at_once
         if len(self._words) - self._used <= ROOM_BYTES // 8:  # full: the consumer gets the memory itself
             self._words = np.empty_like(self._words)
             self._bytes = self._words.data.cast("B")
@@ -340,7 +331,7 @@ class FrameIntake:
         failure: DriverError | None = None,
     ) -> ReceiveAccount:
         """The account up to now; call `flush` before it for the final one."""
-        counts = self._counts
+        counts = self._counts + Counter(dict(zip(self._kernel.TALLY, self._tally.tolist(), strict=True)))
         last = None if self._expected is None else (self._expected - 1) % FRAME_ID_MODULO
         return ReceiveAccount(
             datagrams=counts["datagrams"],

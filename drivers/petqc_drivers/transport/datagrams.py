@@ -18,8 +18,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SLOTS: Final = 16
-"""Datagrams of one call. They are read again at once, so they should still be in the cache, as 16 of 8 kB are."""
+SLOTS: Final = 32
+"""Datagrams of one call. They are read again at once, so they should still be in the cache, as 32 of 8 kB are."""
 BODY_BYTES: Final = 65_536
 _WORD: Final = 8
 _NAME_BYTES: Final = 16
