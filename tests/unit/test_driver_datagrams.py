@@ -111,8 +111,7 @@ def mixture(seed: int, n: int, *, first: int = 1000, spoil: float = 0.3) -> list
             elif kind == 8:  # cut between words
                 datagram = datagram[: 1 + 8 * int(rng.integers(0, (n_bytes - 1) // 8))]
             elif kind == 9:  # a count that is wrong
-                at = 9 + 8 * int(rng.integers(0, 2))
-                datagram = datagram[:at] + bytes((datagram[at] ^ 1,)) + datagram[at + 1 :]
+                datagram = datagram[:9] + bytes((datagram[9] ^ 1,)) + datagram[10:]
             elif kind == 10:  # what came before, once more
                 datagram = next((d for d, who in reversed(sent) if d[:1] == b"\xa5" and who == PEER), b"")
             elif kind == 11:  # an id out of nowhere
