@@ -35,6 +35,7 @@ from petqc_drivers.petsys.frames import FRAME_ID_MODULO, scan_frames
 from petqc_drivers.petsys.receive import ROOM_BYTES, FrameIntake
 from petqc_drivers.petsys.registers import REGISTERS
 from petqc_drivers.petsys.udp_link import UdpReadoutLink
+from petqc_drivers.transport.datagrams import SLOTS
 from petqc_simulators.boards.petsys_clktgr import ClockTrigger
 from petqc_simulators.boards.petsys_daqd import DaqdServer
 from petqc_simulators.boards.petsys_febd import PetsysFebd
@@ -141,15 +142,14 @@ def driver_datagrams(data: bytes) -> None:
     failures: list[DriverError] = []
     intake = FrameIntake(blocks.append, min_frame=10, device="fuzz", on_first=lambda: None, on_failure=failures.append)
     link._intake = intake
-    n_datagrams = n_data = 0
-    for datagram in pieces(data):
-        if not datagram:
-            continue
-        room = link.room()
-        room[: len(datagram) - 1] = datagram[1:]
-        link.datagram(datagram[0], len(datagram) - 1)
-        n_datagrams += 1
-        n_data += datagram[0] == wire.DATA_MARK
+    batch = link._receiver._batch
+    datagrams = [datagram for datagram in pieces(data) if datagram]
+    n_datagrams, n_data = len(datagrams), sum(datagram[0] == wire.DATA_MARK for datagram in datagrams)
+    for at in range(0, n_datagrams, SLOTS):
+        batch.n = 0
+        for datagram in datagrams[at : at + SLOTS]:
+            batch.lay(datagram, link._receiver.peer)
+        link._receiver._give(batch)
     intake.flush()
     told = intake.account(datagrams_rejected={}, kernel_drops=0, receive_buffer_bytes=0)
     counts = link._counts

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from petqc_drivers.errors import LinkLostError, SinkFailedError
 from petqc_drivers.petsys import frames
 from petqc_drivers.petsys.receive import BATCH_WORDS, MAX_JUMP_FRAMES, RESTART_FRAMES, FrameIntake
+from petqc_drivers.transport.datagrams import Datagrams, address_word
 
 MODULO = 1 << 36
+PEER = ("127.0.0.1", 9)
 
 
 class Bench:
@@ -40,8 +42,10 @@ class Bench:
         self.give_bytes(np.asarray(words, dtype=np.uint64).astype("<u8").tobytes())
 
     def give_bytes(self, body: bytes) -> None:
-        self.intake.room()[: len(body)] = body
-        self.intake.accept(len(body))
+        batch = Datagrams(1)
+        batch.lay(b"\xa5" + body, PEER)
+        if not self.intake.take(batch, 0, address_word(PEER)):
+            self.intake.datagram(memoryview(body))
 
     def give_ids(self, ids: list[int], n_events: int = 0) -> None:
         self.give(empty(ids, n_events))

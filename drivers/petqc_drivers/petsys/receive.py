@@ -1,6 +1,7 @@
 """From data datagrams to whole frames in order, with an account in which every frame is found again.
 
-`FrameIntake` belongs to the receive thread and knows no socket: words are put where `room` says and then accepted.
+`FrameIntake` belongs to the receive thread and knows no socket. Datagrams are taken many at once as long as they are
+whole frames in order; the first one that is not is looked at by itself.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from petqc_drivers.petsys.frames import (
     frame_lost_mask,
     scan_frames,
 )
+from petqc_drivers.transport.datagrams import Datagrams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -93,7 +95,7 @@ class FrameIntake:
     """Collects frames of one acquisition and gives them to its consumer in blocks.
 
     Args:
-        sink: Called with (n,) uint64, whole frames, its own copy; must not block.
+        sink: Called with (n,) uint64, whole frames, its own to keep; must not block.
         min_frame: Frames before this id are older than the start and dropped.
         device: Name of the board for messages.
         on_first: Told once when the first frame is accepted.
@@ -132,8 +134,10 @@ class FrameIntake:
         from petqc_drivers.petsys import intake_kernel
 
         self._kernel = intake_kernel
-        self._seen = np.zeros(intake_kernel.N_SEEN, np.int64)
-        self._kernel.examine(self._words, 0, 0, 0, True, MAX_JUMP_FRAMES, self._seen)  # compiled before frames come
+        self._tally = np.zeros(len(intake_kernel.TALLY), np.int64)
+        self._span = np.zeros(3, np.int64)
+        self._given_at_once = 0
+        self._gather(Datagrams(1), 0, 0)  # compiled before frames come
         self._started_s = time.monotonic()
         self.last_frame_s: float | None = None
         """When a frame was last accepted, monotonic; may be read from another thread."""
@@ -142,16 +146,37 @@ class FrameIntake:
         """Where the words of the next datagram go."""
         return self._bytes[8 * self._used : 8 * self._used + self._room_bytes]
 
+    def take(self, batch: Datagrams, begin: int, peer: int) -> int:
+        """Take datagrams from `begin` on that are of this peer and whole frames in order; how many.
+
+        What is not taken is as it was: it goes to `datagram`, if it is one of the peer with a data mark.
+        """
+        at = begin
+        while at < batch.n and self._failure is None:
+            n = self._gather(batch, at, peer)
+            if n == 0:
+                break
+            n_words, first, last = self._span.tolist()
+            if self._expected is None:
+                self._first = first
+                self._on_first()
+            self._took(n_words, last)
+            at += n
+        return at - begin
+
+    def datagram(self, body: memoryview) -> None:
+        """Take a datagram of whatever frames: what follows its mark."""
+        self.room()[: len(body)] = body
+        self._counts["bytes"] += 1  # the mark
+        self.accept(len(body))
+
     def accept(self, n_bytes: int, scan: FrameScan | None = None) -> None:
-        """Take the datagram whose words were put into `room`; `scan` if it is known already where its frames are."""
+        """Take what was put into `room`; `scan` if it is known already where its frames are."""
         self._counts["datagrams"] += 1
-        self._counts["bytes"] += n_bytes + (scan is None)  # the mark in front of a datagram
+        self._counts["bytes"] += n_bytes
         n_words = n_bytes // 8
         if n_bytes % 8:
             self._words_rejected["ragged-end"] += 1
-        elif scan is None and self._failure is None and self._is_all_in_order(n_words):
-            self._take_all(n_words)
-            return
         words = self._words[self._used : self._used + n_words]
         scan = scan_frames(words) if scan is None else scan
         if scan.reason is not None:
@@ -169,28 +194,14 @@ class FrameIntake:
         else:
             self._take(words, scan, ids, self._sift(ids))
 
-    def _is_all_in_order(self, n_words: int) -> bool:
-        """Whether a datagram is whole frames that follow what came before; then `_seen` says what is in them."""
+    def _gather(self, batch: Datagrams, begin: int, peer: int) -> int:
+        """Put datagrams behind the words that wait; how many."""
         due = self._min_frame if self._expected is None else self._expected
-        is_first = self._expected is None
-        return self._kernel.examine(self._words, self._used, n_words, due, is_first, MAX_JUMP_FRAMES, self._seen)
-
-    def _take_all(self, n_words: int) -> None:
-        k, counts = self._kernel, self._counts
-        seen = self._seen.tolist()
-        n = seen[k.FRAMES]
-        if self._expected is None:
-            self._first = seen[k.FIRST]
-            self._on_first()
-        counts["frames_received"] += n
-        counts["waiting"] += n
-        counts["events"] += seen[k.EVENTS]
-        if seen[k.GAPS]:
-            counts["gaps"] += seen[k.GAPS]
-            counts["frames_missing"] += seen[k.MISSING]
-        counts["frames_lost_by_board"] += seen[k.LOST]
-        counts["frames_partly_lost_by_board"] += seen[k.PARTLY_LOST]
-        self._took(n_words, seen[k.LAST])
+        return self._kernel.gather(
+            *(batch.words, batch.marks, batch.sizes, batch.flags, batch.senders, begin, batch.n, peer),
+            *(due, self._expected is None, MAX_JUMP_FRAMES),
+            *(self._words, self._used, BATCH_WORDS, self._span, self._tally),
+        )
 
     def _is_in_order(self, ids: NDArray[np.int64]) -> bool:
         steps = np.diff(ids)
@@ -281,7 +292,14 @@ class FrameIntake:
         """Give what waits to the consumer."""
         if self._used == 0:
             return
-        block, n = self._words[: self._used].copy(), self._counts.pop("waiting", 0)
+        frames_at_once = int(self._tally[self._kernel.FRAMES])
+        block, n = self._words[: self._used], self._counts.pop("waiting", 0) + frames_at_once - self._given_at_once
+        self._given_at_once = frames_at_once
+        if len(self._words) - self._used <= ROOM_BYTES // 8:  # full: the consumer gets the memory itself
+            self._words = np.empty_like(self._words)
+            self._bytes = self._words.data.cast("B")
+        else:
+            block = block.copy()
         self._used = 0
         try:
             self._sink(block)
@@ -313,7 +331,7 @@ class FrameIntake:
         failure: DriverError | None = None,
     ) -> ReceiveAccount:
         """The account up to now; call `flush` before it for the final one."""
-        counts = self._counts
+        counts = self._counts + Counter(dict(zip(self._kernel.TALLY, self._tally.tolist(), strict=True)))
         last = None if self._expected is None else (self._expected - 1) % FRAME_ID_MODULO
         return ReceiveAccount(
             datagrams=counts["datagrams"],

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from petqc_drivers.errors import ConnectError, DriverError, LinkLostError, OvertakenError, ReplyTimeoutError, StateError
 from petqc_drivers.petsys.link import CommandGate, LinkAccount, ago
-from petqc_drivers.petsys.receive import ROOM_BYTES, FrameIntake, ReceiveAccount
+from petqc_drivers.petsys.receive import FrameIntake, ReceiveAccount
 from petqc_drivers.petsys.wire import DATA_MARK, HANDSHAKE, REPLY_MARK, SERIAL_MODULO, Command, Reply, WireError
 from petqc_drivers.transport.udp import RECEIVE_BUFFER_BYTES, UdpReceiver
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from petqc_drivers.device import Reading
     from petqc_drivers.petsys.receive import Sink
+    from petqc_drivers.transport.datagrams import Datagrams
 
 REPLY_TIMEOUT_S: Final = 0.25
 """How long a board may take to answer (the vendor's own figure, 3.6)."""
@@ -66,7 +67,6 @@ class UdpReadoutLink(CommandGate):
         self._ended: ReceiveAccount | None = None
         self._rejected_before: Counter[str] = Counter()
         self._drops_before = 0
-        self._scratch = bytearray(ROOM_BYTES)
         self._failure: DriverError | None = None
         self._last_good_s: float | None = None
 
@@ -184,11 +184,12 @@ class UdpReadoutLink(CommandGate):
 
     # What follows up to `pause` runs in the receive thread.
 
-    def room(self) -> memoryview:
-        """Where the next datagram goes."""
-        return memoryview(self._scratch) if self._intake is None else self._intake.room()
+    def take(self, batch: Datagrams, begin: int, peer: int) -> int:
+        """Take frames of a batch at once; how many datagrams. A board that was greeted may answer with any of them."""
+        intake = self._intake
+        return 0 if intake is None or self._greeting is not None else intake.take(batch, begin, peer)
 
-    def datagram(self, first: int, n_bytes: int) -> None:
+    def datagram(self, first: int, body: memoryview) -> None:
         """Sort a datagram: frames stay in this thread, replies go to the event loop if one is waited for."""
         # Read once: the event loop ends the greeting as soon as it hears of this datagram.
         is_greeting = self._greeting is not None
@@ -199,9 +200,9 @@ class UdpReadoutLink(CommandGate):
             if intake is None:
                 self._counts["idle_datagrams"] += 1
             else:
-                intake.accept(n_bytes)
+                intake.datagram(body)
             return
-        whole = bytes((first,)) + bytes(self.room()[:n_bytes])
+        whole = bytes((first,)) + bytes(body)
         self._receiver.tap.received(whole)
         if first != REPLY_MARK:
             if not is_greeting:  # what a board answers to a greeting is not laid down

@@ -1,8 +1,7 @@
 """Datagrams of one peer: a socket with a large receive buffer, drained all the time by a thread of its own.
 
-The thread gives every datagram of the peer to a handler on the spot, so frames never pass through the event loop. The
-first byte of a datagram is received apart from the rest: a protocol whose payload follows a one-byte mark gets the
-payload aligned. Datagrams of other senders are counted and dropped.
+The thread receives many datagrams at once and gives them to a handler on the spot, so frames never pass through the
+event loop. Datagrams of other senders are counted and dropped.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from petqc_drivers.errors import ConnectError, DriverError, LinkLostError
+from petqc_drivers.transport.datagrams import Datagrams, address_word
 from petqc_drivers.transport.recording import Tap
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-MAX_DATAGRAM_BYTES: Final = 65_536
 RECEIVE_BUFFER_BYTES: Final = 8 << 20
 """Asked of the kernel, which gives at most net.core.rmem_max; 8 MiB are 64 ms of a full gigabit link."""
 _BURST: Final = 512
@@ -36,22 +35,23 @@ _BURSTS_BEFORE_CALLS: Final = 32
 """Bursts after which a call is answered although more arrives: more than the receive buffer holds, so that a board that
 never pauses cannot keep anybody waiting."""
 _CLOSE_S: Final = 2.0
-_SO_RXQ_OVFL: Final = 40
 _SO_MEMINFO: Final = 55
 _MEMINFO_DROPS: Final = 8
-_DROPS_BYTES: Final = 4
-_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(_DROPS_BYTES)
-"""Socket options of Linux that Python has no names for (include/uapi/asm-generic/socket.h)."""
+"""A socket option of Linux without a name in Python (include/uapi/asm-generic/socket.h), and a place in its value."""
 
 
 class DatagramHandler(Protocol):
     """What is done with the datagrams; every method is called from the receive thread."""
 
-    def room(self) -> memoryview:
-        """Where the next datagram goes without its first byte; 65 536 writable bytes."""
+    def take(self, batch: Datagrams, begin: int, peer: int) -> int:
+        """Take datagrams of a batch from `begin` on, as long as each is of this peer and asks for nothing special.
 
-    def datagram(self, first: int, n_bytes: int) -> None:
-        """A datagram: its first byte, and how many bytes behind it were put into the room."""
+        Returns:
+            How many; the next one is looked at alone, and what is left of it comes to `datagram`.
+        """
+
+    def datagram(self, first: int, body: memoryview) -> None:
+        """A datagram: its first byte, and what follows it, good until this returns."""
 
     def pause(self) -> float | None:
         """Nothing more is waiting. Returns in how many seconds to call again even if nothing comes, None for never."""
@@ -66,7 +66,7 @@ class UdpReceiver:
     Attributes:
         peer: IPv4 address in digits, and port.
         tap: Told what is sent, and of the socket; what came is told by the handler, which knows what it is.
-        counters: Datagrams and bytes of the peer, and those dropped: `foreign`, `empty`, `truncated`.
+        counters: Datagrams of the peer, and those dropped: `foreign`, `empty`, `truncated`.
         foreign_sender: Address of the last foreign datagram; helps when a board answers from another port.
         receive_buffer_bytes: What the kernel gave.
     """
@@ -81,6 +81,8 @@ class UdpReceiver:
         self.receive_buffer_bytes = 0
         self._asked_bytes = receive_buffer_bytes
         self._handler = handler
+        self._batch = Datagrams()
+        self._peer_word = address_word(peer)
         self._calls: deque[Callable[[], None]] = deque()
         self._socket: socket.socket | None = None
         self._wake = -1
@@ -113,7 +115,6 @@ class UdpReceiver:
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._asked_bytes)
             self.receive_buffer_bytes = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-            sock.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
                 probe.connect(self.peer)  # sends nothing; tells which of our addresses leads there
                 sock.bind((probe.getsockname()[0], 0))
@@ -151,7 +152,7 @@ class UdpReceiver:
         """Datagrams that the kernel dropped since `open` because the receive buffer was full."""
         if self._socket is None:
             return self._drops_told
-        # The count that travels with datagrams misses drops behind the last one; this one does not.
+        # The count that can travel with datagrams (SO_RXQ_OVFL) misses drops behind the last one; this one does not.
         info = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * (_MEMINFO_DROPS + 1))
         if len(info) == 4 * (_MEMINFO_DROPS + 1):
             self._drops_told = max(self._drops_told, struct.unpack_from("=I", info, 4 * _MEMINFO_DROPS)[0])
@@ -272,10 +273,10 @@ class UdpReceiver:
 
     def _burst(self, sock: socket.socket) -> bool:
         """Receive what waits, but not for ever; True if nothing waits any more."""
-        first = bytearray(1)
-        for _ in range(_BURST):
+        batch, n = self._batch, 0
+        while n < _BURST:
             try:
-                n, ancillary, flags, sender = sock.recvmsg_into([first, self._handler.room()], _ANCILLARY_BYTES)
+                batch.receive(sock)
             except BlockingIOError:
                 return True
             except OSError as error:
@@ -283,18 +284,28 @@ class UdpReceiver:
                 self.counters["socket_errors"] += 1
                 _LOG.debug("receive from %s: %s", self.peer, error)
                 return False
-            for level, kind, data in ancillary:
-                if level == socket.SOL_SOCKET and kind == _SO_RXQ_OVFL and len(data) == _DROPS_BYTES:
-                    self._drops_told = struct.unpack("=I", data)[0]
-            if sender != self.peer:
-                self.counters["foreign"] += 1
-                self.foreign_sender = sender
-            elif n == 0:
-                self.counters["empty"] += 1
-            elif flags & socket.MSG_TRUNC:
-                self.counters["truncated"] += 1
-            else:
-                self.counters["datagrams"] += 1
-                self.counters["bytes"] += n
-                self._handler.datagram(first[0], n - 1)
+            self._give(batch)
+            n += batch.n
         return False
+
+    def _give(self, batch: Datagrams) -> None:
+        at = 0
+        while at < batch.n:
+            taken = self._handler.take(batch, at, self._peer_word)
+            self.counters["datagrams"] += taken
+            at += taken
+            if at < batch.n:
+                self._give_one(batch, at)
+                at += 1
+
+    def _give_one(self, batch: Datagrams, i: int) -> None:
+        if batch.senders[i] != self._peer_word:
+            self.counters["foreign"] += 1
+            self.foreign_sender = batch.sender(i)
+        elif batch.sizes[i] == 0:
+            self.counters["empty"] += 1
+        elif batch.flags[i] & socket.MSG_TRUNC:
+            self.counters["truncated"] += 1
+        else:
+            self.counters["datagrams"] += 1
+            self._handler.datagram(int(batch.marks[i]), batch.body(i))
