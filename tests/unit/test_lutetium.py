@@ -249,4 +249,7 @@ def test_a_source_in_the_scanner_makes_the_run_invalid():
     counts = fed(topology, (beta, gamma, dt, beta_kev, np.full(beta.size, 511.0)), rng)
     run = run_of(counts, topology)
     assert run.verdict is Status.INVALID
-    assert "take it out" in run.sentence
+    assert run.sentence.count("take it out") == 1, run.sentence
+    outside = run.find("lu_energy_scale.channels_outside")
+    assert outside is not None
+    assert (outside.value, outside.status) == (None, Status.NO_LIMITS), "what no channel has is inside no limits"

@@ -600,3 +600,26 @@ def test_a_replayed_run_says_so_instead_of_being_called_simulated() -> None:
     assert "<b>Replayed.</b> The frames are those of scan.rawf (SHA-256 0123)" in page
     assert "<b>Simulated.</b>" not in page
     assert "<b>Simulated.</b>" in render_html(usual_run(simulated=True))
+
+
+@pytest.mark.parametrize("kind", ["housekeeping", "daily"])
+def test_a_run_without_numbers_of_a_source_shows_its_own(kind: str) -> None:
+    temperature = CheckResult.measured("temperature_asic", "module:0.0.0", 25.0, "degC", 0.1, 4, Limits(warn_high=30.0))
+    locks = CheckResult.measured("lock", "scanner", 0.0, "links", 0.0, 3, Limits(fail_high=0.0))
+    none = dataclasses.replace(CheckResult.missing("linearity", "scanner", "%", 0, Limits(), "not applicable"),
+                               status=Status.NO_LIMITS)  # fmt: skip
+    page = Page(render_html(usual_run(kind=kind, checks=[none, temperature, locks])))
+    headings = [a for t, a in page.elements if t == "article"]
+    assert len(headings) == 2
+    assert "this run has no such check" not in page.text
+    assert not {"energy", "timing", "maps", "channels"} & {a.get("id") for _, a in page.elements}
+
+
+def test_what_has_no_number_for_one_reason_needs_attention_once() -> None:
+    nodes = [*MODULES, *(f"asic:0.0.{n}" for n in range(8))]
+    checks = [CheckResult.missing("photopeak", node, "keV", 0, PEAK, "the source is missing") for node in nodes]
+    checks.append(CheckResult.missing("energy_resolution", "scanner", "%", 0, PEAK, "the source is missing"))
+    findings, more = tables.attention(tables.check_table(usual_run(checks=checks)))
+    assert (len(findings), more) == (1, 0)
+    assert [title for _, title in findings[0].titles] == ["Photopeak position", "Energy resolution"]
+    assert findings[0].where.endswith(" and 6 more")

@@ -98,6 +98,7 @@ def view(run: Run) -> dict[str, Any]:
         "duration": text.duration(run.started_at, run.finished_at),
         "size": _size(found),
         "tiles": tiles.tiles(run),
+        "is_of_a_source": tiles.is_of_a_source(run),
         "changes": moved.moved(run),
         "attention": attention,
         "more_attention": more_attention,

@@ -45,8 +45,6 @@ WANTED = (
     ("dead_channels", "Dead channels", (("hot_channels", "hot"),)),
 )
 """Check of each tile, its heading, and the checks that stand beside it."""
-WITHOUT_EVENTS = ("dark",)
-"""Kinds of runs that take no events: what the tiles want, they cannot have."""
 _WIDTH, _LEFT, _RIGHT = 300, 10, 290
 
 
@@ -80,11 +78,21 @@ class Tile:
 
 
 def tiles(run: Run) -> list[Tile]:
-    """The six tiles; a check that did not run gives one that says so. Runs without events have their own numbers."""
-    if run.is_calibration or run.kind in WITHOUT_EVENTS:
-        ids = [i for i in dict.fromkeys(c.id for c in run.checks) if "." not in i][: len(WANTED)]
-        return [_tile(run, check_id, title_of(check_id), ()) for check_id in ids]
+    """The six tiles; a check that did not run gives one that says so. Runs of another kind have their own numbers."""
+    if not is_of_a_source(run):
+        ids = [i for i in dict.fromkeys(c.id for c in run.checks) if "." not in i and _is_applicable(run, i)]
+        return [_tile(run, check_id, title_of(check_id), ()) for check_id in ids[: len(WANTED)]]
     return [_tile(run, *wanted) for wanted in WANTED]
+
+
+def is_of_a_source(run: Run) -> bool:
+    """Whether a run has any of the numbers that only a source gives, or no number at all."""
+    wanted = {check_id for check_id, _, _ in WANTED if check_id != "dead_channels"}
+    return not run.is_calibration and (not run.checks or any(c.id in wanted for c in run.checks))
+
+
+def _is_applicable(run: Run, check_id: str) -> bool:
+    return any(c.value is not None or c.status is not Status.NO_LIMITS for c in run.checks if c.id == check_id)
 
 
 def headline(run: Run, check_id: str) -> CheckResult | None:
