@@ -102,6 +102,7 @@ def test_imported_history_of_another_scanner_trends_in_order_and_in_one_unit(
             asked = {"kind": "siemens-daily-qc", "check": "siemens_randoms", "node": "scanner"}
             assert [p["value"] for p in trends.trend(d, scanner="A", **asked)["points"]] == [90.0]
             for path, told in (("/trends?kind=siemens-daily-qc", b"<option selected>B</option>"),
+                               ("/trends?kind=siemens-daily-qc", b"<option selected>scanner</option>"),
                                ("/runs", b"<option>siemens-daily-qc</option>")):  # fmt: skip
                 status, _, page = await asyncio.to_thread(ask, d.http, "GET", path)
                 assert status == 200
