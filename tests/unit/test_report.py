@@ -20,7 +20,8 @@ from tests.unit.run_documents import usual_run
 
 from petqc.channel_map import absolute_channel, asic_node, channel_node
 from petqc.limits import Limits, Status, worst
-from petqc.report import channels, content_security_policy, maps, render_html, spectra, tables, write_html
+from petqc.report import channels, content_security_policy, maps, render_html, spectra, tables, tiles, write_html
+from petqc.report.page import view
 from petqc.report.pdf import render_pdf
 from petqc.report.text import THIN
 from petqc.results import (
@@ -623,3 +624,19 @@ def test_what_has_no_number_for_one_reason_needs_attention_once() -> None:
     assert (len(findings), more) == (1, 0)
     assert [title for _, title in findings[0].titles] == ["Photopeak position", "Energy resolution"]
     assert findings[0].where.endswith(" and 6 more")
+
+
+def test_a_module_of_many_that_fails_is_in_the_tile_and_among_the_printed_maps() -> None:
+    run = make_run(modules=12)
+    nodes = [m.node for m in channels.read_channels(run).modules]  # type: ignore[union-attr]
+    peak = CheckResult.measured("photopeak", "scanner", 511.0, "keV", 0.1, 9, PEAK)
+    bad = CheckResult.measured("photopeak", nodes[-1], 437.0, "keV", 0.1, 9, PEAK)
+    good = [CheckResult.measured("photopeak", node, 511.0, "keV", 0.1, 9, PEAK) for node in nodes[:-1]]
+    run.checks = [peak, *good, bad]
+    for column in run.columns:
+        column.status[run.channels["module"] == nodes[-1]] = "fail"
+    tile = next(t for t in tiles.tiles(run) if t.id == "photopeak")
+    assert tile.status is Status.PASS
+    assert [(m.word, m.status) for m in tile.modules] == [(nodes[-1], Status.FAIL)]
+    printed = view(run)["print_modules"]
+    assert (len(printed), printed[0]) == (8, nodes[-1])

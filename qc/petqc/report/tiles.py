@@ -45,6 +45,8 @@ WANTED = (
     ("dead_channels", "Dead channels", (("hot_channels", "hot"),)),
 )
 """Check of each tile, its heading, and the checks that stand beside it."""
+MOST_MODULES = 4
+"""In a tile."""
 _WIDTH, _LEFT, _RIGHT = 300, 10, 290
 
 
@@ -145,11 +147,18 @@ def _tile(run: Run, check_id: str, heading: str, others: tuple[tuple[str, str], 
             for other_id, word in others
             if (other := headline(run, other_id)) is not None
         ),
-        modules=tuple(Beside(c.node, measured(c.value, c.uncertainty), c.status) for c in modules[:4])
-        if len(modules) <= 4 and level_of(result.node) == "scanner"
-        else (),
+        modules=_modules(modules) if level_of(result.node) == "scanner" else (),
         trend=_trend(run, result),
     )
+
+
+def _modules(modules: list[CheckResult]) -> tuple[Beside, ...]:
+    """All modules of a few; of more the worst of those that are outside: the whole scanner may well be inside."""
+    shown = modules
+    if len(modules) > MOST_MODULES:
+        outside = [c for c in modules if c.status in (Status.FAIL, Status.WARN)]
+        shown = sorted(outside, key=lambda c: STATUS_ORDER.index(c.status))[:MOST_MODULES]
+    return tuple(Beside(c.node, measured(c.value, c.uncertainty), c.status) for c in shown)
 
 
 def _trend(run: Run, result: CheckResult) -> Markup | None:
