@@ -223,16 +223,21 @@ def _empty_run(context: RunContext) -> Run:
 
 
 def _passing(run: Run, titles: dict[str, str], words: Words) -> str:
-    told = []
-    for id_ in words.headlines:
-        result = run.find(id_)
-        if result is not None and result.value is not None:
-            title = _title(titles.get(id_, id_))
-            unit = "" if title.endswith(f" {result.unit}") else result.unit  # "link errors 0 errors"
-            told.append(f"{title} {say(result.value, result.uncertainty, unit)}")
+    told = [said for id_ in words.headlines if (said := _headline(run, id_, _title(titles.get(id_, id_))))]
     checked = sum(1 for c in run.checks if c.status is Status.PASS)
     told.append(f"{checked} values inside their limits")
     return f"{words.passing}{', '.join(told)}."
+
+
+def _headline(run: Run, check_id: str, title: str) -> str:
+    """What the scanner has, or from where to where its modules are; empty: nothing was measured."""
+    result = run.find(check_id)
+    if result is not None and result.value is not None:
+        unit = "" if title.endswith(f" {result.unit}") else result.unit  # not "link errors 0 errors"
+        return f"{title} {say(result.value, result.uncertainty, unit)}"
+    known = [c for c in run.checks if c.id == check_id and c.node.startswith("module:") and c.value is not None]
+    values = [c.value for c in known if c.value is not None]
+    return f"{title} of modules {min(values):.4g} to {say(max(values), None, known[0].unit)}" if values else ""
 
 
 def _findings(results: list[CheckResult], topology: Topology) -> list[CheckResult]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -231,6 +232,9 @@ def test_checks_of_a_run_without_a_source():
     seen = 8000 * PARTS[s.BETA_PARTS].sum() / 100.0 / LYSO.activity_bq_per_cm3 * 1000.0  # mm3 that these decays fill
     run = run_of(counts, topology, crystal_material="lyso", crystal_mm=(1.0, seen / LENGTH_MM, LENGTH_MM))
     assert run.verdict is Status.PASS, run.sentence
+    assert re.match(r"Scan: energy scale \(Lu-176\) of modules [0-9.]+ to [0-9.]+%, efficiency", run.sentence), (
+        run.sentence
+    )
     assert not any(c.id == "photopeak" for c in run.checks)
     efficiency = run.find("lu_efficiency", topology.module_nodes[0])
     assert efficiency is not None
