@@ -152,3 +152,15 @@ def test_a_past_that_cannot_be_read_is_a_remark(tmp_path: Path) -> None:
 
 def test_an_empty_past_is_one() -> None:
     assert Past.from_document({"trends": [], "changes": []}) == Past()
+
+
+def test_noise_looks_like_noise_in_a_sparkline() -> None:
+    def height(step: float) -> float:
+        values = [511.0, 511.0 + step, 511.0]
+        points = tuple(TrendPoint(f"2026-03-0{k + 1}T06:00:00+00:00", v, 0.1, "pass", 0) for k, v in enumerate(values))
+        drawn = str(sparkline(Trend("photopeak", "scanner", "keV", points), Limits(), None))
+        ys = [float(y) for y in re.findall(r'class="was" cx="[^"]+" cy="([^"]+)"', drawn)]
+        return max(ys) - min(ys)
+
+    assert height(0.1) < 5.0, "one standard error of 38 pixels"
+    assert height(1.0) > 30.0
