@@ -14,8 +14,9 @@ from tests.unit.run_documents import usual_run
 
 from petqc.baseline import AcceptedBaseline
 from petqc.limits import Limits, Status
-from petqc.past import Past, Trend, TrendPoint, since_baseline, since_run
+from petqc.past import Change, Past, Trend, TrendPoint, since_baseline, since_run
 from petqc.report import render_html
+from petqc.report.moved import change_text
 from petqc.report.sparkline import sparkline
 from petqc.results import CheckResult, Run
 from petqcd.past import tell_past
@@ -164,3 +165,9 @@ def test_noise_looks_like_noise_in_a_sparkline() -> None:
 
     assert height(0.1) < 5.0, "one standard error of 38 pixels"
     assert height(1.0) > 30.0
+
+
+def test_no_number_has_no_unit() -> None:
+    gone = Change("dead_channels", "scanner", "channels", 16.0, None, None, "fail", "not there")
+    assert change_text(gone) == "16 channels → no number, fail → not there"
+    assert change_text(replace(gone, before=None, now=3.0, status="fail")) == "no number → 3 channels"
