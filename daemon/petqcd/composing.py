@@ -142,7 +142,8 @@ class Composing:
         run = await asyncio.to_thread(
             composed, self._services, self.run_id, self._kind.name, self._started_unix_s, parts, stored, ended
         )
-        run.notes += [self._remark] if self._remark else []
+        said = [f"Started by {self._source}.", *([self._remark] if self._remark else [])]
+        run.notes += [note for note in said if note not in run.notes]
         return finished(run, await self._services.finish(run, clock.monotonic_s() - self._started_s))
 
     def _tell(self, number: int, of_part: Progress) -> None:

@@ -31,6 +31,13 @@ class Progress:
     part: str = ""
     so_far: Mapping[str, Any] | None = None
 
+    @property
+    def stopping(self) -> str:
+        """What it means to stop the run here, in words that follow its id."""
+        is_over = self.stage == "analyse"
+        told = "has acquired: its record is being made, nothing is left to stop" if is_over else "is being stopped"
+        return told + (", and no further part begins" if self.part else "")
+
     def document(self) -> dict[str, Any]:
         """Plain types for JSON."""
         return asdict(self)

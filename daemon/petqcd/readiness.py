@@ -10,6 +10,7 @@ from petqcd.readout.supervisor import BiasState
 if TYPE_CHECKING:
     from petqcd.app import Daemon
 
+NO_HARD_LIMITS = "hard limits are not configured (add [device.bias] with v_min, v_max, max_step_v and slew_v_per_s)"
 _OFF = frozenset({BiasState.OFF_CONFIRMED, BiasState.OFF_COMMANDED})
 
 
@@ -30,7 +31,7 @@ class Readiness:
         if not daemon.device.ready:
             found.append(f"{board.name}: {board.detail or 'is being started'}")
         if daemon.config.board.bias is None and not daemon.instruments.run_volts:
-            found.append(f"{board.name}: hard limits are not configured")
+            found.append(f"{board.name}: {NO_HARD_LIMITS}")
         if daemon.own_configuration.problem:
             found.append(f"{board.name}: {daemon.own_configuration.problem}")
         return found + self._in_maintenance()

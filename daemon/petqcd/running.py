@@ -16,6 +16,7 @@ from petqcd.interlocks import readout_permits as interlocks
 from petqcd.past import tell_past
 from petqcd.procedure import Acquired, Bench, Job, environment
 from petqcd.progress import Event, Progress
+from petqcd.readiness import NO_HARD_LIMITS
 from petqcd.readout.configuration import configuration_in_use
 from petqcd.recording import run as recording
 from petqcd.store.patience import once_there_is_room
@@ -448,7 +449,7 @@ class Running:
         """Finalise what was taken, then analyse, or say why there is nothing to analyse."""
         self._tell("analyse", 0.88, "finalising what was taken", {})
         s, kind = self._services, self._kind.name
-        notes = [self._remark] if self._remark else []
+        notes = [f"Started by {self._source}.", *([self._remark] if self._remark else [])]
         account: dict[str, int | float] = {}
         off: OffOutcome | None = None
         if procedure is not None:
@@ -500,6 +501,8 @@ class Running:
         await asyncio.to_thread(
             chart, run, s.store, nuclide=s.config.nuclide, reference=accepted, acceptance=acceptance
         )
+        if self._stopped_because is not None:
+            run.notes.append(f"Told to stop ({self._stopped_because}) when all was acquired: analysed all the same.")
         return run
 
     def _received(self, procedure: Procedure, notes: list[str]) -> dict[str, int | float]:
@@ -528,10 +531,7 @@ class Running:
         """Of the board's own outputs; None where supplies bias the detector, which have limits of their own."""
         found = self._services.config.board.bias
         if found is None and not self._services.run_volts():
-            raise RefusedError(
-                f"{self._services.device.state.name}: hard limits are not configured (add [device.bias] with v_min, "
-                "v_max, max_step_v and slew_v_per_s)"
-            )
+            raise RefusedError(f"{self._services.device.state.name}: {NO_HARD_LIMITS}")
         return found
 
     def _permit(self, source: str) -> None:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from petqcd import clock, records
-from petqcd.errors import DaemonError, StoreError
+from petqcd.errors import BusyError, DaemonError, StoreError
 from petqcd.kinds import find_kind
 from petqcd.schedule import Attempt, actions, jobs
 from petqcd.security.access import daemon_itself
@@ -143,9 +143,11 @@ class Scheduler:
             with suppress(StoreError):
                 await self._remember(job.name)
         except DaemonError as error:
-            if self._why.get(key) != str(error):
-                log.warning("schedule %s of %s: %s", job.name, action.day, error)
-            self._why[key] = self._overdue[job.name] = str(error)
+            # Of another run that goes on: without what whoever asks now could do about it.
+            why = str(error).partition(";")[0] if isinstance(error, BusyError) else str(error)
+            if self._why.get(key) != why:
+                log.warning("schedule %s of %s: %s", job.name, action.day, why)
+            self._why[key] = self._overdue[job.name] = why
         else:
             self._known[job.name][action.day] = Attempt(action.attempt, "done")
             if self._audit is not None:  # the claim in the history was the record of the intent
@@ -175,7 +177,8 @@ class Scheduler:
         self._offset_s = offset_s
 
     def _doubt(self, why: str) -> None:
-        log.warning("schedule: %s; nothing is decided for %g s", why, WAIT_S)
+        if self._jobs:
+            log.warning("schedule: %s; nothing is decided for %g s", why, WAIT_S)
         self._doubted_s = self._monotonic_s()
 
     def _is_doubted(self) -> bool:

@@ -337,19 +337,30 @@ class CheckInput(ABC):
                 status[known & (off > np.maximum(high, noise))] = str(kind)
         return status
 
-    def channels_outside(self, check_id: str, status: NDArray[np.object_]) -> CheckResult:
-        """How many channels are outside their limits, judged like dead ones. Source: daily-qc.md §5.2."""
+    def channels_outside(self, check_id: str, status: NDArray[np.object_], told: str | None = None) -> CheckResult:
+        """How many channels are outside their limits, judged like dead ones; no number where none could be measured.
+
+        Args:
+            check_id: the check.
+            status: (n,) of every channel.
+            told: what is said of those outside; default: their names.
+
+        Source: daily-qc.md §5.2.
+        """
         topology = self.topology
         flagged = np.flatnonzero((status == str(Status.WARN)) | (status == str(Status.FAIL)))
         measured = int((status != str(Status.INVALID)).sum())
         limits = Limits(warn_high=0.002 * len(topology), fail_high=0.01 * len(topology))
-        reason = None
-        if flagged.size:
+        if not measured:
+            full_id = f"{check_id}.channels_outside"
+            none = CheckResult.missing(full_id, SCANNER, "channels", 0, limits, "no channel has a number")
+            return replace(none, status=Status.NO_LIMITS)  # why there is none is what the check itself says
+        if flagged.size and told is None:
             names = ", ".join(channel_name(int(topology.channels[i])) for i in flagged[:5])
-            reason = names + (f" and {flagged.size - 5} more" if flagged.size > 5 else "")
+            told = names + (f" and {flagged.size - 5} more" if flagged.size > 5 else "")
         return self.judge(
             check_id, ("scanner", SCANNER), float(flagged.size), "channels", 0.0, measured,
-            limits=limits, reason=reason, part="channels_outside",
+            limits=limits, reason=told, part="channels_outside",
         )  # fmt: skip
 
 

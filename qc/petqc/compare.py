@@ -12,13 +12,15 @@ if TYPE_CHECKING:
 SIGNIFICANT: Final = 3.0
 """Differences of more of their own standard errors are said to have moved."""
 _SHOWN: Final = 3
+COUNTED: Final = "channels"
+"""Unit of what is counted: it has no noise, and one channel more has moved."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
     """One check at one node in both runs; values in `unit`. change is b - a; sigmas: over its standard error.
 
-    change is None where one of the runs has no value; sigmas also where none of them has an uncertainty.
+    change is None where one of the runs has no value; sigmas also where none of them has an uncertainty, and of counts.
     """
 
     check: str
@@ -34,16 +36,21 @@ class Difference:
     @property
     def sigmas(self) -> float | None:
         """The change over its standard error."""
-        if self.change is None or not self.error:
+        if self.change is None or not self.error or self.unit == COUNTED:
             return None
         return self.change / self.error
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether a count has changed, by one or more."""
+        return self.unit == COUNTED and abs(self.change or 0.0) >= 1.0
 
     @property
     def has_moved(self) -> bool:
         """More than its errors explain, or another status, or a value that is there in one run only."""
         if (self.a is None) != (self.b is None) or self.status_a != self.status_b:
             return True
-        return self.sigmas is not None and abs(self.sigmas) > SIGNIFICANT
+        return self.is_counted or (self.sigmas is not None and abs(self.sigmas) > SIGNIFICANT)
 
     @property
     def is_same(self) -> bool:
@@ -56,6 +63,8 @@ class Difference:
         first = 1e6 if self.status_a != self.status_b else 0.0
         if (self.a is None) != (self.b is None):
             first += 1e6
+        if self.is_counted:
+            first += 1e5
         return first + abs(self.sigmas or 0.0)
 
 
@@ -108,7 +117,7 @@ def _remarks(a: Run, b: Run) -> list[str]:
         ("kind", a.kind, b.kind),
         ("scanner", a.scanner, b.scanner),
         ("simulated", a.simulated, b.simulated),
-        ("configuration", a.config_hash, b.config_hash),
+        ("configuration", a.config_hash[:12], b.config_hash[:12]),
         ("likeliest cause", _cause(a), _cause(b)),
     ):
         if one != other:

@@ -139,9 +139,9 @@ def _channels(runs: Sequence[Run]) -> tuple[dict[str, NDArray[Any]], list[Channe
     with_channels = [r for r in runs if r.channels]
     if not with_channels:
         return {}, []
-    # The table of most channels knows most about each; what only others know is added.
-    tables = sorted((r.channels for r in with_channels), key=lambda t: -len(t["channel"]))
-    channels = {name: values.copy() for name, values in tables[0].items()}
+    # The table of most channels, and of those the one that knows where most are; channels of others are added.
+    tables = sorted((r.channels for r in with_channels), key=lambda t: (-len(t["channel"]), -_known(t)))
+    channels = {name: values.copy() for name, values in tables[0].items() if not _is_of_a_column(name)}
     for table in tables[1:]:
         new = ~np.isin(table["channel"], channels["channel"])
         if new.any():
@@ -152,4 +152,18 @@ def _channels(runs: Sequence[Run]) -> tuple[dict[str, NDArray[Any]], list[Channe
     for r in with_channels:
         place, size = np.searchsorted(channels["channel"], r.channels["channel"]), channels["channel"].size
         columns |= {c.id: c.spread(place, size, "not in this part") for c in r.columns}
+        for name in filter(_is_of_a_column, r.channels):
+            channels[name] = np.full(size, np.nan)
+            channels[name][place] = r.channels[name]
     return channels, list(columns.values())
+
+
+def _is_of_a_column(name: str) -> bool:
+    """Whether it goes with a column, as `photopeak.baseline`, and does not say which channel a row is."""
+    return "." in name
+
+
+def _known(table: Mapping[str, NDArray[Any]]) -> int:
+    """Of how many channels the place and the bias output are known."""
+    places = int(np.isfinite(table["x_mm"]).sum()) if "x_mm" in table else 0
+    return places + int((table["bias"] != "").sum() if "bias" in table else 0)

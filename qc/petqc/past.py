@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from petqc.compare import SIGNIFICANT, compare
+from petqc.compare import COUNTED, SIGNIFICANT, compare
 from petqc.statistics import family_sigmas
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def since_run(run: Run, earlier: Run, since: str) -> Changes:
     moved = [
         Change(d.check, d.node, d.unit, d.a, d.b, d.sigmas, d.status_a, d.status_b)
         for d in comparison.differences
-        if _is_remarkable(d.sigmas, d.status_a, d.status_b, limit)
+        if d.is_counted or _is_remarkable(d.sigmas, d.status_a, d.status_b, limit)
     ]
     return _changes(since, earlier.run_id, earlier.started_at, len(both), limit, moved, comparison.remarks)
 
@@ -142,12 +142,19 @@ def since_baseline(run: Run, baseline: AcceptedBaseline, references: Mapping[str
             continue
         compared += 1
         error = ((result.uncertainty or 0.0) ** 2 + baseline.values[check][node][1] ** 2) ** 0.5
-        sigmas = (result.value - before) / error if error else None
+        is_count = result.unit == COUNTED
+        sigmas = (result.value - before) / error if error and not is_count else None
         found.append(Change(check, node, result.unit, before, result.value, sigmas, "", str(result.status)))
     limit = _limit(compared)
-    moved = [c for c in found if _is_remarkable(c.sigmas, c.status, c.status, limit)]
+    moved = [c for c in found if _is_more(c) or _is_remarkable(c.sigmas, c.status, c.status, limit)]
     moved.sort(key=lambda c: -abs(c.sigmas or 0.0))
     return _changes(f"{baseline.role} baseline {baseline.number}", None, baseline.at, compared, limit, moved, ())
+
+
+def _is_more(change: Change) -> bool:
+    """Whether a count is another than in the baseline, by one or more."""
+    before, now = change.before, change.now
+    return change.unit == COUNTED and before is not None and now is not None and abs(now - before) >= 1.0
 
 
 def _limit(n: int) -> float:

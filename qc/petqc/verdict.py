@@ -121,10 +121,22 @@ def conclude(
 
 
 def likely(run: Run) -> str:
-    """The first hypothesis, where something is flagged."""
-    if run.verdict is Status.PASS or not run.diagnosis:
+    """The first hypothesis that is about what the verdict is about; empty: nothing is flagged, or there is none.
+
+    Hypotheses are ranked by how well they fit. One that fits a warning well is not what a scanner fails for, and a
+    dead channel within the limits is no reason for a module's time offset.
+    """
+    if run.verdict is Status.PASS:
         return ""
-    first = run.diagnosis[0]
+    flagged = [c for c in run.checks if c.status in (Status.WARN, Status.FAIL)]
+    is_channels = any(c.unit == "channels" for c in flagged)
+    found = [h for h in run.diagnosis if is_channels or not h.node.startswith("channel:")]
+    if not found:
+        return ""
+    at = [{c.status for c in flagged if c.node in h.node.split(" - ")} for h in found]
+    first = next((h for h, there in zip(found, at, strict=True) if run.verdict in there), None)
+    if first is None or not at[0] or run.verdict in at[0]:
+        first = found[0]
     return f" Most likely: {first.cause}, at {place(first.node)}."
 
 
@@ -211,14 +223,21 @@ def _empty_run(context: RunContext) -> Run:
 
 
 def _passing(run: Run, titles: dict[str, str], words: Words) -> str:
-    told = []
-    for id_ in words.headlines:
-        result = run.find(id_)
-        if result is not None and result.value is not None:
-            told.append(f"{_title(titles.get(id_, id_))} {say(result.value, result.uncertainty, result.unit)}")
+    told = [said for id_ in words.headlines if (said := _headline(run, id_, _title(titles.get(id_, id_))))]
     checked = sum(1 for c in run.checks if c.status is Status.PASS)
     told.append(f"{checked} values inside their limits")
     return f"{words.passing}{', '.join(told)}."
+
+
+def _headline(run: Run, check_id: str, title: str) -> str:
+    """What the scanner has, or from where to where its modules are; empty: nothing was measured."""
+    result = run.find(check_id)
+    if result is not None and result.value is not None:
+        unit = "" if title.endswith(f" {result.unit}") else result.unit  # not "link errors 0 errors"
+        return f"{title} {say(result.value, result.uncertainty, unit)}"
+    known = [c for c in run.checks if c.id == check_id and c.node.startswith("module:") and c.value is not None]
+    values = [c.value for c in known if c.value is not None]
+    return f"{title} of modules {min(values):.4g} to {say(max(values), None, known[0].unit)}" if values else ""
 
 
 def _findings(results: list[CheckResult], topology: Topology) -> list[CheckResult]:
@@ -283,21 +302,27 @@ def _excess(result: CheckResult) -> float:
 
 
 def _joined(found: list[CheckResult], titles: dict[str, str]) -> list[str]:
-    """One phrase a finding; what several checks could not measure at one node for one reason is said once."""
-    phrases: dict[tuple[str, str], list[CheckResult]] = {}
+    """One phrase a finding; what several checks, or several places, have no number of for one reason is said once."""
+    phrases: dict[str | int, list[CheckResult]] = {}
     for number, result in enumerate(found):
-        key = (result.node, result.reason or "") if result.value is None else ("", str(number))
-        phrases.setdefault(key, []).append(result)
+        phrases.setdefault((result.reason or "") if result.value is None else number, []).append(result)
     told = []
     for members in phrases.values():
         first = members[0]
         if len(members) == 1:
             told.append(_phrase(first, titles))
             continue
-        names = [_title(titles.get(r.id.partition(".")[0], r.id)) for r in members]
-        where = "" if first.node == SCANNER else f" of {place(first.node)}"
-        told.append(f"{', '.join(names[:-1])} and {names[-1]}{where}: {first.reason}")
+        names = list(dict.fromkeys(_title(titles.get(r.id.partition(".")[0], r.id)) for r in members))
+        places = list(dict.fromkeys(place(r.node) for r in members))
+        where = "" if any(r.node == SCANNER for r in members) else f" of {_listed(places)}"
+        told.append(f"{_listed(names, len(names))}{where}: {first.reason}")
     return told
+
+
+def _listed(names: Sequence[str], most: int = _NAMED) -> str:
+    """`a`, `a and b`, `a, b and c`; of more than `most` the first ones and how many there are beside them."""
+    shown = [*names[:most], *([f"{len(names) - most} more"] if len(names) > most else [])]
+    return " and ".join([*([", ".join(shown[:-1])] if shown[:-1] else []), shown[-1]])
 
 
 def _title(title: str) -> str:

@@ -269,7 +269,7 @@ def test_a_slide_that_recalibrations_hide_shows_against_the_acceptance() -> None
     warn(run, Judged(found))
     assert run.sentence.startswith(
         "Scan, but look at photopeak position, which has moved by -0.883 % (limit 0.5): the weighted mean of the last "
-        "runs, against 511.00 ± 0.05 keV at acceptance"
+        "runs, against 511.00 ± 0.10 keV at acceptance"
     )
 
 

@@ -9,6 +9,7 @@ from tests.unit.run_documents import usual_run
 
 from petqc.compare import compare
 from petqc.limits import Limits
+from petqc.past import since_run
 from petqc.results import CheckResult, EnvironmentReading, Hypothesis, RawFile, Run
 from petqcd.cli.show import print_comparison
 
@@ -96,3 +97,16 @@ def test_readings_and_causes_that_differ_are_told() -> None:
         "likeliest cause: none and warm module at module:0.0.0",
         "readings: 1 of 1 differ, 1 are in one of them only (temperature asic at asic:0.0.0 21.04 degC and 25 degC)",
     ]
+
+
+def test_a_channel_more_that_is_dead_has_moved_and_has_no_noise() -> None:
+    def dead(count: float, error: float) -> Run:
+        check = CheckResult.measured("dead_channels", "scanner", count, "channels", error, 9, Limits(warn_high=2.0))
+        return usual_run(checks=[check])
+
+    for error in (0.0, 2e-233):
+        (found,) = compare(dead(0.0, error), dead(1.0, error)).differences
+        assert (found.sigmas, found.has_moved) == (None, True)
+        assert not compare(dead(1.0, error), dead(1.0, error)).differences[0].has_moved
+        changes = since_run(dead(1.0, error), dead(0.0, error), "the run before")
+        assert [(c.check, c.sigmas) for c in changes.found] == [("dead_channels", None)]

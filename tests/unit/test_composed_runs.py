@@ -99,6 +99,23 @@ def test_checks_columns_and_readings_of_all_parts_come_together() -> None:
     assert run.raw_files == [RawFile("../r-source/recording.rawf", "00")]
 
 
+def test_the_day_knows_where_the_crystals_are_whichever_part_was_first() -> None:
+    def channels(numbers: list[int], x_mm: float, bias: str) -> dict[str, Any]:
+        n = len(numbers)
+        return {"channel": np.array(numbers), "x_mm": np.full(n, x_mm), "bias": np.full(n, bias, object)}
+
+    house = a_part("housekeeping", Status.PASS, channels=channels([0, 1, 5], np.nan, ""))
+    source = a_part("source", Status.PASS, channels=channels([0, 1, 5], 150.0, "bias:0.0.0.1"))
+    source.channels["photopeak.baseline"] = np.array([510.0, 511.0, 512.0])
+    for parts in ((house, source), (source, house)):
+        day = whole(*parts).channels
+        assert day["x_mm"].tolist() == [150.0] * 3
+        assert set(day["bias"]) == {"bias:0.0.0.1"}
+        assert day["photopeak.baseline"].tolist() == [510.0, 511.0, 512.0]
+    more = a_part("housekeeping", Status.PASS, channels=channels([0, 1, 5, 7], np.nan, ""))
+    assert np.isnan(whole(more, source).channels["photopeak.baseline"][3])
+
+
 class HouseBoard(FakeBoard):
     """Has the readings that housekeeping wants."""
 

@@ -181,3 +181,10 @@ def test_sizes_of_a_calibration_are_settings(tmp_path: Path) -> None:
         file.write_text(f"[qc.calibrate-charge]\n{wrong}\n")
         with pytest.raises(ConfigError, match=r"petqc\.toml:2: qc\.calibrate-charge\."):
             load_config(file)
+
+
+def test_a_simulated_source_does_not_decay() -> None:
+    real = {"device": [{"address": "udp://192.168.1.25:2000", "configuration": "config.ini"}]}
+    source = {"qc": {"source": {"nuclide": "na22"}}}
+    assert PetqcConfig.model_validate({**real, **source}).nuclide == "na22"
+    assert PetqcConfig.model_validate(source).nuclide == ""

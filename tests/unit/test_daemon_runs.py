@@ -548,3 +548,23 @@ def test_permits_refuse_what_is_unknown_stale_or_bad() -> None:
 def test_frames_are_counted_as_they_are() -> None:
     assert count_frames(empty_frames(5, 17)) == 17
     assert count_frames(np.array([1 | 4 << 36, 2, 7, 7, 2 | 2 << 36, 0], np.uint64)) == 2
+
+
+def test_a_stop_when_everything_is_acquired_is_told_and_changes_no_verdict(tmp_path: Path, bench: Path) -> None:
+    async def work() -> None:
+        async with world(tmp_path, bench, FakeBoard()) as w:
+            with w.runs.services.bus.listen() as events:
+                run_id = await w.runs.start("source", source="test")
+                async with asyncio.timeout(DEADLINE_S):
+                    while (event := await events.get()) is None or event.data.get("stage") != "analyse":
+                        assert w.runs.progress is not None
+                        assert w.runs.progress.stopping == "is being stopped"
+                    assert "nothing is left to stop" in w.runs.progress.stopping
+                    w.runs.abort()
+                    await w.runs.wait()
+            document = w.store.document(run_id)
+            assert "stopped by command" not in document["sentence"]
+            assert any(note.startswith("Told to stop (stopped by command)") for note in document["notes"])
+            assert "Started by test." in document["notes"]
+
+    asyncio.run(work())

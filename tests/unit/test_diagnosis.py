@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.unit.run_documents import usual_run
 
 from petqc.channel_map import SCANNER, Topology
 from petqc.diagnosis import diagnose, diagnose_again
@@ -14,7 +15,7 @@ from petqc.diagnosis.masking import masking
 from petqc.diagnosis.places import address, channel, patches, topology_of, tree
 from petqc.limits import Limits, Status
 from petqc.results import ChannelColumn, CheckResult, Hypothesis, Run
-from petqc.verdict import channel_table
+from petqc.verdict import channel_table, likely
 
 MODULES = 4
 N = MODULES * 256
@@ -502,3 +503,22 @@ def test_an_output_that_feeds_one_asic_is_named_as_what_the_cause_sits_in():
     drift, _ = diagnose(one, a_run(photopeak=at(asic(6), -21.0)))
     scale, _ = diagnose(one, a_run([wide], timing_width=at(asic(6), 60.0), module_time_offset=at(asic(6), -80.0)))
     assert [(h.cause[:3], h.node) for h in (drift[0], scale[0])] == [("F03", "bias:0.0.0.6"), ("F12", "asic:0.0.6")]
+
+
+def test_the_sentence_names_the_cause_of_what_the_verdict_is_about() -> None:
+    offset = CheckResult.measured("module_time_offset", "module:0.0.1", 27.0, "ps", 0.1, 9, Limits(warn_high=20.0))
+    peak = CheckResult.measured("bias_peak", "bias:0.0.0.2", 325.0, "keV", 0.3, 9, Limits(fail_low=495.0))
+    dead = CheckResult.measured("dead_channels", "scanner", 6.0, "channels", 0.0, 9, Limits(fail_high=5.0))
+    clock = Hypothesis("F14 clock", "module:0.0.0 - module:0.0.1", 1.0, (), "")
+    bias = Hypothesis("F04 bias", "bias:0.0.0.2", 0.7, (), "")
+    one = Hypothesis("F01 no signal", "channel:0.0.5.30", 1.0, (), "")
+
+    def said(verdict: Status, checks: list[CheckResult], *causes: Hypothesis) -> str:
+        return likely(usual_run(verdict=verdict, checks=checks, diagnosis=list(causes)))
+
+    assert said(Status.WARN, [offset], one, clock).startswith(" Most likely: F14 clock")
+    assert said(Status.WARN, [offset], one) == ""
+    assert said(Status.FAIL, [dead], one).startswith(" Most likely: F01")
+    assert said(Status.FAIL, [offset, peak], clock, bias).startswith(" Most likely: F04 bias")
+    assert said(Status.FAIL, [offset, dead], clock).startswith(" Most likely: F14 clock")
+    assert said(Status.PASS, [], one) == ""

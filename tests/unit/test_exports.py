@@ -6,6 +6,7 @@ import csv
 import json
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,7 @@ def test_a_performed_test_list_skips_what_was_not_measured_and_says_simulated() 
         "SIMULATED"
     )
     with pytest.raises(BadInputError, match=r"no check 'peaks'.*photopeak"):
-        performed_test_list(a_run(), unit_test_collection="u", tests={"peak": "peaks"})
+        performed_test_list(replace(a_run(), verdict=Status.FAIL), unit_test_collection="u", tests={"peak": "peaks"})
 
 
 @contextmanager
@@ -166,3 +167,13 @@ def test_a_token_that_others_can_read_or_that_is_none_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=told):
         post(settings(tmp_path, "http://127.0.0.1:9/api", token, mode), a_run())
+
+
+@pytest.mark.parametrize("verdict", [Status.MISSED, Status.INVALID])
+def test_the_server_hears_of_a_day_that_was_not_measured(verdict: Status) -> None:
+    run = usual_run(verdict=verdict, sentence="Missed: the daemon was not running.")
+    tests = performed_test_list(run, unit_test_collection="u", tests=TESTS)["tests"]
+    assert {"skipped": True, "comment": run.sentence} in tests.values()
+    assert {"value": str(verdict)} in tests.values()
+    with pytest.raises(BadInputError, match="has no check"):
+        performed_test_list(usual_run(), unit_test_collection="u", tests=TESTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -231,6 +232,9 @@ def test_checks_of_a_run_without_a_source():
     seen = 8000 * PARTS[s.BETA_PARTS].sum() / 100.0 / LYSO.activity_bq_per_cm3 * 1000.0  # mm3 that these decays fill
     run = run_of(counts, topology, crystal_material="lyso", crystal_mm=(1.0, seen / LENGTH_MM, LENGTH_MM))
     assert run.verdict is Status.PASS, run.sentence
+    assert re.match(r"Scan: energy scale \(Lu-176\) of modules [0-9.]+ to [0-9.]+%, efficiency", run.sentence), (
+        run.sentence
+    )
     assert not any(c.id == "photopeak" for c in run.checks)
     efficiency = run.find("lu_efficiency", topology.module_nodes[0])
     assert efficiency is not None
@@ -249,4 +253,7 @@ def test_a_source_in_the_scanner_makes_the_run_invalid():
     counts = fed(topology, (beta, gamma, dt, beta_kev, np.full(beta.size, 511.0)), rng)
     run = run_of(counts, topology)
     assert run.verdict is Status.INVALID
-    assert "take it out" in run.sentence
+    assert run.sentence.count("take it out") == 1, run.sentence
+    outside = run.find("lu_energy_scale.channels_outside")
+    assert outside is not None
+    assert (outside.value, outside.status) == (None, Status.NO_LIMITS), "what no channel has is inside no limits"

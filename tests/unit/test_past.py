@@ -14,8 +14,9 @@ from tests.unit.run_documents import usual_run
 
 from petqc.baseline import AcceptedBaseline
 from petqc.limits import Limits, Status
-from petqc.past import Past, Trend, TrendPoint, since_baseline, since_run
+from petqc.past import Change, Past, Trend, TrendPoint, since_baseline, since_run
 from petqc.report import render_html
+from petqc.report.moved import change_text
 from petqc.report.sparkline import sparkline
 from petqc.results import CheckResult, Run
 from petqcd.past import tell_past
@@ -152,3 +153,21 @@ def test_a_past_that_cannot_be_read_is_a_remark(tmp_path: Path) -> None:
 
 def test_an_empty_past_is_one() -> None:
     assert Past.from_document({"trends": [], "changes": []}) == Past()
+
+
+def test_noise_looks_like_noise_in_a_sparkline() -> None:
+    def height(step: float) -> float:
+        values = [511.0, 511.0 + step, 511.0]
+        points = tuple(TrendPoint(f"2026-03-0{k + 1}T06:00:00+00:00", v, 0.1, "pass", 0) for k, v in enumerate(values))
+        drawn = str(sparkline(Trend("photopeak", "scanner", "keV", points), Limits(), None))
+        ys = [float(y) for y in re.findall(r'class="was" cx="[^"]+" cy="([^"]+)"', drawn)]
+        return max(ys) - min(ys)
+
+    assert height(0.1) < 5.0, "one standard error of 38 pixels"
+    assert height(1.0) > 30.0
+
+
+def test_no_number_has_no_unit() -> None:
+    gone = Change("dead_channels", "scanner", "channels", 16.0, None, None, "fail", "not there")
+    assert change_text(gone) == "16 channels → no number, fail → not there"
+    assert change_text(replace(gone, before=None, now=3.0, status="fail")) == "no number → 3 channels"

@@ -20,7 +20,8 @@ from tests.unit.run_documents import usual_run
 
 from petqc.channel_map import absolute_channel, asic_node, channel_node
 from petqc.limits import Limits, Status, worst
-from petqc.report import channels, content_security_policy, maps, render_html, spectra, tables, write_html
+from petqc.report import channels, content_security_policy, maps, render_html, spectra, tables, tiles, write_html
+from petqc.report.page import view
 from petqc.report.pdf import render_pdf
 from petqc.report.text import THIN
 from petqc.results import (
@@ -600,3 +601,42 @@ def test_a_replayed_run_says_so_instead_of_being_called_simulated() -> None:
     assert "<b>Replayed.</b> The frames are those of scan.rawf (SHA-256 0123)" in page
     assert "<b>Simulated.</b>" not in page
     assert "<b>Simulated.</b>" in render_html(usual_run(simulated=True))
+
+
+@pytest.mark.parametrize("kind", ["housekeeping", "daily"])
+def test_a_run_without_numbers_of_a_source_shows_its_own(kind: str) -> None:
+    temperature = CheckResult.measured("temperature_asic", "module:0.0.0", 25.0, "degC", 0.1, 4, Limits(warn_high=30.0))
+    locks = CheckResult.measured("lock", "scanner", 0.0, "links", 0.0, 3, Limits(fail_high=0.0))
+    none = dataclasses.replace(CheckResult.missing("linearity", "scanner", "%", 0, Limits(), "not applicable"),
+                               status=Status.NO_LIMITS)  # fmt: skip
+    page = Page(render_html(usual_run(kind=kind, checks=[none, temperature, locks])))
+    headings = [a for t, a in page.elements if t == "article"]
+    assert len(headings) == 2
+    assert "this run has no such check" not in page.text
+    assert not {"energy", "timing", "maps", "channels"} & {a.get("id") for _, a in page.elements}
+
+
+def test_what_has_no_number_for_one_reason_needs_attention_once() -> None:
+    nodes = [*MODULES, *(f"asic:0.0.{n}" for n in range(8))]
+    checks = [CheckResult.missing("photopeak", node, "keV", 0, PEAK, "the source is missing") for node in nodes]
+    checks.append(CheckResult.missing("energy_resolution", "scanner", "%", 0, PEAK, "the source is missing"))
+    findings, more = tables.attention(tables.check_table(usual_run(checks=checks)))
+    assert (len(findings), more) == (1, 0)
+    assert [title for _, title in findings[0].titles] == ["Photopeak position", "Energy resolution"]
+    assert findings[0].where.endswith(" and 6 more")
+
+
+def test_a_module_of_many_that_fails_is_in_the_tile_and_among_the_printed_maps() -> None:
+    run = make_run(modules=12)
+    nodes = [m.node for m in channels.read_channels(run).modules]  # type: ignore[union-attr]
+    peak = CheckResult.measured("photopeak", "scanner", 511.0, "keV", 0.1, 9, PEAK)
+    bad = CheckResult.measured("photopeak", nodes[-1], 437.0, "keV", 0.1, 9, PEAK)
+    good = [CheckResult.measured("photopeak", node, 511.0, "keV", 0.1, 9, PEAK) for node in nodes[:-1]]
+    run.checks = [peak, *good, bad]
+    for column in run.columns:
+        column.status[run.channels["module"] == nodes[-1]] = "fail"
+    tile = next(t for t in tiles.tiles(run) if t.id == "photopeak")
+    assert tile.status is Status.PASS
+    assert [(m.word, m.status) for m in tile.modules] == [(nodes[-1], Status.FAIL)]
+    printed = view(run)["print_modules"]
+    assert (len(printed), printed[0]) == (8, nodes[-1])

@@ -132,3 +132,8 @@ def test_of_a_large_detector_only_what_is_flagged_is_listed_and_drawn_one_by_one
 
 def test_a_png_of_one_cell_is_whole() -> None:
     assert encode(np.zeros((1, 1), np.uint8), ["#102030"]).endswith(b"IEND\xaeB`\x82")
+
+
+def test_no_value_is_lighter_than_every_value_also_in_grey() -> None:
+    lightness = [sum(w * int(c[i : i + 2], 16) for w, i in ((0.299, 1), (0.587, 3), (0.114, 5))) for c in palette()]
+    assert lightness[-1] > 1.15 * max(lightness[:-1])

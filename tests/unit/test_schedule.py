@@ -202,7 +202,7 @@ def test_what_stands_in_the_way_is_told_and_is_the_reason_once_it_is_too_late(tm
             assert s.document()[0]["overdue"] == ""
             (line,) = w.store.history(5, "housekeeping")
             assert line.verdict == "missed"
-            assert f"run {run_id} is going on" in (line.sentence or "")
+            assert (line.sentence or "").endswith(f"run {run_id} is going on.")
 
     asyncio.run(work())
 

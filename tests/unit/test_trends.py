@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.unit.run_documents import usual_run
-from tests.unit.test_daemon_web import board_config, daemon
+from tests.unit.test_daemon_web import ask, board_config, daemon
 
 from petqc.limits import Limits
-from petqc.results import CheckResult
+from petqc.results import CheckResult, RawFile
 from petqcd.errors import NotFoundError
 from petqcd.store.annotations import AnnotationKind, annotate, read_annotations
 from petqcd.web import run_view, trends
@@ -76,5 +76,36 @@ def test_a_trend_and_what_stands_beside_it(tmp_path: Path, board_config: Path) -
             assert (run.run_id, run_view.spectra(run)) == ("r0", [])
             with pytest.raises(NotFoundError, match="no spectrum energy of scanner"):
                 run_view.spectrum(run, "energy", "scanner")
+
+    asyncio.run(work())
+
+
+def test_imported_history_of_another_scanner_trends_in_order_and_in_one_unit(
+    tmp_path: Path, board_config: Path
+) -> None:
+    def one(day: int, value: float, unit: str, scanner: str) -> Run:
+        at = f"2025-03-{day:02d}T06:00:00+00:00"
+        check = CheckResult.measured("siemens_randoms", "scanner", value, unit, 0.0, 0, Limits(fail_high=115.0))
+        run = usual_run(
+            run_id=f"{scanner}-{day}", kind="siemens-daily-qc", started_at=at, finished_at=at, checks=[check]
+        )
+        return replace(run, scanner=scanner, simulated=False, raw_files=[RawFile(f"{scanner}{day}.xml", "0" * 64)])
+
+    async def work() -> None:
+        async with daemon(tmp_path, board_config) as d:
+            for run in (one(3, 101.0, "%", "B"), one(1, 99.0, "%", "B"), one(2, 1.0, "1", "B"), one(1, 90.0, "%", "A")):
+                await d.store.import_run(run)
+            found = trends.trend(d, kind="siemens-daily-qc", check="siemens_randoms", node="scanner")
+            assert (found["scanner"], found["simulated"], found["unit"]) == ("B", False, "%")
+            assert [p["value"] for p in found["points"]] == [99.0, 101.0]
+            assert found["in_other_units"] == 1
+            asked = {"kind": "siemens-daily-qc", "check": "siemens_randoms", "node": "scanner"}
+            assert [p["value"] for p in trends.trend(d, scanner="A", **asked)["points"]] == [90.0]
+            for path, told in (("/trends?kind=siemens-daily-qc", b"<option selected>B</option>"),
+                               ("/trends?kind=siemens-daily-qc", b"<option selected>scanner</option>"),
+                               ("/runs", b"<option>siemens-daily-qc</option>")):  # fmt: skip
+                status, _, page = await asyncio.to_thread(ask, d.http, "GET", path)
+                assert status == 200
+                assert told in page
 
     asyncio.run(work())

@@ -7,7 +7,9 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
+import typer
 from tests.unit.siemens_report import report
+from typer.testing import CliRunner
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +19,7 @@ from petqc.limits import Status
 from petqc.results import CheckResult, Run
 from petqc.vendor_reports import imported_run
 from petqc.vendor_reports.siemens_daily_qc import ITEMS, read_siemens_daily_qc
+from petqcd.cli import exchange
 from petqcd.errors import NotFoundError, StoreError
 from petqcd.store import Store
 
@@ -92,6 +95,14 @@ def test_items_that_newer_software_leaves_out_are_named(tmp_path: Path) -> None:
         (lambda text: text.replace("<dBlock>1</dBlock>", "<dBlock>0</dBlock>"), "stands there twice"),
         (lambda text: text.replace("<SystemQ", '<!DOCTYPE x [<!ENTITY a "b">]><SystemQ', 1), "document type"),
         (lambda text: text.replace("fDetailedSystemQualityReport", "gDetailed"), "none of the items"),
+        (
+            lambda text: text.replace("<bMeasure>cps/Bq/cc", "<bMeasure>cps/kBq/cc", 1),
+            "bounds in 'cps/Bq/cc' and 'cps/kB",
+        ),
+        (
+            lambda text: text.replace("31.0</aValue><bMeasure>%", "0.31</aValue><bMeasure>1"),
+            "value is in '1', its bounds in",
+        ),
     ],
 )
 def test_damaged_reports_are_refused_with_the_file_and_the_place(tmp_path: Path, damage, told: str) -> None:
@@ -130,3 +141,38 @@ def test_a_value_keeps_its_place_in_the_document(tmp_path: Path) -> None:
     again = Run.from_document(read(tmp_path, report()).document())
     assert isinstance(again.checks[0], CheckResult)
     assert again.to_json() == read(tmp_path, report()).to_json()
+
+
+def test_a_damaged_report_keeps_no_other_out(tmp_path: Path) -> None:
+    good, bad = tmp_path / "a.xml", tmp_path / "b.xml"
+    good.write_text(report())
+    bad.write_text(report()[:500])
+    state = ["--state-dir", str(tmp_path / "state")]
+    app = typer.Typer()
+    exchange.register(app)
+    done = CliRunner().invoke(app, ["import", "siemens-daily-qc", str(bad), str(good), str(good), *state])
+    assert done.exit_code == 2
+    assert "1 of 3 reports imported" in done.stdout
+    assert "1 were there already; 1 could not be read" in done.stdout
+    assert f"{bad}: is not well-formed XML" in done.stderr
+
+
+def test_imported_history_stands_behind_what_was_measured_here_by_its_dates(tmp_path: Path) -> None:
+    async def main() -> None:
+        with closing(Store(tmp_path / "state")) as store:
+            at = "2026-03-02T06:00:00+00:00"
+            await store.begin_run("own", kind="daily", scanner="s", simulated=False, started_at=at, config_hash="c")
+            for day in ("07", "05", "06"):
+                await store.import_run(read(tmp_path, report().replace("2024-03-05T07:20", f"2024-03-{day}T07:20")))
+            days = [line.started_at[:10] for line in store.history()]
+            assert days == ["2026-03-02", "2024-03-07", "2024-03-06", "2024-03-05"]
+            paged, before = [], None
+            while page := store.history(1, before=before):
+                paged += [line.started_at[:10] for line in page]
+                before = page[-1].sequence
+            assert paged == days
+            assert store.kinds() == ["daily", "siemens-daily-qc"]
+            with pytest.raises(NotFoundError, match="no run has ended yet"):
+                store.line("last")
+
+    asyncio.run(main())

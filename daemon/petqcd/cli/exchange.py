@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from petqcd.cli.common import ConfigFile, Json, StateDir, configuration, give_json
+from petqcd.cli.common import ConfigFile, Json, StateDir, configuration, give_json, say
 from petqcd.cli.importing import import_runs
-from petqcd.errors import ConfigError
+from petqcd.errors import EXIT_USAGE, ConfigError
 
 if TYPE_CHECKING:
     from petqc.results import Run as Document
@@ -41,24 +41,39 @@ def import_reports(
     state_dir: StateDir = None,
     as_json: Json = False,
 ) -> None:
-    """Put the daily QC reports of the scanner's own software into the history, oldest first; none twice."""
+    """Put the daily QC reports of the scanner's own software into the history, oldest first; none twice.
+
+    A report that cannot be read is told and left out; the others come in, and the exit code is that of wrong use.
+    """
+    from petqc.errors import BadInputError
     from petqc.software import software
     from petqc.vendor_reports import READERS
 
     if kind not in READERS:
         raise ConfigError(f"reports of kind {kind!r} are not known; known are {', '.join(READERS)}")
     loaded, folder = configuration(config, state_dir)
-    runs = sorted((READERS[kind](path) for path in files), key=lambda run: run.started_at)
+    runs, refused = [], []
+    for path in files:
+        try:
+            runs.append(READERS[kind](path))
+        except (BadInputError, OSError) as error:
+            say(f"petqc: {error}; left out")
+            refused.append(str(path))
+    runs.sort(key=lambda run: run.started_at)
     for run in runs:
         run.scanner = scanner or run.scanner
         run.software = software() | run.software
     told = import_runs(loaded, folder, runs)
     if as_json:
-        give_json({"runs": [{"run_id": run_id, "imported": new} for run_id, new in told]})
-        return
-    new = [run_id for run_id, is_new in told if is_new]
-    first_last = f": {new[0]} to {new[-1]}" if new else ""
-    typer.echo(f"{len(new)} of {len(told)} reports imported{first_last}; {len(told) - len(new)} were there already")
+        give_json({"runs": [{"run_id": run_id, "imported": new} for run_id, new in told], "refused": refused})
+    else:
+        new = [run_id for run_id, is_new in told if is_new]
+        first_last = f": {new[0]} to {new[-1]}" if new else ""
+        left_out = f"; {len(refused)} could not be read" if refused else ""
+        there = f"{len(told) - len(new)} were there already"
+        typer.echo(f"{len(new)} of {len(files)} reports imported{first_last}; {there}{left_out}")
+    if refused:
+        raise typer.Exit(EXIT_USAGE)
 
 
 def export(

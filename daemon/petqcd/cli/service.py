@@ -235,11 +235,11 @@ def abort(*, config: ConfigFile = None, state_dir: StateDir = None, as_json: Jso
     from petqcd.client import Client
 
     _, folder = configuration(config, state_dir)
-    run_id = Client(folder).post("/api/v1/abort", {})["run_id"]
+    answer = Client(folder).post("/api/v1/abort", {})
     if as_json:
-        give_json({"run_id": run_id})
+        give_json(answer)
     else:
-        sys.stdout.write(f"run {run_id} is being stopped\n")
+        sys.stdout.write(f"run {answer['run_id']} {answer['told']}\n")
 
 
 def confirm(

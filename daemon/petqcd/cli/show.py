@@ -250,8 +250,7 @@ def print_status(status: Mapping[str, Any]) -> None:
         late = f", overdue: {job['overdue']}" if job["overdue"] else ""
         lines[f"due {job['job']}"] = moment(job["next_due"]) + late
     if last:
-        verdict = status_text(last["verdict"]).plain if last["verdict"] else "going on"
-        lines["last run"] = f"{last['run_id']}: {verdict}: {last['sentence'] or ''}"
+        lines["last run"] = f"{last['run_id']}: {status_text(last['verdict']).plain}: {last['sentence']}"
     for name, value in lines.items():
         out.print(f"{name + ':':<12}{value}", soft_wrap=True)
 

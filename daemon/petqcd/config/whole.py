@@ -129,9 +129,11 @@ class PetqcConfig(Model):
 
     @property
     def nuclide(self) -> str:
-        """Of the source; empty where nobody said."""
-        simulator = self.board.simulator
-        return self.qc.source.nuclide if simulator is None else simulator.source
+        """Of the source, whose decay is taken out of rates; empty where nobody said.
+
+        Empty of a simulated one, too: it has the same activity in every run.
+        """
+        return self.qc.source.nuclide if self.board.simulator is None else ""
 
     @property
     def source(self) -> tuple[Literal["point", "line", "extended", "none"], str]:

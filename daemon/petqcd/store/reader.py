@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, exc, func, inspect, not_, or_, select
+from sqlalchemy import and_, case, exc, func, inspect, not_, or_, select
 
 from petqcd.errors import NotFoundError, StoreError
 from petqcd.store import schema
@@ -53,30 +53,60 @@ class Reader:
         self._composes = False
 
     def history(self, limit: int = 50, kind: str | None = None, before: int | None = None) -> list[StoredRun]:
-        """The newest runs first; before: only those with a lower sequence."""
-        query = self._lines().order_by(schema.runs.c.sequence.desc()).limit(limit)
+        """The newest runs first, in the order in which they began here; behind them imported history, by its dates.
+
+        Args:
+            limit: most.
+            kind: only of this kind.
+            before: only what comes after the run with this sequence.
+        """
+        c = schema.runs.c
+        is_imported = c.instance == IMPORTED
+        query = (
+            self._lines()
+            .order_by(is_imported, case((is_imported, c.started_at), else_="").desc(), c.sequence.desc())
+            .limit(limit)
+        )
         if kind is not None:
             query = query.where(self._is_of(kind))
         if before is not None:
-            query = query.where(schema.runs.c.sequence < before)
+            rows = self._rows(select(c.instance, c.started_at).where(c.sequence == before))
+            if rows and rows[0]["instance"] == IMPORTED:
+                at = rows[0]["started_at"]
+                is_older = or_(c.started_at < at, and_(c.started_at == at, c.sequence < before))
+                query = query.where(is_imported, is_older)
+            else:
+                query = query.where(or_(is_imported, c.sequence < before))
         return [StoredRun(**row) for row in self._rows(query)]
 
+    def kinds(self) -> list[str]:
+        """Every kind that there are runs of: those of this version, of older ones, and imported."""
+        return sorted(row["kind"] for row in self._rows(select(schema.runs.c.kind).distinct()))
+
+    def scanners(self, kind: str) -> list[tuple[str, bool]]:
+        """Whose runs of a kind there are, and whether they are simulated; that of the newest run first."""
+        c = schema.runs.c
+        newest = func.max(c.started_at).label("newest")
+        query = select(c.scanner, c.simulated, newest).where(c.state == "finished", self._is_of(kind))
+        rows = self._rows(query.group_by(c.scanner, c.simulated).order_by(newest.desc(), c.scanner))
+        return [(row["scanner"], bool(row["simulated"])) for row in rows]
+
     def line(self, run_id: str) -> StoredRun:
-        """One run; `last` is the newest that was started here by itself: no part of one, no imported history.
+        """One run; `last` is the newest of its own that has ended here: no part of one, no imported history.
 
         Raises:
             NotFoundError: there is none.
         """
         query = self._lines().order_by(schema.runs.c.sequence.desc()).limit(1)
         if run_id == "last":
-            query = query.where(schema.runs.c.instance != IMPORTED)
+            query = query.where(schema.runs.c.instance != IMPORTED, schema.runs.c.state == "finished")
             if self._has_parts():
                 query = query.where(schema.parts.c.whole.is_(None))
         else:
             query = query.where(schema.runs.c.run_id == run_id)
         rows = self._rows(query)
         if not rows:
-            raise NotFoundError("there is no run yet" if run_id == "last" else f"there is no run {run_id!r}")
+            raise NotFoundError("no run has ended yet" if run_id == "last" else f"there is no run {run_id!r}")
         return StoredRun(**rows[0])
 
     def document(self, run_id: str) -> dict[str, Any]:

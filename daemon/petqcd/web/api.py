@@ -219,7 +219,7 @@ def _add_reading(app: FastAPI, daemon: Daemon) -> None:
         kind: str | None = None,
         before: Annotated[int | None, Query(ge=1, lt=2**63)] = None,
     ) -> JSONResponse:
-        """The history, newest first; page with `before` = the lowest sequence seen."""
+        """The history, newest first; page with `before` = the sequence of the last one seen."""
         lines = await asyncio.to_thread(store.history, limit, kind, before)
         return JSONResponse({"runs": [asdict(line) for line in lines]})
 
@@ -317,8 +317,10 @@ def _add_commands(app: FastAPI, daemon: Daemon) -> None:
 
     @app.post("/api/v1/abort")
     async def abort(_body: Nothing) -> dict[str, str]:
-        """Stop the run that is going on: bias off first; it becomes an invalid record."""
-        return {"run_id": daemon.runs.abort()}
+        """Stop the run that is going on: bias off first; it becomes an invalid record, unless everything was taken."""
+        progress = daemon.runs.progress
+        run_id = daemon.runs.abort()
+        return {"run_id": run_id, "told": "is being stopped" if progress is None else progress.stopping}
 
     @app.post("/api/v1/confirm")
     async def confirm(body: Confirm) -> dict[str, str]:

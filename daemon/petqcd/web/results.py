@@ -45,9 +45,14 @@ def add_results(app: FastAPI, daemon: Daemon) -> None:
         return {"quantities": await asyncio.to_thread(trends.quantity_documents, store, kind)}
 
     @app.get("/api/v1/trends")
-    async def trend(check: Word, node: Word = "scanner", kind: Word = "source") -> dict[str, Any]:
-        """One quantity over the runs of a kind, with its limits, baseline and what happened in between."""
-        return await asyncio.to_thread(trends.trend, daemon, kind=kind, check=check, node=node)
+    async def trend(
+        check: Word, node: Word = "scanner", kind: Word = "source", scanner: Annotated[str, Query(max_length=100)] = ""
+    ) -> dict[str, Any]:
+        """One quantity over the runs of a kind, with its limits, baseline and what happened in between.
+
+        scanner: whose; default: the daemon's own, and where that has no such run the one with the newest.
+        """
+        return await asyncio.to_thread(trends.trend, daemon, kind=kind, check=check, node=node, scanner=scanner)
 
     @app.get("/api/v1/annotations")
     async def list_annotations() -> dict[str, Any]:

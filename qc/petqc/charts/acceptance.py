@@ -78,9 +78,8 @@ def since_acceptance(
             ]
         )
         unit = "%" if slide.is_relative else units[check]
-        told = (
-            f"the weighted mean of the last runs, against {say(centre, abs(centre) * 1e-4, units[check])} at acceptance"
-        )
+        _, error = accepted.values[check][node]
+        told = f"the weighted mean of the last runs, against {say(centre, error, units[check])} at acceptance"
         found.append(_result(check, node, changes, unit, slide.limits, told, accepted.number))
     return found
 

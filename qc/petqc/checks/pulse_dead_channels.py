@@ -57,4 +57,4 @@ def pulse_dead_channels(q: PulseInput) -> CheckOutput:
             )
         )  # fmt: skip
     error = np.where(pulsed, np.sqrt(np.maximum(t.hits, 1)) / np.maximum(t.sent, 1.0), np.nan)
-    return CheckOutput(results, q.column("pulse_dead_channels", "of pulses", share, error, status))
+    return CheckOutput(results, q.column("pulse_dead_channels", "share of pulses seen", share, error, status))

@@ -155,12 +155,7 @@ def _side_peaks(
         status, reason,
     )  # fmt: skip
     told = "; ".join(f"{_name(topology.channels[i])}: {reason[i]}" for i in flagged[:3])
-    limits = Limits(warn_high=0.002 * len(topology), fail_high=0.01 * len(topology))
-    side = q.judge(
-        "time_tails", ("scanner", SCANNER), float(flagged.size), "channels", 0.0, int(np.isfinite(share).sum()),
-        limits=limits, part="channels_outside", reason=told or None,
-    )  # fmt: skip
-    return column, side
+    return column, q.channels_outside("time_tails", status, told or None)
 
 
 def _name(absolute: int) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from petqc.errors import BadInputError
+from petqc.limits import Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +30,8 @@ def performed_test_list(run: Run, *, unit_test_collection: str, tests: Mapping[s
         tests: macro name of each of the list's tests -> the check it shows, `photopeak` (of the scanner) or
             `photopeak@module:0.0.1`; `verdict` and `sentence` are texts.
 
-    A check without a value is marked as skipped, with the reason as its comment; it is never a number.
+    A check without a value is marked as skipped, with the reason as its comment; it is never a number. So is one that a
+    run does not have because it could not be measured to its end, or never happened: the server hears of such a day.
 
     Raises:
         BadInputError: a test asks for a check that this run does not have.
@@ -52,6 +54,8 @@ def _test(run: Run, asked: str) -> dict[str, Any]:
         return {"value": run.sentence}
     id_, _, node = asked.partition("@")
     check = run.find(id_, node or "scanner")
+    if check is None and run.verdict in (Status.INVALID, Status.MISSED):
+        return {"skipped": True, "comment": run.sentence}
     if check is None:
         known = sorted({c.id for c in run.checks if c.node == "scanner"})
         raise BadInputError(

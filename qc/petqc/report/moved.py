@@ -47,8 +47,10 @@ def moved(run: Run) -> list[Moved]:
 
 def change_text(change: Change) -> str:
     """`510.2 → 509.1 keV (−4.3 σ), pass → warn`."""
-    before, now = ("no number" if v is None else plain(v) for v in (change.before, change.now))
     unit = f" {change.unit}" if change.unit else ""
+    before, now = ("no number" if v is None else plain(v) for v in (change.before, change.now))
+    if change.now is None:
+        before, unit = before + unit, ""
     sigmas = "" if change.sigmas is None else f" ({change.sigmas:+.1f} σ)"
     is_other = change.status_before and change.status_before != change.status
     status = f", {change.status_before} → {change.status}" if is_other else ""

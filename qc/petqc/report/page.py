@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from jinja2 import Environment
     from markupsafe import Markup
+    from numpy.typing import NDArray
 
     from petqc.report.channels import Channels, Module
     from petqc.results import ChannelColumn, Run
@@ -36,6 +37,8 @@ _VERDICT_WORD = {
 
 
 _FLAGGED = (str(Status.WARN), str(Status.FAIL))
+_MOST_PRINTED = 8
+"""Modules of each quantity in the PDF."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ def view(run: Run) -> dict[str, Any]:
         "duration": text.duration(run.started_at, run.finished_at),
         "size": _size(found),
         "tiles": tiles.tiles(run),
+        "is_of_a_source": tiles.is_of_a_source(run),
         "changes": moved.moved(run),
         "attention": attention,
         "more_attention": more_attention,
@@ -106,6 +110,7 @@ def view(run: Run) -> dict[str, Any]:
         "other": figures.other_figures(run),
         "ring_maps": ring_maps.ring_maps(run, found) if found else [],
         "maps": _maps(run, found) if found else [],
+        "print_modules": _worst_modules(run, found)[:_MOST_PRINTED] if found else [],
         "modules_left_out": _modules_left_out(run, found) if found else 0,
         "calibration": tables.calibration_set(run),
         "checks": checks,
@@ -149,12 +154,24 @@ def _shown_modules(run: Run, found: Channels) -> tuple[Module, ...]:
     """All modules of a small detector; of a large one those with crystals that are flagged, the worst first."""
     if len(found) <= maps.MOST_CHANNELS:
         return found.modules
-    bad = np.sum(list(found.marks.values()), axis=0).astype(np.int64)
+    bad = _flagged(run, found)
+    worst = sorted((m for m in found.modules if bad[m.index].any()), key=lambda m: -int(bad[m.index].sum()))
+    return tuple(worst[: maps.MOST_MODULES])
+
+
+def _worst_modules(run: Run, found: Channels) -> list[str]:
+    """Names of the modules, those with most flagged crystals first."""
+    bad = _flagged(run, found)
+    return [m.node for m in sorted(found.modules, key=lambda m: -int(bad[m.index].sum()))]
+
+
+def _flagged(run: Run, found: Channels) -> NDArray[np.int64]:
+    """By how many checks each channel is flagged, (n channels,)."""
+    bad: NDArray[np.int64] = np.sum(list(found.marks.values()), axis=0).astype(np.int64)
     for column in channel_view.map_columns(run):
         if column.value.size == len(found):
             bad = bad + np.isin(column.status.astype(str), _FLAGGED)
-    worst = sorted((m for m in found.modules if bad[m.index].any()), key=lambda m: -int(bad[m.index].sum()))
-    return tuple(worst[: maps.MOST_MODULES])
+    return bad
 
 
 def _modules_left_out(run: Run, found: Channels) -> int:

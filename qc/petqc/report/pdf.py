@@ -73,9 +73,7 @@ def _plain(value: Any) -> Any:
         plain = str.__str__(value)  # Markup escapes whatever is done to it
         return _picture(plain) if plain.startswith("<svg") else plain
     if is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)} | (
-            {"first": _plain(value.first)} if hasattr(value, "first") else {}
-        )
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

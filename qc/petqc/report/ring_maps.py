@@ -224,9 +224,9 @@ def _said(column: ChannelColumn) -> str:
 
 @cache
 def palette() -> tuple[str, ...]:
-    """The colours of the channel maps, and last the one of no value."""
+    """The colours of the channel maps, and last the one of no value: lighter than they, also in grey."""
     from petqc.report.page import style
 
     sheet = style().partition("@media print")[0]
     found: Mapping[int, str] = {int(k): v for k, v in re.findall(r"\.q(\d+)\{fill:(#[0-9a-f]{6})\}", sheet)}
-    return (*(found[k] for k in range(LEVELS)), "#b9b9b9")
+    return (*(found[k] for k in range(LEVELS)), "#ffffff")

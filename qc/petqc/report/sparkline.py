@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from petqc.limits import Limits
     from petqc.past import Trend
 
-_WIDTH, _HEIGHT = 300, 64
+_WIDTH, _HEIGHT = 300, 68
 _LEFT, _RIGHT, _TOP, _BOTTOM = 10, 286, 8, 46
 GAP_DAYS: Final = 4.0
 """Over a longer time without a run no line is drawn: a weekend is bridged, a week is not."""
+LEAST_SIGMAS: Final = 10.0
+"""Standard errors that the height holds at least: what is noise looks like noise."""
 _FLAGGED = ("warn", "fail")
 
 
@@ -30,7 +32,8 @@ def sparkline(trend: Trend, limits: Limits, baseline: float | None) -> Markup:
     days = np.array([(datetime.fromisoformat(p.at) - last).total_seconds() / 86_400.0 for p in trend.points])
     values = np.array([p.value for p in trend.points])
     x = Scale(-TREND_DAYS, 0.0, _LEFT, _RIGHT)
-    y = Scale(*_domain(values, limits, baseline), _BOTTOM, _TOP)
+    least = LEAST_SIGMAS * float(np.median([p.uncertainty for p in trend.points]))
+    y = Scale(*_domain(values, limits, baseline, least), _BOTTOM, _TOP)
     pieces = [tag("line", class_="axis", x1=_LEFT, x2=_RIGHT, y1=_BOTTOM + 4, y2=_BOTTOM + 4)]
     for value, name in (
         (limits.fail_low, "fail-line"),
@@ -48,8 +51,8 @@ def sparkline(trend: Trend, limits: Limits, baseline: float | None) -> Markup:
             pieces.append(tag("line", class_="recalibrated", x1=at, x2=at, y1=_TOP - 6, y2=_BOTTOM + 4))
             pieces.append(tag("path", class_="was", d=f"M{short(at - 4)} {_TOP - 6}h8l-4 6Z"))
     pieces += _values(trend, x.of(days), y.of(values), days)
-    pieces.append(tag("text", f"{plain(TREND_DAYS)} days ago", x=_LEFT, y=_HEIGHT - 2))
-    pieces.append(tag("text", "this run", x=_RIGHT, y=_HEIGHT - 2, text_anchor="end"))
+    pieces.append(tag("text", f"{plain(TREND_DAYS)} days ago", x=_LEFT, y=_HEIGHT - 6))
+    pieces.append(tag("text", "this run", x=_RIGHT, y=_HEIGHT - 6, text_anchor="end"))
     return picture(_WIDTH, _HEIGHT, _told(trend, values, days, numbers), *pieces, class_="trend")
 
 
@@ -74,9 +77,11 @@ def _values(
     return pieces
 
 
-def _domain(values: np.ndarray, limits: Limits, baseline: float | None) -> tuple[float, float]:
-    """All values, and of the limits those that are within the values' own range of them."""
+def _domain(values: np.ndarray, limits: Limits, baseline: float | None, least: float) -> tuple[float, float]:
+    """All values, over `least` at least, and of the limits those that are within the values' own range of them."""
     low, high = float(values.min()), float(values.max())
+    more = 0.5 * max(least - (high - low), 0.0)
+    low, high = low - more, high + more
     room = (high - low) or abs(high) * 1e-3 or 1.0
     for value in (limits.warn_low, limits.warn_high, limits.fail_low, limits.fail_high, baseline):
         if value is not None and low - 2.0 * room <= value <= high + 2.0 * room:

@@ -38,6 +38,8 @@ MOST_CHECK_ROWS = 1200
 _UPPER = ("scanner", "module", "pair")
 MOST_CHANNEL_ROWS = 2048
 _MOST_ATTENTION = 8
+_MOST_NODES = 5
+"""Of one finding that are named."""
 _SHARES_OF_FRAMES = {
     "frames_lost", "frames_partly_lost", "frames_empty", "frames_missing", "frames_dropped",
     "frames_not_analysed_live",
@@ -115,14 +117,14 @@ def _row(number: int, result: CheckResult) -> CheckRow:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One row to look at, or several of one node that have no number for the same reason."""
+    """One row to look at, or several that have no number for the same reason.
 
-    rows: tuple[CheckRow, ...]
+    first: the row that speaks for all. titles: of the checks, each with an anchor. where: their nodes.
+    """
 
-    @property
-    def first(self) -> CheckRow:
-        """The row that speaks for all."""
-        return self.rows[0]
+    first: CheckRow
+    titles: tuple[tuple[str, str], ...]
+    where: str
 
 
 def attention(table: CheckTable) -> tuple[tuple[Finding, ...], int]:
@@ -131,10 +133,18 @@ def attention(table: CheckTable) -> tuple[tuple[Finding, ...], int]:
     for status in _NEEDS_ATTENTION:
         for row in table.rows:
             if row.status is status:
-                key = (row.status, row.node, row.reason) if status is Status.INVALID else (row.anchor,)
+                key = (row.status, row.reason) if status is Status.INVALID else (row.anchor,)
                 found.setdefault(key, []).append(row)
-    findings = [Finding(tuple(rows)) for rows in found.values()]
+    findings = [_finding(rows) for rows in found.values()]
     return tuple(findings[:_MOST_ATTENTION]), max(len(findings) - _MOST_ATTENTION, 0)
+
+
+def _finding(rows: list[CheckRow]) -> Finding:
+    titles = {row.title: row.anchor for row in reversed(rows)}
+    nodes = list(dict.fromkeys(row.node for row in rows))
+    more = f" and {len(nodes) - _MOST_NODES} more" if len(nodes) > _MOST_NODES else ""
+    named = dict.fromkeys(row.title for row in rows)
+    return Finding(rows[0], tuple((titles[t], t) for t in named), ", ".join(nodes[:_MOST_NODES]) + more)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,8 +45,8 @@ WANTED = (
     ("dead_channels", "Dead channels", (("hot_channels", "hot"),)),
 )
 """Check of each tile, its heading, and the checks that stand beside it."""
-WITHOUT_EVENTS = ("dark",)
-"""Kinds of runs that take no events: what the tiles want, they cannot have."""
+MOST_MODULES = 4
+"""In a tile."""
 _WIDTH, _LEFT, _RIGHT = 300, 10, 290
 
 
@@ -80,11 +80,21 @@ class Tile:
 
 
 def tiles(run: Run) -> list[Tile]:
-    """The six tiles; a check that did not run gives one that says so. Runs without events have their own numbers."""
-    if run.is_calibration or run.kind in WITHOUT_EVENTS:
-        ids = [i for i in dict.fromkeys(c.id for c in run.checks) if "." not in i][: len(WANTED)]
-        return [_tile(run, check_id, title_of(check_id), ()) for check_id in ids]
+    """The six tiles; a check that did not run gives one that says so. Runs of another kind have their own numbers."""
+    if not is_of_a_source(run):
+        ids = [i for i in dict.fromkeys(c.id for c in run.checks) if "." not in i and _is_applicable(run, i)]
+        return [_tile(run, check_id, title_of(check_id), ()) for check_id in ids[: len(WANTED)]]
     return [_tile(run, *wanted) for wanted in WANTED]
+
+
+def is_of_a_source(run: Run) -> bool:
+    """Whether a run has any of the numbers that only a source gives, or no number at all."""
+    wanted = {check_id for check_id, _, _ in WANTED if check_id != "dead_channels"}
+    return not run.is_calibration and (not run.checks or any(c.id in wanted for c in run.checks))
+
+
+def _is_applicable(run: Run, check_id: str) -> bool:
+    return any(c.value is not None or c.status is not Status.NO_LIMITS for c in run.checks if c.id == check_id)
 
 
 def headline(run: Run, check_id: str) -> CheckResult | None:
@@ -137,11 +147,18 @@ def _tile(run: Run, check_id: str, heading: str, others: tuple[tuple[str, str], 
             for other_id, word in others
             if (other := headline(run, other_id)) is not None
         ),
-        modules=tuple(Beside(c.node, measured(c.value, c.uncertainty), c.status) for c in modules[:4])
-        if len(modules) <= 4 and level_of(result.node) == "scanner"
-        else (),
+        modules=_modules(modules) if level_of(result.node) == "scanner" else (),
         trend=_trend(run, result),
     )
+
+
+def _modules(modules: list[CheckResult]) -> tuple[Beside, ...]:
+    """All modules of a few; of more the worst of those that are outside: the whole scanner may well be inside."""
+    shown = modules
+    if len(modules) > MOST_MODULES:
+        outside = [c for c in modules if c.status in (Status.FAIL, Status.WARN)]
+        shown = sorted(outside, key=lambda c: STATUS_ORDER.index(c.status))[:MOST_MODULES]
+    return tuple(Beside(c.node, measured(c.value, c.uncertainty), c.status) for c in shown)
 
 
 def _trend(run: Run, result: CheckResult) -> Markup | None:

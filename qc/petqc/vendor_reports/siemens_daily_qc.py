@@ -182,6 +182,10 @@ def _item_results(item: _Item, found: ET.Element, root: ET.Element, where: str) 
     )
     is_passed = _text(found, "dDecision").lower() == _PASSED
     unit = _text(found, "cBlkValue/bMeasure")
+    bounds = {_text(found, f"{bound}/bMeasure") for bound in ("bLowerBound", "aUpperBound")} - {""}
+    if len(bounds | ({unit} - {""} if not item.is_count else set())) > 1:
+        given = f"its value is in {unit!r}, its bounds in {' and '.join(repr(bound) for bound in sorted(bounds))}"
+        raise BadInputError(f"<{item.tag}>: {given}: they cannot be compared", where=where)
     reason = None
     if item.is_count:
         what = "planes" if "plane" in unit.lower() else "blocks"

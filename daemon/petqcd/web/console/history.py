@@ -34,7 +34,7 @@ def add(app: FastAPI, frame: Frame) -> None:
             "history.html",
             runs=lines[:RUNS],
             kind=kind,
-            kinds=list(all_kinds()),
+            kinds=list(dict.fromkeys([*all_kinds(), *await asyncio.to_thread(frame.daemon.store.kinds)])),
             older=lines[RUNS - 1].sequence if len(lines) > RUNS else None,
             is_first=before is None,
         )

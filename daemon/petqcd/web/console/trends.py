@@ -34,13 +34,15 @@ def add(app: FastAPI, frame: Frame) -> None:
         kind: Annotated[str, Query(max_length=100)] = SOURCE,
         check: Annotated[str, Query(max_length=100)] = "",
         node: Annotated[str, Query(max_length=100)] = "",
+        scanner: Annotated[str, Query(max_length=100)] = "",
     ) -> HTMLResponse:
-        values = await asyncio.to_thread(_read, frame.daemon, kind, check, node)
-        kinds = [name for name in all_kinds() if not name.startswith("calibrate-")]
+        values = await asyncio.to_thread(_read, frame.daemon, kind, check, node, scanner)
+        stored = await asyncio.to_thread(frame.daemon.store.kinds)
+        kinds = [name for name in dict.fromkeys([*all_kinds(), *stored]) if not name.startswith("calibrate-")]
         return await frame.page(request, "trends.html", kind=kind, kinds=kinds, about=list(AnnotationKind), **values)
 
 
-def _read(daemon: Daemon, kind: str, check: str, node: str) -> dict[str, Any]:
+def _read(daemon: Daemon, kind: str, check: str, node: str, scanner: str) -> dict[str, Any]:
     found = trends.quantities(daemon.store, kind)
     checks = sorted({q.check for q in found})
     if not check and checks:
@@ -51,7 +53,15 @@ def _read(daemon: Daemon, kind: str, check: str, node: str) -> dict[str, Any]:
     trend = None
     if check in checks and node in nodes:
         try:
-            trend = trends.trend(daemon, kind=kind, check=check, node=node)
+            trend = trends.trend(daemon, kind=kind, check=check, node=node, scanner=scanner)
         except NotFoundError:
             trend = None  # only runs of another scanner gave it
-    return {"checks": checks, "nodes": nodes, "check": check, "node": node, "trend": trend}
+    return {
+        "checks": checks,
+        "nodes": nodes,
+        "check": check,
+        "node": node,
+        "trend": trend,
+        "whose": trends.whose(daemon, kind, scanner)[0],
+        "scanners": sorted({name for name, _ in daemon.store.scanners(kind)}),
+    }

@@ -56,6 +56,7 @@ function fields(form) {
 
 function words(said) {
   if (said.devices) return said.devices.map((one) => `${one.device}: ${one.state.replaceAll("_", " ").toLowerCase()}, ${one.told}`).join("; ");
+  if (said.run_id && said.told) return `Run ${said.run_id} ${said.told}`;
   if (said.run_id) return said.confirmed ? `Run ${said.run_id}: ${said.confirmed}` : `Run ${said.run_id}`;
   return "Done.";
 }

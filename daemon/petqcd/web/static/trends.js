@@ -79,7 +79,7 @@ function draw(data) {
   const u = new uPlot({
     width: plot.clientWidth, height: HEIGHT, legend: { show: false }, cursor: { drag: { x: true, y: false } },
     scales: { x: { range: (_, a, b) => (a <= first && b >= last ? [first - margin, last + margin] : [a, b]) }, y: { range: () => range(data) } },
-    axes: [{ ...axis, values: times }, { ...axis, size: 70 }],
+    axes: [{ ...axis, values: times, space: 75 }, { ...axis, size: 70 }],
     series: [{}, { label: data.check, stroke: "transparent", points: { show: false } }],
     hooks: {
       draw: [(u) => {
