@@ -10,6 +10,7 @@ from petqc.qc_input import QcInput, RunContext, SourceShape
 from petqc.recorded import analyse_file
 
 if TYPE_CHECKING:
+    from petqc.checks import Check, CheckOutput
     from petqc.histograms import QcHistograms
     from petqc.lutetium import LutetiumCounts
     from petqc.results import Run
@@ -38,13 +39,25 @@ def analyse(histograms: QcHistograms, context: RunContext, lutetium: LutetiumCou
 
         fits = LutetiumFits(lutetium)
     shared = QcInput(histograms, context, lutetium=fits)
-    outputs = [(c, c.function(shared)) for c in checks_of("source" if fits is None else "lutetium")]
+    outputs = _of_source(shared) if fits is None else [(c, c.function(shared)) for c in checks_of("lutetium")]
     words = SCAN if fits is None else SCAN_BY_LUTETIUM
     run = conclude(histograms.topology, context, outputs, words)
     run.channel_spectra = of_run(shared)
-    if run.verdict is Status.INVALID and 1.0 < shared.times_as_long <= MOST_TIMES_AS_LONG:
+    has_source = not any(c.id == "source_seen" and c.value is None for c in run.checks)
+    if run.verdict is Status.INVALID and has_source and 1.0 < shared.times_as_long <= MOST_TIMES_AS_LONG:
         run.sentence += _longer(shared.times_as_long, context.elapsed_s)
     return run
+
+
+def _of_source(shared: QcInput) -> list[tuple[Check, CheckOutput]]:
+    """Checks of a run with a source; where none was seen, those alone that need none."""
+    from petqc.checks import checks_of, get_check
+
+    seen = get_check("source_seen")
+    output = seen.function(shared)
+    is_missing = any(result.status is Status.INVALID for result in output.results)
+    others = [c for c in checks_of("source") if c is not seen and not (is_missing and "lutetium" not in c.data)]
+    return [(seen, output), *((c, c.function(shared)) for c in others)]
 
 
 def _longer(times: float, elapsed_s: float | None) -> str:

@@ -352,6 +352,34 @@ def test_a_baseline_of_few_counts_is_as_uncertain_as_they_make_it():
     assert (known.uncertainty, alike.uncertainty) == (200.0, 200.0)
 
 
+LYSO = {"crystal_material": "lyso", "crystal_mm": (3.1, 3.1, 20.0)}
+OWN_SINGLES = round(0.1922 * 265.0 * N * SECONDS)
+"""Decays of Lu-176 in these crystals, each of which makes one single."""
+
+
+@pytest.mark.parametrize(("singles", "pairs", "seen"), [(1.0, 0, False), (1.0, 3_000, True), (4.0, 0, True)])
+def test_a_source_that_was_forgotten_is_no_broken_detector(singles, pairs, seen):
+    run = Toy(12, n_pairs=pairs, n_singles=round(singles * OWN_SINGLES)).run(**LYSO)
+    assert (run.find("source_seen").value is not None) is seen
+    if seen:
+        assert run.find("source_seen").value == pytest.approx(run.find("source_seen").n / OWN_SINGLES, rel=0.01)
+        assert run.find("photopeak")
+        return
+    assert run.verdict is Status.INVALID
+    assert run.sentence == (
+        "Not measured: source: not seen: no more singles than the crystals make themselves, and no pairs; put it in "
+        "and measure again."
+    )
+    assert {c.id for c in run.checks} & {"photopeak", "energy_resolution", "ctr_fit", "prompts"} == set()
+    assert run.find("dead_channels")
+
+
+def test_without_knowing_the_crystals_nobody_says_whether_a_source_is_there():
+    run = Toy(12, n_pairs=0, n_singles=OWN_SINGLES).run()
+    assert not [c for c in run.checks if c.id == "source_seen"]
+    assert run.find("photopeak")
+
+
 def test_limits_can_be_overridden():
     run = Toy(11).run(limits={"ctr_fit": {"warn_high": 100.0}, "photopeak.module": {"warn_low": 512.5}})
     assert run.find("ctr_fit").status is Status.WARN
