@@ -6,14 +6,15 @@ import math
 
 import numpy as np
 import pytest
-from scipy import integrate, stats
+from scipy import integrate, optimize, stats
 
 from petqc.errors import FitFailedError, TooFewCountsError
 from petqc.fits import FWHM_OF_SIGMA, fit_time_peak, fit_two_peaks, rough_time_peak
 from petqc.fits import kernels as fk
+from petqc.fits import photopeak_kernels as pk
 from petqc.fits.energy_fits import LYSO_RANGE
 from petqc.fits.peaks import find_peaks, nema_width, onset, two_humps
-from petqc.fits.photopeaks import LU_EDGE_RATIO, PeakShape, fit_lines, fit_photopeak, fit_photopeaks
+from petqc.fits.photopeaks import LU_EDGE_RATIO, PeakShape, apparent_peak, fit_lines, fit_photopeak, fit_photopeaks
 from petqc.lutetium.spectra import in_bins
 from petqc.statistics import (
     channel_sigmas,
@@ -34,7 +35,7 @@ def model(edges, shape=NO_SHAPE, **parameters):
     p = np.zeros(fk.N_PARAMETERS)
     for name, value in parameters.items():
         p[getattr(fk, name)] = value
-    mu, jac = np.empty(edges.size - 1), np.empty((edges.size - 1, fk.N_PARAMETERS))
+    mu, jac = np.empty(edges.size - 1), np.empty((fk.N_PARAMETERS, edges.size - 1))
     fk.expected(p, shape, edges, mu, jac)
     return mu
 
@@ -88,7 +89,7 @@ def test_derivatives_are_those_of_the_model():
     edges = np.linspace(400.0, 650.0, 63)
     shape = np.array([30.0, LU_EDGE_RATIO])
     p = np.array([1000.0, 511.0, 22.0, 300.0, 450.0, 15.0, 2.0, 1.0, 0.5, 0.1, 0.7])
-    mu, jac = np.empty(62), np.empty((62, p.size))
+    mu, jac = np.empty(62), np.empty((p.size, 62))
     fk.expected(p, shape, edges, mu, jac)
     scratch = np.empty_like(jac)
     for k in range(p.size):
@@ -99,7 +100,7 @@ def test_derivatives_are_those_of_the_model():
         fk.expected(up, shape, edges, high, scratch)
         fk.expected(down, shape, edges, low, scratch)
         numeric = (high - low) / (2 * step)
-        np.testing.assert_allclose(jac[:, k], numeric, atol=2e-5 * np.abs(numeric).max())
+        np.testing.assert_allclose(jac[k], numeric, atol=2e-5 * np.abs(numeric).max())
 
 
 def test_compiled_fit_equals_python():
@@ -121,6 +122,52 @@ def test_compiled_fit_equals_python():
         np.testing.assert_array_equal(a, b)
 
 
+def test_upper_tail_of_the_normal_distribution():
+    z = np.linspace(0.0, 37.0, 20_001)
+    found = np.array([fk.tail_over_exponential(float(a)) for a in z]) * np.exp(-0.5 * z**2)
+    np.testing.assert_allclose(found, stats.norm.sf(z), atol=5e-16, rtol=0)
+    near = z < 4.0
+    np.testing.assert_allclose(found[near], stats.norm.sf(z[near]), rtol=1e-12)
+    assert [fk.tail_over_exponential(a) for a in z[::500]] == [fk.tail_over_exponential.py_func(a) for a in z[::500]]
+
+
+@pytest.mark.parametrize("missing", [0.0, 8.0, 32.0, 70.0])
+def test_maximum_and_width_of_a_peak_that_lacks_light(missing):
+    rng = np.random.default_rng(2)
+    sigma, share = rng.uniform(8.0, 60.0, 40), rng.uniform(-0.09, 0.2, 40)
+    top, width = apparent_peak(sigma, share, missing)
+
+    def density(x, s, t):
+        value = stats.norm.pdf(x, 0.0, s)
+        return value + t / missing * (stats.norm.sf(x, 0.0, s) - stats.norm.sf(x, -missing, s)) if missing else value
+
+    for s, t, at, across in zip(sigma, share, top, width, strict=True):
+        found = optimize.minimize_scalar(lambda x: -density(x, s, t), bounds=(-s, s), options={"xatol": 1e-9})  # noqa: B023
+        assert at == pytest.approx(found.x, abs=1e-6 * s)
+        half = 0.5 * density(at, s, t)
+        ends = [
+            optimize.brentq(lambda x: density(x, s, t) - half, at, at + side * (3 * s + missing))  # noqa: B023
+            for side in (-1.0, 1.0)
+        ]
+        assert across == pytest.approx(ends[1] - ends[0], rel=1e-10)
+    if missing:
+        twin = np.empty((2, 40))
+        pk.apparent_peaks.py_func(sigma, share, missing, twin[0], twin[1])
+        np.testing.assert_array_equal(twin, np.stack([top, width]))
+    one = apparent_peak(float(sigma[0]), float(share[0]), missing)
+    assert (float(one[0]), float(one[1])) == (top[0], width[0])
+
+
+def test_place_to_look_for_a_peak_equals_python():
+    rng = np.random.default_rng(6)
+    for n in (40, 300, 4000):
+        counts = rng.poisson(photopeak(n)).astype(float)
+        for low, high, sigma in ((360.0, 660.0, 23.0), (0.0, 90.0, 30.0), (1500.0, 1700.0, 30.0)):
+            found = pk.seed_position(KEV, counts, low, high, sigma)
+            assert found == pk.seed_position.py_func(KEV, counts, low, high, sigma)
+    assert pk.seed_position(KEV, photopeak(4000), 360.0, 660.0, 23.0)[0] == pytest.approx(511.0, abs=4.0)
+
+
 def test_a_fit_with_everything_on_its_bound_is_no_fit():
     # Nothing but zeros: every area wants to be zero.
     with pytest.raises((FitFailedError, TooFewCountsError)):
@@ -132,9 +179,9 @@ def test_a_fit_with_everything_on_its_bound_is_no_fit():
 
 def bound_of(edges, p, free):
     """Cramér-Rao bound of each free parameter, from the Fisher information of the model."""
-    mu, jac = np.empty(edges.size - 1), np.empty((edges.size - 1, fk.N_PARAMETERS))
+    mu, jac = np.empty(edges.size - 1), np.empty((fk.N_PARAMETERS, edges.size - 1))
     fk.expected(p, NO_SHAPE, edges, mu, jac)
-    fisher = (jac[:, free] / mu[:, None]).T @ jac[:, free]
+    fisher = (jac[free] / mu) @ jac[free].T
     return np.sqrt(np.diag(np.linalg.inv(fisher)))
 
 

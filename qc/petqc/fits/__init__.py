@@ -393,7 +393,7 @@ def peak_fit(
     scale = error_scale(chi2, n_free_bins, p_value)
     without = p.copy()
     without[[A1, A2]] = 0.0
-    background, jac = np.empty(counts.size), np.empty((counts.size, N_PARAMETERS))
+    background, jac = np.empty(counts.size), np.empty((N_PARAMETERS, counts.size))
     expected(without, constants, edges, background, jac)
     values, errors = _shape(p, covariance, tied=bool(slots[MU1] == slots[MU2] and slots[S2] >= 0))
     errors = [e * scale for e in errors]
