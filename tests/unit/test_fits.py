@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
 from scipy import integrate, optimize, stats
 
 from petqc.errors import FitFailedError, TooFewCountsError
-from petqc.fits import FWHM_OF_SIGMA, fit_time_peak, fit_two_peaks, rough_time_peak
+from petqc.fits import FWHM_OF_SIGMA, PeakFit, fit_time_peak, fit_time_peaks, fit_two_peaks, rough_time_peak
 from petqc.fits import kernels as fk
 from petqc.fits import photopeak_kernels as pk
+from petqc.fits import time_peak_kernels as tk
 from petqc.fits.energy_fits import LYSO_RANGE
 from petqc.fits.peaks import find_peaks, nema_width, onset, two_humps
 from petqc.fits.photopeaks import LU_EDGE_RATIO, PeakShape, apparent_peak, fit_lines, fit_photopeak, fit_photopeaks
@@ -355,6 +357,78 @@ def test_time_peak_refuses():
     box = np.where(np.abs(PS[:-1]) < 1000, 60.0, 3.0)
     with pytest.raises(FitFailedError, match="does not describe"):
         fit_time_peak(PS, rng.poisson(box).astype(float))
+
+
+def start_twin(edges, counts):
+    """What time_start does, in numpy."""
+    n, width = counts.size, edges[1] - edges[0]
+    smooth = max(1, n // 60)
+    flat = np.convolve(counts, np.ones(2 * smooth + 1), "same") / (2 * smooth + 1)
+    top = int(np.argmax(flat))
+    background = np.median(counts) or np.sort(counts)[: n // 2].mean()
+    half = 0.5 * (flat[top] + background)
+    left = top - int(np.argmax(np.append(flat[top::-1] <= half, True)))
+    right = min(top + int(np.argmax(np.append(flat[top:] <= half, True))), n - 1)
+    fwhm = max(right - max(left, 0), 2) * width
+    fwhm = math.sqrt(max(fwhm**2 - (0.8 * (2 * smooth + 1) * width) ** 2, (1.5 * width) ** 2))
+    near = np.abs(np.arange(n) - top) * width < 2.0 * fwhm
+    background = counts[~near].mean() if (~near).sum() > n // 8 else background
+    start = np.zeros(fk.N_PARAMETERS)
+    start[[fk.LOW, fk.HIGH]] = max(background, 0.01) / width
+    start[fk.A1] = max((counts[near] - background).sum(), 0.1 * counts.sum(), 10.0)
+    start[fk.MU1], start[fk.S1] = 0.5 * (edges[top] + edges[top + 1]), max(fwhm / FWHM_OF_SIGMA, 0.5 * width)
+    return start
+
+
+@pytest.mark.parametrize(("n", "fwhm"), [(60, 218.0), (3000, 218.0), (3000, 40.0), (20_000, 2500.0)])
+def test_starts_and_fits_of_time_peaks_equal_python(n, fwhm):
+    counts = np.random.default_rng(n).poisson(time_peak(n, fwhm=fwhm), (6, 1000)).astype(float)
+    for row in counts:
+        found, twin = np.empty(fk.N_PARAMETERS), np.empty(fk.N_PARAMETERS)
+        tk.time_start(PS, row, found)
+        tk.time_start.py_func(PS, row, twin)
+        np.testing.assert_array_equal(found, twin)
+        np.testing.assert_allclose(found, start_twin(PS, row), rtol=1e-12)
+    slot = np.full(fk.N_PARAMETERS, -1, np.int64)
+    slot[[fk.A1, fk.MU1, fk.S1, fk.LOW, fk.HIGH]] = 0, 1, 2, 3, 3
+    lower = np.zeros(fk.N_PARAMETERS)
+    lower[fk.MU1], lower[fk.S1] = -np.inf, 2.0
+    results = []
+    for function in (tk.time_peak_fits, tk.time_peak_fits.py_func):
+        parts = [np.full((6, 2), -1), np.zeros((6, 11)), np.zeros((6, 11, 11)), np.zeros((6, 1000))]
+        parts += [np.zeros((6, 1000)), np.zeros((6, 5))]
+        function(PS, counts, slot, lower, 200.0, 0.02, *parts)
+        results.append(parts)
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+    if n < 200:
+        assert (results[0][0] == -1).all()
+        return
+    # Bins far from the peak are taken together: the same as each for itself.
+    for k, row in enumerate(counts):
+        p, covariance, mu = start_twin(PS, row), np.empty((11, 11)), np.empty(1000)
+        fk.poisson_fit(row, PS, p, NO_SHAPE, slot, lower, mu, covariance)
+        p[fk.MU2] = 0.0
+        error = np.sqrt(np.diag(covariance))
+        np.testing.assert_allclose(results[0][1][k], p, rtol=1e-9, atol=1e-6 * error.max())
+        np.testing.assert_allclose(results[0][2][k], covariance, rtol=1e-5, atol=1e-12)
+        np.testing.assert_allclose(results[0][3][k], mu, rtol=1e-5, atol=1e-9)
+
+
+def test_time_peaks_at_once_are_those_one_by_one():
+    rng = np.random.default_rng(14)
+    rows = [time_peak(50), time_peak(900), time_peak(100_000, share=0.2), np.full(1000, 3.0), time_peak(5000)]
+    counts = np.stack([rng.poisson(row) for row in rows]).astype(float)
+    for row, found in zip(counts, fit_time_peaks(PS, counts), strict=True):
+        if not isinstance(found, PeakFit):
+            with pytest.raises(type(found), match=re.escape(str(found))):
+                fit_time_peak(PS, row)
+            continue
+        one = fit_time_peak(PS, row)
+        for name in PeakFit.__slots__:
+            np.testing.assert_array_equal(getattr(found, name), getattr(one, name))
+    assert [isinstance(f, PeakFit) for f in fit_time_peaks(PS, counts)] == [False, True, True, False, True]
+    assert fit_time_peaks(PS, counts[:0]) == []
 
 
 def test_rough_peak_is_good_enough_to_start_from():

@@ -287,22 +287,17 @@ def poisson_fit(
     n_free = 0
     for j in range(N_PARAMETERS):
         n_free = max(n_free, slot[j] + 1)
-    jac = np.empty((N_PARAMETERS, n))
-    fisher = np.empty((n_free, n_free))
-    packed = np.empty((n_free, n_free))
-    score = np.empty(n_free)
-    step = np.empty(n_free)
-    newton = np.zeros(n_free)
-    row = np.empty(n_free)
+    jacobians = np.empty((2, N_PARAMETERS, n))
+    jac, trial_jac = jacobians[0], jacobians[1]
+    over_bins = np.empty((4 + n_free, n))
+    weight, weighted, pull, trial_mu, slopes = over_bins[0], over_bins[1], over_bins[2], over_bins[3], over_bins[4:]
+    matrices = np.empty((2, n_free, n_free))
+    fisher, packed = matrices[0], matrices[1]
+    vectors = np.zeros((4, n_free))
+    score, step, newton, row = vectors[0], vectors[1], vectors[2], vectors[3]
     active = np.empty(n_free, np.int64)
     held = np.empty(n_free, np.bool_)
     trial = np.empty(N_PARAMETERS)
-    slopes = np.empty((n_free, n))
-    weight = np.empty(n)
-    weighted = np.empty(n)
-    pull = np.empty(n)
-    trial_mu = np.empty(n)
-    trial_jac = np.empty((N_PARAMETERS, n))
     covariance[:, :] = 0.0
     expected(p, shape, edges, mu, jac)
     best = negative_log_likelihood(counts, mu)
