@@ -33,7 +33,7 @@ from petqc.fits.kernels import (
     width_of_two,
 )
 from petqc.fits.time_peak_kernels import time_peak_fits, time_start
-from petqc.statistics import pearson_p_value, sparse_chi2_p_value
+from petqc.statistics import pearson_p_values, sparse_chi2_p_value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -264,9 +264,8 @@ class _Goodness(NamedTuple):
 
     @classmethod
     def found(cls, counts: NDArray[np.float64], model: NDArray[np.float64], n_parameters: int) -> _Goodness:
-        chi2, p_value = pearson_p_value(counts, model, n_parameters)
-        _, p_shape = pearson_p_value(counts, model, n_parameters, SHAPE_TOLERANCE)
-        return cls.of(chi2, counts.size - n_parameters, p_value, p_shape)
+        chi2, p_value = pearson_p_values(counts, model, n_parameters, (0.0, SHAPE_TOLERANCE))
+        return cls.of(float(chi2[0]), counts.size - n_parameters, float(p_value[0]), float(p_value[1]))
 
 
 def _judged_coarsely(fit: PeakFit) -> PeakFit:
