@@ -224,35 +224,27 @@ def cholesky_solve(a: NDArray[np.float64], n: int, b: NDArray[np.float64]) -> No
 
 
 @kernel
-def _dot(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Sum of products, in eight parts side by side: none waits for the one before it."""
-    n = a.size
+def _dot(rows: NDArray[np.float64], a: int, b: int) -> float:
+    """Sum of products of two rows, in eight parts side by side: none waits for the one before it."""
+    n = rows.shape[1]
     s0, s1, s2, s3, s4, s5, s6, s7 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     whole = n - n % 8
     for k in range(0, whole, 8):
-        s0 += a[k] * b[k]
-        s1 += a[k + 1] * b[k + 1]
-        s2 += a[k + 2] * b[k + 2]
-        s3 += a[k + 3] * b[k + 3]
-        s4 += a[k + 4] * b[k + 4]
-        s5 += a[k + 5] * b[k + 5]
-        s6 += a[k + 6] * b[k + 6]
-        s7 += a[k + 7] * b[k + 7]
+        s0 += rows[a, k] * rows[b, k]
+        s1 += rows[a, k + 1] * rows[b, k + 1]
+        s2 += rows[a, k + 2] * rows[b, k + 2]
+        s3 += rows[a, k + 3] * rows[b, k + 3]
+        s4 += rows[a, k + 4] * rows[b, k + 4]
+        s5 += rows[a, k + 5] * rows[b, k + 5]
+        s6 += rows[a, k + 6] * rows[b, k + 6]
+        s7 += rows[a, k + 7] * rows[b, k + 7]
     for k in range(whole, n):
-        s0 += a[k] * b[k]
+        s0 += rows[a, k] * rows[b, k]
     return ((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7))
 
 
-@kernel
-def _add(a: NDArray[np.float64], to: NDArray[np.float64]) -> None:
-    for k in range(a.size):
-        to[k] += a[k]
-
-
-@kernel
-def _times(a: NDArray[np.float64], b: NDArray[np.float64], product: NDArray[np.float64]) -> None:
-    for k in range(a.size):
-        product[k] = a[k] * b[k]
+_WEIGHT, _WEIGHTED, _PULL, _SLOPES = range(4)
+"""Rows of what a step of the fit computes for each bin; from the last on one for each free quantity."""
 
 
 @kernel
@@ -287,10 +279,17 @@ def poisson_fit(
     n_free = 0
     for j in range(N_PARAMETERS):
         n_free = max(n_free, slot[j] + 1)
+    # Of each free quantity: the first parameter that belongs to it, and the bound it meets first.
+    first = np.empty(n_free, np.int64)
+    bound = np.full(n_free, -np.inf)
+    for j in range(N_PARAMETERS - 1, -1, -1):
+        if slot[j] >= 0:
+            first[slot[j]] = j
+            bound[slot[j]] = max(bound[slot[j]], lower[j])
     jacobians = np.empty((2, N_PARAMETERS, n))
     jac, trial_jac = jacobians[0], jacobians[1]
-    over_bins = np.empty((4 + n_free, n))
-    weight, weighted, pull, trial_mu, slopes = over_bins[0], over_bins[1], over_bins[2], over_bins[3], over_bins[4:]
+    rows = np.empty((_SLOPES + n_free, n))
+    trial_mu = np.empty(n)
     matrices = np.empty((2, n_free, n_free))
     fisher, packed = matrices[0], matrices[1]
     vectors = np.zeros((4, n_free))
@@ -309,26 +308,26 @@ def poisson_fit(
     value = best
     for steps in range(1, _MAX_STEPS + 1):  # noqa: B007 - the number of the last step is a result
         for k in range(n):
-            weight[k] = 1.0 / max(mu[k], _FLOOR)
+            rows[_WEIGHT, k] = 1.0 / max(mu[k], _FLOOR)
         for k in range(n):
-            pull[k] = counts[k] * weight[k] - 1.0
-        slopes[:, :] = 0.0
+            rows[_PULL, k] = counts[k] * rows[_WEIGHT, k] - 1.0
+        rows[_SLOPES:] = 0.0
         for j in range(N_PARAMETERS):
             if slot[j] >= 0:
-                _add(jac[j], slopes[slot[j]])
+                a = _SLOPES + slot[j]
+                for k in range(n):
+                    rows[a, k] += jac[j, k]
         for a in range(n_free):
-            score[a] = _dot(slopes[a], pull)
-            _times(slopes[a], weight, weighted)
+            score[a] = _dot(rows, _SLOPES + a, _PULL)
+            for k in range(n):
+                rows[_WEIGHTED, k] = rows[_SLOPES + a, k] * rows[_WEIGHT, k]
             for b in range(a + 1):
-                fisher[a, b] = _dot(weighted, slopes[b])
+                fisher[a, b] = _dot(rows, _WEIGHTED, _SLOPES + b)
         # Solve for the step; a parameter that it takes over its bound goes to the bound instead and the others are
         # solved again with that. One on its bound that the likelihood pushes outwards stays there.
         for a in range(n_free):
-            held[a] = False
             step[a] = 0.0
-            for j in range(N_PARAMETERS):
-                if slot[j] == a and p[j] <= lower[j] and score[a] <= 0.0:
-                    held[a] = True
+            held[a] = p[first[a]] <= bound[a] and score[a] <= 0.0
         solved = False
         inside = False
         for _ in range(n_free + 1):
@@ -359,20 +358,20 @@ def poisson_fit(
             # Those that are on their bound already stay there, before others are taken to theirs.
             crossed = False
             for a in range(m if many_bounds else 0):
-                step[active[a]] = row[a]
-                for j in range(N_PARAMETERS):
-                    if slot[j] == active[a] and p[j] <= lower[j] and row[a] < 0.0:
-                        held[active[a]] = True
-                        step[active[a]] = 0.0
-                        crossed = True
+                one = active[a]
+                step[one] = row[a]
+                if p[first[one]] <= bound[one] and row[a] < 0.0:
+                    held[one] = True
+                    step[one] = 0.0
+                    crossed = True
             for a in range(m if not crossed else 0):
-                step[active[a]] = row[a]
-                for j in range(N_PARAMETERS):
-                    if slot[j] == active[a] and p[j] + row[a] < lower[j]:
-                        held[active[a]] = True
-                        step[active[a]] = lower[j] - p[j]
-                        crossed = True
-                        inside = True
+                one = active[a]
+                step[one] = row[a]
+                if p[first[one]] + row[a] < bound[one]:
+                    held[one] = True
+                    step[one] = bound[one] - p[first[one]]
+                    crossed = True
+                    inside = True
             if not crossed:
                 break
         if not solved:
@@ -391,9 +390,8 @@ def poisson_fit(
             # All the way to the bound leads down: then as far along the free step as the first bound lets it go.
             share = 1.0
             for a in range(n_free):
-                for j in range(N_PARAMETERS):
-                    if slot[j] == a and p[j] + newton[a] < lower[j]:
-                        share = min(share, (lower[j] - p[j]) / newton[a])
+                if p[first[a]] + newton[a] < bound[a]:
+                    share = min(share, (bound[a] - p[first[a]]) / newton[a])
             decrement = 0.0
             for a in range(n_free):
                 step[a] = share * newton[a]
