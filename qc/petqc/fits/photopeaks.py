@@ -296,7 +296,10 @@ def fit_photopeaks(
     n_parameters = int(PLAIN.slots().max()) + 1
     n_bins = quality[:, 2].astype(np.int64)
     p_value = sparse_chi2_p_value(quality[:, 0], n_bins, quality[:, 3], n_parameters)
-    p_shape = sparse_chi2_p_value(quality[:, 1], n_bins, quality[:, 3], n_parameters)
+    # With a tolerance a fit is never worse: where it is good enough without, there is no need to know how good.
+    p_shape = p_value.copy()
+    doubtful = p_value < MIN_P_VALUE
+    p_shape[doubtful] = sparse_chi2_p_value(quality[doubtful, 1], n_bins[doubtful], quality[doubtful, 3], n_parameters)
     scale = np.sqrt(np.maximum(quality[:, 0] / np.maximum(n_bins - n_parameters, 1), 1.0))
     scale = np.where(p_value < SCALE_BELOW, scale, 1.0)
     area, mu, s = parameters[:, A1], parameters[:, MU1], parameters[:, S1]
