@@ -178,13 +178,18 @@ def fit_time_peaks(
 
     Source: daily-qc.md §2c.
     """
-    edges, counts = np.ascontiguousarray(edges, np.float64), np.ascontiguousarray(counts, np.float64)
+    total = counts.sum(axis=1)
+    enough = np.flatnonzero(total >= min_net_counts)
+    found: list[PeakFit | QcError] = [
+        TooFewCountsError(f"{n:.0f} pairs, at least {min_net_counts} wanted") for n in total.tolist()
+    ]
+    edges, counts = np.ascontiguousarray(edges, np.float64), np.ascontiguousarray(counts[enough], np.float64)
     m, n = counts.shape
-    status, quality = np.full((m, 2), -1), np.zeros((m, 5))
+    status, quality = np.zeros((m, 2), np.int64), np.zeros((m, 5))
     parameters, covariance = np.zeros((m, N_PARAMETERS)), np.zeros((m, N_PARAMETERS, N_PARAMETERS))
     model, background = np.zeros((m, n)), np.zeros((m, n))
     time_peak_fits(
-        edges, counts, _SLOTS_TIME, _lower(_SLOTS_TIME, edges), float(min_net_counts), SHAPE_TOLERANCE,
+        edges, counts, _SLOTS_TIME, _lower(_SLOTS_TIME, edges), SHAPE_TOLERANCE,
         status, parameters, covariance, model, background, quality,
     )  # fmt: skip
     n_parameters = int(_SLOTS_TIME.max()) + 1
@@ -192,13 +197,10 @@ def fit_time_peaks(
     judged = [quality[:, 1], n_bins - n_parameters]
     judged += [sparse_chi2_p_value(quality[:, k], n_bins, quality[:, 4], n_parameters) for k in (1, 2)]
     values, errors = (each.tolist() for each in _of_one(parameters, covariance))
-    found: list[PeakFit | QcError] = []
     for k, ((outcome, steps), nll, goodness) in enumerate(
         zip(status.tolist(), quality[:, 0].tolist(), zip(*(each.tolist() for each in judged), strict=True), strict=True)
     ):
         try:
-            if outcome < 0:
-                raise TooFewCountsError(f"{counts[k].sum():.0f} pairs, at least {min_net_counts} wanted")
             if outcome != CONVERGED:
                 raise FitFailedError(f"the fit does not converge ({steps} steps)")
             about = edges, counts[k], model[k], background[k], parameters[k], covariance[k], nll
@@ -207,9 +209,9 @@ def fit_time_peaks(
                 fit = _judged_coarsely(_with_second(edges, counts[k], one))
             else:
                 fit = _told(*about, _Goodness.of(*goodness), values[k], errors[k])
-            found.append(accept(fit, min_p_value, min_net_counts))
+            found[enough[k]] = accept(fit, min_p_value, min_net_counts)
         except QcError as problem:
-            found.append(problem)
+            found[enough[k]] = problem
     return found
 
 

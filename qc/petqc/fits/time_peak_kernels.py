@@ -150,7 +150,6 @@ def time_peak_fits(
     counts: NDArray[np.float64],
     slot: NDArray[np.int64],
     lower: NDArray[np.float64],
-    min_counts: float,
     shape_tolerance: float,
     status: NDArray[np.int64],
     parameters: NDArray[np.float64],
@@ -166,9 +165,8 @@ def time_peak_fits(
         counts: (m, n) counts.
         slot: as for poisson_fit; LOW and HIGH share one.
         lower: (11,) lower bounds.
-        min_counts: with fewer in all there is no fit.
         shape_tolerance: see petqc.fits.SHAPE_TOLERANCE.
-        status: (m, 2) result: status and number of steps, as of poisson_fit; without a fit it stays what it is.
+        status: (m, 2) result: status and number of steps, as of poisson_fit; without CONVERGED the rest is no result.
         parameters: (m, 11) result.
         covariance: (m, 11, 11) result.
         model: (m, n) result: expected counts.
@@ -181,11 +179,6 @@ def time_peak_fits(
     shape = np.zeros(N_CONSTANTS)
     jac = np.empty((N_PARAMETERS, n))
     for m in range(counts.shape[0]):
-        total = 0.0
-        for k in range(n):
-            total += counts[m, k]
-        if total < min_counts:
-            continue
         p = parameters[m]
         time_start(edges, counts[m], p)
         status[m, 0], status[m, 1] = gauss_on_flat(edges, counts[m], p, slot, lower, covariance[m])
