@@ -104,14 +104,14 @@ def covariance_at(
 ) -> NDArray[np.float64]:
     """Inverse Fisher information of a binned model's free parameters, (11, 11)."""
     part = edges[first : last + 1].copy()
-    mu, jac = np.empty(last - first), np.empty((last - first, N_PARAMETERS))
+    mu, jac = np.empty(last - first), np.empty((N_PARAMETERS, last - first))
     expected(p, constants, part, mu, jac)
     n_free = int(slots.max()) + 1
-    free = np.zeros((jac.shape[0], n_free))
+    free = np.zeros((n_free, mu.size))
     for j in range(N_PARAMETERS):
         if slots[j] >= 0:
-            free[:, slots[j]] += jac[:, j]
-    inverse = np.linalg.inv(free.T @ (free / np.maximum(mu, 1e-12)[:, None]))
+            free[slots[j]] += jac[j]
+    inverse = np.linalg.inv((free / np.maximum(mu, 1e-12)) @ free.T)
     whole = np.zeros((N_PARAMETERS, N_PARAMETERS))
     seen = np.flatnonzero(slots >= 0)
     whole[np.ix_(seen, seen)] = inverse[np.ix_(slots[seen], slots[seen])]
@@ -123,7 +123,7 @@ def model(
 ) -> NDArray[np.float64]:
     """Expected counts of the peak model."""
     p = parameters(**values)
-    mu, jac = np.empty(edges.size - 1), np.empty((edges.size - 1, N_PARAMETERS))
+    mu, jac = np.empty(edges.size - 1), np.empty((N_PARAMETERS, edges.size - 1))
     expected(p, np.zeros(2) if constants is None else constants, edges, mu, jac)
     return mu
 
@@ -204,10 +204,10 @@ def _on_axis(p: NDArray[np.float64], constants: NDArray[np.float64]) -> NDArray[
     """Expected counts over KEV; the straight line is that of the fit range and goes on beyond it."""
     low, high = (511.0 * x for x in LYSO_RANGE)
     first, last = round(low / 4.0), round(high / 4.0)
-    mu, jac = np.empty(last - first), np.empty((last - first, N_PARAMETERS))
+    mu, jac = np.empty(last - first), np.empty((N_PARAMETERS, last - first))
     part = KEV[first : last + 1].copy()
     expected(p, constants, part, mu, jac)
-    whole, jac = np.empty(KEV.size - 1), np.empty((KEV.size - 1, N_PARAMETERS))
+    whole, jac = np.empty(KEV.size - 1), np.empty((N_PARAMETERS, KEV.size - 1))
     slope = (p[HIGH] - p[LOW]) / (part[-1] - part[0])
     q = p.copy()
     q[LOW], q[HIGH] = p[LOW] + slope * (KEV[0] - part[0]), p[LOW] + slope * (KEV[-1] - part[0])
@@ -255,7 +255,7 @@ def time_peak(repeats: int) -> list[Row]:
         p = parameters(A1=n * (1 - share), MU1=23.0, S1=sigma, LOW=flat, HIGH=flat)
         if share:
             p[A2], p[MU2], p[S2] = n * share, 23.0, 2.2 * sigma
-        mean, jac = np.empty(PS.size - 1), np.empty((PS.size - 1, N_PARAMETERS))
+        mean, jac = np.empty(PS.size - 1), np.empty((N_PARAMETERS, PS.size - 1))
         expected(p, np.zeros(2), PS, mean, jac)
         covariance = covariance_at(p, double if share else single, np.zeros(2), PS, 0, PS.size - 1)
         times = repeats if n < 100_000 else repeats // 4
@@ -436,7 +436,7 @@ def lutetium(repeats: int) -> list[Row]:
         p[TAIL] = _TAIL_SHARE
         first, last = (round(e / 4.0) for e in RANGE_KEV)
         part = lines[first : last + 1].copy()
-        mean, jac = np.empty(last - first), np.empty((last - first, N_PARAMETERS))
+        mean, jac = np.empty(last - first), np.empty((N_PARAMETERS, last - first))
         expected(p, constants, part, mean, jac)
         bound = np.sqrt(np.diag(covariance_at(p, _SLOTS, constants, lines, first, last)))
         found = np.full((repeats // 2, 4), np.nan)

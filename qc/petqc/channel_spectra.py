@@ -152,7 +152,7 @@ def _drawn(
     parameters = np.array(row["parameters"], np.float64)
     without = parameters.copy()
     without[[A1, A2]] = 0.0
-    jac = np.empty((last - first, N_PARAMETERS))
+    jac = np.empty((N_PARAMETERS, last - first))
     drawn = []
     for values in (parameters, without):
         curve = np.full(edges.size - 1, np.nan)

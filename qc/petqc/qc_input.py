@@ -10,7 +10,7 @@ import numpy as np
 
 from petqc.check_input import SCANNER_SIGMAS, CheckInput, Node, channel_name, widened
 from petqc.errors import QcError, TooFewCountsError
-from petqc.fits import PeakFit, fit_time_peak
+from petqc.fits import PeakFit, fit_time_peaks
 from petqc.fits.energy_fits import ANNIHILATION_KEV, LYSO_RANGE, Refusal, bulk, find_tail, fit_energy
 from petqc.fits.kernels import EDGE
 from petqc.fits.offset_fits import TimeOffsets, solve_run
@@ -251,13 +251,17 @@ class QcInput(CheckInput):
 
     def time_fit(self, pair: int) -> PeakFit | Refusal:
         """Coincidence peak of a pair of modules, or of all pairs together (-1)."""
-        if pair not in self._times:
-            edges, counts = self.time_spectrum(pair)
-            try:
-                self._times[pair] = fit_time_peak(edges, counts)
-            except QcError as error:
-                self._times[pair] = Refusal(str(error), int(counts.sum()))
-        return self._times[pair]
+        return self.time_fits([pair])[0]
+
+    def time_fits(self, pairs: list[int]) -> list[PeakFit | Refusal]:
+        """The same of many pairs at once."""
+        wanted = [pair for pair in pairs if pair not in self._times]
+        if wanted:
+            spectra = [self.time_spectrum(pair) for pair in wanted]
+            counts = np.stack([counts for _, counts in spectra])
+            for pair, row, found in zip(wanted, counts, fit_time_peaks(spectra[0][0], counts), strict=True):
+                self._times[pair] = found if isinstance(found, PeakFit) else Refusal(str(found), int(row.sum()))
+        return [self._times[pair] for pair in pairs]
 
     def source_place(self) -> SourcePlace:
         """Where the source is, from the lines of coincidences.

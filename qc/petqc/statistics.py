@@ -34,13 +34,20 @@ def pearson_p_value(
     Returns:
         chi-square, p-value (1 if there is nothing to judge).
     """
+    chi2, p_value = pearson_p_values(counts, model, n_parameters, (shape_tolerance,))
+    return float(chi2[0]), float(p_value[0])
+
+
+def pearson_p_values(
+    counts: NDArray[np.float64], model: NDArray[np.float64], n_parameters: int, shape_tolerances: tuple[float, ...]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The same at several tolerances: chi-squares and p-values, one of each for a tolerance."""
     mu = np.maximum(model, 1e-3)
-    variance = mu + (shape_tolerance * mu) ** 2
-    chi2 = float(np.sum((counts - mu) ** 2 / variance))
-    p_value = sparse_chi2_p_value(
-        np.array([chi2]), np.array([counts.size]), np.array([float(np.sum(1.0 / mu))]), n_parameters
-    )
-    return chi2, float(p_value[0])
+    squared = (counts - mu) ** 2
+    chi2 = np.array([np.sum(squared / (mu + (tolerance * mu) ** 2)) for tolerance in shape_tolerances])
+    m = chi2.size
+    sums = np.full(m, np.sum(1.0 / mu))
+    return chi2, sparse_chi2_p_value(chi2, np.full(m, counts.size), sums, n_parameters)
 
 
 def sparse_chi2_p_value(

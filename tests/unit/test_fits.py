@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
-from scipy import integrate, stats
+from scipy import integrate, optimize, stats
 
 from petqc.errors import FitFailedError, TooFewCountsError
-from petqc.fits import FWHM_OF_SIGMA, fit_time_peak, fit_two_peaks, rough_time_peak
+from petqc.fits import FWHM_OF_SIGMA, PeakFit, fit_time_peak, fit_time_peaks, fit_two_peaks, rough_time_peak
 from petqc.fits import kernels as fk
+from petqc.fits import photopeak_kernels as pk
+from petqc.fits import time_peak_kernels as tk
 from petqc.fits.energy_fits import LYSO_RANGE
 from petqc.fits.peaks import find_peaks, nema_width, onset, two_humps
-from petqc.fits.photopeaks import LU_EDGE_RATIO, PeakShape, fit_lines, fit_photopeak, fit_photopeaks
+from petqc.fits.photopeaks import LU_EDGE_RATIO, PeakShape, apparent_peak, fit_lines, fit_photopeak, fit_photopeaks
 from petqc.lutetium.spectra import in_bins
 from petqc.statistics import (
     channel_sigmas,
@@ -34,7 +37,7 @@ def model(edges, shape=NO_SHAPE, **parameters):
     p = np.zeros(fk.N_PARAMETERS)
     for name, value in parameters.items():
         p[getattr(fk, name)] = value
-    mu, jac = np.empty(edges.size - 1), np.empty((edges.size - 1, fk.N_PARAMETERS))
+    mu, jac = np.empty(edges.size - 1), np.empty((fk.N_PARAMETERS, edges.size - 1))
     fk.expected(p, shape, edges, mu, jac)
     return mu
 
@@ -88,7 +91,7 @@ def test_derivatives_are_those_of_the_model():
     edges = np.linspace(400.0, 650.0, 63)
     shape = np.array([30.0, LU_EDGE_RATIO])
     p = np.array([1000.0, 511.0, 22.0, 300.0, 450.0, 15.0, 2.0, 1.0, 0.5, 0.1, 0.7])
-    mu, jac = np.empty(62), np.empty((62, p.size))
+    mu, jac = np.empty(62), np.empty((p.size, 62))
     fk.expected(p, shape, edges, mu, jac)
     scratch = np.empty_like(jac)
     for k in range(p.size):
@@ -99,7 +102,7 @@ def test_derivatives_are_those_of_the_model():
         fk.expected(up, shape, edges, high, scratch)
         fk.expected(down, shape, edges, low, scratch)
         numeric = (high - low) / (2 * step)
-        np.testing.assert_allclose(jac[:, k], numeric, atol=2e-5 * np.abs(numeric).max())
+        np.testing.assert_allclose(jac[k], numeric, atol=2e-5 * np.abs(numeric).max())
 
 
 def test_compiled_fit_equals_python():
@@ -121,6 +124,52 @@ def test_compiled_fit_equals_python():
         np.testing.assert_array_equal(a, b)
 
 
+def test_upper_tail_of_the_normal_distribution():
+    z = np.linspace(0.0, 37.0, 20_001)
+    found = np.array([fk.tail_over_exponential(float(a)) for a in z]) * np.exp(-0.5 * z**2)
+    np.testing.assert_allclose(found, stats.norm.sf(z), atol=5e-16, rtol=0)
+    near = z < 4.0
+    np.testing.assert_allclose(found[near], stats.norm.sf(z[near]), rtol=1e-12)
+    assert [fk.tail_over_exponential(a) for a in z[::500]] == [fk.tail_over_exponential.py_func(a) for a in z[::500]]
+
+
+@pytest.mark.parametrize("missing", [0.0, 8.0, 32.0, 70.0])
+def test_maximum_and_width_of_a_peak_that_lacks_light(missing):
+    rng = np.random.default_rng(2)
+    sigma, share = rng.uniform(8.0, 60.0, 40), rng.uniform(-0.09, 0.2, 40)
+    top, width = apparent_peak(sigma, share, missing)
+
+    def density(x, s, t):
+        value = stats.norm.pdf(x, 0.0, s)
+        return value + t / missing * (stats.norm.sf(x, 0.0, s) - stats.norm.sf(x, -missing, s)) if missing else value
+
+    for s, t, at, across in zip(sigma, share, top, width, strict=True):
+        found = optimize.minimize_scalar(lambda x: -density(x, s, t), bounds=(-s, s), options={"xatol": 1e-9})  # noqa: B023
+        assert at == pytest.approx(found.x, abs=1e-6 * s)
+        half = 0.5 * density(at, s, t)
+        ends = [
+            optimize.brentq(lambda x: density(x, s, t) - half, at, at + side * (3 * s + missing))  # noqa: B023
+            for side in (-1.0, 1.0)
+        ]
+        assert across == pytest.approx(ends[1] - ends[0], rel=1e-10)
+    if missing:
+        twin = np.empty((2, 40))
+        pk.apparent_peaks.py_func(sigma, share, missing, twin[0], twin[1])
+        np.testing.assert_array_equal(twin, np.stack([top, width]))
+    one = apparent_peak(float(sigma[0]), float(share[0]), missing)
+    assert (float(one[0]), float(one[1])) == (top[0], width[0])
+
+
+def test_place_to_look_for_a_peak_equals_python():
+    rng = np.random.default_rng(6)
+    for n in (40, 300, 4000):
+        counts = rng.poisson(photopeak(n)).astype(float)
+        for low, high, sigma in ((360.0, 660.0, 23.0), (0.0, 90.0, 30.0), (1500.0, 1700.0, 30.0)):
+            found = pk.seed_position(KEV, counts, low, high, sigma)
+            assert found == pk.seed_position.py_func(KEV, counts, low, high, sigma)
+    assert pk.seed_position(KEV, photopeak(4000), 360.0, 660.0, 23.0)[0] == pytest.approx(511.0, abs=4.0)
+
+
 def test_a_fit_with_everything_on_its_bound_is_no_fit():
     # Nothing but zeros: every area wants to be zero.
     with pytest.raises((FitFailedError, TooFewCountsError)):
@@ -132,9 +181,9 @@ def test_a_fit_with_everything_on_its_bound_is_no_fit():
 
 def bound_of(edges, p, free):
     """Cramér-Rao bound of each free parameter, from the Fisher information of the model."""
-    mu, jac = np.empty(edges.size - 1), np.empty((edges.size - 1, fk.N_PARAMETERS))
+    mu, jac = np.empty(edges.size - 1), np.empty((fk.N_PARAMETERS, edges.size - 1))
     fk.expected(p, NO_SHAPE, edges, mu, jac)
-    fisher = (jac[:, free] / mu[:, None]).T @ jac[:, free]
+    fisher = (jac[free] / mu) @ jac[free].T
     return np.sqrt(np.diag(np.linalg.inv(fisher)))
 
 
@@ -308,6 +357,76 @@ def test_time_peak_refuses():
     box = np.where(np.abs(PS[:-1]) < 1000, 60.0, 3.0)
     with pytest.raises(FitFailedError, match="does not describe"):
         fit_time_peak(PS, rng.poisson(box).astype(float))
+
+
+def start_twin(edges, counts):
+    """What time_start does, in numpy."""
+    n, width = counts.size, edges[1] - edges[0]
+    smooth = max(1, n // 60)
+    flat = np.convolve(counts, np.ones(2 * smooth + 1), "same") / (2 * smooth + 1)
+    top = int(np.argmax(flat))
+    background = np.median(counts) or np.sort(counts)[: n // 2].mean()
+    half = 0.5 * (flat[top] + background)
+    left = top - int(np.argmax(np.append(flat[top::-1] <= half, True)))
+    right = min(top + int(np.argmax(np.append(flat[top:] <= half, True))), n - 1)
+    fwhm = max(right - max(left, 0), 2) * width
+    fwhm = math.sqrt(max(fwhm**2 - (0.8 * (2 * smooth + 1) * width) ** 2, (1.5 * width) ** 2))
+    near = np.abs(np.arange(n) - top) * width < 2.0 * fwhm
+    background = counts[~near].mean() if (~near).sum() > n // 8 else background
+    start = np.zeros(fk.N_PARAMETERS)
+    start[[fk.LOW, fk.HIGH]] = max(background, 0.01) / width
+    start[fk.A1] = max((counts[near] - background).sum(), 0.1 * counts.sum(), 10.0)
+    start[fk.MU1], start[fk.S1] = 0.5 * (edges[top] + edges[top + 1]), max(fwhm / FWHM_OF_SIGMA, 0.5 * width)
+    return start
+
+
+@pytest.mark.parametrize(("n", "fwhm"), [(300, 218.0), (3000, 218.0), (3000, 40.0), (20_000, 2500.0)])
+def test_starts_and_fits_of_time_peaks_equal_python(n, fwhm):
+    counts = np.random.default_rng(n).poisson(time_peak(n, fwhm=fwhm), (6, 1000)).astype(float)
+    for row in counts:
+        found, twin = np.empty(fk.N_PARAMETERS), np.empty(fk.N_PARAMETERS)
+        tk.time_start(PS, row, found)
+        tk.time_start.py_func(PS, row, twin)
+        np.testing.assert_array_equal(found, twin)
+        np.testing.assert_allclose(found, start_twin(PS, row), rtol=1e-12)
+    slot = np.full(fk.N_PARAMETERS, -1, np.int64)
+    slot[[fk.A1, fk.MU1, fk.S1, fk.LOW, fk.HIGH]] = 0, 1, 2, 3, 3
+    lower = np.zeros(fk.N_PARAMETERS)
+    lower[fk.MU1], lower[fk.S1] = -np.inf, 2.0
+    results = []
+    for function in (tk.time_peak_fits, tk.time_peak_fits.py_func):
+        parts = [np.zeros((6, 2), np.int64), np.zeros((6, 11)), np.zeros((6, 11, 11)), np.zeros((6, 1000))]
+        parts += [np.zeros((6, 1000)), np.zeros((6, 5))]
+        function(PS, counts, slot, lower, 0.02, *parts)
+        results.append(parts)
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (results[0][0][:, 0] == fk.CONVERGED).all()
+    # Bins far from the peak are taken together: the same as each for itself.
+    for k, row in enumerate(counts):
+        p, covariance, mu = start_twin(PS, row), np.empty((11, 11)), np.empty(1000)
+        fk.poisson_fit(row, PS, p, NO_SHAPE, slot, lower, mu, covariance)
+        p[fk.MU2] = 0.0
+        error = np.sqrt(np.diag(covariance))
+        np.testing.assert_allclose(results[0][1][k], p, rtol=1e-9, atol=1e-6 * error.max())
+        np.testing.assert_allclose(results[0][2][k], covariance, rtol=1e-5, atol=1e-12)
+        np.testing.assert_allclose(results[0][3][k], mu, rtol=1e-5, atol=1e-9)
+
+
+def test_time_peaks_at_once_are_those_one_by_one():
+    rng = np.random.default_rng(14)
+    rows = [time_peak(50), time_peak(900), time_peak(100_000, share=0.2), np.full(1000, 3.0), time_peak(5000)]
+    counts = np.stack([rng.poisson(row) for row in rows]).astype(float)
+    for row, found in zip(counts, fit_time_peaks(PS, counts), strict=True):
+        if not isinstance(found, PeakFit):
+            with pytest.raises(type(found), match=re.escape(str(found))):
+                fit_time_peak(PS, row)
+            continue
+        one = fit_time_peak(PS, row)
+        for name in PeakFit.__slots__:
+            np.testing.assert_array_equal(getattr(found, name), getattr(one, name))
+    assert [isinstance(f, PeakFit) for f in fit_time_peaks(PS, counts)] == [False, True, True, False, True]
+    assert fit_time_peaks(PS, counts[:0]) == []
 
 
 def test_rough_peak_is_good_enough_to_start_from():

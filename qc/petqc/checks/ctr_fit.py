@@ -56,10 +56,9 @@ def ctr_fit(q: QcInput) -> CheckOutput:
     notes: list[str] = []
     fits: dict[int, PeakFit] = {}
     pairs = [-1, *_looked_at(q)] if h.n_pairs > 1 else [0]
-    for pair in pairs:
+    for pair, fit in zip(pairs, q.time_fits(pairs), strict=True):
         level: Level = "scanner" if pair < 0 or h.n_pairs == 1 else "pair"
         name = SCANNER if level == "scanner" else h.pair_name(pair)
-        fit = q.time_fit(pair)
         if isinstance(fit, Refusal):
             # In a ring most pairs do not face each other: too few counts there is geometry, not a fault.
             # Of an extended source the width has no limits, and may have no peak: it says nothing about timing.

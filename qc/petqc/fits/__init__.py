@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from petqc.errors import FitFailedError, TooFewCountsError
+from petqc.errors import FitFailedError, QcError, TooFewCountsError
 from petqc.fits.kernels import (
     A1,
     A2,
@@ -32,7 +32,8 @@ from petqc.fits.kernels import (
     poisson_fit,
     width_of_two,
 )
-from petqc.statistics import pearson_p_value
+from petqc.fits.time_peak_kernels import time_peak_fits, time_start
+from petqc.statistics import pearson_p_values, sparse_chi2_p_value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -147,13 +148,71 @@ def fit_time_peak(
 
     Source: daily-qc.md §2c.
     """
-    if counts.sum() < min_net_counts:
-        raise TooFewCountsError(f"{counts.sum():.0f} pairs, at least {min_net_counts} wanted")
-    start = _time_start(edges, counts)
-    fit = _fit(edges, counts, start, _SLOTS_TIME)
-    if allow_second and fit.area > 10 * min_net_counts:
-        fit = _with_second(edges, counts, fit)
-    return accept(_judged_coarsely(fit), min_p_value, min_net_counts)
+    found = fit_time_peaks(
+        edges, counts[None, :], min_p_value=min_p_value, min_net_counts=min_net_counts, allow_second=allow_second
+    )[0]
+    if isinstance(found, PeakFit):
+        return found
+    raise found
+
+
+def fit_time_peaks(
+    edges: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    *,
+    min_p_value: float = MIN_P_VALUE,
+    min_net_counts: int = MIN_NET_COUNTS,
+    allow_second: bool = True,
+) -> list[PeakFit | QcError]:
+    """Fit many coincidence peaks of one axis, each as fit_time_peak does.
+
+    Args:
+        edges: (n + 1,) bin edges of one width.
+        counts: (m, n) counts.
+        min_p_value: as for fit_time_peak.
+        min_net_counts: as for fit_time_peak.
+        allow_second: as for fit_time_peak.
+
+    Returns:
+        m fits, or why there is none.
+
+    Source: daily-qc.md §2c.
+    """
+    total = counts.sum(axis=1)
+    enough = np.flatnonzero(total >= min_net_counts)
+    found: list[PeakFit | QcError] = [
+        TooFewCountsError(f"{n:.0f} pairs, at least {min_net_counts} wanted") for n in total.tolist()
+    ]
+    edges, counts = np.ascontiguousarray(edges, np.float64), np.ascontiguousarray(counts[enough], np.float64)
+    m, n = counts.shape
+    status, quality = np.zeros((m, 2), np.int64), np.zeros((m, 5))
+    parameters, covariance = np.zeros((m, N_PARAMETERS)), np.zeros((m, N_PARAMETERS, N_PARAMETERS))
+    model, background = np.zeros((m, n)), np.zeros((m, n))
+    time_peak_fits(
+        edges, counts, _SLOTS_TIME, _lower(_SLOTS_TIME, edges), SHAPE_TOLERANCE,
+        status, parameters, covariance, model, background, quality,
+    )  # fmt: skip
+    n_parameters = int(_SLOTS_TIME.max()) + 1
+    n_bins = quality[:, 3].astype(np.int64)
+    judged = [quality[:, 1], n_bins - n_parameters]
+    judged += [sparse_chi2_p_value(quality[:, k], n_bins, quality[:, 4], n_parameters) for k in (1, 2)]
+    values, errors = (each.tolist() for each in _of_one(parameters, covariance))
+    for k, ((outcome, steps), nll, goodness) in enumerate(
+        zip(status.tolist(), quality[:, 0].tolist(), zip(*(each.tolist() for each in judged), strict=True), strict=True)
+    ):
+        try:
+            if outcome != CONVERGED:
+                raise FitFailedError(f"the fit does not converge ({steps} steps)")
+            about = edges, counts[k], model[k], background[k], parameters[k], covariance[k], nll
+            if allow_second and values[k][0] > 10 * min_net_counts:
+                one = _told(*about, _Goodness.found(counts[k], model[k], n_parameters), values[k], errors[k])
+                fit = _judged_coarsely(_with_second(edges, counts[k], one))
+            else:
+                fit = _told(*about, _Goodness.of(*goodness), values[k], errors[k])
+            found[enough[k]] = accept(fit, min_p_value, min_net_counts)
+        except QcError as problem:
+            found[enough[k]] = problem
+    return found
 
 
 def _with_second(edges: NDArray[np.float64], counts: NDArray[np.float64], one: PeakFit) -> PeakFit:
@@ -192,6 +251,25 @@ def error_scale(chi2: float, n_free_bins: int, p_value: float) -> float:
     return max(1.0, math.sqrt(chi2 / n_free_bins)) if n_free_bins > 0 and p_value < SCALE_BELOW else 1.0
 
 
+class _Goodness(NamedTuple):
+    """As the fields of PeakFit."""
+
+    chi2: float
+    n_free_bins: int
+    p_value: float
+    p_value_shape: float
+    scale: float
+
+    @classmethod
+    def of(cls, chi2: float, n_free_bins: int, p_value: float, p_value_shape: float) -> _Goodness:
+        return cls(chi2, n_free_bins, p_value, p_value_shape, error_scale(chi2, n_free_bins, p_value))
+
+    @classmethod
+    def found(cls, counts: NDArray[np.float64], model: NDArray[np.float64], n_parameters: int) -> _Goodness:
+        chi2, p_value = pearson_p_values(counts, model, n_parameters, (0.0, SHAPE_TOLERANCE))
+        return cls.of(float(chi2[0]), counts.size - n_parameters, float(p_value[0]), float(p_value[1]))
+
+
 def _judged_coarsely(fit: PeakFit) -> PeakFit:
     """The fit with its goodness in bins of a tenth of its FWHM: finer ones hold too little to show a wrong shape."""
     width = float(fit.edges[1] - fit.edges[0])
@@ -199,23 +277,15 @@ def _judged_coarsely(fit: PeakFit) -> PeakFit:
     if every == 1:
         return fit
     counts, model = (rebinned(a, every) for a in (fit.counts, fit.model))
-    n_parameters = fit.counts.size - fit.n_free_bins
-    chi2, p_value = pearson_p_value(counts, model, n_parameters)
-    _, p_shape = pearson_p_value(counts, model, n_parameters, SHAPE_TOLERANCE)
-    n_free_bins = counts.size - n_parameters
-    scale = error_scale(chi2, n_free_bins, p_value)
-    more = scale / fit.scale
+    goodness = _Goodness.found(counts, model, fit.counts.size - fit.n_free_bins)
+    more = goodness.scale / fit.scale
     return replace(
         fit,
         area_error=fit.area_error * more,
         mu_error=fit.mu_error * more,
         fwhm_error=fit.fwhm_error * more,
         fwtm_error=fit.fwtm_error * more,
-        chi2=chi2,
-        n_free_bins=n_free_bins,
-        p_value=p_value,
-        p_value_shape=p_shape,
-        scale=scale,
+        **goodness._asdict(),
     )
 
 
@@ -233,7 +303,8 @@ def rough_time_peak(edges: NDArray[np.float64], counts: NDArray[np.float64]) -> 
         edges: (n + 1,) bin edges.
         counts: (n,) counts.
     """
-    start = _time_start(edges, counts)
+    start = np.empty(N_PARAMETERS)
+    time_start(np.ascontiguousarray(edges, np.float64), np.ascontiguousarray(counts, np.float64), start)
     width = float(edges[1] - edges[0])
     return float(start[MU1]), FWHM_OF_SIGMA * float(start[S1]), float(start[LOW]) * width
 
@@ -347,6 +418,16 @@ _SLOTS_ON_CONTINUUM = slots_of((A1,), (MU1,), (S1,), (STEP,), (EDGE,), (LOW,), (
 _SLOTS_TWO_PEAKS = slots_of((A1,), (MU1,), (S1,), (A2,), (MU2,), (S2,), (LOW,), (HIGH,))
 
 
+def _lower(slots: NDArray[np.int64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Lower bounds of the parameters."""
+    lower = np.zeros(N_PARAMETERS)
+    lower[[MU1, MU2]] = -np.inf
+    lower[[S1, S2]] = 0.2 * float(edges[1] - edges[0])  # narrower than its bins a peak has no measurable width
+    if slots[S2] < 0:
+        lower[S2] = 0.0
+    return lower
+
+
 def _fit(
     edges: NDArray[np.float64],
     counts: NDArray[np.float64],
@@ -356,14 +437,10 @@ def _fit(
 ) -> PeakFit:
     edges = np.ascontiguousarray(edges, np.float64)
     counts = np.ascontiguousarray(counts, np.float64)
-    width = float(edges[1] - edges[0])
-    lower = np.zeros(N_PARAMETERS)
-    lower[[MU1, MU2]] = -np.inf
-    lower[[S1, S2]] = 0.2 * width  # narrower than its bins a peak has no measurable width
+    lower = _lower(slots, edges)
     p = start.copy()
     if slots[S2] < 0:
         p[[A2, MU2, S2]] = 0.0
-        lower[S2] = 0.0
     model = np.empty(counts.size)
     covariance = np.empty((N_PARAMETERS, N_PARAMETERS))
     status, steps, nll = poisson_fit(counts, edges, p, constants, slots, lower, model, covariance)
@@ -386,30 +463,48 @@ def peak_fit(
     if slots[S2] >= 0 and p[S2] < p[S1] and slots[MU1] == slots[MU2]:
         order = [A2, MU2, S2, A1, MU1, S1, STEP, LOW, HIGH, TAIL, EDGE]  # first the narrow one
         p, covariance = p[order], covariance[np.ix_(order, order)]
-    n_parameters = int(slots.max()) + 1
-    chi2, p_value = pearson_p_value(counts, model, n_parameters)
-    _, p_shape = pearson_p_value(counts, model, n_parameters, SHAPE_TOLERANCE)
-    n_free_bins = counts.size - n_parameters
-    scale = error_scale(chi2, n_free_bins, p_value)
     without = p.copy()
     without[[A1, A2]] = 0.0
-    background, jac = np.empty(counts.size), np.empty((counts.size, N_PARAMETERS))
+    background, jac = np.empty(counts.size), np.empty((N_PARAMETERS, counts.size))
     expected(without, constants, edges, background, jac)
-    values, errors = _shape(p, covariance, tied=bool(slots[MU1] == slots[MU2] and slots[S2] >= 0))
-    errors = [e * scale for e in errors]
+    goodness = _Goodness.found(counts, model, int(slots.max()) + 1)
+    tied = bool(slots[MU1] == slots[MU2] and slots[S2] >= 0)
+    values, errors = _of_both(p, covariance) if tied else (each.tolist() for each in _of_one(p, covariance))
+    return _told(edges, counts, model, background, p, covariance, nll, goodness, values, errors)
+
+
+def _told(
+    edges: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    model: NDArray[np.float64],
+    background: NDArray[np.float64],
+    p: NDArray[np.float64],
+    covariance: NDArray[np.float64],
+    nll: float,
+    goodness: _Goodness,
+    values: list[float],
+    errors: list[float],
+) -> PeakFit:
+    scale = goodness.scale
     return PeakFit(
         p, covariance, edges, counts, model, background,
-        values[0], errors[0], values[1], errors[1], values[2], errors[2], values[3], errors[3],
-        chi2, n_free_bins, p_value, p_shape, scale, -nll,
+        values[0], errors[0] * scale, values[1], errors[1] * scale, values[2], errors[2] * scale,
+        values[3], errors[3] * scale, *goodness, -nll,
     )  # fmt: skip
 
 
-def _shape(p: NDArray[np.float64], covariance: NDArray[np.float64], *, tied: bool) -> tuple[list[float], list[float]]:
-    """Area, mean, FWHM, FWTM and their errors; of both Gaussians together if they share their mean."""
-    if not tied:
-        errors = [math.sqrt(max(covariance[j, j], 0.0)) for j in (A1, MU1, S1)]
-        values = [float(p[A1]), float(p[MU1]), FWHM_OF_SIGMA * float(p[S1]), FWTM_OF_SIGMA * float(p[S1])]
-        return values, [errors[0], errors[1], FWHM_OF_SIGMA * errors[2], FWTM_OF_SIGMA * errors[2]]
+_TOLD_OF = [A1, MU1, S1, S1]
+_TOLD_AS = np.array([1.0, 1.0, FWHM_OF_SIGMA, FWTM_OF_SIGMA])
+
+
+def _of_one(p: NDArray[np.float64], covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Area, mean, FWHM, FWTM of the first Gaussian and their errors, (..., 4) each."""
+    variance = np.maximum(covariance[..., _TOLD_OF, _TOLD_OF], 0.0)
+    return p[..., _TOLD_OF] * _TOLD_AS, np.sqrt(variance) * _TOLD_AS
+
+
+def _of_both(p: NDArray[np.float64], covariance: NDArray[np.float64]) -> tuple[list[float], list[float]]:
+    """The same of both Gaussians together, which share their mean."""
     base = np.array([p[A1], p[S1], p[A2], p[S2]])
     part = covariance[np.ix_([A1, S1, A2, S2], [A1, S1, A2, S2])]
     widths, errors = [], []
@@ -438,34 +533,3 @@ def _edge_levels(edges: NDArray[np.float64], counts: NDArray[np.float64]) -> tup
     width = float(edges[1] - edges[0])
     few = max(2, counts.size // 16)
     return max(float(counts[:few].mean()), 0.05) / width, max(float(counts[-few:].mean()), 0.05) / width
-
-
-def _time_start(edges: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Start from the data: smoothed maximum, background away from it, width of the half of the excess around it."""
-    n = counts.size
-    width = float(edges[1] - edges[0])
-    smooth = max(1, n // 60)
-    kernel = np.ones(2 * smooth + 1) / (2 * smooth + 1)
-    flat = np.convolve(counts, kernel, "same")
-    top = int(np.argmax(flat))
-    background = float(np.median(counts))
-    if not background > 0:
-        background = float(np.sort(counts)[: n // 2].mean())
-    half = 0.5 * (flat[top] + background)
-    left = top
-    while left > 0 and flat[left] > half:
-        left -= 1
-    right = top
-    while right < n - 1 and flat[right] > half:
-        right += 1
-    fwhm = max(right - left, 2) * width
-    fwhm = math.sqrt(max(fwhm**2 - (0.8 * (2 * smooth + 1) * width) ** 2, (1.5 * width) ** 2))
-    near = np.abs(np.arange(n) - top) * width < 2.0 * fwhm
-    outside = counts[~near]
-    background = float(outside.mean()) if outside.size > n // 8 else background
-    start = np.zeros(N_PARAMETERS)
-    start[LOW] = start[HIGH] = max(background, 0.01) / width
-    start[A1] = max(float((counts[near] - background).sum()), 0.1 * float(counts.sum()), 10.0)
-    start[MU1] = 0.5 * (edges[top] + edges[top + 1])
-    start[S1] = max(fwhm / FWHM_OF_SIGMA, 0.5 * width)
-    return start

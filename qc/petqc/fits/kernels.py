@@ -42,17 +42,51 @@ _HALVINGS = 25
 _DECREMENT = 1e-7
 """Stop when the next step would gain less than this in log-likelihood: a thousandth of a standard deviation squared."""
 _FLOOR = 1e-12
-_ROOT_2 = math.sqrt(2.0)
-_ROOT_2PI = math.sqrt(2.0 * math.pi)
+BY_ROOT_2PI = 1.0 / math.sqrt(2.0 * math.pi)
 
 
 @kernel
-def _tail_at(x: float, mu: float, sigma: float) -> tuple[float, float, float]:
-    """Q(z), its integral z·Q - phi, and phi at z = (x - mu) / sigma."""
-    z = (x - mu) / sigma
-    q = 0.5 * math.erfc(z / _ROOT_2)
-    f = math.exp(-0.5 * z * z) / _ROOT_2PI
-    return q, z * q - f, f
+def tail_over_exponential(a: float) -> float:
+    """Upper tail of the normal distribution over exp(-a²/2), for a >= 0.
+
+    The tail is off by 5e-16 at most. One exponential then serves tail and density, and an erfc costs four of them.
+    Source: J. F. Hart et al., Computer Approximations (1968), no. 5666.
+    """
+    above = 0.03526249659989109
+    above = above * a + 0.7003830644436881
+    above = above * a + 6.373962203531650
+    above = above * a + 33.91286607838300
+    above = above * a + 112.0792914978709
+    above = above * a + 221.2135961699311
+    above = above * a + 220.2068679123761
+    below = 0.08838834764831844
+    below = below * a + 1.755667163182642
+    below = below * a + 16.06417757920695
+    below = below * a + 86.78073220294608
+    below = below * a + 296.5642487796737
+    below = below * a + 637.3336333788311
+    below = below * a + 793.8265125199484
+    below = below * a + 440.4137358247522
+    return above / below
+
+
+@kernel
+def _normal(
+    edges: NDArray[np.float64], mu: float, sigma: float, z: NDArray[np.float64], q: NDArray[np.float64],
+    f: NDArray[np.float64], g: NDArray[np.float64],
+) -> None:  # fmt: skip
+    """At every edge z = (x - mu) / sigma, the upper tail Q(z), the density phi(z), and Q's integral z·Q - phi."""
+    by_sigma = 1.0 / sigma
+    for k in range(edges.size):
+        z[k] = (edges[k] - mu) * by_sigma
+    for k in range(edges.size):
+        f[k] = math.exp(-0.5 * z[k] * z[k])
+    for k in range(edges.size):  # without a call that stays one: several edges are then compiled into one step
+        tail = f[k] * tail_over_exponential(abs(z[k]))
+        q[k] = tail if z[k] >= 0.0 else 1.0 - tail
+    for k in range(edges.size):
+        f[k] *= BY_ROOT_2PI
+        g[k] = z[k] * q[k] - f[k]
 
 
 @kernel
@@ -71,76 +105,78 @@ def expected(
             width of 0 means no tail, a ratio of 0 no edge.
         edges: (n + 1,) bin edges.
         mu: (n,) result.
-        jac: (n, 11) result.
+        jac: (11, n) result.
     """
     n = mu.size
-    start = edges[0]
-    span = edges[n] - edges[0]
-    s = p[S1]
-    two = p[S2] != 0.0
-    width_missing = shape[TAIL_WIDTH]
-    tail = width_missing > 0.0
-    ratio = shape[EDGE_RATIO]
-    edge = ratio > 0.0
-    root = math.sqrt(ratio)
-    jac[:, :] = 0.0
-    q0, g0, f0 = _tail_at(edges[0], p[MU1], s)
-    q20, f20 = 0.0, 0.0
-    qt0, gt0, ft0 = 0.0, 0.0, 0.0
-    qe0, ge0, fe0 = 0.0, 0.0, 0.0
-    if two:
-        q20, _, f20 = _tail_at(edges[0], p[MU2], p[S2])
-    if tail:
-        qt0, gt0, ft0 = _tail_at(edges[0], p[MU1] - width_missing, s)
-    if edge:
-        qe0, ge0, fe0 = _tail_at(edges[0], ratio * p[MU1], root * s)
+    # One row after the other: loops as plain as these are compiled for several bins at a time.
+    at_edges = np.empty((4, n + 1))
+    z, q, f, g = at_edges[0], at_edges[1], at_edges[2], at_edges[3]
+    by_a1, by_mu1, by_s1, by_step, by_low, by_high = jac[A1], jac[MU1], jac[S1], jac[STEP], jac[LOW], jac[HIGH]
+    a1, mu1, s1, step, low, high = p[A1], p[MU1], p[S1], p[STEP], p[LOW], p[HIGH]
+    _normal(edges, mu1, s1, z, q, f, g)
+    per_s = a1 / s1
     for k in range(n):
-        right = edges[k + 1]
-        width = right - edges[k]
-        q1, g1, f1 = _tail_at(right, p[MU1], s)
-        share = q0 - q1
-        scatter = s * (g1 - g0)
-        middle = (0.5 * (right + edges[k]) - start) / span
-        by_mu = p[A1] * (f0 - f1) / s + p[STEP] * share
-        z0 = (edges[k] - p[MU1]) / s
-        z1 = (right - p[MU1]) / s
-        by_s = p[A1] * (z0 * f0 - z1 * f1) / s + p[STEP] * (f0 - f1)
-        by_a = share
-        if tail:
-            qt1, gt1, ft1 = _tail_at(right, p[MU1] - width_missing, s)
-            missing = s * ((g1 - g0) - (gt1 - gt0)) / width_missing
-            by_a += p[TAIL] * missing
-            by_mu += p[TAIL] * p[A1] * (share - (qt0 - qt1)) / width_missing
-            by_s += p[TAIL] * p[A1] * ((f0 - f1) - (ft0 - ft1)) / width_missing
-            jac[k, TAIL] = p[A1] * missing
-            qt0, gt0, ft0 = qt1, gt1, ft1
-        value = p[A1] * by_a + p[STEP] * scatter
-        jac[k, A1] = by_a
-        jac[k, STEP] = scatter
-        jac[k, LOW] = width * (1.0 - middle)
-        jac[k, HIGH] = width * middle
-        value += p[LOW] * jac[k, LOW] + p[HIGH] * jac[k, HIGH]
-        if edge:
-            qe1, ge1, fe1 = _tail_at(right, ratio * p[MU1], root * s)
-            beyond = width - root * s * (ge1 - ge0)
-            jac[k, EDGE] = beyond
-            value += p[EDGE] * beyond
-            by_mu -= p[EDGE] * ratio * (qe0 - qe1)
-            by_s -= p[EDGE] * root * (fe0 - fe1)
-            qe0, ge0, fe0 = qe1, ge1, fe1
-        jac[k, MU1] = by_mu
-        jac[k, S1] = by_s
-        if two:
-            q21, _, f21 = _tail_at(right, p[MU2], p[S2])
-            z0 = (edges[k] - p[MU2]) / p[S2]
-            z1 = (right - p[MU2]) / p[S2]
-            jac[k, A2] = q20 - q21
-            jac[k, MU2] = p[A2] * (f20 - f21) / p[S2]
-            jac[k, S2] = p[A2] * (z0 * f20 - z1 * f21) / p[S2]
-            value += p[A2] * jac[k, A2]
-            q20, f20 = q21, f21
-        mu[k] = value
-        q0, g0, f0 = q1, g1, f1
+        by_a1[k] = q[k] - q[k + 1]
+    for k in range(n):
+        by_step[k] = s1 * (g[k + 1] - g[k])
+    for k in range(n):
+        by_mu1[k] = per_s * (f[k] - f[k + 1]) + step * (q[k] - q[k + 1])
+    for k in range(n):
+        by_s1[k] = per_s * (z[k] * f[k] - z[k + 1] * f[k + 1]) + step * (f[k] - f[k + 1])
+    start, by_span = edges[0], 1.0 / (edges[n] - edges[0])
+    for k in range(n):
+        by_high[k] = (edges[k + 1] - edges[k]) * ((0.5 * (edges[k + 1] + edges[k]) - start) * by_span)
+    for k in range(n):
+        by_low[k] = edges[k + 1] - edges[k] - by_high[k]
+    for k in range(n):
+        mu[k] = a1 * by_a1[k] + step * by_step[k] + low * by_low[k] + high * by_high[k]
+    width_missing = shape[TAIL_WIDTH]
+    by_tail = jac[TAIL]
+    by_tail[:] = 0.0
+    if width_missing > 0.0:
+        # What lacks up to so much: the peak's events between two such steps, one of them that much lower.
+        per_missing = 1.0 / width_missing
+        share = p[TAIL]
+        for k in range(n):
+            by_tail[k] = by_step[k]
+            by_mu1[k] += share * a1 * per_missing * (q[k] - q[k + 1])
+            by_s1[k] += share * a1 * per_missing * (f[k] - f[k + 1])
+        _normal(edges, mu1 - width_missing, s1, z, q, f, g)
+        for k in range(n):
+            by_tail[k] = (by_tail[k] - s1 * (g[k + 1] - g[k])) * per_missing
+            by_mu1[k] -= share * a1 * per_missing * (q[k] - q[k + 1])
+            by_s1[k] -= share * a1 * per_missing * (f[k] - f[k + 1])
+        for k in range(n):
+            by_a1[k] += share * by_tail[k]
+            mu[k] += a1 * share * by_tail[k]
+            by_tail[k] *= a1
+    ratio = shape[EDGE_RATIO]
+    by_edge = jac[EDGE]
+    by_edge[:] = 0.0
+    if ratio > 0.0:
+        root, height = math.sqrt(ratio), p[EDGE]
+        _normal(edges, ratio * mu1, root * s1, z, q, f, g)
+        for k in range(n):
+            by_edge[k] = edges[k + 1] - edges[k] - root * s1 * (g[k + 1] - g[k])
+        for k in range(n):
+            mu[k] += height * by_edge[k]
+            by_mu1[k] -= height * ratio * (q[k] - q[k + 1])
+            by_s1[k] -= height * root * (f[k] - f[k + 1])
+    by_a2, by_mu2, by_s2 = jac[A2], jac[MU2], jac[S2]
+    by_a2[:] = 0.0
+    by_mu2[:] = 0.0
+    by_s2[:] = 0.0
+    if p[S2] != 0.0:
+        a2, per_s2 = p[A2], p[A2] / p[S2]
+        _normal(edges, p[MU2], p[S2], z, q, f, g)
+        for k in range(n):
+            by_a2[k] = q[k] - q[k + 1]
+        for k in range(n):
+            by_mu2[k] = per_s2 * (f[k] - f[k + 1])
+        for k in range(n):
+            by_s2[k] = per_s2 * (z[k] * f[k] - z[k + 1] * f[k + 1])
+        for k in range(n):
+            mu[k] += a2 * by_a2[k]
 
 
 @kernel
@@ -188,6 +224,30 @@ def cholesky_solve(a: NDArray[np.float64], n: int, b: NDArray[np.float64]) -> No
 
 
 @kernel
+def _dot(rows: NDArray[np.float64], a: int, b: int) -> float:
+    """Sum of products of two rows, in eight parts side by side: none waits for the one before it."""
+    n = rows.shape[1]
+    s0, s1, s2, s3, s4, s5, s6, s7 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    whole = n - n % 8
+    for k in range(0, whole, 8):
+        s0 += rows[a, k] * rows[b, k]
+        s1 += rows[a, k + 1] * rows[b, k + 1]
+        s2 += rows[a, k + 2] * rows[b, k + 2]
+        s3 += rows[a, k + 3] * rows[b, k + 3]
+        s4 += rows[a, k + 4] * rows[b, k + 4]
+        s5 += rows[a, k + 5] * rows[b, k + 5]
+        s6 += rows[a, k + 6] * rows[b, k + 6]
+        s7 += rows[a, k + 7] * rows[b, k + 7]
+    for k in range(whole, n):
+        s0 += rows[a, k] * rows[b, k]
+    return ((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7))
+
+
+_WEIGHT, _WEIGHTED, _PULL, _SLOPES = range(4)
+"""Rows of what a step of the fit computes for each bin; from the last on one for each free quantity."""
+
+
+@kernel
 def poisson_fit(
     counts: NDArray[np.float64],
     edges: NDArray[np.float64],
@@ -219,18 +279,24 @@ def poisson_fit(
     n_free = 0
     for j in range(N_PARAMETERS):
         n_free = max(n_free, slot[j] + 1)
-    jac = np.empty((n, N_PARAMETERS))
-    fisher = np.empty((n_free, n_free))
-    packed = np.empty((n_free, n_free))
-    score = np.empty(n_free)
-    step = np.empty(n_free)
-    newton = np.zeros(n_free)
-    row = np.empty(n_free)
+    # Of each free quantity: the first parameter that belongs to it, and the bound it meets first.
+    first = np.empty(n_free, np.int64)
+    bound = np.full(n_free, -np.inf)
+    for j in range(N_PARAMETERS - 1, -1, -1):
+        if slot[j] >= 0:
+            first[slot[j]] = j
+            bound[slot[j]] = max(bound[slot[j]], lower[j])
+    jacobians = np.empty((2, N_PARAMETERS, n))
+    jac, trial_jac = jacobians[0], jacobians[1]
+    rows = np.empty((_SLOPES + n_free, n))
+    trial_mu = np.empty(n)
+    matrices = np.empty((2, n_free, n_free))
+    fisher, packed = matrices[0], matrices[1]
+    vectors = np.zeros((4, n_free))
+    score, step, newton, row = vectors[0], vectors[1], vectors[2], vectors[3]
     active = np.empty(n_free, np.int64)
     held = np.empty(n_free, np.bool_)
     trial = np.empty(N_PARAMETERS)
-    trial_mu = np.empty(n)
-    trial_jac = np.empty((n, N_PARAMETERS))
     covariance[:, :] = 0.0
     expected(p, shape, edges, mu, jac)
     best = negative_log_likelihood(counts, mu)
@@ -241,28 +307,27 @@ def poisson_fit(
     m = 0
     value = best
     for steps in range(1, _MAX_STEPS + 1):  # noqa: B007 - the number of the last step is a result
-        fisher[:, :] = 0.0
-        score[:] = 0.0
         for k in range(n):
-            row[:] = 0.0
-            for j in range(N_PARAMETERS):
-                if slot[j] >= 0:
-                    row[slot[j]] += jac[k, j]
-            value = max(mu[k], _FLOOR)
-            pull = counts[k] / value - 1.0
-            for a in range(n_free):
-                score[a] += row[a] * pull
-                weighted = row[a] / value
-                for b in range(a + 1):
-                    fisher[a, b] += weighted * row[b]
+            rows[_WEIGHT, k] = 1.0 / max(mu[k], _FLOOR)
+        for k in range(n):
+            rows[_PULL, k] = counts[k] * rows[_WEIGHT, k] - 1.0
+        rows[_SLOPES:] = 0.0
+        for j in range(N_PARAMETERS):
+            if slot[j] >= 0:
+                a = _SLOPES + slot[j]
+                for k in range(n):
+                    rows[a, k] += jac[j, k]
+        for a in range(n_free):
+            score[a] = _dot(rows, _SLOPES + a, _PULL)
+            for k in range(n):
+                rows[_WEIGHTED, k] = rows[_SLOPES + a, k] * rows[_WEIGHT, k]
+            for b in range(a + 1):
+                fisher[a, b] = _dot(rows, _WEIGHTED, _SLOPES + b)
         # Solve for the step; a parameter that it takes over its bound goes to the bound instead and the others are
         # solved again with that. One on its bound that the likelihood pushes outwards stays there.
         for a in range(n_free):
-            held[a] = False
             step[a] = 0.0
-            for j in range(N_PARAMETERS):
-                if slot[j] == a and p[j] <= lower[j] and score[a] <= 0.0:
-                    held[a] = True
+            held[a] = p[first[a]] <= bound[a] and score[a] <= 0.0
         solved = False
         inside = False
         for _ in range(n_free + 1):
@@ -293,20 +358,20 @@ def poisson_fit(
             # Those that are on their bound already stay there, before others are taken to theirs.
             crossed = False
             for a in range(m if many_bounds else 0):
-                step[active[a]] = row[a]
-                for j in range(N_PARAMETERS):
-                    if slot[j] == active[a] and p[j] <= lower[j] and row[a] < 0.0:
-                        held[active[a]] = True
-                        step[active[a]] = 0.0
-                        crossed = True
+                one = active[a]
+                step[one] = row[a]
+                if p[first[one]] <= bound[one] and row[a] < 0.0:
+                    held[one] = True
+                    step[one] = 0.0
+                    crossed = True
             for a in range(m if not crossed else 0):
-                step[active[a]] = row[a]
-                for j in range(N_PARAMETERS):
-                    if slot[j] == active[a] and p[j] + row[a] < lower[j]:
-                        held[active[a]] = True
-                        step[active[a]] = lower[j] - p[j]
-                        crossed = True
-                        inside = True
+                one = active[a]
+                step[one] = row[a]
+                if p[first[one]] + row[a] < bound[one]:
+                    held[one] = True
+                    step[one] = bound[one] - p[first[one]]
+                    crossed = True
+                    inside = True
             if not crossed:
                 break
         if not solved:
@@ -325,9 +390,8 @@ def poisson_fit(
             # All the way to the bound leads down: then as far along the free step as the first bound lets it go.
             share = 1.0
             for a in range(n_free):
-                for j in range(N_PARAMETERS):
-                    if slot[j] == a and p[j] + newton[a] < lower[j]:
-                        share = min(share, (lower[j] - p[j]) / newton[a])
+                if p[first[a]] + newton[a] < bound[a]:
+                    share = min(share, (bound[a] - p[first[a]]) / newton[a])
             decrement = 0.0
             for a in range(n_free):
                 step[a] = share * newton[a]
@@ -357,23 +421,24 @@ def poisson_fit(
         for j in range(N_PARAMETERS):
             p[j] = trial[j]
         mu[:] = trial_mu
-        jac[:, :] = trial_jac
+        jac, trial_jac = trial_jac, jac
         best = value
         if gained < 1e-9 * max(1.0, abs(best)) and decrement < 1e-4 and not to_bound:
             status = CONVERGED
             # The factor below belongs to the point before this last, negligible step.
             break
     if status == CONVERGED:
+        inverse = np.zeros((n_free, n_free))
         for a in range(m):
             row[:] = 0.0
             row[a] = 1.0
             cholesky_solve(packed, m, row)
             for b in range(m):
-                for j in range(N_PARAMETERS):
-                    if slot[j] == active[a]:
-                        for i in range(N_PARAMETERS):
-                            if slot[i] == active[b]:
-                                covariance[j, i] = row[b]
+                inverse[active[a], active[b]] = row[b]
+        for j in range(N_PARAMETERS):
+            for i in range(N_PARAMETERS):
+                if slot[j] >= 0 and slot[i] >= 0:
+                    covariance[j, i] = inverse[slot[j], slot[i]]
     return status, steps, best
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -102,27 +103,49 @@ def candidates(
         sigmas = tuple(1.2 * width * 1.4**k for k in range(steps))
     centres = 0.5 * (edges[:-1] + edges[1:])
     found: list[FoundPeak] = []
-    for sigma in sigmas:
-        s = sigma / width
-        reach = math.ceil(4 * s)
-        x = np.arange(-reach, reach + 1) / s
-        kernel = (1.0 - x**2) * np.exp(-0.5 * x**2)
-        kernel -= kernel.mean()
+    filters = [_filter(sigma / width) for sigma in sigmas]
+    for sigma, (kernel, square, norm) in zip(sigmas, filters, strict=True):
         if kernel.size > n:
             continue
-        padded = np.pad(counts, reach, mode="edge")
-        signal = np.convolve(padded, kernel[::-1], "valid")
-        noise = np.sqrt(np.convolve(padded, kernel[::-1] ** 2, "valid") + 1e-9)
+        padded = _padded(counts, kernel.size // 2)
+        signal = np.correlate(padded, kernel, "valid")
+        noise = np.sqrt(np.correlate(padded, square, "valid") + 1e-9)
         value = signal / noise
         inner = (value[1:-1] >= value[:-2]) & (value[1:-1] > value[2:]) & (value[1:-1] >= min_significance)
-        # What a Gaussian peak of the filter's own width and one count gives: by it the answer is turned into counts.
-        norm = float((kernel * np.exp(-0.5 * x**2)).sum()) / (math.sqrt(2 * math.pi) * s)
         for k in np.flatnonzero(inner) + 1:
             net = float(signal[k]) / norm
             height = net * width / (math.sqrt(2 * math.pi) * sigma)
             found.append(FoundPeak(float(centres[k]), sigma, float(value[k]), net, height))
     found.sort(key=lambda p: -p.significance)
     return found
+
+
+@functools.lru_cache(maxsize=256)
+def _filter(s: float) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Matched filter for a peak of s bins, its square, and its answer to a Gaussian peak of that width and one count.
+
+    By the last an answer is turned into counts.
+    """
+    reach = math.ceil(4 * s)
+    x = np.arange(-reach, reach + 1) / s
+    gauss = np.exp(-0.5 * x**2)
+    kernel = (1.0 - x**2) * gauss
+    kernel -= kernel.mean()
+    return kernel, kernel**2, float((kernel * gauss).sum()) / (math.sqrt(2 * math.pi) * s)
+
+
+@functools.lru_cache(maxsize=64)
+def _smoother(s: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Gaussian of s bins and unit area, and its square."""
+    reach = math.ceil(3 * s)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / s) ** 2)
+    kernel /= kernel.sum()
+    return kernel, kernel**2
+
+
+def _padded(counts: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
+    """Counts with their first and last repeated so many times beyond the ends."""
+    return np.concatenate([np.full(reach, counts[0]), counts, np.full(reach, counts[-1])])
 
 
 def onset(edges: NDArray[np.float64], counts: NDArray[np.float64], below: float) -> float | None:
@@ -278,12 +301,10 @@ def _humps(
     centres = 0.5 * (edges[:-1] + edges[1:])
     width = float(edges[1] - edges[0])
     for s in (n / 40.0, n / 25.0, n / 16.0):
-        reach = math.ceil(3 * s)
-        kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / s) ** 2)
-        kernel /= kernel.sum()
-        padded = np.pad(counts, reach, mode="edge")
-        smooth = np.convolve(padded, kernel, "valid")
-        error = np.sqrt(np.convolve(padded, kernel**2, "valid"))
+        kernel, square = _smoother(s)
+        padded = _padded(counts, kernel.size // 2)
+        smooth = np.correlate(padded, kernel, "valid")
+        error = np.sqrt(np.correlate(padded, square, "valid"))
         tops = np.flatnonzero((smooth[1:-1] >= smooth[:-2]) & (smooth[1:-1] > smooth[2:])) + 1
         tops = tops[np.argsort(-smooth[tops])]
         if tops.size < 2:

@@ -9,6 +9,7 @@ import numpy as np
 
 from petqc.fits.kernels import (
     A1,
+    BY_ROOT_2PI,
     CONVERGED,
     EDGE,
     EDGE_RATIO,
@@ -21,6 +22,7 @@ from petqc.fits.kernels import (
     STEP,
     TAIL,
     poisson_fit,
+    tail_over_exponential,
 )
 from petqc.jit import kernel
 
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 TOO_FEW = 3
 NO_RANGE = 4
 """Further outcomes, after those of petqc.fits.kernels."""
+
+_MOST_STEPS = 60
+_CLOSE = 1e-13
+"""Steps shorter than this share of sigma are rounding."""
 
 
 @kernel
@@ -141,25 +147,34 @@ def seed_position(
     reach = math.ceil(3.5 * s)
     size = 2 * reach + 1
     shape = np.empty(size)
+    area = 0.0
     for i in range(size):
         x = (i - reach) / s
         shape[i] = (1.0 - x * x) * math.exp(-0.5 * x * x)
-    shape -= shape.mean()
+        area += shape[i]
+    shape -= area / size
     best = 0.0
     where = -1
     first = max(int((low - edges[0]) / width), 0)
     last = min(int((high - edges[0]) / width) + 1, n)
-    for k in range(first, last):
-        signal = 0.0
-        variance = 1e-9
-        for i in range(size):
-            j = min(max(k + i - reach, 0), n - 1)
-            signal += shape[i] * counts[j]
-            variance += shape[i] * shape[i] * counts[j]
-        value = signal / math.sqrt(variance)
+    m = max(last - first, 0)
+    signal = np.zeros(m)
+    variance = np.full(m, 1e-9)
+    around = np.empty(m + size)
+    for k in range(m + size):
+        around[k] = counts[min(max(first + k - reach, 0), n - 1)]
+    for i in range(size):  # tap by tap, so that several places are compiled into one step
+        one = shape[i]
+        square = one * one
+        for k in range(m):
+            signal[k] += one * around[i + k]
+        for k in range(m):
+            variance[k] += square * around[i + k]
+    for k in range(m):
+        value = signal[k] / math.sqrt(variance[k])
         if value > best:
             best = value
-            where = k
+            where = first + k
     if where < 0:
         return 0.5 * (low + high), 0.0
     return 0.5 * (edges[where] + edges[where + 1]), best
@@ -254,3 +269,65 @@ def photopeak_fits(
             quality[m, 0] += difference * difference / mu
             quality[m, 1] += difference * difference / (mu + (shape_tolerance * mu) ** 2)
             quality[m, 3] += 1.0 / mu
+
+
+@kernel
+def _density(z: float, s: float, share: float, missing: float) -> tuple[float, float]:
+    """Density of a Gauss with its tail of missing light at z from the Gauss, and its slope."""
+    here, there = z / s, (z + missing) / s
+    e, far = math.exp(-0.5 * here * here), math.exp(-0.5 * there * there)
+    q, beyond = e * tail_over_exponential(abs(here)), far * tail_over_exponential(abs(there))
+    q = q if here >= 0.0 else 1.0 - q
+    beyond = beyond if there >= 0.0 else 1.0 - beyond
+    lacking = share / missing
+    slope = (lacking * (far - e) - z / (s * s) * e) * BY_ROOT_2PI / s
+    return e * BY_ROOT_2PI / s + lacking * (q - beyond), slope
+
+
+@kernel
+def apparent_peaks(
+    sigma: NDArray[np.float64],
+    share: NDArray[np.float64],
+    missing: float,
+    shift: NDArray[np.float64],
+    width: NDArray[np.float64],
+) -> None:
+    """Maximum and full width at half maximum of Gauss and tail together, by Newton's steps.
+
+    Args:
+        sigma: (m,) of the Gauss.
+        share: (m,) of events that lack light, relative to the others.
+        missing: most that they lack, above 0.
+        shift: (m,) result: maximum from the Gauss's position, at most half a sigma.
+        width: (m,) result.
+    """
+    for m in range(sigma.size):
+        s = sigma[m]
+        lacking = share[m] / missing
+        top = 0.0
+        for _ in range(_MOST_STEPS):  # where the slope over the Gauss's density is zero: it is convex, and falls
+            e = math.exp(-missing * (0.5 * missing + top) / (s * s))
+            step = (lacking * (e - 1.0) * s * s - top) / (1.0 + share[m] * e)
+            before = top
+            top = min(max(top + step, -0.5 * s), 0.5 * s)
+            if abs(top - before) < _CLOSE * s:
+                break
+        half = 0.5 * _density(top, s, share[m], missing)[0]
+        ends = 0.0
+        for side in (-1.0, 1.0):
+            inner, outer = top, top + side * (3.0 * s + missing)
+            z = top + side * 1.2 * s
+            for _ in range(_MOST_STEPS):
+                value, slope = _density(z, s, share[m], missing)
+                if value > half:
+                    inner = z
+                else:
+                    outer = z
+                before = z
+                z -= (value - half) / slope
+                if not min(inner, outer) < z < max(inner, outer):
+                    z = 0.5 * (inner + outer)
+                if abs(z - before) < _CLOSE * s:
+                    break
+            ends += side * z
+        shift[m], width[m] = top, ends

@@ -5,7 +5,6 @@ Source: daily-qc.md §2a and §2g.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,7 +40,7 @@ from petqc.fits.kernels import (
     TAIL_WIDTH,
 )
 from petqc.fits.peaks import FoundPeak, candidates
-from petqc.fits.photopeak_kernels import NO_RANGE, TOO_FEW, photopeak_fit, photopeak_fits
+from petqc.fits.photopeak_kernels import NO_RANGE, TOO_FEW, apparent_peaks, photopeak_fit, photopeak_fits
 from petqc.statistics import sparse_chi2_p_value
 
 if TYPE_CHECKING:
@@ -97,33 +96,12 @@ def apparent_peak(
     Returns:
         Maximum relative to the Gauss's position, and FWHM; in the unit of sigma.
     """
-    from scipy.special import ndtr
-
     s = np.asarray(sigma, np.float64)
-    share = np.asarray(tail, np.float64)
-
-    def density(z: NDArray[np.float64]) -> NDArray[np.float64]:
-        value = np.exp(-0.5 * (z / s) ** 2) / (s * math.sqrt(2.0 * math.pi))
-        if missing > 0:
-            value = value + share / missing * (ndtr((z + missing) / s) - ndtr(z / s))
-        return np.asarray(value)
-
-    low, high = -0.5 * s, 0.5 * s
-    for _ in range(60):  # golden section: the density has one maximum
-        left, right = high - 0.618034 * (high - low), low + 0.618034 * (high - low)
-        is_left = density(left) > density(right)
-        low, high = np.where(is_left, low, left), np.where(is_left, right, high)
-    top = 0.5 * (low + high)
-    half = 0.5 * density(top)
-    crossings = []
-    for side in (-1.0, 1.0):
-        inner, outer = top, top + side * (3.0 * s + missing)
-        for _ in range(50):
-            middle = 0.5 * (inner + outer)
-            is_inside = density(middle) > half
-            inner, outer = np.where(is_inside, middle, inner), np.where(is_inside, outer, middle)
-        crossings.append(inner)
-    return top, crossings[1] - crossings[0]
+    if missing <= 0:
+        return np.zeros_like(s), FWHM_OF_SIGMA * s
+    shift, width = np.empty(s.size), np.empty(s.size)
+    apparent_peaks(s.ravel(), np.asarray(tail, np.float64).ravel(), missing, shift, width)
+    return shift.reshape(s.shape), width.reshape(s.shape)
 
 
 PLAIN = PeakShape()
@@ -318,7 +296,10 @@ def fit_photopeaks(
     n_parameters = int(PLAIN.slots().max()) + 1
     n_bins = quality[:, 2].astype(np.int64)
     p_value = sparse_chi2_p_value(quality[:, 0], n_bins, quality[:, 3], n_parameters)
-    p_shape = sparse_chi2_p_value(quality[:, 1], n_bins, quality[:, 3], n_parameters)
+    # With a tolerance a fit is never worse: where it is good enough without, there is no need to know how good.
+    p_shape = p_value.copy()
+    doubtful = p_value < MIN_P_VALUE
+    p_shape[doubtful] = sparse_chi2_p_value(quality[doubtful, 1], n_bins[doubtful], quality[doubtful, 3], n_parameters)
     scale = np.sqrt(np.maximum(quality[:, 0] / np.maximum(n_bins - n_parameters, 1), 1.0))
     scale = np.where(p_value < SCALE_BELOW, scale, 1.0)
     area, mu, s = parameters[:, A1], parameters[:, MU1], parameters[:, S1]

@@ -118,6 +118,6 @@ def _shape(
     p[MU1], p[S1], p[of], p[LOW] = peak[0], peak[1], 1.0, 0.0
     if of == A1:
         p[TAIL], constants[TAIL_WIDTH] = tail
-    counts, jac = np.empty(edges.size - 1), np.empty((edges.size - 1, N_PARAMETERS))
+    counts, jac = np.empty(edges.size - 1), np.empty((N_PARAMETERS, edges.size - 1))
     expected(p, constants, edges, counts, jac)
     return counts

@@ -10,6 +10,7 @@ import numpy as np
 
 from petqc.errors import TooFewCountsError
 from petqc.fits import MIN_NET_COUNTS
+from petqc.jit import kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,21 +47,20 @@ def find_source(
         raise TooFewCountsError(f"{a.size} pairs, at least {MIN_NET_COUNTS} wanted")
     start, along = xyz_mm[a], xyz_mm[b] - xyz_mm[a]
     along = along / np.linalg.norm(along, axis=1)[:, None]
-    point, scale, covariance = np.zeros(3), 50.0, np.zeros((3, 3))
+    point: NDArray[np.float64] = np.zeros(3)
+    covariance: NDArray[np.float64] = np.zeros((3, 3))
+    scale = 50.0
     for _ in range(25):
-        away = point - start
-        away -= (away * along).sum(axis=1)[:, None] * along
-        squares = (away**2).sum(axis=1)
-        weight = np.where(squares < (3.0 * scale) ** 2, (1.0 - squares / (3.0 * scale) ** 2) ** 2, 0.0)
-        normal = weight.sum() * np.eye(3) - np.einsum("k,ki,kj->ij", weight, along, along)
-        if weight.sum() < MIN_NET_COUNTS or np.linalg.cond(normal) > 1e6:
+        outer, right = np.zeros((3, 3)), np.zeros(3)
+        total, squares = weigh_lines(start, along, point, 3.0 * scale, outer, right)
+        normal = total * np.eye(3) - outer
+        if total < MIN_NET_COUNTS or np.linalg.cond(normal) > 1e6:
             raise TooFewCountsError("the lines of the coincidences do not cross at one point")
-        across = start - (start * along).sum(axis=1)[:, None] * along
-        new = np.linalg.solve(normal, (weight[:, None] * across).sum(axis=0))
-        spread = math.sqrt(max(float((weight * squares).sum() / weight.sum()) / 2.0, 0.01))
+        new = np.asarray(np.linalg.solve(normal, right), np.float64)
+        spread = math.sqrt(max(squares / total / 2.0, 0.01))
         moved = float(np.linalg.norm(new - point))
         point, scale = new, max(min(scale, 1.5 * spread), 1.0)
-        covariance = spread**2 * np.linalg.inv(normal)
+        covariance = np.asarray(spread**2 * np.linalg.inv(normal), np.float64)
         if moved < 1e-3 and scale <= max(1.5 * spread, 1.0):
             break
     error = np.sqrt(np.diag(covariance))
@@ -69,6 +69,55 @@ def find_source(
         (float(error[0]), float(error[1]), float(error[2])),
         int(a.size),
     )
+
+
+@kernel
+def weigh_lines(
+    start: NDArray[np.float64],
+    along: NDArray[np.float64],
+    point: NDArray[np.float64],
+    reach: float,
+    outer: NDArray[np.float64],
+    right: NDArray[np.float64],
+) -> tuple[float, float]:
+    """Sums over lines, each with a weight that falls from 1 at the point to 0 at a distance of `reach`.
+
+    Args:
+        start: (m, 3) a place on each line.
+        along: (m, 3) its direction, of unit length.
+        point: (3,) from where distances are.
+        reach: lines farther off do not count.
+        outer: (3, 3) sum of weight times direction times direction, added to.
+        right: (3,) sum of weight times the part of the place that is across the line, added to.
+
+    Returns:
+        Sum of the weights, and of weight times squared distance.
+    """
+    total, squares = 0.0, 0.0
+    for m in range(start.shape[0]):
+        x, y, z = start[m, 0], start[m, 1], start[m, 2]
+        u, v, w = along[m, 0], along[m, 1], along[m, 2]
+        dx, dy, dz = point[0] - x, point[1] - y, point[2] - z
+        there = dx * u + dy * v + dz * w
+        dx, dy, dz = dx - there * u, dy - there * v, dz - there * w
+        square = dx * dx + dy * dy + dz * dz
+        if not square < reach * reach:
+            continue
+        weight = (1.0 - square / (reach * reach)) ** 2
+        total += weight
+        squares += weight * square
+        along_it = x * u + y * v + z * w
+        right[0] += weight * (x - along_it * u)
+        right[1] += weight * (y - along_it * v)
+        right[2] += weight * (z - along_it * w)
+        outer[0, 0] += weight * u * u
+        outer[0, 1] += weight * u * v
+        outer[0, 2] += weight * u * w
+        outer[1, 1] += weight * v * v
+        outer[1, 2] += weight * v * w
+        outer[2, 2] += weight * w * w
+    outer[1, 0], outer[2, 0], outer[2, 1] = outer[0, 1], outer[0, 2], outer[1, 2]
+    return total, squares
 
 
 def axis_of(xyz_mm: NDArray[np.float64]) -> NDArray[np.float64] | None:

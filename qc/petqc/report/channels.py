@@ -146,9 +146,9 @@ class Offender:
     issues: tuple[tuple[str, Status, str], ...]
 
 
+_STATUS_OF = {str(status): status for status in Status}
+
+
 def status_at(column: ChannelColumn, index: int) -> Status:
     """Status of one channel in a column; words that are not a status count as invalid."""
-    try:
-        return Status(str(column.status[index]))
-    except ValueError:
-        return Status.INVALID
+    return _STATUS_OF.get(str(column.status[index]), Status.INVALID)
