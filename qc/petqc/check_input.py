@@ -200,6 +200,7 @@ class CheckInput(ABC):
         part: str = "",
         siblings: Siblings | None = None,
         noise: float = 0.0,
+        spread: float = 0.0,
     ) -> CheckResult:
         """A measured value against its limits.
 
@@ -220,6 +221,9 @@ class CheckInput(ABC):
             part: name of a secondary number of the check, becomes `id.part`.
             siblings: the nodes of its level: without a baseline, a node is compared with them.
             noise: one standard deviation that limits are widened by if the uncertainty is smaller.
+            spread: one standard deviation of good nodes around `centre` where there is no baseline. It adds to the
+                uncertainty, as far as the warn limits would allow for it alone: a difference that is no fault is not
+                called one for the noise on top of it.
         """
         level, name = (node.level, node.name) if isinstance(node, Node) else node
         found, baseline = self.limits(check_id, level, name, None if siblings is None else siblings.median)
@@ -234,7 +238,10 @@ class CheckInput(ABC):
             found = replace(limits, **override) if override else limits
         if centre is None:
             centre = baseline if baseline is not None or part else self.published(check_id, level)
-        used = widened(found, noise, centre, self.node_sigmas(level))
+        sigmas = self.node_sigmas(level)
+        if spread > 0.0 and baseline is None and found.warn_low is not None and found.warn_high is not None:
+            noise = max(noise, math.hypot(uncertainty, min(spread, 0.5 * (found.warn_high - found.warn_low) / sigmas)))
+        used = widened(found, noise, centre, sigmas)
         full_id = f"{check_id}.{part}" if part else check_id
         result = CheckResult.measured(
             full_id, name, value, unit, uncertainty, int(n), used, method=method, reason=reason
