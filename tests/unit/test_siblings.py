@@ -66,3 +66,22 @@ def test_a_fault_of_many_asics_does_not_hide_itself(total_body):
     assert spread > 4.0
     limits = total_body.judge("photopeak", ("asic", "asic:0.0.0"), 502.0, "keV", 0.3, 9000, spread=spread)
     assert limits.status is Status.WARN
+
+
+def test_nodes_have_the_channels_whose_places_name_them():
+    channels = np.random.default_rng(5).permutation(64 * 40).astype(np.int32)[:2000]
+    outputs = {int(c): (0, int(c) % 5) for c in channels[:1500]}  # a quarter of the channels have none
+    topology = Topology.from_channels(channels, asics_per_module=7, bias_output=outputs)
+    q = QcInput(QcHistograms(topology, "kev", HistogramSettings()), RunContext("x"))
+    found = {node.name: node.members.tolist() for node in q.nodes("module", "asic", "bias")}
+    wanted = {
+        name: np.flatnonzero(place == number).tolist()
+        for names, place in (
+            (topology.module_nodes, topology.module),
+            (topology.asic_nodes, topology.asic),
+            (topology.bias_nodes, topology.bias),
+        )
+        for number, name in enumerate(names)
+    }
+    assert found == wanted
+    assert sum(len(found[name]) for name in topology.bias_nodes) == 1500
