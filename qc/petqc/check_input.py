@@ -73,15 +73,17 @@ class CheckInput(ABC):
         topology = self.topology
         if "scanner" in levels:
             yield Node("scanner", SCANNER, np.arange(len(topology)))
-        if "module" in levels:
-            for i, name in enumerate(topology.module_nodes):
-                yield Node("module", name, np.flatnonzero(topology.module == i))
-        if "asic" in levels:
-            for i, name in enumerate(topology.asic_nodes):
-                yield Node("asic", name, np.flatnonzero(topology.asic == i))
-        if "bias" in levels:
-            for i, name in enumerate(topology.bias_nodes):
-                yield Node("bias", name, np.flatnonzero(topology.bias == i))
+        places: tuple[tuple[Level, tuple[str, ...], NDArray[np.int32]], ...] = (
+            ("module", topology.module_nodes, topology.module),
+            ("asic", topology.asic_nodes, topology.asic),
+            ("bias", topology.bias_nodes, topology.bias),
+        )
+        for level, names, place in places:
+            if level in levels:
+                order = np.argsort(place, kind="stable")  # once for all: there may be ten thousand nodes
+                first = np.searchsorted(place[order], np.arange(len(names) + 1))
+                for i, name in enumerate(names):
+                    yield Node(level, name, order[first[i] : first[i + 1]])
 
     def read(self, name: str) -> dict[str, EnvironmentReading]:
         """Readings of a name taken with the run, by node, whatever their quality."""
@@ -200,6 +202,7 @@ class CheckInput(ABC):
         part: str = "",
         siblings: Siblings | None = None,
         noise: float = 0.0,
+        spread: float = 0.0,
     ) -> CheckResult:
         """A measured value against its limits.
 
@@ -220,6 +223,9 @@ class CheckInput(ABC):
             part: name of a secondary number of the check, becomes `id.part`.
             siblings: the nodes of its level: without a baseline, a node is compared with them.
             noise: one standard deviation that limits are widened by if the uncertainty is smaller.
+            spread: one standard deviation of good nodes around `centre` where there is no baseline. It adds to the
+                uncertainty, as far as the warn limits would allow for it alone: a difference that is no fault is not
+                called one for the noise on top of it.
         """
         level, name = (node.level, node.name) if isinstance(node, Node) else node
         found, baseline = self.limits(check_id, level, name, None if siblings is None else siblings.median)
@@ -236,7 +242,10 @@ class CheckInput(ABC):
             centre = baseline if baseline is not None or part else self.published(check_id, level)
             if baseline is not None:
                 noise = math.hypot(noise, self.context.baseline_errors.get(check_id, {}).get(name, 0.0))
-        used = widened(found, noise, centre, self.node_sigmas(level))
+        sigmas = self.node_sigmas(level)
+        if spread > 0.0 and baseline is None and found.warn_low is not None and found.warn_high is not None:
+            noise = max(noise, math.hypot(uncertainty, min(spread, 0.5 * (found.warn_high - found.warn_low) / sigmas)))
+        used = widened(found, noise, centre, sigmas)
         full_id = f"{check_id}.{part}" if part else check_id
         result = CheckResult.measured(
             full_id, name, value, unit, uncertainty, int(n), used, method=method, reason=reason

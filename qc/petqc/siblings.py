@@ -16,6 +16,7 @@ Source: daily-qc.md §3, root-cause logic (a node against its siblings), and §0
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,3 +58,10 @@ def spread_of(values: Iterable[float]) -> float:
     """Robust standard deviation of the nodes of a level; 0 where there are too few to tell."""
     found = Siblings.of_any(values)
     return 0.0 if found is None else found.spread
+
+
+def spread_beyond(values: Iterable[float], errors: Iterable[float]) -> float:
+    """Robust standard deviation of the nodes of a level beyond their own errors; 0 where there are too few to tell."""
+    found = spread_of(values)
+    each = [error for error in errors if np.isfinite(error)]
+    return math.sqrt(max(found**2 - float(np.median(each)) ** 2, 0.0)) if found else 0.0

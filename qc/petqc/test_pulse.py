@@ -17,7 +17,8 @@ import numpy as np
 from petqc.calibrate.charge import LONGEST_CLK, integrated_clk, interval_clk, lines_of
 from petqc.calibrate.event_groups import group_events
 from petqc.calibrate.tdc import CLOCK_PS, FRAME_CLK
-from petqc.calibration.charge import N_COEFFICIENTS, code_of_time, slope_at_time
+from petqc.calibration.charge import code_of_time, slope_at_time
+from petqc.calibration.charge_kernels import N_COEFFICIENTS
 from petqc.check_input import CheckInput
 from petqc.errors import BadInputError
 from petqc.formats.petsys_tables import BRANCH_T

@@ -15,6 +15,7 @@ from petqc.channel_map import Topology
 from petqc.checks import all_checks, check, get_check
 from petqc.errors import BadInputError, TooFewCountsError
 from petqc.events import Coincidences, Singles
+from petqc.fits import offset_errors as oe
 from petqc.fits import offset_kernels as ok
 from petqc.fits import offsets as om
 from petqc.fits.offsets import Depths, solve_offsets
@@ -550,6 +551,29 @@ def test_many_channels_take_the_short_way(monkeypatch):
     np.testing.assert_allclose(quick.error_ps, exact.error_ps, rtol=0.15)
     members, others = np.arange(30), np.arange(300)
     assert quick.mean_error(members, others) == pytest.approx(exact.mean_error(members, others), rel=0.3)
+
+
+def test_more_groups_than_a_matrix_has_room_for_change_no_offset_and_no_error(monkeypatch):
+    """A chain: every channel meets some hundred neighbours on the other side only, as with a point source."""
+    rng = np.random.default_rng(6)
+    n, m = 3000, 120_000
+    a = rng.integers(0, n // 2, m)
+    b = n // 2 + np.clip(a + rng.integers(-200, 201, m), 0, n // 2 - 1)
+    truth = rng.normal(0.0, 30.0, n)
+    dt = rng.normal(0.0, 90.0, m) + truth[a] - truth[b]
+    given_ = {"window_ps": 1e4, "start_ps": np.zeros(n), "sigma_ps": 90.0, "group": np.arange(n, dtype=np.int32) // 5}
+    fine = solve_offsets(a.astype(np.int32), b.astype(np.int32), dt, n, **given_)
+    shapes = []
+    inverse = oe.inverse_of_groups
+    monkeypatch.setattr(oe, "inverse_of_groups", lambda joint: (shapes.append(joint.shape), inverse(joint))[1])
+    monkeypatch.setattr(om, "MOST_GROUPS", 64)
+    coarse = solve_offsets(a.astype(np.int32), b.astype(np.int32), dt, n, **given_)
+    assert set(shapes) == {(60, 60)}
+    np.testing.assert_allclose(coarse.offset_ps, fine.offset_ps, atol=0.05)
+    np.testing.assert_allclose(coarse.error_ps, fine.error_ps, rtol=0.02)
+    assert ((coarse.offset_ps - (truth - truth.mean())) / coarse.error_ps).std() == pytest.approx(1.0, abs=0.05)
+    members, others = np.arange(25), np.arange(n)
+    assert coarse.mean_error(members, others) == pytest.approx(fine.mean_error(members, others), rel=0.02)
 
 
 def test_parallax_is_fitted_along():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from petqc.channel_map import Topology
-from petqc.fits.expected_counts import expected_counts, seen_shares
+from petqc.fits.expected_counts import expected_counts, rings_of, seen_shares
 
 WIDE_MM, AWAY_MM, LONG_MM = 50.0, 80.0, 20.0
 
@@ -49,3 +49,28 @@ def test_modules_that_see_the_source_alike_are_held_against_their_mean():
     counts = np.array([100.0, 110.0, 90.0, 120.0])
     for share in (None, np.array([1.0, 1.001, 0.999, 1.0])):
         assert expected_counts(counts, np.full(4, 64), share) == pytest.approx(105.0)
+
+
+def rings(n_rings: int, per_ring: int, apart_mm: float) -> Topology:
+    """Rings of modules of 2 x 8 crystals, 400 mm wide; along x."""
+    channels = np.arange(n_rings * per_ring * 64)
+    module, k = channels // 64, channels % 64
+    angle = 2.0 * np.pi * (module % per_ring + (k % 8 - 3.5) / 8.0) / per_ring
+    x = (module // per_ring - 0.5 * n_rings) * apart_mm + (k // 8 - 3.5) * apart_mm / 8.0
+    xyz = np.stack([x, 400.0 * np.cos(angle), 400.0 * np.sin(angle)], axis=1)
+    return Topology.from_channels(channels.astype(np.int32), asics_per_module=1, xyz_mm=xyz.astype(np.float32))
+
+
+def test_rings_that_a_source_does_not_reach_are_no_bad_modules():
+    ring = rings_of(rings(4, 10, 260.0))
+    assert (
+        ring.tolist() == np.repeat(np.arange(4), 10).tolist()
+        or ring.tolist() == np.repeat(np.arange(4)[::-1], 10).tolist()
+    )
+    assert not rings_of(rings(1, 10, 260.0)).any()
+    assert not rings_of(panels()).any()
+    counts = np.repeat([26_000.0, 49_000.0, 49_000.0, 26_000.0], 10)
+    counts[13] *= 0.7
+    efficiency = counts / expected_counts(counts, np.full(40, 64), None, ring)
+    np.testing.assert_allclose(np.delete(efficiency, 13), 1.0, atol=0.035)
+    assert efficiency[13] == pytest.approx(0.7 / 0.97)

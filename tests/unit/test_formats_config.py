@@ -125,6 +125,48 @@ def test_a_megabyte_of_noise_is_no_table_and_no_list_of_warnings():
     assert "more lines with problems" in warnings[-1]
 
 
+_FIELDS = [
+    "0",
+    "7",
+    "64",
+    "+3",
+    "-1",
+    "1.0",
+    "1e3",
+    "1_0",
+    "3000000000",
+    "0x1",
+    "٣",
+    "T",
+    "E",
+    "TE",
+    "t",
+    "nan",
+    "inf",
+    "-0.0",
+]
+_FIELDS += ["1e400", "4.9e-324", "0.1", ".5", "#", "2#3", '"1"', "1\0"]
+_GAPS = [" ", "\t", "  ", "\r", "\x0b", "\x1c", "\x85", "\u2028", "\n"]
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.sampled_from(_GAPS), st.sampled_from(_FIELDS)), max_size=11), max_size=4),
+    st.lists(st.integers(0, 3), min_size=2, max_size=4),
+)
+@settings(max_examples=300, deadline=None)
+def test_a_table_reads_the_same_at_once_and_line_by_line(odd, channels):
+    """With a comment at its end a table is read line by line."""
+    lines = [f"0 0 0 {c} {t} {b} 1 2.5 3 -4e-1" for c in channels for t in range(2) for b in "TE"]
+    lines[2:2] = ["".join(gap + field for gap, field in line) for line in odd]
+    for text in ("\n".join(lines), "\n".join(lines[: 2 + len(odd)])):
+        at_once, warnings = parse_table("tdc", text)
+        by_line, same = parse_table("tdc", f"{text}\n#")
+        assert warnings == same
+        assert at_once.tobytes() == by_line.tobytes()
+    good = "\n".join(dict.fromkeys(line for line in lines[2 + len(odd) :]))
+    assert parse_table("tdc", good)[0].tobytes() == parse_table("tdc", f"{good}\n#")[0].tobytes()
+
+
 def _tables(kind):
     form = TABLES[kind]
     columns = []

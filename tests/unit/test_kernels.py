@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from petqc.calibration.charge import charge_table, time_of_code
+from petqc.calibration import charge_kernels as ck
+from petqc.calibration.charge import charge_table, code_of_time, slope_at_time, time_of_code
 from petqc.calibration.energy import kev_of_charge, linearised
 from petqc.calibration.tdc import decoded_fine, interval_of_code
 from petqc.processing import event_kernels as ek
@@ -134,6 +135,44 @@ def test_walk_stops_at_what_is_no_frame(words: list[int]) -> None:
     position, frame_id = np.empty(5, np.int64), np.empty(5, np.int64)
     answer = k.index_frames(stream, 0, 100, True, False, fresh_state(), position, frame_id)
     assert answer == (1, 2, 4, 1)
+
+
+def rising_twin(p: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """First and last clock of the rise around 0, the whole grid at a time."""
+    grid = np.arange(ck.T_LOW_CLOCKS, ck.T_HIGH_CLOCKS + 1.0)[:, None]
+    origin = int(-ck.T_LOW_CLOCKS)
+    slope, code = slope_at_time(grid, p), code_of_time(grid, p)
+    flat = slope < ck.FLAT * slope[origin]
+    above = (flat | (code > ck.CODE_HIGHEST))[origin:]
+    below = (flat | (code < ck.CODE_LOWEST))[origin::-1]
+    n_above = np.where(above.any(0), np.maximum(above.argmax(0) - 1, 1), above.shape[0] - 1)
+    n_below = np.where(below.any(0), np.maximum(below.argmax(0) - 1, 0), below.shape[0] - 1)
+    return -n_below.astype(float), n_above.astype(float)
+
+
+def test_charge_curves() -> None:
+    """Curves that bend either way, with and without an end of the rise on the grid, by the kernels and by arrays."""
+    rng = np.random.default_rng(8)
+    p = np.zeros((700, 10))
+    for power, span in enumerate(((-200, 1200), (1e-3, 4), (-5e-3, 3e-3), (-6e-6, 6e-6), (-1e-9, 1e-9))):
+        p[:, power] = rng.uniform(*span, 700)
+    p[:20, 1:] *= 1e-3  # rise so slowly that they do not end
+    by_power = np.ascontiguousarray(p.T)
+    low, high = np.empty(700), np.empty(700)
+    ck.rising_range(by_power, low, high)
+    wanted_low, wanted_high = rising_twin(p)
+    np.testing.assert_array_equal(low, wanted_low)
+    np.testing.assert_array_equal(high, wanted_high)
+    assert {low.min(), low.max(), high.min(), high.max()} == {-64.0, 0.0, 1.0, 1024.0}
+    code = rng.uniform(-100.0, 1100.0, (5, 700))
+    found = np.empty_like(code)
+    ck.halve(by_power, low, high, code, found)
+    left, right = (np.broadcast_to(end, code.shape).copy() for end in (low, high))
+    for _ in range(ck.HALVINGS):
+        middle = 0.5 * (left + right)
+        above = code_of_time(middle, p) >= code
+        left, right = np.where(above, left, middle), np.where(above, middle, right)
+    np.testing.assert_array_equal(found, right)
 
 
 class Detector:

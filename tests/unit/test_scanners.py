@@ -237,10 +237,15 @@ def test_without_a_place_that_was_said_the_position_has_no_limits():
     assert {r.status for r in output.results} == {Status.NO_LIMITS}
 
 
-def test_the_axis_of_a_ring_and_of_nothing_like_it():
-    axis = axis_of(crystal_middles_mm(SIGNA.geometry))
+@pytest.mark.parametrize("length_mm", [0.0, 300.0, 1030.0, 2000.0])
+def test_the_axis_of_a_ring_of_any_length_and_of_nothing_like_it(length_mm):
+    """At 1030 mm a body scanner of 840 mm across is spread alike in all directions."""
+    places = crystal_middles_mm(SIGNA.geometry)
+    places[:, 1] *= length_mm / np.ptp(places[:, 1])
+    turn = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
+    axis = axis_of(places @ turn.T + 50.0)
     assert axis is not None
-    assert np.abs(axis) == pytest.approx([0.0, 1.0, 0.0], abs=1e-6)
+    assert np.abs(axis @ turn) == pytest.approx([0.0, 1.0, 0.0], abs=1e-6)
     assert axis_of(crystal_middles_mm(load_profile("bench").geometry)) is None
 
 

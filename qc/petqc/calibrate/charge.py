@@ -20,7 +20,7 @@ from petqc.calibrate import Calibration
 from petqc.calibrate.event_groups import Groups, group_events
 from petqc.calibrate.outcome import column, refusal_notes, refused, summary
 from petqc.calibrate.tdc import FRAME_CLK
-from petqc.calibration.charge import N_COEFFICIENTS
+from petqc.calibration.charge_kernels import N_COEFFICIENTS
 from petqc.calibration.tdc import interval_of_code
 from petqc.errors import BadInputError
 from petqc.formats.petsys_tables import BRANCH_T, TABLES, absolute_of, set_address

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from petqc.calibration.charge import N_COEFFICIENTS, ChargeTable, charge_table
+from petqc.calibration.charge import ChargeTable, charge_table
+from petqc.calibration.charge_kernels import N_COEFFICIENTS
 from petqc.calibration.tdc import interval_range
 from petqc.channel_map import Topology, channel_node
 from petqc.errors import BadInputError

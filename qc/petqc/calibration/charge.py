@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from petqc.calibration.charge_kernels import N_COEFFICIENTS, halve, rising_range
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-N_COEFFICIENTS = 10
 N_CUBICS = 16
 
-_T_LOW_CLOCKS, _T_HIGH_CLOCKS = -64.0, 1024.0  # charge runs cover 0..430 clocks; the rest is for pedestal and tails
-_FLAT = 0.1  # beyond the point where the slope falls below this share of its value at t = 0 a code tells nothing
 _TOP_MARGIN_CODES, _TOP_FAR_CODES = 4.0, 2048.0
 
 TOP, SCALE, V_LOW, CODE_LOW, CODE_HIGH, END_LOW, END_HIGH = range(7)
@@ -95,7 +94,7 @@ def charge_table(p: NDArray[np.float32]) -> ChargeTable:
     usable = p[:, 1] > 0
     cubics = np.zeros((n_rows, N_CUBICS, 4), np.float32)
     ends = np.zeros((n_rows, 8), np.float32)
-    for part in np.array_split(np.flatnonzero(usable), n_rows // 256 + 1):  # the search grid fits the processor's cache
+    for part in np.array_split(np.flatnonzero(usable), n_rows // 256 + 1):  # fits the processor's cache
         if part.size:
             cubics[part], ends[part] = _table_of(np.asfortranarray(p[part], np.float64))
     return ChargeTable(cubics, ends, usable)
@@ -116,7 +115,9 @@ def time_of_code(code: NDArray[np.float32], row: NDArray[np.int64], table: Charg
 
 
 def _table_of(p: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    t_low, t_high = _rising_range(p)
+    by_power = np.ascontiguousarray(p.T)
+    t_low, t_high = np.empty(p.shape[0]), np.empty(p.shape[0])
+    rising_range(by_power, t_low, t_high)
     code_low, code_high = code_of_time(t_low, p), code_of_time(t_high, p)
     slope_low, slope_high = slope_at_time(t_low, p), slope_at_time(t_high, p)
     bend = slope_at_time(t_high + 0.5, p) - slope_at_time(t_high - 0.5, p)
@@ -125,32 +126,13 @@ def _table_of(p: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.f
     top = code_high + np.clip(rise_left, _TOP_MARGIN_CODES, _TOP_FAR_CODES)
     v_low, v_high = np.sqrt(top - code_high), np.sqrt(top - code_low)
     v = v_low + (v_high - v_low) * np.arange(N_CUBICS + 1)[:, None] / N_CUBICS
-    code = top - v**2
-    left, right = np.broadcast_to(t_low, v.shape).copy(), np.broadcast_to(t_high, v.shape).copy()
-    for _ in range(50):  # bisection cannot fail on a rising curve; 1100 clocks / 2^50 is far below single precision
-        middle = 0.5 * (left + right)
-        above = code_of_time(middle, p) >= code
-        right = np.where(above, middle, right)
-        left = np.where(above, left, middle)
+    t = np.empty_like(v)
+    halve(by_power, t_low, t_high, top - v**2, t)
     step = (v_high - v_low) / N_CUBICS
-    slope = -2 * v / slope_at_time(right, p) * step  # d t / d x, x in cubics
-    t0, t1, d0, d1 = right[:-1], right[1:], slope[:-1], slope[1:]
+    slope = -2 * v / slope_at_time(t, p) * step  # d t / d x, x in cubics
+    t0, t1, d0, d1 = t[:-1], t[1:], slope[:-1], slope[1:]
     cubics = np.stack([t0, d0, 3 * (t1 - t0) - 2 * d0 - d1, d0 + d1 - 2 * (t1 - t0)], axis=-1)
     ends = np.stack(
         [top, 1 / step, v_low, code_low, code_high, 1 / slope_low, 1 / slope_high, np.zeros_like(top)], axis=-1
     )
     return np.ascontiguousarray(cubics.transpose(1, 0, 2)).astype(np.float32), ends.astype(np.float32)
-
-
-def _rising_range(p: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """First and last time (clocks) of the rise around t = 0, on a grid of one clock; each (n_rows,)."""
-    grid = np.arange(_T_LOW_CLOCKS, _T_HIGH_CLOCKS + 1.0)[:, None]
-    origin = int(-_T_LOW_CLOCKS)
-    slope = slope_at_time(grid, p)
-    flat = slope < _FLAT * slope[origin]
-    code = code_of_time(grid, p)
-    stop_above = (flat | (code > 1100))[origin:]
-    stop_below = (flat | (code < -100))[origin::-1]
-    n_above = np.where(stop_above.any(0), np.maximum(stop_above.argmax(0) - 1, 1), stop_above.shape[0] - 1)
-    n_below = np.where(stop_below.any(0), np.maximum(stop_below.argmax(0) - 1, 0), stop_below.shape[0] - 1)
-    return -n_below.astype(np.float64), n_above.astype(np.float64)

@@ -10,7 +10,7 @@ import numpy as np
 from petqc.checks import CheckOutput, check
 from petqc.fits.energy_fits import ANNIHILATION_KEV, Refusal
 from petqc.limits import Limits
-from petqc.siblings import spread_of
+from petqc.siblings import spread_beyond, spread_of
 
 if TYPE_CHECKING:
     from petqc.qc_input import Node, QcInput
@@ -46,6 +46,7 @@ def bias_peak(q: QcInput) -> CheckOutput:
         return CheckOutput()
     fits = q.channel_fits()
     found: list[tuple[Node, float, float, float, str]] = []
+    summed: dict[str, tuple[float, float]] = {}
     for node in q.nodes("bias"):
         mine = node.members[np.isfinite(fits.mu[node.members])]
         live = int((q.histograms.singles[node.members] > 0).sum())
@@ -55,6 +56,7 @@ def bias_peak(q: QcInput) -> CheckOutput:
             fit = q.energy_fit(node)
             if not isinstance(fit, Refusal):  # if it is: the ASICs say so
                 found.append((node, fit.mu, fit.mu_error, fit.area, f"photopeak of the sum of {live} channels"))
+                summed[node.name] = (fit.mu, fit.mu_error)
             continue
         weight = 1.0 / fits.mu_error[mine] ** 2
         mean = float(np.average(fits.mu[mine], weights=weight))
@@ -63,9 +65,14 @@ def bias_peak(q: QcInput) -> CheckOutput:
         found.append((node, mean, error, float(np.nansum(fits.area[mine])), told))
     # Of few channels with few counts, the stated error is itself uncertain; how outputs differ says it better.
     noise = spread_of(mean for _, mean, _, _, _ in found)
+    # The error of a mean holds how good channels differ, that of a sum does not.
+    spread = spread_beyond((mean for mean, _ in summed.values()), (error for _, error in summed.values()))
     return CheckOutput(
         [
-            q.judge("bias_peak", node, mean, "keV", error, counts, noise=noise, method=told)
+            q.judge(
+                "bias_peak", node, mean, "keV", error, counts, noise=noise, method=told,
+                spread=spread if node.name in summed else 0.0,
+            )
             for node, mean, error, counts, told in found
         ]
-    )
+    )  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 
 from petqc.checks import CheckOutput, check
 from petqc.fits.depth import USUAL_CRYSTAL_MM
-from petqc.fits.expected_counts import expected_counts, seen_shares
+from petqc.fits.expected_counts import expected_counts, rings_of, seen_shares
 from petqc.limits import Limits, Status
 from petqc.results import ChannelColumn
 
@@ -37,8 +37,9 @@ def block_efficiency(q: QcInput) -> CheckOutput:
     """Singles in the energy window per module in per cent of what is expected: source and decay drop out.
 
     Expected is the mean module, or, where modules see a point source differently, what the geometry gives each of them
-    on top of the decays of its own crystals. A column gives every channel's share of its module's mean channel; it has
-    no limits, as it holds the geometry.
+    on top of the decays of its own crystals. Of a scanner of several rings with a line or an extended source, which may
+    reach into some of them only, it is the mean module of the ring. A column gives every channel's share of its
+    module's mean channel; it has no limits, as it holds the geometry.
     """
     if not q.context.has_singles:
         return CheckOutput()
@@ -48,7 +49,8 @@ def block_efficiency(q: QcInput) -> CheckOutput:
     each = np.array([counts[node.members].sum() for node in nodes])
     results = []
     if len(nodes) > 1 and each.mean() > 0:
-        expected = expected_counts(each, np.array([node.members.size for node in nodes]), _seen(q))
+        rings = rings_of(q.topology) if q.context.source in {"line", "extended"} else None
+        expected = expected_counts(each, np.array([node.members.size for node in nodes]), _seen(q), rings)
         for node, n, mean in zip(nodes, each, expected, strict=True):
             if n < MIN_COUNTS:
                 why = f"{n:.0f} singles in the energy window, at least {MIN_COUNTS} wanted"

@@ -13,6 +13,7 @@ from petqc.fits import MIN_NET_COUNTS
 from petqc.fits.energy_fits import ANNIHILATION_KEV, Refusal
 from petqc.limits import Limits, Status
 from petqc.results import ChannelColumn, Spectrum
+from petqc.siblings import spread_beyond
 from petqc.statistics import channel_sigmas, robust_spread
 
 if TYPE_CHECKING:
@@ -75,7 +76,10 @@ def photopeak(q: QcInput) -> CheckOutput:
     h = q.histograms
     results, spectra, notes = [], [], []
     method = _METHOD if q.is_kev else _METHOD_LINE
-    for node in q.nodes("scanner", "module", "asic"):
+    nodes = list(q.nodes("scanner", "module", "asic"))
+    asics = [fit for n in nodes if n.level == "asic" and not isinstance(fit := q.energy_fit(n), Refusal)]
+    spread = spread_beyond((f.mu for f in asics), (f.mu_error for f in asics))
+    for node in nodes:
         fit = q.energy_fit(node)
         counts = q.spectrum(node.members)
         # Uncalibrated modules do not add up, and one module alone is the scanner.
@@ -88,7 +92,12 @@ def photopeak(q: QcInput) -> CheckOutput:
                     q.missing("photopeak", node, q.energy_unit, fit.n, fit.reason, method=method, needed=needed)
                 )
         elif not lone:
-            results.append(q.judge("photopeak", node, fit.mu, q.energy_unit, fit.mu_error, fit.area, method=method))
+            results.append(
+                q.judge(
+                    "photopeak", node, fit.mu, q.energy_unit, fit.mu_error, fit.area, method=method,
+                    spread=spread if node.level == "asic" else 0.0,
+                )
+            )  # fmt: skip
         if node.level != "asic":
             shown = None if isinstance(fit, Refusal) else fit.on(h.energy_edges)
             humps = q.humps(node)

@@ -43,6 +43,9 @@ DENSE = 2500
 """Up to this many channels the whole covariance is calculated; beyond it follows from samples."""
 MIN_PAIRS = 20
 """Fewest pairs of a channel that its offset is given for."""
+MOST_GROUPS = 1024
+"""By way of which channels are solved, with a dense matrix over them. Of more, neighbours in number are taken together:
+groups make the way to the solution short and have no part in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +194,7 @@ def solve_offsets(
         raise TooFewCountsError(f"{a.size} pairs, at least 200 wanted")
     g = depths or Depths.none()
     none = np.zeros(n, np.int32)
-    group = none if group is None else np.ascontiguousarray(group, np.int32)
+    group = none if group is None else _at_most(MOST_GROUPS, group)
     module = none if module is None else np.ascontiguousarray(module, np.int32)
     graph = Graph(
         np.ascontiguousarray(a, np.int32), np.ascontiguousarray(b, np.int32), g.group, g.sign, n, g.n, group,
@@ -224,6 +227,11 @@ def solve_offsets(
     covariance = errors.covariance(graph, tells, component, pattern, state.sigma)
     error[known] = np.sqrt(np.maximum(np.diag(covariance)[known], 0.0))
     return Offsets(offset, error, degree[:n].copy(), component, state.sigma, share, covariance)
+
+
+def _at_most(most: int, group: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Numbers of larger groups, so that there are no more than so many; the same where there are not."""
+    return np.ascontiguousarray(group // (1 + int(group.max(initial=0)) // most), np.int32)
 
 
 def _improve(

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MOST_LINES = 500_000
 """More lines are thinned: the place is then long known better than crystals are placed."""
+_THIN = 1e-9
+"""Rings narrower than 6 thousandths of their radius (its fourth power) have no extent along their axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +125,16 @@ def weigh_lines(
 def axis_of(xyz_mm: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """Direction of the axis of a ring of crystals, (3,); None where they make no ring (panels, a single module).
 
-    Of the three principal axes of the places two are alike, across the ring; the third is the axis.
+    On a cylinder around the middle a quadratic form of the places is 1 everywhere. Of its three principal axes two are
+    alike, across the ring, and along the third, the axis, it is nearly zero however long the ring is.
     """
-    spread, axes = np.linalg.eigh(np.cov(xyz_mm.T))
-    odd = int(np.argmax(np.abs(spread - np.median(spread))))
-    two = np.delete(spread, odd)
-    if two.max() > 1.1 * two.min() or abs(spread[odd] - two.mean()) < 0.1 * two.mean():
+    at = (xyz_mm - xyz_mm.mean(axis=0)) / max(float(np.sqrt(xyz_mm.var(axis=0).sum())), 1e-9)
+    terms = (at[:, :, None] * at[:, None, :]).reshape(-1, 9)
+    form = np.linalg.lstsq(terms.T @ terms, terms.sum(axis=0), rcond=_THIN)[0].reshape(3, 3)
+    size, axes = np.linalg.eigh(form)
+    odd = int(np.argmin(np.abs(size)))
+    two = np.delete(size, odd)
+    if two.min() <= 0.0 or two.max() > 1.1 * two.min() or abs(size[odd]) > 0.1 * two.mean():
         return None
     across = xyz_mm - xyz_mm.mean(axis=0)
     radius = np.sqrt(np.maximum((across**2).sum(axis=1) - (across @ axes[:, odd]) ** 2, 0.0))

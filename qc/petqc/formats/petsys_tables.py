@@ -6,6 +6,7 @@ reader skips what it cannot read without a word; ours reports every such line.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -264,6 +265,9 @@ def parse_table(kind: TableKind, text: str, *, name: str = "table") -> tuple[NDA
         line that was not used. Of lines with the same key the last one counts, as it does for the vendor.
     """
     form = TABLES[kind]
+    table = _without_remarks(form, text)
+    if table is not None:
+        return table, ()
     columns = form.columns
     notes = _Notes(name)
     numbers, rows = _split(text)
@@ -279,6 +283,35 @@ def parse_table(kind: TableKind, text: str, *, name: str = "table") -> tuple[NDA
             raise BadInputError("cannot be read", where=name)
     table, numbers = _in_range(columns, table, numbers, notes)
     return _last_of_each(form, table, numbers, notes), notes.all()
+
+
+def _without_remarks(form: TableFormat, text: str) -> NDArray[Any] | None:
+    """A table of which every line is used, read in one go; None where that is not so, or might not be.
+
+    The tables of a large scanner have millions of fields: as strings of their own they need a gigabyte.
+    """
+    if "\r" in text or text[text.rstrip().rfind("\n") + 1 :].lstrip()[:1] in {"", "#"}:
+        return None
+    fields = [(c.name, f"U{max(map(len, c.words)) + 1}" if c.words else c.dtype) for c in form.columns]
+    try:
+        lines = io.TextIOWrapper(io.BytesIO(text.encode()), "utf-8", newline="")
+        found = np.loadtxt(lines, np.dtype(fields), comments="#", ndmin=1)
+    except ValueError:
+        return None
+    table = np.empty(found.size, form.dtype)
+    for column in form.columns:
+        table[column.name] = 0 if column.words else found[column.name]
+        known = np.full(found.size, not column.words)
+        for number, word in enumerate(column.words):
+            here = found[column.name] == word
+            table[column.name][here] = number
+            known |= here
+        if not known.all():
+            return None
+    notes, numbers = _Notes(""), [0] * table.size
+    table, numbers = _in_range(form.columns, table, numbers, notes)
+    table = _last_of_each(form, table, numbers, notes)
+    return None if notes.lines else table
 
 
 def _split(text: str) -> tuple[list[int], list[list[str]]]:
