@@ -23,7 +23,7 @@ from petqcd.kinds import all_kinds, find_kind
 from petqcd.security.access import Actor, Proof, Role, actor_on_socket
 from petqcd.security.answers import HEADER, Answer
 from petqcd.security.audit import REQUEST
-from petqcd.security.sessions import RateLimit
+from petqcd.security.sessions import REFUSALS_BURST, REFUSALS_PER_S, RateLimit
 from petqcd.web.actions import ACTIONS, ANYBODY, CONFIRMED, CONFIRMED_WITH_BIAS, READING, TOWARDS_SAFE, VIEW, may
 from petqcd.web.failures import failure
 
@@ -38,8 +38,6 @@ _SECRETS = frozenset({"password", "token", "secret"})
 _BEARER = "bearer "
 READS_PER_S, READS_BURST = 50.0, 300.0
 COMMANDS_PER_S, COMMANDS_BURST = 20.0, 40.0
-REFUSALS_PER_S, REFUSALS_BURST = 0.1, 20.0
-"""Of one source that go into the audit log; the others are only counted."""
 
 
 class Gate:
