@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 
 from petqc.errors import QcError
 from petqcd.errors import (
@@ -255,6 +256,8 @@ async def _answer(answer: Callable[[Request], Coroutine[Any, Any, Response]], re
         return await answer(request)
     except RequestValidationError as error:
         raise InvalidRequestError(explained(error)) from None
+    except HTTPException as error:  # a body that the parser gives up
+        raise InvalidRequestError(str(error.detail)) from None
 
 
 def explained(error: RequestValidationError) -> str:

@@ -79,7 +79,7 @@ class Guard:
         if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             return 415, "not-json", "commands are application/json"
         length = headers.get("content-length", "")
-        if not length.isdecimal():
+        if not length.isdecimal() or "transfer-encoding" in headers:  # a body in chunks goes on for ever if it likes
             return 411, "no-length", "commands state their length"
         most = MAX_DOCUMENT_BYTES if path in _WITH_DOCUMENT else MAX_BODY_BYTES
         if int(length) > most:
