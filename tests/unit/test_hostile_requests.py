@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["board_config"]
 
-NAMES = ["/api/v1/login", "/api/v1/annotations", "/api/v1/runs", "/api/v1/off", "/api/v1/baselines/accept"]
+PATHS = ["/api/v1/login", "/api/v1/annotations", "/api/v1/runs"]
 BODIES = {
     "deep": b"[" * 100_000,
     "deep and whole": b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
@@ -40,10 +40,10 @@ def test_no_body_breaks_a_command(tmp_path: Path, board_config: Path) -> None:
         async with with_users(tmp_path, board_config) as d:
             own = await login(d, "one-engineer")
             wrong = []
-            for path in NAMES:
+            for path in PATHS:
                 for name, body in BODIES.items():
                     status, _, said = await asyncio.to_thread(ask, d.http, "POST", path, own, body)
-                    if not 400 <= status < 500 or "code" not in json.loads(said):
+                    if not 400 <= status < 500 or "code" not in json.loads(said) or len(said) > 2000:
                         wrong.append((path, name, status, said[:100]))
             assert wrong == []
             assert (await asyncio.to_thread(ask, d.http, "GET", "/healthz"))[0] == 200

@@ -37,6 +37,8 @@ CONSOLE_HEADER = "x-petqc-console"
 """Sent by our own pages only: a page of elsewhere cannot without asking first, and is not allowed to."""
 _SECRETS = frozenset({"password", "token", "secret"})
 _BEARER = "bearer "
+MOST_KEYS = 100
+"""Of a body, whose every wrong key is looked at and told."""
 READS_PER_S, READS_BURST = 50.0, 300.0
 COMMANDS_PER_S, COMMANDS_BURST = 20.0, 40.0
 
@@ -198,6 +200,8 @@ async def _audited(
             kind = said.get("kind") if isinstance(said, dict) else None
             if kind not in actor.kinds:
                 raise NotAllowedError(f"{actor.name} may not start a run of kind {kind}: the token is for others")
+        if isinstance(said, dict) and len(said) > MOST_KEYS:
+            raise InvalidRequestError(f"a command has at most {MOST_KEYS} keys")
         response = await _answer(answer, request)
         act.result = {"status": response.status_code}
         return response
