@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tests.contract.interlocked_bench import Supplies, bench
 
+from petqc_drivers import instrument
 from petqc_drivers.caen_a7585d import Register
+from petqc_drivers.device import Quality
 from petqc_drivers.hamamatsu_c11204 import wire
-from petqcd import small_file
+from petqcd import clock, small_file
 from petqcd.client import SOCKET_NAME
 from petqcd.errors import DaemonError, StoreError
 from petqcd.interlocks import bias_watch, permit_sources, permits
@@ -322,5 +325,46 @@ def test_a_command_whose_client_is_gone_is_done_and_its_end_is_recorded(
             assert rows[0]["outcome"] == "done"
             assert abs(hv.output_v - 55.0) < 0.01
             assert b.daemon.instruments["hv"].bias is BiasState.ON
+
+    asyncio.run(story())
+
+
+def test_a_calendar_that_leaps_by_years_changes_no_ramp_no_deadline_and_no_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    years_s = 10 * 365.25 * 86_400.0
+
+    async def story() -> None:
+        async with bench(tmp_path, monkeypatch) as b:
+            hv = b.supplies.hv
+            ramp = asyncio.create_task(b.post("/api/v1/bias/hv/on", volts=54.0))
+            await b.until(lambda: hv.is_on and hv.output_v > 42.0, "it is on its way")
+            for ahead_s in (years_s, -years_s, 1.0, -1.0, 0.0):
+                monkeypatch.setattr(clock, "_ahead_s", ahead_s)
+                await asyncio.sleep(0.1)
+                assert not [r for r in b.daemon.instruments["hv"].readings() if "stale" in (r.reason or "")]
+            assert (await ramp)["state"] == "on"
+            assert abs(hv.output_v - 54.0) < 0.01
+            assert not [id_ for id_ in b.alarms() if id_.startswith(("trip", "lost", "fault"))], b.alarms()
+
+    asyncio.run(story())
+
+
+def test_a_daemon_that_stood_still_first_knows_nothing_and_then_commands_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stops a process from outside stops its event loop; the clock of ages goes on."""
+
+    async def story() -> None:
+        async with bench(tmp_path, monkeypatch) as b:
+            hv = b.daemon.instruments["hv"]
+            await b.post("/api/v1/bias/hv/on", volts=50.0)
+            monkeypatch.setattr(instrument, "STALE_AFTER_S", 1.0)
+            before = b.supplies.raised()
+            time.sleep(1.1)  # noqa: ASYNC251 - that is the fault
+            assert not any(r.quality is Quality.GOOD for r in hv.readings())
+            await b.until(lambda: all(r.quality is Quality.GOOD for r in hv.readings()), "it is read again")
+            await asyncio.sleep(0.5)
+            assert b.supplies.raised() == before
 
     asyncio.run(story())
