@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -13,13 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import column, insert, text
 from tests.contract.served_instruments import served
 from tests.unit.histories import a_run, claim, claimed_and_stored
 from tests.unit.test_daemon_web import ask, board_config, daemon
 from tests.unit.test_full_disk import small_disk
 from tests.unit.test_safe import a7585d, energised_a7585d
 
+from petqcd import app, process_health
 from petqcd.client import Client
 from petqcd.errors import StoreError
 from petqcd.off import outputs, petqc_safe
@@ -228,3 +231,62 @@ def test_a_write_without_memory_fails_alone_and_whole(tmp_path: Path) -> None:
     with read_only(tmp_path) as reader:
         assert reader.rows(schema.schedules.select()) == []
         assert reader.line("a").verdict == "pass"
+
+
+def test_without_descriptors_nothing_new_begins_and_the_daemon_stays(
+    tmp_path: Path, board_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "HOUSEKEEPING_EVERY_S", 0.05)
+    monkeypatch.setattr(process_health, "PUBLISH_S", 0.1)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def work() -> None:
+        async with daemon(tmp_path, board_config) as d:
+            assert (await asyncio.to_thread(ask, d.http, "GET", "/healthz"))[0] == 200
+            while "petqcd.readout.supplied_board" not in sys.modules:  # noqa: ASYNC110 - a thread loads it
+                await asyncio.sleep(0.02)
+            taken: list[int] = []
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 5, before[1]))
+            try:
+                for _ in range(10):
+                    with contextlib.suppress(OSError):
+                        while True:
+                            taken.append(os.dup(0))
+                    await asyncio.sleep(0.05)
+                with pytest.raises(StoreError):
+                    d.store.history()
+                told = await d.off()
+                assert [one.device for one in told] == ["board"]
+            finally:
+                for descriptor in taken:
+                    os.close(descriptor)
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            await asyncio.sleep(0.3)
+            assert d.stuck() == ""
+            assert (await asyncio.to_thread(ask, d.http, "GET", "/"))[0] == 200
+            await claimed_and_stored(d.store, "a")
+
+    asyncio.run(work())
+
+
+def test_whoever_reads_without_end_is_ended_or_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "READ_LIMIT_S", 0.05)
+    monkeypatch.setattr(sqlite, "TRUNCATE_WAL_BYTES", 0)
+    monkeypatch.setattr(writer, "CHECKPOINT_LOG_BYTES", 0)
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) AS x FROM n"
+    with closing(Store(tmp_path)) as store:
+        with pytest.raises(StoreError, match="interrupted"):
+            store._rows(text(endless).columns(column("x")))
+        with closing(sqlite3.connect(tmp_path / "history.sqlite", isolation_level=None)) as foreign:
+            foreign.execute("BEGIN")
+            foreign.execute("SELECT * FROM runs").fetchall()
+            for n in range(3):
+                asyncio.run(claimed_and_stored(store, f"run-{n}"))
+            assert (
+                store.wal_bytes > 0
+            )  # petqc_store_wal_bytes, which has an alert: somebody else's reader is theirs to end
+            foreign.execute("COMMIT")
+        asyncio.run(claimed_and_stored(store, "last"))
+        assert store.history(1)[0].run_id == "last"
+        store._writer.maintain(lambda _: None).result(10)
+        assert store.wal_bytes == 0

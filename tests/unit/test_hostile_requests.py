@@ -6,17 +6,23 @@ import asyncio
 import json
 import select
 import socket
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
-from tests.unit.test_daemon_access import PAGE, login, with_users
-from tests.unit.test_daemon_web import ask, board_config
+from argon2 import PasswordHasher
+from tests.unit.test_daemon_access import PAGE, login, post, with_users
+from tests.unit.test_daemon_web import ask, board_config, daemon
 
+from petqcd.client import Client
+from petqcd.progress import Event
 from petqcd.web.guard import MAX_BODY_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from petqcd.app import Daemon
 
 __all__ = ["board_config"]
 
@@ -79,5 +85,69 @@ def test_a_body_is_as_long_as_it_says_or_not_taken(tmp_path: Path, board_config:
         async with with_users(tmp_path, board_config) as d:
             answer, sent = await asyncio.to_thread(send, d.http)
             assert answer.startswith(b"HTTP/1.1 411"), sent
+
+    asyncio.run(work())
+
+
+def test_many_who_listen_and_do_not_read_are_dropped_and_the_others_hear_everything(
+    tmp_path: Path, board_config: Path
+) -> None:
+    n_each, n_events = 20, 300
+
+    async def listens(d: Daemon, *, limit: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        where = urlsplit(d.http)
+        lazy = socket.socket()
+        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096 if limit == 1 else 1 << 20)
+        lazy.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(lazy, (where.hostname, where.port))
+        reader, client = await asyncio.open_connection(sock=lazy, limit=limit)
+        client.write(b"GET /api/v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        return reader, client
+
+    async def hears(reader: asyncio.StreamReader) -> None:
+        await reader.readuntil(f'"n": {n_events - 1},'.encode())
+
+    async def work() -> None:
+        async with daemon(tmp_path, board_config) as d:
+            lazy = [await listens(d, limit=1) for _ in range(n_each)]
+            keen = [await listens(d, limit=1 << 24) for _ in range(n_each)]
+            while len(d.bus._listeners) < 2 * n_each:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            hearing = [asyncio.create_task(hears(reader)) for reader, _ in keen]
+            for n in range(n_events):
+                d.bus.publish(Event("test", {"n": n, "text": "x" * 20_000}))
+                await asyncio.sleep(0.001)
+            async with asyncio.timeout(60):
+                await asyncio.gather(*hearing)
+            assert d.bus.dropped == n_each
+            assert (await asyncio.to_thread(ask, d.http, "GET", "/healthz"))[0] == 200
+            for _, client in lazy + keen:
+                client.transport.abort()
+
+    asyncio.run(work())
+
+
+def test_many_wrong_passwords_are_refused_without_a_look_and_never_hashed_on_the_event_loop(
+    tmp_path: Path, board_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[int] = []
+    verify = PasswordHasher.verify
+
+    def noted(*arguments: Any) -> Any:
+        hashed.append(threading.get_ident())
+        return verify(*arguments)
+
+    async def work() -> None:
+        async with with_users(tmp_path, board_config) as d:
+            monkeypatch.setattr(PasswordHasher, "verify", noted)
+            body = {"name": "one-engineer", "password": "not this one at all"}
+            said = [await post(d, "/api/v1/login", PAGE, body) for _ in range(60)]
+            statuses = [status for status, _, _ in said]
+            assert set(statuses) == {401, 429}
+            assert statuses.count(429) > 50
+            assert len(hashed) <= statuses.count(401)
+            assert hashed
+            assert threading.get_ident() not in hashed
+            assert (await asyncio.to_thread(Client(tmp_path).get, "/api/v1/me"))["role"] == "engineer"
 
     asyncio.run(work())

@@ -120,8 +120,14 @@ class SqliteDatabase:
 
     def checkpoint(self, connection: Connection, *, last: bool) -> None:
         """Bring the log into the file; where the log became long, or at the end, it is cut to nothing."""
+        driver = driver_connection(connection)
         mode = "TRUNCATE" if last or self.log_bytes > TRUNCATE_WAL_BYTES else "PASSIVE"
-        driver_connection(connection).execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        # Somebody who reads on and on is not waited for: every write would be.
+        driver.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS if last else 0}")
+        try:
+            driver.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        finally:
+            driver.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
 
     def keep_before_migration(self, connection: Connection, version: int) -> None:
         """Keep the file as it is now, as `history-schema-N.sqlite` beside it."""
