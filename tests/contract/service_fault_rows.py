@@ -174,7 +174,7 @@ ROWS: Final = (
                "system/test_daemon_dies.py::test_killed_started_again_hung_and_gone"),
               "`python -m tests.system.killed` for a thousand"),
     MatrixRow("PRC-02", "stopped, and going on", "not fed, so killed by the service manager; without one everything is "
-              "old first, and nothing is commanded after it",
+              "old first, nothing is commanded after it, `adopted` where a question was under way",
               (f"{BIAS}::test_a_daemon_that_stood_still_first_knows_nothing_and_then_commands_nothing",
                f"{MANAGER}::test_a_loop_that_is_late_is_not_fed",
                f"{CONSOLE}::test_what_a_daemon_showed_that_hangs_or_is_gone_is_marked_as_old")),

@@ -363,8 +363,11 @@ def test_a_daemon_that_stood_still_first_knows_nothing_and_then_commands_nothing
             before = b.supplies.raised()
             time.sleep(1.1)  # noqa: ASYNC251 - that is the fault
             assert not any(r.quality is Quality.GOOD for r in hv.readings())
-            await b.until(lambda: all(r.quality is Quality.GOOD for r in hv.readings()), "it is read again")
+            # Asked when it stood still, its link is made anew, and what is found on is adopted.
+            await b.until(lambda: any(r.quality is Quality.GOOD for r in hv.readings()), "it is read again")
+            await b.until(lambda: hv.answers and hv.bias is BiasState.ON, "it is on")
             await asyncio.sleep(0.5)
             assert b.supplies.raised() == before
+            assert b.supplies.hv.is_on
 
     asyncio.run(story())
