@@ -272,6 +272,7 @@ def test_without_descriptors_nothing_new_begins_and_the_daemon_stays(
 def test_whoever_reads_without_end_is_ended_or_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "READ_LIMIT_S", 0.05)
     monkeypatch.setattr(sqlite, "TRUNCATE_WAL_BYTES", 0)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 600_000)  # whatever waited for the reader would not come back
     monkeypatch.setattr(writer, "CHECKPOINT_LOG_BYTES", 0)
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) AS x FROM n"
     with closing(Store(tmp_path)) as store:
