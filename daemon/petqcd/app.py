@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import importlib.metadata
 import logging
 import math
@@ -161,6 +162,9 @@ class Daemon:
             outcome = await self.runs.off()
         except DaemonError as error:
             return SafeOutcome(name, SafeState.UNKNOWN, f"{error} ({HARDWARE_SWITCH})")
+        except Exception as error:
+            log.exception("switching %s off", name)
+            return SafeOutcome(name, SafeState.UNKNOWN, f"off could not be told: {error} ({HARDWARE_SWITCH})")
         return SafeOutcome(name, _SAFE.get(outcome.state, SafeState.UNKNOWN), outcome.told)
 
     async def _start(self) -> None:
@@ -251,9 +255,12 @@ class Daemon:
         await self._listen()
         self._stack.push_async_callback(self.runs.aclose)
         self._own(asyncio.create_task(self.scheduler.run(), name="scheduler"))
+        if self._make_board is None:
+            loading = asyncio.to_thread(importlib.import_module, "petqcd.readout.supplied_board")
+            self._own(asyncio.create_task(loading, name="load the board's driver"), ends=True)
 
     def _petsys_board(self, *arguments: Any) -> Any:
-        """The real board, imported when the first one is needed."""
+        """The real board; imported soon after the start, for an off must need no file."""
         from petqcd.readout.supplied_board import RunSupplies, SuppliedBoard
 
         return SuppliedBoard(*arguments, supplies=RunSupplies(self.instruments, self.bias, self.audit))

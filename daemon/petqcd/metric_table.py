@@ -360,8 +360,15 @@ METRICS: tuple[Metric, ...] = (
         "Unix time when the oldest of them was stored; 0: none waits.",
     ),
     Metric("petqc_mqtt_told_total", "counter", "Results and alarms that the broker confirmed."),
-    Metric("petqc_mqtt_refused_total", "counter", "Messages that the broker refused to deliver, by its access list."),
+    Metric(
+        "petqc_mqtt_refused_total", "counter", "What the broker refused to deliver, or us to hear, by its access list."
+    ),
     Metric("petqc_mqtt_commands_refused_total", "counter", "Commands through the broker that were refused."),
+    Metric(
+        "petqc_mqtt_certificate_expiry_timestamp_seconds",
+        "gauge",
+        "Unix time when the broker's certificate ends, as it was when last connected; 0: it has none.",
+    ),
     Metric(
         "petqc_tls_certificate_expiry_timestamp_seconds",
         "gauge",

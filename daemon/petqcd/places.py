@@ -5,6 +5,7 @@ Nothing heavy is imported here: `petqc-safe` must come up when everything else d
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from typing import TYPE_CHECKING
@@ -37,6 +38,7 @@ def hold(state_dir: Path) -> int:
         holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
         os.close(descriptor)
         raise StoreError(f"{state_dir}: a daemon uses this state directory already (process {holder})") from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    with contextlib.suppress(OSError):  # for people only: what counts is the lock, which a full disk gives
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor

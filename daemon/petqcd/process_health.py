@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,8 +32,9 @@ async def watch(metrics: Metrics) -> None:
             await asyncio.sleep(LOOK_S)
             latest_s = max(latest_s, clock.monotonic_s() - asked_s - LOOK_S)
         metrics.set("petqc_loop_lag_max_seconds", latest_s)
-        metrics.set("petqc_memory_bytes", memory_bytes())
-        metrics.set("petqc_open_files", open_files())
+        with suppress(OSError):  # no descriptor is left: what was published before shows where they went
+            metrics.set("petqc_memory_bytes", memory_bytes())
+            metrics.set("petqc_open_files", open_files())
         metrics.set("petqc_threads", threading.active_count())
         metrics.set("petqc_tasks", len(asyncio.all_tasks()))
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from petqcd import clock, records
 from petqcd.errors import BusyError, DaemonError, StoreError
+from petqcd.interlocks.permit_sources import EARLIEST_UNIX_S
 from petqcd.kinds import find_kind
 from petqcd.schedule import Attempt, actions, jobs
 from petqcd.security.access import daemon_itself
@@ -77,13 +78,20 @@ class Scheduler:
         store = self._services.store
         now_s = self._begun_unix_s = self._unix_s()
         self._offset_s = now_s - self._monotonic_s()
-        for job in self._jobs:
-            since = await store.schedule_since(job.name, clock.utc_text(now_s))
-            self._since[job.name] = datetime.fromisoformat(since)
-            await self._remember(job.name)
         newest = await asyncio.to_thread(store.newest_time)
+        await self._take_up(now_s)
         if newest is not None and now_s < datetime.fromisoformat(newest).timestamp() - LEAP_S:
             self._doubt("the clock stands before the newest record")
+
+    async def _take_up(self, now_s: float) -> None:
+        """Know of every job since when it is one; a clock that was never set cannot say, and is waited for."""
+        if now_s < EARLIEST_UNIX_S:
+            log.warning("schedule: the clock was never set (%s); nothing is due before it is", clock.utc_text(now_s))
+            return
+        for job in self._jobs:
+            since = await self._services.store.schedule_since(job.name, clock.utc_text(now_s))
+            await self._remember(job.name)
+            self._since[job.name] = datetime.fromisoformat(since)
 
     async def _remember(self, name: str) -> None:
         occasions = await asyncio.to_thread(self._services.store.occasions, name)
@@ -100,7 +108,9 @@ class Scheduler:
         self._watch_clock()
         now = datetime.fromtimestamp(self._unix_s(), UTC)
         self._overdue.clear()
-        if not self._is_doubted():
+        if len(self._since) < len(self._jobs) and now.timestamp() >= EARLIEST_UNIX_S:
+            await self._take_up(now.timestamp())
+        if self._since and not self._is_doubted():
             for job in self._jobs:
                 for action in actions(job, now, self._since[job.name], self._known[job.name]):
                     await self._do(action)

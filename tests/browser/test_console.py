@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
-from tests.browser.conftest import RUNS, WORDS
+from tests.browser.conftest import EXPECT_MS, RUNS, WORDS
+from tests.system.broker import free_port
+from tests.system.conftest import petqc_command
+from tests.system.test_daemon_dies import daemon
 from tests.unit.test_checks import Toy
 
 from petqc.qc_input import RunContext
 from petqc.so_far import NO_VERDICT, so_far
 from petqcd.security.sessions import PROVED_S
 from petqcd.web.actions import ACTIONS
+from petqcd.web.console import today
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
     from tests.browser.conftest import Console
 
     from petqcd.app import Daemon
@@ -39,6 +44,9 @@ PAGES = {
     "audit": "/audit",
     "login": "/login",
 }
+LATER = (
+    '[[device]]\nname = "later"\nkind = "julabo"\nmodel = "FL"\naddress = "socket://127.0.0.1:9"\nsimulated = true\n'
+)
 SHOTS = os.environ.get("PETQC_SCREENSHOTS")
 """Folder for pictures of every page, for whoever wants to look at them."""
 
@@ -111,6 +119,63 @@ def test_a_run_is_started_followed_and_stopped(visit: Callable[..., Any], consol
     assert (stopped.verdict, stopped.kind) == ("invalid", "source")
     visitor.open("/audit")
     expect(page.get_by_role("row", name=re.compile("abort.*one-physicist|one-physicist.*abort")).first).to_be_visible()
+
+
+def test_a_page_that_stays_open_does_not_say_pass_for_ever(
+    visit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visitor = visit()
+    visitor.page.clock.install()
+    page = visitor.open("/")
+    heading = page.locator("#verdict")
+    expect(heading).to_contain_text(re.compile("Pass|Fail|Could not"))
+    link = page.get_by_role("link", name="source run")
+    link.focus()
+    monkeypatch.setattr(today, "HOLDS_S", 1.0)  # a day passes
+    page.clock.fast_forward(11_000)
+    expect(heading).to_contain_text("Old: no QC in the last 24 hours")
+    expect(page).to_have_title(re.compile("^Today"))
+    expect(link).to_be_focused()
+    expect(page.locator("#lost")).to_be_hidden()
+
+
+@pytest.mark.slow
+def test_what_a_daemon_showed_that_hangs_or_is_gone_is_marked_as_old(
+    browser: Browser, console: Console, tmp_path: Path
+) -> None:
+    config, port = tmp_path / "petqc.toml", free_port()
+    board = f'udp://127.0.0.1:9"\nconfiguration = "{console.daemon.config.board.configuration}"\nsimulated = true'
+    config.write_text(f'[[device]]\naddress = "{board}\n[api]\nlisten = "127.0.0.1:{port}"\n')
+    context = browser.new_context()
+    context.set_default_timeout(EXPECT_MS)
+    today_, devices = context.new_page(), context.new_page()
+
+    def expect_old(*, old: bool) -> None:
+        """Today asks every ten seconds, and waits for events for fifteen: its own time passes quickly."""
+        today_.clock.fast_forward(20_000)
+        expect(today_.locator("#untold")).to_be_visible(visible=old)
+        for page in (today_, devices):
+            expect(page.locator("#lost")).to_be_visible(visible=old)
+            expect(page.locator("body.all-stale")).to_have_count(int(old))
+
+    with daemon(petqc_command(), config, tmp_path / "state") as process:
+        today_.clock.install()
+        today_.goto(f"http://127.0.0.1:{port}/")
+        devices.goto(f"http://127.0.0.1:{port}/devices")
+        expect_old(old=False)
+        process.send_signal(signal.SIGSTOP)  # every connection stays as it is, and nothing comes any more
+        expect_old(old=True)
+        process.send_signal(signal.SIGCONT)
+        expect_old(old=False)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        expect_old(old=True)
+    expect(devices.get_by_role("heading", name="later")).to_have_count(0)
+    config.write_text(config.read_text() + LATER)
+    with daemon(petqc_command(), config, tmp_path / "state"):
+        expect_old(old=False)
+        expect(devices.get_by_role("heading", name="later")).to_be_visible()
+        context.close()
 
 
 def test_who_may_not_is_not_offered(visit: Callable[..., Any]) -> None:

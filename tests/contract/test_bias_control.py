@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.contract.interlocked_bench import Supplies, bench
 
+from petqc_drivers import instrument
 from petqc_drivers.caen_a7585d import Register
+from petqc_drivers.device import Quality
 from petqc_drivers.hamamatsu_c11204 import wire
-from petqcd import small_file
-from petqcd.errors import StoreError
+from petqcd import clock, small_file
+from petqcd.client import SOCKET_NAME
+from petqcd.errors import DaemonError, StoreError
 from petqcd.interlocks import bias_watch, permit_sources, permits
 from petqcd.off import kept_outputs, outputs
+from petqcd.readout.supervisor import BiasState
 from petqcd.security.audit import entries
 
 if TYPE_CHECKING:
@@ -279,5 +284,90 @@ def test_bias_follows_the_temperature_until_it_cannot_be_believed(
             assert commanded() == 50.15
             said = await asyncio.to_thread(entries, b.daemon.store, limit=20)
             assert any(one["by"]["name"] == "temperature following" and one["phase"] == "intent" for one in said)
+
+    asyncio.run(story())
+
+
+def test_of_two_who_set_one_output_at_once_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        async with bench(tmp_path, monkeypatch) as b:
+            hv = b.supplies.hv
+            await b.post("/api/v1/bias/hv/on", volts=46.0)
+            sources = (await asyncio.to_thread(b.client.get, "/api/v1/bias"))["sources"]
+            (version,) = [one["version"] for one in sources if one["name"] == "hv"]
+            sets = [b.post("/api/v1/bias/hv/set", volts=volts, version=version) for volts in (54.0, 50.0)]
+            told = await asyncio.gather(*sets, return_exceptions=True)
+            (done,) = [one for one in told if isinstance(one, dict)]
+            (refused,) = [one for one in told if isinstance(one, DaemonError)]
+            assert (refused.code, "look at it again" in str(refused)) == ("refused", True)
+            assert abs(hv.output_v - done["commanded_v"]) < 0.01
+
+    asyncio.run(story())
+
+
+def test_a_command_whose_client_is_gone_is_done_and_its_end_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with bench(tmp_path, monkeypatch) as b:
+            hv, body = b.supplies.hv, b'{"volts": 55.0}'
+            head = f"POST /api/v1/bias/hv/on HTTP/1.1\r\nHost: petqcd\r\nContent-Length: {len(body)}\r\n"
+            _, client = await asyncio.open_unix_connection(b.daemon.state_dir / SOCKET_NAME)
+            client.write(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+            await b.until(lambda: hv.is_on and hv.output_v > 42.0, "it is on its way")
+            client.close()
+            await client.wait_closed()
+            rows: list[dict[str, Any]] = []
+            while [one["phase"] for one in rows] != ["result", "intent"]:
+                await asyncio.sleep(0.05)
+                said = await asyncio.to_thread(entries, b.daemon.store, limit=100)
+                rows = [one for one in said if one["target"] == "/api/v1/bias/hv/on"]
+            assert rows[0]["outcome"] == "done"
+            assert abs(hv.output_v - 55.0) < 0.01
+            assert b.daemon.instruments["hv"].bias is BiasState.ON
+
+    asyncio.run(story())
+
+
+def test_a_calendar_that_leaps_by_years_changes_no_ramp_no_deadline_and_no_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    years_s = 10 * 365.25 * 86_400.0
+
+    async def story() -> None:
+        async with bench(tmp_path, monkeypatch) as b:
+            hv = b.supplies.hv
+            ramp = asyncio.create_task(b.post("/api/v1/bias/hv/on", volts=54.0))
+            await b.until(lambda: hv.is_on and hv.output_v > 42.0, "it is on its way")
+            for ahead_s in (years_s, -years_s, 1.0, -1.0, 0.0):
+                monkeypatch.setattr(clock, "_ahead_s", ahead_s)
+                await asyncio.sleep(0.1)
+                assert not [r for r in b.daemon.instruments["hv"].readings() if "stale" in (r.reason or "")]
+            assert (await ramp)["state"] == "on"
+            assert abs(hv.output_v - 54.0) < 0.01
+            assert not [id_ for id_ in b.alarms() if id_.startswith(("trip", "lost", "fault"))], b.alarms()
+
+    asyncio.run(story())
+
+
+def test_a_daemon_that_stood_still_first_knows_nothing_and_then_commands_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stops a process from outside stops its event loop; the clock of ages goes on."""
+
+    async def story() -> None:
+        async with bench(tmp_path, monkeypatch) as b:
+            hv = b.daemon.instruments["hv"]
+            await b.post("/api/v1/bias/hv/on", volts=50.0)
+            monkeypatch.setattr(instrument, "STALE_AFTER_S", 1.0)
+            before = b.supplies.raised()
+            time.sleep(1.1)  # noqa: ASYNC251 - that is the fault
+            assert not any(r.quality is Quality.GOOD for r in hv.readings())
+            # Asked when it stood still, its link is made anew, and what is found on is adopted.
+            await b.until(lambda: any(r.quality is Quality.GOOD for r in hv.readings()), "it is read again")
+            await b.until(lambda: hv.answers and hv.bias is BiasState.ON, "it is on")
+            await asyncio.sleep(0.5)
+            assert b.supplies.raised() == before
+            assert b.supplies.hv.is_on
 
     asyncio.run(story())

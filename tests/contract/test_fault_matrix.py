@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.contract import fault_rows
+from tests.contract import fault_rows, service_fault_rows
 from tests.contract.clients import pty_parity
 from tests.contract.fault_matrix import ROWS, SUBJECTS, Row, Subject, allowed, ends_of, table
 from tests.contract.test_fault_stories import STORIES
@@ -16,6 +16,8 @@ from petqc_drivers.julabo import wire as julabo_wire
 
 _ENDS: dict[Subject, dict[str, str]] = {}
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "fault-matrix.md"
+LINKS = {"SER": 20, "TCP": 11, "UDP": 7, "SHM": 8}
+SERVICE = {"MQ": 10, "WEB": 12, "DSK": 11, "CLK": 7, "PRC": 10, "MEM": 5}
 
 
 @pytest.fixture
@@ -51,13 +53,19 @@ def test_the_page_says_what_is_tried() -> None:
     )
 
 
-def test_every_row_of_the_matrix_is_told_and_what_proves_it_is_there() -> None:
-    wanted = {"SER": 20, "TCP": 11, "UDP": 7, "SHM": 8}
-    assert [row.id for row in fault_rows.ROWS] == [
-        f"{k}-{n:02}" for k, most in wanted.items() for n in range(1, most + 1)
-    ]
+def test_the_page_of_the_service_says_what_is_tried() -> None:
+    assert PAGE.with_name("service-faults.md").read_text("utf-8") == service_fault_rows.table(), (
+        "run: python -m tests.contract.service_fault_rows docs/reference/service-faults.md"
+    )
+
+
+@pytest.mark.parametrize(("rows", "wanted"), [(fault_rows.ROWS, LINKS), (service_fault_rows.ROWS, SERVICE)])
+def test_every_row_of_the_matrix_is_told_and_what_proves_it_is_there(
+    rows: tuple[fault_rows.MatrixRow, ...], wanted: dict[str, int]
+) -> None:
+    assert [row.id for row in rows] == [f"{k}-{n:02}" for k, most in wanted.items() for n in range(1, most + 1)]
     columns = {row.id for row in ROWS}
-    for row in fault_rows.ROWS:
+    for row in rows:
         assert row.proof or row.note, row.id
         for proof in row.proof:
             file, _, name = proof.partition("::")
@@ -66,4 +74,5 @@ def test_every_row_of_the_matrix_is_told_and_what_proves_it_is_there() -> None:
             elif file == fault_rows.STORY:
                 assert any(story == name or story.startswith(f"{name}-") for story in STORIES), proof
             else:
-                assert name in (PAGE.parents[2] / "tests" / file).read_text("utf-8"), proof
+                text = (PAGE.parents[2] / "tests" / file).read_text("utf-8")
+                assert f"def {name}(" in text if name.startswith("test_") else name in text, proof

@@ -89,8 +89,8 @@ def secured(folder: Path, users: Sequence[str]) -> Broker:
     return Broker(folder, config)
 
 
-def certificates(folder: Path) -> None:
-    """ca.pem, broker.pem, broker.key."""
+def certificates(folder: Path, days: int = 2) -> None:
+    """ca.pem, broker.pem, broker.key; days: for which that of the broker holds."""
 
     def openssl(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
@@ -100,6 +100,6 @@ def certificates(folder: Path) -> None:
     openssl("req", *key, "-keyout", "broker.key", "-out", "broker.csr", "-subj", "/CN=127.0.0.1")
     (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
     openssl(
-        "x509", "-req", "-in", "broker.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-out", "broker.pem", "-days", "2",
-        "-extfile", "names",
+        "x509", "-req", "-in", "broker.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-out", "broker.pem",
+        "-days", str(days), "-extfile", "names",
     )  # fmt: skip

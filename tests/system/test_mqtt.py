@@ -10,11 +10,12 @@ import ssl
 import subprocess
 import sys
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiomqtt
 import pytest
-from tests.system.broker import Broker, secured
+from tests.system.broker import PLAIN, Broker, certificates, secured
 from tests.unit.histories import claimed_and_stored
 
 from petqc_simulators.recording import write_recording
@@ -30,11 +31,11 @@ from petqcd.store import outbox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
     from petqcd.store.store import Store
 
 KEY = bytes(range(32))
+ROOT = Path(__file__).parents[2]
 DEADLINE_S = 20.0
 
 
@@ -158,6 +159,9 @@ def test_without_a_broker_facts_wait_and_survive_a_restart_of_the_daemon(tmp_pat
             assert [run_id for _, run_id in waiting] == ["a", "b"]
             ids = [message_id for message_id, _ in waiting]
             assert value(d, "petqc_mqtt_connected") == 0
+            # Nobody takes what waits, and that is seen.
+            await until(lambda: value(d, "petqc_mqtt_outbox_messages") >= 2)
+            assert 0 < value(d, "petqc_mqtt_outbox_oldest_timestamp_seconds") <= clock.unix_s()
         with broker:
             async with subscriber(broker) as logger, daemon(tmp_path, board_config, broker):
                 await until(lambda: len(logger.of("run/daily/result")) == 2)
@@ -218,6 +222,74 @@ def test_a_daemon_that_is_killed_is_offline_by_its_last_will(tmp_path: Path, boa
     asyncio.run(work())
 
 
+DIES_BETWEEN = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from petqcd.app import Daemon
+from petqcd.config import load_config
+from petqcd.store import outbox
+from tests.unit.histories import claimed_and_stored
+
+def dies(connection, number):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+outbox.told = dies
+
+async def work():
+    async with Daemon(load_config(Path(sys.argv[1])), Path(sys.argv[2])) as d:
+        await claimed_and_stored(d.store, "a")
+        await asyncio.Future()
+
+asyncio.run(work())
+"""
+
+
+def test_a_daemon_killed_after_it_told_and_before_it_knew_tells_it_again_with_the_same_id(
+    tmp_path: Path, board_config: Path
+) -> None:
+    config = tmp_path / "petqc.toml"
+
+    async def work() -> None:
+        with Broker(tmp_path) as broker:
+            config.write_text(
+                f'[[device]]\naddress = "udp://127.0.0.1:9"\nconfiguration = "{board_config}"\nsimulated = true\n'
+                f'[api]\nlisten = "127.0.0.1:0"\n[mqtt]\nhost = "127.0.0.1"\nport = {broker.port}\ntls = false\n'
+            )
+            async with subscriber(broker) as logger:
+                results = lambda: logger.of("run/daily/result")  # noqa: E731 - one expression
+                command = [sys.executable, "-c", DIES_BETWEEN, config, tmp_path / "state"]
+                done = await asyncio.to_thread(subprocess.run, command, check=False, cwd=ROOT)
+                assert done.returncode == -signal.SIGKILL
+                await until(lambda: len(results()) == 1)
+                async with daemon(tmp_path, board_config, broker) as d:
+                    await until(lambda: len(results()) == 2)
+                    await until(lambda: value(d, "petqc_mqtt_outbox_messages") == 0)
+            assert results()[0] == results()[1]
+
+    asyncio.run(work())
+
+
+def test_two_daemons_of_one_name_do_not_throw_each_other_out_for_ever(
+    tmp_path: Path, board_config: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work() -> None:
+        with Broker(tmp_path) as broker:
+            (tmp_path / "second").mkdir()
+            async with daemon(tmp_path, board_config, broker) as first:
+                await until(lambda: value(first, "petqc_mqtt_connected") == 1)
+                async with daemon(tmp_path / "second", board_config, broker) as second:
+                    connected = lambda: [value(d, "petqc_mqtt_connected") for d in (first, second)]  # noqa: E731
+                    await until(
+                        lambda: "another daemon speaks for petqc/bench" in caplog.text and connected() == [0, 1]
+                    )
+                    await asyncio.sleep(1)  # five times as long as a broker that is away is waited for
+                    assert connected() == [0, 1]
+                assert "give each a [scanner] name" in caplog.text
+        assert (tmp_path / "mosquitto.log").read_text().count("as petqcd-bench") <= 4
+
+    asyncio.run(work())
+
+
 def a_key(folder: Path, mode: int = 0o600) -> Path:
     path = folder / "commands.key"
     path.write_text(KEY.hex() + "\n")
@@ -274,13 +346,34 @@ def test_commands_are_signed_fresh_once_and_never_retained(tmp_path: Path, board
                     told = await ask(payload, topic)
                     assert not told["done"]
                     assert why in told["error"], (why, told)
+                told = await ask("x" * 1_000_000)
+                assert "at most" in told["error"]
+                # What is longer than any command can be does not even come here.
+                await client.publish("petqc/bench/command/run", "x" * (mqtt.MOST_PACKET_BYTES + 1), qos=1)
                 told = await ask(command("r9", topic="off"), "off")
                 assert told["done"]
                 assert told["devices"][0]["device"] == "board"
                 rows = await asyncio.to_thread(lambda: entries(d.store, limit=100))
                 refused = [row for row in rows if row["action"] == "mqtt-command"]
-                assert len(refused) == value(d, "petqc_mqtt_commands_refused_total") == 14
+                assert len(refused) == value(d, "petqc_mqtt_commands_refused_total") == 15
                 assert {row["action"] for row in rows} >= {"start-run", "off"}
+                last = command("r10", kind="housekeeping")
+                # Of many some are recorded, or whoever may publish there could fill the disk.
+                for _ in range(20):
+                    await ask("{}")
+                rows = await asyncio.to_thread(lambda: entries(d.store, limit=100))
+                assert len([row for row in rows if row["action"] == "mqtt-command"]) < 30
+                assert value(d, "petqc_mqtt_commands_refused_total") == 35
+            # What one daemon obeyed, the next one does not.
+            async with (
+                subscriber(broker) as logger,
+                daemon(tmp_path, board_config, broker, **settings) as d,
+                aiomqtt.Client("127.0.0.1", broker.port) as client,
+            ):
+                await until(lambda: len(logger.of("command/answer")) == 1)  # the retained one
+                await client.publish("petqc/bench/command/run", last, qos=1)
+                await until(lambda: len(logger.of("command/answer")) == 2)
+                assert "older than this daemon" in logger.of("command/answer")[1]["error"]
 
     asyncio.run(work())
 
@@ -310,7 +403,9 @@ async def _open_key(folder: Path, board_config: Path) -> None:
         pass
 
 
-def test_the_example_broker_wants_tls_a_password_and_keeps_to_its_list(tmp_path: Path, board_config: Path) -> None:
+def test_the_example_broker_wants_tls_a_password_and_keeps_to_its_list(
+    tmp_path: Path, board_config: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     users = ("petqcd-bench", "viewer", "commander")
     password = tmp_path / "password"
     password.write_text("petqcd-bench\n")
@@ -338,6 +433,8 @@ def test_the_example_broker_wants_tls_a_password_and_keeps_to_its_list(tmp_path:
                             pass
                 await until(lambda: len(logger.of("status")) > 4)
                 assert logger.of("command/run") == []
+                await until(lambda: len(logger.of("audit")) > 0)
+                assert 0 < value(d, "petqc_mqtt_certificate_expiry_timestamp_seconds") - clock.unix_s() <= 2 * 86_400
                 # A list that forgets us is told, and what it refused waits.
                 acl = tmp_path / "petqc.acl"
                 acl.write_text(acl.read_text().replace("topic write petqc/bench/run/#\n", ""))
@@ -346,12 +443,44 @@ def test_the_example_broker_wants_tls_a_password_and_keeps_to_its_list(tmp_path:
                 await claimed_and_stored(d.store, "b")
                 await until(lambda: value(d, "petqc_mqtt_refused_total") > 0)
                 assert [run_id for _, run_id in results_waiting(d.store)] == ["b"]
+            # A client that is stopped in the middle of a handshake is there until its keep-alive ends: one try each.
+            monkeypatch.setattr(mqtt, "BACK_OFF_S", (60.0, 60.0))
             # A certificate that nobody vouches for: no connection, and none without TLS instead.
             async with daemon(tmp_path, board_config, broker, **{**settings, "ca_file": None}) as d:
-                await asyncio.sleep(1)
+                await until(lambda: "self-signed certificate" in caplog.text)
+                await asyncio.sleep(0.2)
+                assert value(d, "petqc_mqtt_connected") == 0
+            certificates(tmp_path, days=-1)
+            broker.send(signal.SIGHUP)  # whoever runs the broker forgot to renew it
+            await until(lambda: (tmp_path / "mosquitto.log").read_text().count("Reloading config") == 2)
+            async with daemon(tmp_path, board_config, broker, **settings) as d:
+                await until(lambda: "certificate has expired" in caplog.text)
                 assert value(d, "petqc_mqtt_connected") == 0
             # After a refused handshake the client library looks once more, a second later, before its task ends.
             await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+
+    asyncio.run(work())
+
+
+def test_a_broker_that_lets_nobody_listen_is_told_of(tmp_path: Path, board_config: Path) -> None:
+    """An off that never comes would be silence; the access list in a file does not refuse a subscription, this does."""
+    plugin = next(iter(Path("/usr/lib").glob("**/mosquitto_dynamic_security.so")), None)
+    if plugin is None:
+        pytest.skip("mosquitto is here without its dynamic-security plugin")
+    rules = {"publishClientSend": True, "publishClientReceive": True, "subscribe": False, "unsubscribe": True}
+    (tmp_path / "rules.json").write_text(
+        json.dumps(
+            {"defaultACLAccess": rules, "clients": [], "roles": [], "anonymousGroup": "all"}
+            | {"groups": [{"groupname": "all", "roles": []}]}
+        )
+    )
+    config = PLAIN + f"plugin {plugin}\nplugin_opt_config_file {tmp_path / 'rules.json'}\n"
+
+    async def work() -> None:
+        with Broker(tmp_path, config) as broker:
+            async with daemon(tmp_path, board_config, broker) as d:
+                await until(lambda: value(d, "petqc_mqtt_refused_total") > 0)
+                assert value(d, "petqc_mqtt_connected") == 0
 
     asyncio.run(work())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,15 @@ def test_serve_and_everything_one_asks_of_it(tmp_path: Path, serve: Callable[...
         second = daemon.petqc("serve")
         assert second.code == 3
         assert f"process {daemon.process.pid}" in second.err
+
+        # A reload is asked for, with a file that is broken by now: what runs goes on as it is, and says so.
+        good = daemon.config.read_text()
+        daemon.config.write_text("[device")
+        daemon.process.send_signal(signal.SIGHUP)
+        assert daemon.petqc("check-config").code == 2
+        assert request(daemon.http, "GET", "/healthz")[0] == 200
+        assert any("SIGHUP changes nothing" in line for line in daemon.log)
+        daemon.config.write_text(good)
 
 
 def test_wrong_use_has_its_exit_codes(tmp_path: Path, petqc: Callable[..., Any]) -> None:

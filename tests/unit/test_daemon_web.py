@@ -7,10 +7,11 @@ import http.client
 import json
 import os
 import shutil
+import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing
+from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ import pytest
 from petqc_simulators.recording import write_recording
 from petqcd.app import Daemon
 from petqcd.client import Client
-from petqcd.config import ApiConfig, DeviceConfig, PetqcConfig, QcConfig, SourceConfig
+from petqcd.config import ApiConfig, DeviceConfig, PetqcConfig, QcConfig, SourceConfig, load_config
 from petqcd.errors import BusyError, InvalidRequestError, NotFoundError, RefusedError, UnreachableError
 from petqcd.interlocks.bias_limits import BiasLimits
 from petqcd.metric_table import METRICS, reference_page
@@ -360,5 +361,28 @@ def test_scrapes_at_once_take_one_thread_and_get_nothing_older_than_their_questi
                 await asyncio.gather(*(scrape(number) for number in range(20)))
             assert most == 1
             assert made < 20
+
+    asyncio.run(work())
+
+
+def test_while_every_device_hangs_everything_is_answered(tmp_path: Path, board_config: Path) -> None:
+    """Six instruments, and all that is there takes connections and says nothing."""
+
+    async def work() -> None:
+        with ExitStack() as stack:
+            silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(6)]
+            text = f'[[device]]\naddress = "udp://127.0.0.1:9"\nconfiguration = "{board_config}"\nsimulated = true\n'
+            text += '[api]\nlisten = "127.0.0.1:0"\n'
+            for n, one in enumerate(silent):
+                text += f'[[device]]\nname = "chiller-{n}"\nkind = "julabo"\nmodel = "FL"\nsimulated = true\n'
+                text += f'address = "socket://127.0.0.1:{one.getsockname()[1]}"\nreply_timeout_s = 1\n'
+            path = tmp_path / "petqc.toml"
+            path.write_text(text)
+            async with Daemon(load_config(path), tmp_path / "state") as d:
+                for _ in range(3):
+                    for page in ("/metrics", "/healthz", "/api/v1/status", "/", "/devices"):
+                        assert (await asyncio.to_thread(ask, d.http, "GET", page))[0] == 200
+                    await asyncio.sleep(0.5)
+                assert not any(one.answers for one in d.instruments)
 
     asyncio.run(work())

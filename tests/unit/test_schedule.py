@@ -273,3 +273,46 @@ def test_hours_that_a_change_of_clocks_leaves_out_or_doubles_are_told() -> None:
     assert "2027-10-31 02:30 in Europe/Amsterdam comes twice" in twice
     assert "02:30 CEST" in twice
     assert unusual_days(job(time(2, 30), frozenset({0})), since) == []  # never on a Monday
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_clock_that_begins_in_1970_waits_and_then_runs_once(tmp_path: Path, bench: Path, *, is_new: bool) -> None:  # noqa: F811
+    async def before() -> None:
+        async with world(tmp_path, bench, **QC) as w:
+            await look(await scheduler(w, Clocks("2031-03-01T12:00")), w)
+
+    async def work() -> None:
+        clocks = Clocks("1970-01-01T00:00:30")
+        async with world(tmp_path, bench, **QC) as w:
+            s = await scheduler(w, clocks)
+            await look(s, w)
+            clocks.passes(90)
+            await look(s, w)
+            clocks.unix = utc("2031-03-02T04:55").timestamp()
+            for _ in range(4):
+                await look(s, w)
+                clocks.passes(WAIT_S / 2 + 1)
+            assert [(line.kind, line.verdict == "missed") for line in w.store.history(99)] == [("housekeeping", False)]
+
+    if not is_new:
+        asyncio.run(before())
+    asyncio.run(work())
+
+
+def test_another_time_zone_gives_no_day_a_second_run(tmp_path: Path, bench: Path) -> None:  # noqa: F811
+    async def in_zone(zone: str, *times: str) -> int:
+        clocks = Clocks(times[0])
+        config = SCHEDULE.model_copy(update={"timezone": zone})
+        async with world(tmp_path, bench, **QC) as w:
+            s = Scheduler(config, w.runs, unix_s=lambda: clocks.unix, monotonic_s=lambda: clocks.monotonic)
+            await s.begin()
+            for at in times:
+                clocks.monotonic += utc(at).timestamp() - clocks.unix
+                clocks.unix = utc(at).timestamp()
+                await look(s, w)
+            return len(w.store.history(9))
+
+    assert asyncio.run(in_zone("Europe/Amsterdam", "2031-03-02T04:00", "2031-03-02T05:30")) == 1
+    assert asyncio.run(in_zone("America/New_York", "2031-03-02T11:30")) == 1  # six there, and the day has its run
+    assert asyncio.run(in_zone("America/New_York", "2031-03-03T11:30")) == 2
+    assert asyncio.run(in_zone("Asia/Tokyo", "2031-03-03T21:30")) == 3  # the next day there

@@ -177,3 +177,9 @@ def _end_on_signals(daemon: Daemon) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, daemon.stop)
+    # Of a terminal that is closed it is the end; from anybody else it asks for what there is not.
+    loop.add_signal_handler(signal.SIGHUP, daemon.stop if sys.stdin.isatty() else _no_reload)
+
+
+def _no_reload() -> None:
+    say("petqc: SIGHUP changes nothing: petqc.toml is read at the start; petqc check-config, then restart")

@@ -313,6 +313,12 @@ ALERTS: tuple[Alert, ...] = (
         "Put a new certificate and its key in place of the files that [api] names; petqcd takes them within seconds.",
     ),
     Alert(
+        "PetqcBrokerCertificateEnds", "service", "warning", "1h",
+        "(petqc_mqtt_certificate_expiry_timestamp_seconds > 0) - time() < 30 * 86400",
+        "{{ $labels.scanner }}: the certificate of the MQTT broker ends in {{ $value | humanizeDuration }}",
+        "Whoever runs the broker puts a new one in. After its end petqcd speaks to it no more, and never without TLS.",
+    ),
+    Alert(
         "PetqcCommandsRefused", "service", "warning", "0m",
         "increase(petqc_http_refused_total[1h]) > 20",
         "{{ $labels.scanner }}: more than twenty commands in an hour were not let through",

@@ -15,17 +15,21 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import aiomqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
 from petqcd import clock
-from petqcd.errors import ConfigError, DaemonError, RefusedError, StoreError
+from petqcd.errors import ConfigError, DaemonError, RefusedError, StoreError, TooManyError
 from petqcd.kinds import find_kind
 from petqcd.mqtt import messages
 from petqcd.mqtt.commands import Command, Commands, load_key
 from petqcd.security.access import Actor, Proof, Role
+from petqcd.security.sessions import REFUSALS_BURST, REFUSALS_PER_S, RateLimit
 from petqcd.store import outbox
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from petqcd.app import Daemon
     from petqcd.config.mqtt import MqttConfig
@@ -40,16 +44,22 @@ DEADLINE_S = 10.0
 BACK_OFF_S = (0.5, 30.0)
 GOOD_AFTER_S = 10.0
 TAKEN_OVER_S = 300.0
-"""Before a client whose name another one has taken tries again: two would throw each other out for ever."""
+"""Before one tries again for whose scanner another daemon speaks: two would throw each other out for ever."""
 PROGRESS_EVERY_S = 1.0
 OUTBOX_POLL_S = 1.0
 OUTBOX_AT_ONCE = 100
 MOST_COMMANDS = 20
 """That wait; more are dropped by the client."""
+MOST_PACKET_BYTES = 2 << 20
+"""What is longer the broker may not give us: it would be in memory before it could be refused."""
 
 
 class _Refused(Exception):  # noqa: N818 - not an error of ours: an answer of the broker
     """The broker took a message and will not deliver it."""
+
+
+class _Other(Exception):  # noqa: N818 - nothing is wrong with this one
+    """Another daemon speaks for the same scanner."""
 
 
 class _Context(ssl.SSLContext):
@@ -61,6 +71,12 @@ class _Context(ssl.SSLContext):
         self.last = super().wrap_socket(*arguments, **named)
         return self.last
 
+    @property
+    def peer_expires_unix_s(self) -> float:
+        """When the certificate of the other end, which was checked, ends."""
+        until = None if self.last is None else (self.last.getpeercert() or {}).get("notAfter")
+        return ssl.cert_time_to_seconds(until) if isinstance(until, str) else 0.0
+
     def close_last(self) -> None:
         """After a connection that ended, however it ended."""
         if self.last is not None:
@@ -69,9 +85,19 @@ class _Context(ssl.SSLContext):
 
 
 class _Client(aiomqtt.Client):
-    """Knows what the broker answered to a message, which aiomqtt takes for granted."""
+    """Knows what the broker answered to a message, which aiomqtt takes for granted, and who else speaks for us."""
 
     refusal: str = ""
+    status_topic: str = ""
+    other: asyncio.Future[str]
+
+    def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
+        if message.topic != self.status_topic:
+            super()._on_message(client, userdata, message)
+        elif not self.other.done() and (found := self.of_another(message.payload)):
+            self.other.set_result(found)
+
+    of_another: Callable[[bytes], str]
 
     def _on_publish(self, client: Any, userdata: Any, mid: int, reason_code: Any, properties: Any) -> None:
         if reason_code.is_failure:
@@ -98,6 +124,8 @@ class Mqtt:
         self._commands: Commands | None = None
         if config.command_key_file is not None:
             self._commands = Commands(config, load_key(config.command_key_file), clock.unix_s())
+        self._other_at = clock.utc_text()
+        self._refusals = RateLimit(REFUSALS_PER_S, REFUSALS_BURST)
         self._sequence = 0
         self._turn = asyncio.Lock()
         self._progress: dict[str, dict[str, Any]] = {}
@@ -133,19 +161,18 @@ class Mqtt:
                 was_good = clock.monotonic_s() - began_s > GOOD_AFTER_S
                 wait_s = BACK_OFF_S[0] if was_good else min(2 * wait_s, BACK_OFF_S[1])
                 if not self._is_lost:
-                    is_known = isinstance(error, aiomqtt.MqttError | OSError | _Refused)
+                    is_known = isinstance(error, aiomqtt.MqttError | OSError | _Refused | _Other)
                     place = (self._config.host, self._config.port)
                     log.warning("broker %s:%d: %s", *place, error, exc_info=None if is_known else error)
                 self._is_lost = True
-                if "taken over" in str(error).lower():
-                    log.error(  # noqa: TRY400 - the reason says it all
-                        "another client is called %s: give each daemon its own client_id", self._client_id
-                    )
+                if isinstance(error, _Other):
+                    log.error("%s: give each a [scanner] name and a client_id of its own", error)  # noqa: TRY400
                     wait_s = TAKEN_OVER_S
             finally:
                 self._metrics.set("petqc_mqtt_connected", 0)
                 if self._tls is not None:
                     self._tls.close_last()
+            await self._count_waiting()
             await asyncio.sleep(wait_s * random.uniform(0.8, 1.2))  # noqa: S311 - to spread, not to hide
 
     async def stop(self, task: asyncio.Task[Any]) -> None:
@@ -161,6 +188,8 @@ class Mqtt:
 
     async def _connected(self) -> None:
         """One connection, to its end."""
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.MaximumPacketSize = MOST_PACKET_BYTES
         will = aiomqtt.Will(f"{self._base}/{messages.STATUS}", self._status("offline"), qos=1, retain=True)
         client = _Client(
             self._config.host,
@@ -176,13 +205,17 @@ class Mqtt:
             keepalive=KEEPALIVE_S,
             max_queued_incoming_messages=MOST_COMMANDS,
             max_queued_outgoing_messages=MOST_COMMANDS,
+            properties=properties,
         )
         async with client, asyncio.TaskGroup() as tasks:
             if self._is_lost:
                 log.warning("broker %s:%d: connected", self._config.host, self._config.port)
             self._is_lost = False
+            if self._tls is not None:
+                self._metrics.set("petqc_mqtt_certificate_expiry_timestamp_seconds", self._tls.peer_expires_unix_s)
+            await self._look_for_another(client)
             if self._commands is not None and self._config.commands:
-                await client.subscribe(f"{self._base}/{messages.COMMANDS}", qos=1)
+                await self._listen_to(client, messages.COMMANDS)
             tasks.create_task(self._obey(client), name="mqtt commands")
             await self._tell(client, messages.STATUS, self._status("online"))
             self._metrics.set("petqc_mqtt_connected", 1)
@@ -193,11 +226,39 @@ class Mqtt:
             tasks.create_task(self._empty_outbox(client), name="mqtt outbox")
             tasks.create_task(self._tell_progress(client), name="mqtt progress")
             try:
-                await asyncio.Future()
+                raise _Other(await client.other)
             finally:
                 with suppress(aiomqtt.MqttError, _Refused):
                     if self._stopping:
                         await self._tell(client, messages.STATUS, self._status("offline"))
+
+    async def _listen_to(self, client: _Client, topic: str) -> None:
+        """Raises `_Refused` where the broker does not let us: nobody's off would come, and nobody would notice."""
+        for code in await client.subscribe(f"{self._base}/{topic}", qos=1):
+            if isinstance(code, ReasonCode) and code.is_failure:
+                self._metrics.add("petqc_mqtt_refused_total")
+                raise _Refused(f"{self._base}/{topic}: the broker answered {code}: look at its access list")
+
+    async def _look_for_another(self, client: _Client) -> None:
+        """Before anything is told. Raises `_Other`: another daemon told its status since this one began."""
+        client.other, client.of_another = asyncio.get_running_loop().create_future(), self._of_another
+        client.status_topic = f"{self._base}/{messages.STATUS}"
+        for _ in range(2):  # what is retained came between the broker's answers to the first and to the second
+            await self._listen_to(client, messages.STATUS)
+        if client.other.done():
+            raise _Other(client.other.result())
+
+    def _of_another(self, payload: bytes) -> str:
+        """Of whom a status tells something new; empty: it is ours, of an earlier life or as old as what was seen."""
+        try:
+            said = json.loads(payload)
+            instance, at = str(said["instance"]), str(said["at"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return ""
+        if instance == self._daemon.store.instance or at <= self._other_at:
+            return ""
+        self._other_at = at
+        return f"another daemon speaks for {self._base}, at {at[:40]}"
 
     async def _beat(self, client: _Client) -> None:
         while True:
@@ -213,21 +274,33 @@ class Mqtt:
                     await self._tell(client, message.topic, message.payload)
                     await store.write(lambda connection, number=message.number: outbox.told(connection, number))  # type: ignore[misc]
                     self._metrics.add("petqc_mqtt_told_total")
-                waiting = await asyncio.to_thread(outbox.waiting, store)
             except StoreError as error:
                 log.warning("outbox: %s", error)
                 await asyncio.sleep(BACK_OFF_S[1])
                 continue
-            self._metrics.set("petqc_mqtt_outbox_messages", waiting.count)
-            self._metrics.set("petqc_mqtt_outbox_oldest_timestamp_seconds", waiting.oldest_unix_s)
-            await asyncio.sleep(0 if waiting.count else OUTBOX_POLL_S)
+            await asyncio.sleep(0 if await self._count_waiting() else OUTBOX_POLL_S)
+
+    async def _count_waiting(self) -> int:
+        """How much waits, for whoever watches; also while nobody takes it."""
+        try:
+            waiting = await asyncio.to_thread(outbox.waiting, self._daemon.store)
+        except StoreError as error:
+            log.warning("outbox: %s", error)
+            return 0
+        self._metrics.set("petqc_mqtt_outbox_messages", waiting.count)
+        self._metrics.set("petqc_mqtt_outbox_oldest_timestamp_seconds", waiting.oldest_unix_s)
+        return waiting.count
 
     async def _tell_progress(self, client: _Client) -> None:
         while True:
-            latest, self._progress = self._progress, {}
-            for topic, content in latest.items():
-                text, retain = json.dumps(content, allow_nan=False), messages.is_retained(topic)
-                await client.publish(f"{self._base}/{topic}", text, qos=0, retain=retain)
+            for topic, content in list(self._progress.items()):
+                text = json.dumps(content, allow_nan=False)
+                if messages.is_retained(topic):
+                    await self._tell(client, topic, text)
+                else:
+                    await client.publish(f"{self._base}/{topic}", text, qos=0)
+                if self._progress[topic] is content:
+                    del self._progress[topic]
             await asyncio.sleep(PROGRESS_EVERY_S)
 
     async def _tell(self, client: _Client, topic: str, payload: str) -> None:
@@ -262,10 +335,11 @@ class Mqtt:
             return {"request_id": request_id, "done": True, **await self._do(command, actor)}
         except DaemonError as error:
             self._metrics.add("petqc_mqtt_commands_refused_total")
-            log.warning("command %s through the broker: %s", topic, error)
-            await self._daemon.audit.note(
-                actor, "mqtt-command", topic[:100], outcome="refused", error=str(error), request_id=request_id
-            )
+            with suppress(TooManyError):  # many are counted, and some recorded: the log must not fill the disk
+                self._refusals.require("broker")
+                log.warning("command %s through the broker: %s", topic[:100], error)
+                told = {"outcome": "refused", "error": str(error), "request_id": request_id}
+                await self._daemon.audit.note(actor, "mqtt-command", topic[:100], **told)
             return {"request_id": request_id, "done": False, "code": error.code, "error": str(error)}
 
     async def _do(self, command: Command, actor: Actor) -> dict[str, Any]:
@@ -294,6 +368,7 @@ class Mqtt:
             "state": state,
             "at": clock.utc_text(),
             "sequence": self._sequence,
+            "instance": daemon.store.instance,
             "scanner": daemon.config.scanner.name,
             "simulated": daemon.config.is_simulated,
             "version": daemon.version,

@@ -103,11 +103,12 @@ async def outputs_off(outputs: Iterable[Output], *, ramp: bool = False) -> list[
 
 
 async def together(work: Iterable[Coroutine[Any, Any, SafeOutcome]]) -> list[SafeOutcome]:
-    """Switch several devices off at once; none waits for another, and a cancellation waits for all of them."""
+    """Switch several devices off at once; none waits for another or ends with it, a cancellation waits for all."""
 
     async def all_of_it() -> list[SafeOutcome]:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one) for one in work]
+        tasks = [asyncio.create_task(one) for one in work]
+        if tasks:
+            await asyncio.wait(tasks)
         return [task.result() for task in tasks]
 
     return await uninterrupted(all_of_it(), name="off")

@@ -139,6 +139,10 @@ class LoginLimit:
             self._failures.pop(key, None)
 
 
+REFUSALS_PER_S, REFUSALS_BURST = 0.1, 20.0
+"""Of one source that go into the audit log; the others are only counted."""
+
+
 class RateLimit:
     """So many a second for each name, with a burst; a name that was quiet has its burst back.
 

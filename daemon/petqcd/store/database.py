@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 DATABASE = "history.sqlite"
 
 
+Files = tuple[tuple[int, int] | None, ...]
+"""Device and inode of each; None: there is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trouble:
     """Why nothing is acknowledged. may_pass: a disk may be well again; what is corrupt stays so."""
@@ -57,6 +61,21 @@ class Database(Protocol):
 
     def keep_before_migration(self, connection: Connection, version: int) -> None:
         """Set a copy aside before tables of a version are changed."""
+
+    def files(self) -> Files:
+        """Which files have the names of ours now."""
+
+    def rescue(self, connection: Connection, opened: Files) -> None:
+        """Bring what a connection has in files that lost their names to where it stays.
+
+        Args:
+            connection: the one that has them open.
+            opened: which they were.
+
+        Raises:
+            StoreError: it is not there yet; the connection must stay open.
+            DBAPIError, OSError: the same.
+        """
 
     def trouble(self, error: DBAPIError) -> Trouble | None:
         """Why nothing may be acknowledged after an error; None: the next write may work."""

@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, event, exc, inspect, make_url
 
 from petqcd import clock
 from petqcd.errors import StoreError
-from petqcd.store.database import Trouble
+from petqcd.store.database import Files, Trouble
 
 if TYPE_CHECKING:
     from psycopg import Connection as PgConnection
@@ -105,6 +105,13 @@ class PostgresDatabase:
 
     def keep_before_migration(self, connection: Connection, version: int) -> None:
         """The migration is one transaction; copies of the server are its administrator's."""
+
+    def files(self) -> Files:
+        """The server looks after its own."""
+        return ()
+
+    def rescue(self, connection: Connection, opened: Files) -> None:
+        """The server looks after its own files."""
 
     def trouble(self, error: exc.DBAPIError) -> Trouble | None:
         """A lost session comes again, and so may the server's disk; corrupt data must be looked at."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
     from sqlalchemy.exc import DBAPIError
 
+    from petqcd.store.database import Files
+
 BUSY_TIMEOUT_MS = 5000
 READ_LIMIT_S = 2.0
 """Longest statement of a reader: a long read would keep the log from shrinking."""
@@ -118,18 +120,34 @@ class SqliteDatabase:
 
     def checkpoint(self, connection: Connection, *, last: bool) -> None:
         """Bring the log into the file; where the log became long, or at the end, it is cut to nothing."""
+        driver = driver_connection(connection)
         mode = "TRUNCATE" if last or self.log_bytes > TRUNCATE_WAL_BYTES else "PASSIVE"
-        driver_connection(connection).execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        # Somebody who reads on and on is not waited for: every write would be.
+        driver.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS if last else 0}")
+        try:
+            driver.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        finally:
+            driver.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
 
     def keep_before_migration(self, connection: Connection, version: int) -> None:
         """Keep the file as it is now, as `history-schema-N.sqlite` beside it."""
-        kept = self.path.with_name(f"{self.path.stem}-schema-{version}.sqlite")
-        partial = kept.with_name(kept.name + ".partial")
-        partial.unlink(missing_ok=True)
-        with closing(sqlite3.connect(partial)) as target:
-            driver_connection(connection).backup(target)
-        partial.chmod(0o600)
-        partial.replace(kept)
+        _copy(connection, self.path.with_name(f"{self.path.stem}-schema-{version}.sqlite"))
+
+    def files(self) -> Files:
+        """Of the file, its log and the index of the log."""
+        return tuple(_identity(self.path.with_name(self.path.name + end)) for end in ("", "-wal", "-shm"))
+
+    def rescue(self, connection: Connection, opened: Files) -> None:
+        """A log without a name goes into its file; a file without a name is written anew.
+
+        Another file that has the name by now stays, and ours is beside it as `history-replaced.sqlite`.
+        """
+        is_busy, _, _ = driver_connection(connection).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_busy:
+            raise StoreError(f"{self.path}: somebody reads; the log could not be brought into the file")
+        there = _identity(self.path)
+        if there != opened[0]:
+            _copy(connection, self.path if there is None else self.path.with_name("history-replaced.sqlite"))
 
     def trouble(self, error: DBAPIError) -> Trouble | None:
         """A full disk passes by itself; after a failed sync what the system shows may not be what is on the disk."""
@@ -147,6 +165,25 @@ class SqliteDatabase:
         (told,) = driver.execute("PRAGMA quick_check(1)").fetchone()
         if told != "ok":
             raise StoreError(f"{self.path}: {told}")
+
+
+def _copy(connection: Connection, to: Path) -> None:
+    """The whole history of a connection as a file, which is there whole or not at all."""
+    partial = to.with_name(to.name + ".partial")
+    partial.unlink(missing_ok=True)
+    with closing(sqlite3.connect(partial)) as target:
+        driver_connection(connection).backup(target)
+    partial.chmod(0o600)
+    partial.replace(to)
+    sync_folder(to.parent)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def sync_folder(folder: Path) -> None:

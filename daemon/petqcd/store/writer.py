@@ -1,7 +1,7 @@
 """The one thread that owns the one connection that writes: every write, every checkpoint, nothing else does.
 
 One writer avoids the WAL-reset race of SQLite before 3.51.3 and makes writes safe against cancellation: a task that is
-cancelled only stops waiting for its future.
+cancelled only stops waiting for its future. Nothing is acknowledged that went to a file whose name is gone.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class Writer:
         self._mend_s = 0.0
         self._mend_after_s = MEND_FIRST_S
         self._marks = Marks()
+        self._unsure: list[tuple[Future[Any], Any]] = []
         self._closing = False
         self._checkpointed_s = clock.monotonic_s()
         self.last_commit_unix_s = 0.0
@@ -74,6 +75,7 @@ class Writer:
         except BaseException:
             self._engine.dispose()
             raise
+        self._files = database.files()
         self._thread = threading.Thread(target=self._work, name="store writer", daemon=False)
         self._thread.start()
 
@@ -161,6 +163,8 @@ class Writer:
                         self._checkpoint()
                     continue
                 if job is None:
+                    if not self._has_its_files():
+                        self._mend()
                     self._checkpoint(last=True)
                     return
                 work, future, in_transaction = job
@@ -195,9 +199,23 @@ class Writer:
         except BaseException as error:  # noqa: BLE001 - whatever it is belongs to the one who waits
             future.set_exception(error)
         else:
-            self.last_commit_unix_s = clock.unix_s()
             self._marks = marks
-            future.set_result(result)
+            if self._has_its_files():
+                self._acknowledge(future, result)
+            else:
+                self._unsure.append((future, result))
+
+    def _acknowledge(self, future: Future[Any], result: Any) -> None:
+        self.last_commit_unix_s = clock.unix_s()
+        future.set_result(result)
+
+    def _has_its_files(self) -> bool:
+        """Whether the files that are open still have their names; if not, what is written to them ends with them."""
+        if self._database.files() == self._files:
+            return True
+        if self._trouble is None:
+            self._ail(Trouble("files of it were removed or replaced while they were open", may_pass=True), after_s=0.0)
+        return False
 
     def _maintain(self, work: Write, future: Future[Any]) -> None:
         if not future.set_running_or_notify_cancel():
@@ -212,12 +230,16 @@ class Writer:
 
     def _judge(self, error: exc.DBAPIError) -> Trouble | None:
         """Why nothing may be acknowledged after an error before this store was looked at; None: it may."""
-        trouble = self._trouble = self._database.trouble(error)
+        trouble = self._database.trouble(error)
         if trouble is not None:
-            self._mend_after_s = MEND_FIRST_S
-            self._mend_s = clock.monotonic_s() + MEND_FIRST_S
-            log.error("%s", self.trouble)
+            self._ail(trouble, after_s=MEND_FIRST_S)
         return trouble
+
+    def _ail(self, trouble: Trouble, *, after_s: float) -> None:
+        self._trouble = trouble
+        self._mend_after_s = MEND_FIRST_S
+        self._mend_s = clock.monotonic_s() + after_s
+        log.error("%s", self.trouble)
 
     def _mend(self) -> None:
         """Close, open anew, bring to the disk what is there, and check it; only then are writes taken again."""
@@ -230,23 +252,35 @@ class Writer:
         else:
             self._trouble = None
             log.warning("%s: well again, with all that was acknowledged", self._database.name)
+        unsure, self._unsure = self._unsure, []
+        for future, result in unsure:
+            if self._trouble is None:
+                self._acknowledge(future, result)
+            else:
+                future.set_exception(self._refusal(self._trouble))
 
     def _make_good(self) -> None:
-        # What was not acknowledged is best dropped by the connection that knows it; it may be past that.
-        with contextlib.suppress(exc.SQLAlchemyError, sqlite3.Error, StoreError):
-            self._database.make_good(self._connection)
+        if self._database.files() == self._files:
+            # What was not acknowledged is best dropped by the connection that knows it; it may be past that.
+            with contextlib.suppress(exc.SQLAlchemyError, sqlite3.Error, StoreError):
+                self._database.make_good(self._connection)
+        else:
+            self._database.rescue(self._connection, self._files)
         self._connection.close()
         self._engine.dispose()
         self._connection = self._engine.connect()
         self._database.make_good(self._connection)
         found = marks_of(self._connection)
         self._connection.rollback()
+        self._files = self._database.files()
         if not found >= self._marks:
             self._trouble = Trouble(f"acknowledged records are gone ({found}, not {self._marks})", may_pass=False)
             raise StoreError(self.trouble)
 
     def _checkpoint(self, *, last: bool = False) -> None:
         self._checkpointed_s = clock.monotonic_s()
+        if not self._has_its_files():
+            return
         try:
             self._database.checkpoint(self._connection, last=last)
         except Exception as error:  # noqa: BLE001 - the next one may work; what is committed is in the log

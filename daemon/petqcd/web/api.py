@@ -262,7 +262,7 @@ def _add_reading(app: FastAPI, daemon: Daemon) -> None:
 
     @app.get("/api/v1/events")
     async def events() -> StreamingResponse:
-        """Live events: `state` first, then `progress`, `device`, `finished`, `lost` as they come."""
+        """Live events: `state` first, then `progress`, `device`, `finished`, `lost` as they come, else `alive`."""
         return StreamingResponse(_events(daemon), media_type="text/event-stream")
 
 
@@ -350,7 +350,7 @@ async def _events(daemon: Daemon) -> AsyncIterator[str]:
                 async with asyncio.timeout(HEARTBEAT_S):
                     event = await queue.get()
             except TimeoutError:
-                yield ": still here\n\n"
+                yield _event("alive", {})
                 continue
             if event is None:
                 return

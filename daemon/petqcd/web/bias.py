@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Query
@@ -16,6 +18,8 @@ from petqcd.web.accounts import Nothing  # noqa: TC001 - likewise
 from petqcd.web.gate import Who  # noqa: TC001 - the routes' signatures are read at run time
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from petqcd.app import Daemon
 
 Volts = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
@@ -105,6 +109,19 @@ def add_bias(app: FastAPI, daemon: Daemon) -> None:
 
 def _add_voltage(app: FastAPI, daemon: Daemon) -> None:
     bias = daemon.bias
+    going_on: Counter[str] = Counter()
+
+    @contextmanager
+    def based_on(device: str, version: str | None) -> Iterator[None]:
+        """Of two commands on one state, the one that came first is done: the other's state will not be when it ends."""
+        require_version(bias.documents(), device, version)
+        if version is not None and going_on[device]:
+            raise RefusedError(f"{device} is being commanded at this moment: look at it again before you command it")
+        going_on[device] += 1
+        try:
+            yield
+        finally:
+            going_on[device] -= 1
 
     @app.get("/api/v1/bias")
     async def sources() -> dict[str, Any]:
@@ -114,14 +131,14 @@ def _add_voltage(app: FastAPI, daemon: Daemon) -> None:
     @app.post("/api/v1/bias/{device}/on")
     async def on(device: str, body: Voltage) -> dict[str, Any]:
         """Switch on and ramp, if every permit is given; answered once it is there and has settled."""
-        require_version(bias.documents(), device, body.version)
-        return await bias.on(device, body.volts)
+        with based_on(device, body.version):
+            return await bias.on(device, body.volts)
 
     @app.post("/api/v1/bias/{device}/set")
     async def set_(device: str, body: Voltage) -> dict[str, Any]:
         """Ramp what is on to another voltage."""
-        require_version(bias.documents(), device, body.version)
-        return await bias.set(device, body.volts)
+        with based_on(device, body.version):
+            return await bias.set(device, body.volts)
 
     @app.post("/api/v1/bias/{device}/stop")
     async def stop(device: str, _body: Nothing) -> dict[str, Any]:

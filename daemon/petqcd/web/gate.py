@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 
 from petqc.errors import QcError
 from petqcd.errors import (
@@ -23,7 +24,7 @@ from petqcd.kinds import all_kinds, find_kind
 from petqcd.security.access import Actor, Proof, Role, actor_on_socket
 from petqcd.security.answers import HEADER, Answer
 from petqcd.security.audit import REQUEST
-from petqcd.security.sessions import RateLimit
+from petqcd.security.sessions import REFUSALS_BURST, REFUSALS_PER_S, RateLimit
 from petqcd.web.actions import ACTIONS, ANYBODY, CONFIRMED, CONFIRMED_WITH_BIAS, READING, TOWARDS_SAFE, VIEW, may
 from petqcd.web.failures import failure
 
@@ -36,10 +37,10 @@ CONSOLE_HEADER = "x-petqc-console"
 """Sent by our own pages only: a page of elsewhere cannot without asking first, and is not allowed to."""
 _SECRETS = frozenset({"password", "token", "secret"})
 _BEARER = "bearer "
+MOST_KEYS = 100
+"""Of a body, whose every wrong key is looked at and told."""
 READS_PER_S, READS_BURST = 50.0, 300.0
 COMMANDS_PER_S, COMMANDS_BURST = 20.0, 40.0
-REFUSALS_PER_S, REFUSALS_BURST = 0.1, 20.0
-"""Of one source that go into the audit log; the others are only counted."""
 
 
 class Gate:
@@ -199,6 +200,8 @@ async def _audited(
             kind = said.get("kind") if isinstance(said, dict) else None
             if kind not in actor.kinds:
                 raise NotAllowedError(f"{actor.name} may not start a run of kind {kind}: the token is for others")
+        if isinstance(said, dict) and len(said) > MOST_KEYS:
+            raise InvalidRequestError(f"a command has at most {MOST_KEYS} keys")
         response = await _answer(answer, request)
         act.result = {"status": response.status_code}
         return response
@@ -257,6 +260,8 @@ async def _answer(answer: Callable[[Request], Coroutine[Any, Any, Response]], re
         return await answer(request)
     except RequestValidationError as error:
         raise InvalidRequestError(explained(error)) from None
+    except HTTPException as error:  # a body that the parser gives up
+        raise InvalidRequestError(str(error.detail)) from None
 
 
 def explained(error: RequestValidationError) -> str:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 MAX_BODY_BYTES = 1 << 20
 MAX_DOCUMENT_BYTES = 32 << 20
 """Of what has the document of a run in it: hundreds of bytes for each check of each part of a scanner."""
-_WITH_DOCUMENT = frozenset({"/api/v1/imports"})
+MAX_UNKNOWN_BYTES = 4096
+"""Of what anybody may send: a name and a password."""
+_MAX_BYTES = {"/api/v1/imports": MAX_DOCUMENT_BYTES, "/api/v1/login": MAX_UNKNOWN_BYTES}
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 SOCKET_HOST = "petqcd"
 PAGE_POLICY = (
@@ -79,9 +81,9 @@ class Guard:
         if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             return 415, "not-json", "commands are application/json"
         length = headers.get("content-length", "")
-        if not length.isdecimal():
+        if not length.isdecimal() or "transfer-encoding" in headers:  # a body in chunks goes on for ever if it likes
             return 411, "no-length", "commands state their length"
-        most = MAX_DOCUMENT_BYTES if path in _WITH_DOCUMENT else MAX_BODY_BYTES
+        most = _MAX_BYTES.get(path, MAX_BODY_BYTES)
         if int(length) > most:
             return 413, "too-large", f"this command has at most {most} bytes"
         return None

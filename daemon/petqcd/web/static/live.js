@@ -1,4 +1,5 @@
-// Live progress of a run: the daemon tells, this page shows; when the run has ended, the page is asked for again.
+// Live progress of a run: the daemon tells, this page shows; when the run has ended, the page is asked for again. What
+// else changes on it, and be it by getting old, is asked for by refresh.js.
 
 import { ask, drawSpectrum } from "./spectrum.js";
 
@@ -59,21 +60,42 @@ async function showSpectra() {
   }
 }
 
+// Events are told for ever, something at least every five seconds; an end without a word is noticed, too.
+const SILENT_MS = 15000;
 let wasActive = at("live").dataset.active === "yes";
-const events = new EventSource("/api/v1/events");
-events.addEventListener("state", (event) => {
-  at("lost").hidden = true;
-  const run = JSON.parse(event.data).run;
-  if (wasActive && !run) location.reload();
-  wasActive = Boolean(run);
-  show(run);
-});
-events.addEventListener("progress", (event) => { wasActive = true; show(JSON.parse(event.data)); });
-events.addEventListener("finished", () => location.reload());
-events.addEventListener("lost", (event) => {
-  const result = at("run-result");
-  result.textContent = `The run could not be stored: ${JSON.parse(event.data).error}`;
-  result.classList.add("problem");
-  result.hidden = false;
-});
-events.onerror = () => { at("lost").hidden = false; };
+let events = null;
+let heardAt = Date.now();
+
+function heard() {
+  heardAt = Date.now();
+  at("untold").hidden = true;
+}
+
+function listen() {
+  events?.close();
+  events = new EventSource("/api/v1/events");
+  for (const name of ["state", "progress", "device", "readings", "alive"]) events.addEventListener(name, heard);
+  events.addEventListener("state", (event) => {
+    const run = JSON.parse(event.data).run;
+    if (wasActive && !run) location.reload();
+    wasActive = Boolean(run);
+    show(run);
+  });
+  events.addEventListener("progress", (event) => { wasActive = true; show(JSON.parse(event.data)); });
+  events.addEventListener("finished", () => location.reload());
+  events.addEventListener("lost", (event) => {
+    const result = at("run-result");
+    result.textContent = `The run could not be stored: ${JSON.parse(event.data).error}`;
+    result.classList.add("problem");
+    result.hidden = false;
+  });
+  events.onerror = () => { at("untold").hidden = false; };
+}
+
+listen();
+setInterval(() => {
+  if (events.readyState !== EventSource.CLOSED && Date.now() - heardAt < SILENT_MS) return;
+  at("untold").hidden = false;
+  heardAt = Date.now();
+  listen();
+}, 5000);
