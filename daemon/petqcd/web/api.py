@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
-from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
 
 from petqc.errors import QcError
@@ -18,6 +17,7 @@ from petqc.report import content_security_policy
 from petqc.vendor_reports import imported_run
 from petqcd import clock
 from petqcd.errors import DaemonError, NotFoundError
+from petqcd.metrics import CONTENT_TYPE
 from petqcd.off.safe_state import worst
 from petqcd.web import run_view
 from petqcd.web.accounts import Nothing, add_accounts, add_management
@@ -183,7 +183,7 @@ def _add_reading(app: FastAPI, daemon: Daemon) -> None:
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
-        return Response(await exposition.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return Response(await exposition.text(), headers={"Content-Type": CONTENT_TYPE})
 
     @app.get("/healthz")
     async def healthz() -> PlainTextResponse:
