@@ -21,11 +21,17 @@ DIED = "the daemon stopped in mid-run, the run was interrupted"
 
 
 def finalise_left_behind(folder: Path) -> list[str]:
-    """Finalise every recording that a dead process left in a run folder; what happened, for the record."""
+    """Finalise every recording that a dead process left in a run folder; what happened, for the record.
+
+    A document that it had only begun to write is nothing, and goes.
+    """
     from petqc.formats.petsys_raw import finalise_partial
 
     told = []
-    for partial in sorted(folder.glob("*.rawf.partial")):
+    recordings = sorted(folder.glob("*.rawf.partial"))
+    for begun in set(folder.glob("*.partial")) - set(recordings):
+        begun.unlink(missing_ok=True)
+    for partial in recordings:
         try:
             path = finalise_partial(partial)
             digest = sha256_of(path)

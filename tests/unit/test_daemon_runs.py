@@ -490,6 +490,7 @@ def test_an_interrupted_run_found_at_start_becomes_a_record(tmp_path: Path, benc
             writer.write(np.array([11 | 3 << 36, 1, 5], np.uint64))
             writer._flush()
             writer._release()  # as a process leaves it that was killed
+            (folder / "bundle.json.partial").write_text('{"schema": "petqc-bun')
 
     async def recover() -> None:
         async with world(tmp_path, bench) as w:
@@ -503,6 +504,7 @@ def test_an_interrupted_run_found_at_start_becomes_a_record(tmp_path: Path, benc
             with RawReader(folder / "recording.rawf") as reader:
                 assert sum(block.size for block in reader.blocks()) > 0
             assert (folder / "run.json").is_file()
+            assert not list(folder.glob("*.partial"))
 
     asyncio.run(claim())
     asyncio.run(recover())
