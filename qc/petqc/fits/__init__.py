@@ -28,18 +28,18 @@ from petqc.fits.kernels import (
     S2,
     STEP,
     TAIL,
+    bins_of_a_tenth,
     expected,
     poisson_fit,
     width_of_two,
 )
+from petqc.fits.kernels import FWHM_OF_SIGMA as FWHM_OF_SIGMA
 from petqc.fits.time_peak_kernels import time_peak_fits, time_start
 from petqc.statistics import pearson_p_values, sparse_chi2_p_value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FWHM_OF_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
-"""FWHM of a Gaussian of unit standard deviation."""
 FWTM_OF_SIGMA = 2.0 * math.sqrt(2.0 * math.log(10.0))
 
 MIN_NET_COUNTS = 200
@@ -273,7 +273,7 @@ class _Goodness(NamedTuple):
 def _judged_coarsely(fit: PeakFit) -> PeakFit:
     """The fit with its goodness in bins of a tenth of its FWHM: finer ones hold too little to show a wrong shape."""
     width = float(fit.edges[1] - fit.edges[0])
-    every = max(1, math.floor(fit.fwhm / 10.0 / width))
+    every = bins_of_a_tenth(fit.fwhm, width)
     if every == 1:
         return fit
     counts, model = (rebinned(a, every) for a in (fit.counts, fit.model))

@@ -43,6 +43,8 @@ _DECREMENT = 1e-7
 """Stop when the next step would gain less than this in log-likelihood: a thousandth of a standard deviation squared."""
 _FLOOR = 1e-12
 BY_ROOT_2PI = 1.0 / math.sqrt(2.0 * math.pi)
+FWHM_OF_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
+"""FWHM of a Gaussian of unit standard deviation."""
 
 
 @kernel
@@ -221,6 +223,30 @@ def cholesky_solve(a: NDArray[np.float64], n: int, b: NDArray[np.float64]) -> No
         for k in range(i + 1, n):
             s -= a[k, i] * b[k]
         b[i] = s / a[i, i]
+
+
+@kernel
+def add_pearson(counts: float, model: float, shape_tolerance: float, sums: NDArray[np.float64]) -> None:
+    """Add one bin to what says how well a model describes its counts.
+
+    Args:
+        counts: of the bin.
+        model: expected counts of the bin.
+        shape_tolerance: see petqc.fits.SHAPE_TOLERANCE.
+        sums: (4 or more,) added to: Pearson's chi-square, the same with shape tolerance, (2 is left alone), and the sum
+            of 1 / expected.
+    """
+    mu = max(model, 1e-3)
+    squared = (counts - mu) * (counts - mu)
+    sums[0] += squared / mu
+    sums[1] += squared / (mu + (shape_tolerance * mu) ** 2)
+    sums[3] += 1.0 / mu
+
+
+@kernel
+def bins_of_a_tenth(fwhm: float, width: float) -> int:
+    """How many bins of a width make a tenth of a peak's FWHM: finer ones hold too little to show a wrong shape."""
+    return max(1, math.floor(fwhm / 10.0 / width))
 
 
 @kernel

@@ -21,6 +21,7 @@ from petqc.fits.kernels import (
     S1,
     STEP,
     TAIL,
+    add_pearson,
     poisson_fit,
     tail_over_exponential,
 )
@@ -264,11 +265,7 @@ def photopeak_fits(
         quality[m, 2] = float(last - first)
         quality[m, 4] = float(first)
         for k in range(first, last):
-            mu = max(model[k], 1e-3)
-            difference = row[k] - mu
-            quality[m, 0] += difference * difference / mu
-            quality[m, 1] += difference * difference / (mu + (shape_tolerance * mu) ** 2)
-            quality[m, 3] += 1.0 / mu
+            add_pearson(row[k], model[k], shape_tolerance, quality[m])
 
 
 @kernel

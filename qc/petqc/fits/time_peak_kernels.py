@@ -10,12 +10,15 @@ import numpy as np
 from petqc.fits.kernels import (
     A1,
     CONVERGED,
+    FWHM_OF_SIGMA,
     HIGH,
     LOW,
     MU1,
     N_CONSTANTS,
     N_PARAMETERS,
     S1,
+    add_pearson,
+    bins_of_a_tenth,
     expected,
     negative_log_likelihood,
     poisson_fit,
@@ -25,7 +28,6 @@ from petqc.jit import kernel
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_FWHM_OF_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 _FAR = 7.0
 """Standard deviations from where on a peak adds nothing to the flat part: 1e-12 of its counts."""
 
@@ -88,7 +90,7 @@ def time_start(edges: NDArray[np.float64], counts: NDArray[np.float64], start: N
     start[LOW] = start[HIGH] = max(background, 0.01) / width
     start[A1] = max(near - n_near * background, 0.1 * total, 10.0)
     start[MU1] = 0.5 * (edges[top] + edges[top + 1])
-    start[S1] = max(fwhm / _FWHM_OF_SIGMA, 0.5 * width)
+    start[S1] = max(fwhm / FWHM_OF_SIGMA, 0.5 * width)
 
 
 @kernel
@@ -188,7 +190,7 @@ def time_peak_fits(
         for k in range(n):
             background[m, k] = p[LOW] * jac[LOW, k] + p[HIGH] * jac[HIGH, k]
         quality[m, 0] = negative_log_likelihood(counts[m], model[m])
-        every = max(1, math.floor(_FWHM_OF_SIGMA * p[S1] / 10.0 / width))
+        every = bins_of_a_tenth(FWHM_OF_SIGMA * p[S1], width)
         n_bins = n // every
         quality[m, 1:] = 0.0
         quality[m, 3] = n_bins
@@ -197,8 +199,4 @@ def time_peak_fits(
             for k in range(b * every, (b + 1) * every):
                 found += counts[m, k]
                 mu += model[m, k]
-            mu = max(mu, 1e-3)
-            squared = (found - mu) ** 2
-            quality[m, 1] += squared / mu
-            quality[m, 2] += squared / (mu + (shape_tolerance * mu) ** 2)
-            quality[m, 4] += 1.0 / mu
+            add_pearson(found, mu, shape_tolerance, quality[m, 1:])
