@@ -10,7 +10,6 @@ from petqc.qc_input import QcInput, RunContext, SourceShape
 from petqc.recorded import analyse_file
 
 if TYPE_CHECKING:
-    from petqc.checks import Check, CheckOutput
     from petqc.histograms import QcHistograms
     from petqc.lutetium import LutetiumCounts
     from petqc.results import Run
@@ -31,6 +30,7 @@ def analyse(histograms: QcHistograms, context: RunContext, lutetium: LutetiumCou
     """
     from petqc.channel_spectra import of_run
     from petqc.checks import checks_of
+    from petqc.checks.source_seen import is_source_missing
     from petqc.verdict import SCAN, SCAN_BY_LUTETIUM, conclude
 
     fits = None
@@ -39,25 +39,18 @@ def analyse(histograms: QcHistograms, context: RunContext, lutetium: LutetiumCou
 
         fits = LutetiumFits(lutetium)
     shared = QcInput(histograms, context, lutetium=fits)
-    outputs = _of_source(shared) if fits is None else [(c, c.function(shared)) for c in checks_of("lutetium")]
+    needs_none = checks_of("lutetium")
+    checks = checks_of("source") if fits is None else needs_none
+    is_forgotten = fits is None and is_source_missing(shared)
+    if is_forgotten:
+        checks = tuple(c for c in checks if c.id == "source_seen" or c in needs_none)
+    outputs = [(c, c.function(shared)) for c in checks]
     words = SCAN if fits is None else SCAN_BY_LUTETIUM
     run = conclude(histograms.topology, context, outputs, words)
     run.channel_spectra = of_run(shared)
-    has_source = not any(c.id == "source_seen" and c.value is None for c in run.checks)
-    if run.verdict is Status.INVALID and has_source and 1.0 < shared.times_as_long <= MOST_TIMES_AS_LONG:
+    if run.verdict is Status.INVALID and not is_forgotten and 1.0 < shared.times_as_long <= MOST_TIMES_AS_LONG:
         run.sentence += _longer(shared.times_as_long, context.elapsed_s)
     return run
-
-
-def _of_source(shared: QcInput) -> list[tuple[Check, CheckOutput]]:
-    """Checks of a run with a source; where none was seen, those alone that need none."""
-    from petqc.checks import checks_of, get_check
-
-    seen = get_check("source_seen")
-    output = seen.function(shared)
-    is_missing = any(result.status is Status.INVALID for result in output.results)
-    others = [c for c in checks_of("source") if c is not seen and not (is_missing and "lutetium" not in c.data)]
-    return [(seen, output), *((c, c.function(shared)) for c in others)]
 
 
 def _longer(times: float, elapsed_s: float | None) -> str:
