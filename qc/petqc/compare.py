@@ -16,6 +16,11 @@ COUNTED: Final = "channels"
 """Unit of what is counted: it has no noise, and one channel more has moved."""
 
 
+def is_other_count(unit: str, change: float | None) -> bool:
+    """Whether a change is one of a count, by one or more."""
+    return unit == COUNTED and change is not None and abs(change) >= 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """One check at one node in both runs; values in `unit`. change is b - a; sigmas: over its standard error.
@@ -43,7 +48,7 @@ class Difference:
     @property
     def is_counted(self) -> bool:
         """Whether a count has changed, by one or more."""
-        return self.unit == COUNTED and abs(self.change or 0.0) >= 1.0
+        return is_other_count(self.unit, self.change)
 
     @property
     def has_moved(self) -> bool:

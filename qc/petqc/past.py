@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from petqc.compare import COUNTED, SIGNIFICANT, compare
+from petqc.compare import COUNTED, SIGNIFICANT, compare, is_other_count
 from petqc.statistics import family_sigmas
 
 if TYPE_CHECKING:
@@ -142,19 +142,14 @@ def since_baseline(run: Run, baseline: AcceptedBaseline, references: Mapping[str
             continue
         compared += 1
         error = ((result.uncertainty or 0.0) ** 2 + baseline.values[check][node][1] ** 2) ** 0.5
-        is_count = result.unit == COUNTED
-        sigmas = (result.value - before) / error if error and not is_count else None
-        found.append(Change(check, node, result.unit, before, result.value, sigmas, "", str(result.status)))
+        change = result.value - before
+        sigmas = change / error if error and result.unit != COUNTED else None
+        one = Change(check, node, result.unit, before, result.value, sigmas, "", str(result.status))
+        found.append((one, is_other_count(result.unit, change)))
     limit = _limit(compared)
-    moved = [c for c in found if _is_more(c) or _is_remarkable(c.sigmas, c.status, c.status, limit)]
+    moved = [c for c, is_other in found if is_other or _is_remarkable(c.sigmas, c.status, c.status, limit)]
     moved.sort(key=lambda c: -abs(c.sigmas or 0.0))
     return _changes(f"{baseline.role} baseline {baseline.number}", None, baseline.at, compared, limit, moved, ())
-
-
-def _is_more(change: Change) -> bool:
-    """Whether a count is another than in the baseline, by one or more."""
-    before, now = change.before, change.now
-    return change.unit == COUNTED and before is not None and now is not None and abs(now - before) >= 1.0
 
 
 def _limit(n: int) -> float:
