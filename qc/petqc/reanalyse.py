@@ -19,7 +19,7 @@ from petqc.formats.bundle_check import check_bundle
 from petqc.recorded.kinds import KINDS
 from petqc.recorded.told import read_context
 from petqc.results import EnvironmentReading, RawFile, Run
-from petqc.run_names import reanalysis_id
+from petqc.run_names import JUDGES_CALIBRATION, reanalysis_id
 from petqc.software import software as versions
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def reanalyse(folder: str | os.PathLike[str], other: Other | None = None, *, pro
     other = other or Other()
     bundle = _whole(Path(folder))
     read = KINDS[bundle.about["kind"]](bundle, other.config or _own_config(bundle), progress)
-    if read.judges_calibration and other.config is not None:
+    if bundle.about["kind"] == JUDGES_CALIBRATION and other.config is not None:
         raise BadInputError(
             f"runs of kind {bundle.about['kind']} tell of the calibration that was in use: another one changes nothing",
             where=str(folder),

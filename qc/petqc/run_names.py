@@ -33,7 +33,9 @@ RECORDINGS: Final[dict[str, str | tuple[str, ...]]] = {
     "calibrate-time-offsets": _FRAMES,
 }
 """The recordings of each kind of run: their role in its bundle, in the order of the manifest, or their names."""
-CALIBRATES: Final = frozenset({"housekeeping", *(kind for kind in RECORDINGS if kind.startswith("calibrate-"))})
+JUDGES_CALIBRATION: Final = "housekeeping"
+"""The kind of run that tells of the calibration in use, and measures nothing with it."""
+CALIBRATES: Final = frozenset({JUDGES_CALIBRATION, *(kind for kind in RECORDINGS if kind.startswith("calibrate-"))})
 """Kinds of run that make a calibration, or tell of the one in use: another one in its place says nothing."""
 NEEDED: Final = (
     "frames", "frames-index", "frames-modes", "frames-manifest", "points", "configuration", "context", "inputs",

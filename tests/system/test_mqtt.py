@@ -203,19 +203,23 @@ asyncio.run(work())
 """
 
 
-def test_a_daemon_that_is_killed_is_offline_by_its_last_will(tmp_path: Path, board_config: Path) -> None:
-    config = tmp_path / "petqc.toml"
+async def dies_by(program: str, folder: Path, board_config: Path, broker: Broker) -> None:
+    """Run a daemon in a process of its own, by a program in which it is killed."""
+    config = folder / "petqc.toml"
+    config.write_text(
+        f'[[device]]\naddress = "udp://127.0.0.1:9"\nconfiguration = "{board_config}"\nsimulated = true\n'
+        f'[api]\nlisten = "127.0.0.1:0"\n[mqtt]\nhost = "127.0.0.1"\nport = {broker.port}\ntls = false\n'
+    )
+    command = [sys.executable, "-c", program, config, folder / "state"]
+    done = await asyncio.to_thread(subprocess.run, command, check=False, cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL
 
+
+def test_a_daemon_that_is_killed_is_offline_by_its_last_will(tmp_path: Path, board_config: Path) -> None:
     async def work() -> None:
         with Broker(tmp_path) as broker:
-            config.write_text(
-                f'[[device]]\naddress = "udp://127.0.0.1:9"\nconfiguration = "{board_config}"\nsimulated = true\n'
-                f'[api]\nlisten = "127.0.0.1:0"\n[mqtt]\nhost = "127.0.0.1"\nport = {broker.port}\ntls = false\n'
-            )
             async with subscriber(broker) as logger:
-                command = [sys.executable, "-c", DIES, config, tmp_path / "state"]
-                done = await asyncio.to_thread(subprocess.run, command, check=False)
-                assert done.returncode == -signal.SIGKILL
+                await dies_by(DIES, tmp_path, board_config, broker)
                 await until(lambda: logger.of("status")[-1]["state"] == "offline")
                 assert logger.of("status")[0]["state"] == "online"
 
@@ -247,19 +251,11 @@ asyncio.run(work())
 def test_a_daemon_killed_after_it_told_and_before_it_knew_tells_it_again_with_the_same_id(
     tmp_path: Path, board_config: Path
 ) -> None:
-    config = tmp_path / "petqc.toml"
-
     async def work() -> None:
         with Broker(tmp_path) as broker:
-            config.write_text(
-                f'[[device]]\naddress = "udp://127.0.0.1:9"\nconfiguration = "{board_config}"\nsimulated = true\n'
-                f'[api]\nlisten = "127.0.0.1:0"\n[mqtt]\nhost = "127.0.0.1"\nport = {broker.port}\ntls = false\n'
-            )
             async with subscriber(broker) as logger:
                 results = lambda: logger.of("run/daily/result")  # noqa: E731 - one expression
-                command = [sys.executable, "-c", DIES_BETWEEN, config, tmp_path / "state"]
-                done = await asyncio.to_thread(subprocess.run, command, check=False, cwd=ROOT)
-                assert done.returncode == -signal.SIGKILL
+                await dies_by(DIES_BETWEEN, tmp_path, board_config, broker)
                 await until(lambda: len(results()) == 1)
                 async with daemon(tmp_path, board_config, broker) as d:
                     await until(lambda: len(results()) == 2)

@@ -36,15 +36,13 @@ class Read:
     """What the recordings of a bundle give.
 
     files: which they are. said: fields of RunContext that they and the configuration say. conclude: from everything
-    that is known of the run to its checks and verdict. judges_calibration: the calibration that was in use is what the
-    run is about.
+    that is known of the run to its checks and verdict.
     """
 
     files: list[Path]
     said: dict[str, Any]
     notes: list[str]
     conclude: Callable[[RunContext], Run]
-    judges_calibration: bool = False
 
 
 Reader: TypeAlias = "Callable[[Bundle, Path, Progress | None], Read]"
@@ -113,7 +111,6 @@ def _housekeeping(bundle: Bundle, config: Path, progress: Progress | None) -> Re
         _said(loaded, reference=None),
         [],
         lambda context: analyse_housekeeping(first, last, inputs["watched_s"], ages, topology, context),
-        judges_calibration=True,
     )
 
 

@@ -62,6 +62,6 @@ def _read(daemon: Daemon, kind: str, check: str, node: str, scanner: str) -> dic
         "check": check,
         "node": node,
         "trend": trend,
-        "whose": trends.whose(daemon, kind, scanner)[0],
+        "whose": trends.whose(daemon, kind, scanner)[0] if trend is None else trend["scanner"],
         "scanners": sorted({name for name, _ in daemon.store.scanners(kind)}),
     }
