@@ -13,11 +13,8 @@ from petqc import checks as checks_folder
 from petqc.analysis import RunContext, analyse
 from petqc.channel_map import Topology
 from petqc.checks import all_checks, check, get_check
-from petqc.errors import BadInputError, TooFewCountsError
+from petqc.errors import BadInputError
 from petqc.events import Coincidences, Singles
-from petqc.fits import offset_errors as oe
-from petqc.fits import offset_kernels as ok
-from petqc.fits import offsets as om
 from petqc.fits.offsets import Depths, solve_offsets
 from petqc.histograms import HistogramSettings, QcHistograms
 from petqc.limits import Limits, Status
@@ -496,86 +493,6 @@ def test_false_alarms_of_a_healthy_detector_are_rare():
     assert flagged == 0
 
 
-# --- time offsets ----------------------------------------------------------------------------------------------------
-
-
-def ring_pairs(rng, n, per_node, sigma, randoms, window=10_000.0):
-    """Wide fans: every node with nodes of the other half of a ring."""
-    m = n * per_node // 2
-    a = rng.integers(0, n, m)
-    b = (a + n // 4 + rng.integers(0, n // 2, m)) % n
-    offset = rng.normal(0.0, 30.0, n)
-    dt = rng.normal(0.0, sigma, m) + offset[a] - offset[b]
-    loose = rng.random(m) < randoms
-    dt[loose] = rng.uniform(-0.5 * window, 0.5 * window, int(loose.sum()))
-    return a.astype(np.int32), b.astype(np.int32), dt, offset - offset.mean()
-
-
-@pytest.mark.parametrize(("randoms", "ideal"), [(0.0, 5.2), (0.1, 5.5), (0.3, 6.3)])
-def test_offsets_are_near_the_ideal_with_randoms(randoms, ideal):
-    """Source: table of daily-qc.md §2d, 560 nodes, 390 ps, 1 000 events a node; plain least squares has 17 and 32."""
-    rng = np.random.default_rng(int(100 * randoms))
-    a, b, dt, truth = ring_pairs(rng, 560, 1000, 390.0 / 2.35482, randoms)
-    solved = solve_offsets(a, b, dt, 560, window_ps=10_000.0, start_ps=np.zeros(560), sigma_ps=166.0)
-    error = solved.offset_ps - truth
-    assert error.std() < 1.08 * ideal
-    assert (error / solved.error_ps).std() == pytest.approx(1.0, abs=0.12)
-    assert solved.n_components == 1
-    assert solved.share == pytest.approx(1.0 - randoms, abs=0.02)
-
-
-def test_offsets_of_separate_groups_are_told_apart():
-    rng = np.random.default_rng(3)
-    a1, b1, dt1, t1 = ring_pairs(rng, 100, 200, 100.0, 0.0)
-    a2, b2, dt2, _ = ring_pairs(rng, 40, 200, 100.0, 0.0)
-    a, b = np.concatenate([a1, a2 + 100]), np.concatenate([b1, b2 + 100])
-    solved = solve_offsets(
-        a.astype(np.int32), b.astype(np.int32), np.concatenate([dt1, dt2]), 150, window_ps=1e4, start_ps=np.zeros(150),
-        sigma_ps=100.0,
-    )  # fmt: skip
-    assert solved.n_components == 2
-    assert (solved.component[:100] == 0).all()
-    assert (solved.component[100:140] == 1).all()
-    assert (solved.component[140:] == -1).all()
-    assert np.isnan(solved.offset_ps[140:]).all()
-    assert (solved.offset_ps[:100] - t1).std() < 20.0
-
-
-def test_many_channels_take_the_short_way(monkeypatch):
-    rng = np.random.default_rng(4)
-    a, b, dt, _ = ring_pairs(rng, 300, 500, 150.0, 0.05)
-    exact = solve_offsets(a, b, dt, 300, window_ps=1e4, start_ps=np.zeros(300), sigma_ps=150.0)
-    monkeypatch.setattr(om, "DENSE", 10)
-    quick = solve_offsets(a, b, dt, 300, window_ps=1e4, start_ps=np.zeros(300), sigma_ps=150.0)
-    np.testing.assert_allclose(quick.offset_ps, exact.offset_ps, atol=0.05)
-    np.testing.assert_allclose(quick.error_ps, exact.error_ps, rtol=0.15)
-    members, others = np.arange(30), np.arange(300)
-    assert quick.mean_error(members, others) == pytest.approx(exact.mean_error(members, others), rel=0.3)
-
-
-def test_more_groups_than_a_matrix_has_room_for_change_no_offset_and_no_error(monkeypatch):
-    """A chain: every channel meets some hundred neighbours on the other side only, as with a point source."""
-    rng = np.random.default_rng(6)
-    n, m = 3000, 120_000
-    a = rng.integers(0, n // 2, m)
-    b = n // 2 + np.clip(a + rng.integers(-200, 201, m), 0, n // 2 - 1)
-    truth = rng.normal(0.0, 30.0, n)
-    dt = rng.normal(0.0, 90.0, m) + truth[a] - truth[b]
-    given_ = {"window_ps": 1e4, "start_ps": np.zeros(n), "sigma_ps": 90.0, "group": np.arange(n, dtype=np.int32) // 5}
-    fine = solve_offsets(a.astype(np.int32), b.astype(np.int32), dt, n, **given_)
-    shapes = []
-    inverse = oe.inverse_of_groups
-    monkeypatch.setattr(oe, "inverse_of_groups", lambda joint: (shapes.append(joint.shape), inverse(joint))[1])
-    monkeypatch.setattr(om, "MOST_GROUPS", 64)
-    coarse = solve_offsets(a.astype(np.int32), b.astype(np.int32), dt, n, **given_)
-    assert set(shapes) == {(60, 60)}
-    np.testing.assert_allclose(coarse.offset_ps, fine.offset_ps, atol=0.05)
-    np.testing.assert_allclose(coarse.error_ps, fine.error_ps, rtol=0.02)
-    assert ((coarse.offset_ps - (truth - truth.mean())) / coarse.error_ps).std() == pytest.approx(1.0, abs=0.05)
-    members, others = np.arange(25), np.arange(n)
-    assert coarse.mean_error(members, others) == pytest.approx(fine.mean_error(members, others), rel=0.02)
-
-
 def test_parallax_is_fitted_along():
     toy = Toy(18, n_pairs=200_000)
     toy.randoms = 0.0
@@ -594,58 +511,6 @@ def test_parallax_is_fitted_along():
     truth = toy.offset - toy.offset.mean()
     assert (blind.offset_ps - truth).std() > 2.0 * (seeing.offset_ps - truth).std()
     assert ((seeing.offset_ps - truth) / seeing.error_ps).std() < 1.5
-
-
-def test_offset_kernels_equal_python():
-    rng = np.random.default_rng(5)
-    a, b, dt, _ = ring_pairs(rng, 20, 40, 100.0, 0.1)
-    dt, module = dt.astype(np.float32), (np.arange(20) // 5).astype(np.int32)
-    depth, sign = rng.integers(0, 3, a.size).astype(np.int16), rng.choice([-1, 0, 1], a.size).astype(np.int8)
-    x, weight = rng.normal(size=23), rng.random(a.size).astype(np.float32)
-    share = np.full((2, 4, 4), 0.9)
-    graph = (a, b, depth, sign, 20)
-    results = []
-    for pick in (lambda f: f, lambda f: f.py_func):
-        w, degree, right, out = np.empty(a.size, np.float32), np.empty(23), np.empty(23), np.empty(23)
-        sums, joint, drawn, step = np.empty((2, 4, 4, 3)), np.empty((4, 4)), np.empty((23, 8)), np.empty(23)
-        squares = pick(ok.weigh)(*graph, module, dt, x, 100.0, share, 1e-4, w, degree, right, sums)
-        pick(ok.apply_normal)(*graph, weight, x, out)
-        pick(ok.join_groups)(a, b, weight, module, joint)
-        with np.errstate(over="ignore"):
-            pick(ok.shake)(*graph, dt, x, weight, degree, 7, drawn)
-        steps = pick(ok.conjugate_gradients)(*graph, w, degree, right, module, np.eye(4), 1e-3, step)
-        results.append((squares, steps, w, degree, right, out, sums, joint, drawn, step))
-    for p, q in zip(*results, strict=True):
-        np.testing.assert_allclose(p, q, rtol=1e-5, atol=1e-6)
-
-
-def test_a_chain_of_modules_knows_how_uncertain_its_far_ends_are(monkeypatch):
-    """A ring that a point source links like a chain: neighbours only, so errors add up along it."""
-    monkeypatch.setattr(om, "DENSE", 10)
-    rng = np.random.default_rng(6)
-    n, group = 800, (np.arange(800) // 40).astype(np.int32)
-    pulls = []
-    for _ in range(8):
-        a = rng.integers(0, n, 60_000)
-        b = (a + rng.integers(1, 4, a.size)) % n
-        dt = rng.normal(0.0, 100.0, a.size)
-        solved = solve_offsets(
-            a.astype(np.int32), b.astype(np.int32), dt, n, window_ps=1e4, start_ps=np.zeros(n), sigma_ps=100.0,
-            group=group,
-        )  # fmt: skip
-        for number in range(20):
-            mine = np.flatnonzero(group == number)
-            error = solved.mean_error(mine, np.arange(n))
-            pulls.append(float(solved.offset_ps[mine].mean()) / error)
-    assert np.std(pulls) == pytest.approx(1.0, abs=0.35)
-    # What its own pairs say of a channel is the smaller part.
-    assert np.nanmedian(solved.error_ps) > 2.0 * 100.0 / np.sqrt(np.median(solved.pairs))
-
-
-def test_too_few_pairs_for_offsets():
-    none = np.zeros(10, np.int32)
-    with pytest.raises(TooFewCountsError, match="at least 200"):
-        solve_offsets(none, none, np.zeros(10), 5, window_ps=1e4, start_ps=np.zeros(5), sigma_ps=100.0)
 
 
 def test_single_modules_from_pairs_name_the_bad_one():
