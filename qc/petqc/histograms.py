@@ -72,7 +72,7 @@ class HistogramSettings:
     energy_window: tuple[float, float] | None = None
     coincidence_window_ps: int = 10_000
     tof_bin_ps: int = 10
-    max_pairs: int = 2_000_000
+    max_pairs: int = 4_000_000
 
     def __post_init__(self) -> None:
         if not (self.energy_bin > 0 and self.energy_bins >= 16):

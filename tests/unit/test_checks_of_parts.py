@@ -167,6 +167,23 @@ def test_checks_of_energy_see_one_output_one_asic_and_one_module():
     assert get_check("temperature").unit == "degC"
 
 
+def test_a_sensor_is_held_against_its_own_place_where_that_is_known():
+    topology = Topology.from_channels(np.arange(256, dtype=np.int32))
+    places = dict(zip(topology.asic_nodes, (19.0, 21.0, 23.0, 25.0), strict=True))
+    usual = {"temperature": {topology.module_nodes[0]: 22.0, **places}}
+    bad = topology.asic_nodes[3]
+    sensors = tuple(
+        EnvironmentReading("temperature_sipm", node, degc + 0.5 + 2.5 * (node == bad), "degC", True, "good", 0.0)
+        for node, degc in places.items()
+    )
+    h = QcHistograms(topology, "kev")
+    run = analyse(h, RunContext("parts", environment=sensors, baselines=usual))
+    flagged = [c.node for c in run.checks if c.id == "temperature" and c.status is Status.WARN]
+    assert flagged == [bad], "half a kelvin more for all is the module's, and its places differ by six"
+    run = analyse(h, RunContext("parts", environment=sensors))
+    assert run.find("temperature", topology.asic_nodes[0]).status is Status.WARN, "nothing is known of its place"
+
+
 def test_a_temperature_that_was_not_measured_is_not_used():
     topology = modules_around(2)
     h = QcHistograms(topology, "kev")

@@ -139,6 +139,29 @@ def test_a_late_module_is_named_and_not_those_that_look_early_beside_it(late):
     assert [h.node for h in found if h.cause.startswith("F14")] == ["module:0.0.3"]
 
 
+def test_modules_that_see_only_each_other_are_a_pair_that_widths_do_not_part():
+    wide = flagged("timing_width", "asic:0.0.6", 290.0, "ps", Limits(warn_high=234.0, fail_high=256.0))
+    run = a_run([wide], timing_width=at(INDEX // 512 == 0, 40.0))
+    pairs = {(a, b): 1000.0 if a == b + 1 and b in {0, 2} else 9.0 for a in range(MODULES) for b in range(a)}
+    run.checks += [rate("prompts", f"module:0.0.{a} - module:0.0.{b}", v, v) for (a, b), v in pairs.items()]
+    found = first(run)
+    assert (found.cause[:3], found.node) == ("F15", "module:0.0.1 - module:0.0.0")
+    run.checks[1:] = [replace(c, value=500.0) for c in run.checks[1:]]
+    assert " - " not in first(run).node, "with more partners each is told by itself"
+
+
+def test_a_channel_that_is_late_and_wide_has_one_bad_time_buffer():
+    found = first(a_run(module_time_offset=at([600], 110.0), timing_width=at([600], 80.0)))
+    assert (found.cause[:3], found.node) == ("F13", "channel:0.0.9.24")
+
+
+def test_a_scanner_that_is_wider_than_its_baseline_is_seen_where_single_parts_have_none():
+    wider = rate("ctr_fit", SCANNER, 223.0, 205.0, "ps")
+    found = first(a_run([wider]))
+    assert (found.cause[:3], found.node) == ("F08", SCANNER)
+    assert found.evidence[0].startswith("timing width +8.7")
+
+
 def test_two_modules_are_a_pair_that_times_do_not_part():
     two = Topology.from_channels(np.arange(512, dtype=np.int32))
     limits = Limits(-75.0, -20.0, 20.0, 75.0)
@@ -265,6 +288,13 @@ def test_a_module_that_counts_and_has_no_coincidences_is_out_of_step_by_frames()
     alone = CheckResult.missing("module_time_offset", "module:0.0.3", "ps", 0, Limits(), "no channel has coincidences")
     found = first(a_run([*rates, *offsets, alone, rate("prompts", SCANNER, 500.0, 1000.0)]))
     assert (found.cause[:3], found.node) == ("F20", "module:0.0.3")
+    two = [replace(alone, node=f"module:0.0.{m}") for m in (2, 3)]
+    fewer = rate("prompts", SCANNER, 500.0, 1000.0)
+    run = a_run([*rates, *offsets[:2], *two, fewer, rate("prompts", "module:0.0.3 - module:0.0.2", 9.0, 9.0)])
+    told, _ = diagnose(TOPOLOGY, run)
+    assert [(h.cause[:3], h.node) for h in told] == [("F20", "module:0.0.3 - module:0.0.2")], "one of the two"
+    run.checks.pop()  # not looked for between these two: each lacks its own partners
+    assert {h.node for h in diagnose(TOPOLOGY, run)[0]} == {"module:0.0.2", "module:0.0.3"}
 
 
 def test_the_room_the_rate_and_the_dark_counts_are_told_apart_by_what_else_moved():

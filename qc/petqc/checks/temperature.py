@@ -12,6 +12,7 @@ from petqc.limits import Limits
 
 if TYPE_CHECKING:
     from petqc.check_input import CheckInput
+    from petqc.results import CheckResult
 
 _WARN_K, _FAIL_K = 2.0, 5.0
 MIN_SENSORS = 3
@@ -25,7 +26,8 @@ MIN_SENSORS = 3
     order=130,
     data=("source", "lutetium", "dark", "housekeeping", "mr-delta"),
     source="formula: mean of a module's sensors; limits: daily-qc.md §5.2, row temperature (±2 K, ±5 K), around the "
-    "baseline or else the median module; a single sensor: the same around its module's median (faults F05, F06, §3)",
+    "baseline or else the median module; a single sensor: the same around its module's median, plus what it differed "
+    "from that in the baseline (faults F05, F06, §3)",
 )
 def temperature(q: CheckInput) -> CheckOutput:
     """Median temperature of each module's SiPM sensors, and each sensor beside its neighbours. Measured ones only."""
@@ -58,14 +60,22 @@ def of_sensors(q: CheckInput, check_id: str, name: str, place: str) -> CheckOutp
             )
         )  # fmt: skip
         if len(found) >= MIN_SENSORS:
-            results += [
-                q.judge(
-                    check_id, ("asic", node), value, "degC", 0.0, 1, limits=_near(medians[module]),
-                    method="one sensor, limits around its module's median",
-                )
-                for node, value in found
-            ]  # fmt: skip
+            results += [_beside_others(q, check_id, node, value, medians[module], baseline) for node, value in found]
     return CheckOutput(results)
+
+
+def _beside_others(
+    q: CheckInput, check_id: str, node: str, value: float, median: float, of_module: float | None
+) -> CheckResult:
+    """One sensor. Places in a module differ by kelvins for good: where that is known, it is no deviation."""
+    _, own = q.limits(check_id, "asic", node)
+    knows_place = own is not None and of_module is not None
+    around = median + own - of_module if own is not None and of_module is not None else median
+    return q.judge(
+        check_id, ("asic", node), value, "degC", 0.0, 1, limits=_near(around),
+        method="one sensor, limits around its module's median"
+        + (" and what it differs from that in the baseline" if knows_place else ""),
+    )  # fmt: skip
 
 
 def _near(centre: float) -> Limits:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.diagnosis.catalogue import CATALOGUE, EITHER, Cause
-from petqc.diagnosis.places import SAME, Place, scanner, topology_of, tree
+from petqc.diagnosis.places import SAME, Place, facing, scanner, topology_of, tree
 from petqc.diagnosis.signs import Deviations, Quantity, Sign, deviations, scattered, steps
 from petqc.diagnosis.single_signs import SIGMAS, chart_signs, mixed, single_signs
 from petqc.diagnosis.witnesses import Witnesses
@@ -134,11 +134,12 @@ def _signs(topology: Topology, run: Run, nodes: Sequence[Place], found: Mapping[
     for sign in single:
         if sign.quantity in {"dead", "hot"}:
             left_out[sign.place.members] = True
+    pairs = facing(topology, run)
     moved = [
         s
         for quantity, one in found.items()
         if quantity != "temperature"  # a reading states its place itself
-        for s in steps(topology, one, nodes, left_out)
+        for s in steps(topology, one, [*nodes, *pairs] if quantity == "width" else nodes, left_out)
         if _is_flagged(run, one, s)
     ]
     known = mixed(_without_echoes(topology, [*single, *moved]), nodes)

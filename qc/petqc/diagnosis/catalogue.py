@@ -149,6 +149,11 @@ CATALOGUE: tuple[Cause, ...] = (
         {"energy": 0},
     ),
     Cause(
+        "F13", "one of the four time buffers of a channel is bad", {"channel": 0.8}, ("offset", EITHER),
+        "Take a TDC calibration of {here}: the buffer that is off shows there; without a cure mask the channel.",
+        {"energy": 0, "width": +1},
+    ),
+    Cause(
         "F14", "clock phase has stepped, or its lock was lost", {"module": 1.0, "unit": 1.0, "pair": 1.0, "asic": 0.6},
         ("offset", EITHER),
         "Synchronise again and repeat the run: a step that goes away was a lost lock; one that comes back with another "

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from petqc.results import Run
+
 PlaceLevel: TypeAlias = Literal["channel", "patch", "bias", "asic", "module", "pair", "unit", "scanner"]
 
 SAME = 0.8
@@ -22,6 +24,8 @@ logic: the smallest node that explains at least 80 % of the flags."""
 _LIKE_A_NODE = 0.6
 """A cluster of crystals that is this much like a node of the tree is that node, seen incompletely."""
 MIN_PATCH = 4
+_ONLY = 0.9
+"""Share of a module's coincidences from which on it has them with one other only; the rest are randoms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,25 @@ def compared(topology: Topology) -> Place:
     if len(topology.module_nodes) == 2:
         return Place("pair", pair_node(*topology.module_nodes), everything.members)
     return everything
+
+
+def facing(topology: Topology, run: Run) -> list[Place]:
+    """Pairs of modules that have nearly all of their coincidences with each other.
+
+    A point source in the middle of a ring makes such pairs: which of the two is wide in time, they cannot tell.
+    """
+    rates = {c.node: c.value or 0.0 for c in run.checks if c.id == "prompts" and " - " in c.node}
+    of_module: dict[str, float] = {}
+    for node, rate in rates.items():
+        for module in node.split(" - "):
+            of_module[module] = of_module.get(module, 0.0) + rate
+    found = []
+    for node, rate in rates.items():
+        both = node.split(" - ")
+        if rate > 0.0 and all(rate >= _ONLY * of_module[module] for module in both):
+            numbers = [k for k, name in enumerate(topology.module_nodes) if name in both]
+            found.append(Place("pair", node, np.flatnonzero(np.isin(topology.module, numbers))))
+    return found
 
 
 def channel(topology: Topology, position: int) -> Place:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
+from petqc.channel_map import SCANNER
 from petqc.diagnosis.places import Place, channel, compared, patches
 from petqc.limits import Status
 from petqc.statistics import channel_sigmas, robust_spread
@@ -203,10 +204,16 @@ def _reference(topology: Topology, run: Run, measure: Measure, column: ChannelCo
     if measure.quantity == "energy":
         reference[missing] = 511.0
     else:
-        # What is usual in the scanner: the median module's median channel.
+        # What is usual in the scanner: the median module's median channel, less what the scanner as a whole has moved.
         medians = list(module_medians(topology, column).values())
-        reference[missing] = float(np.median(medians)) if medians else math.nan
+        reference[missing] = float(np.median(medians)) / _of_scanner(run, measure) if medians else math.nan
     return reference
+
+
+def _of_scanner(run: Run, measure: Measure) -> float:
+    """A quantity of the whole scanner over its baseline; 1 where it has none."""
+    known = (c for c in run.checks if c.id in measure.checks and c.node == SCANNER and c.value and c.baseline)
+    return next(((c.value or 1.0) / (c.baseline or 1.0) for c in known), 1.0)
 
 
 def scattered(found: dict[Quantity, Deviations], nodes: Sequence[Place]) -> list[Sign]:

@@ -309,7 +309,7 @@ def _temperatures(run: Run, by_name: dict[str, Place]) -> list[Sign]:
             off = c.value - 0.5 * (low + high)
             told = f"{c.value:.1f} °C at the SiPMs, {off:+.1f} K from what it should be"
             signs.append(Sign("temperature", by_name[c.node], off, 0.0, "K", 0, told))
-    return signs
+    return sorted(signs, key=lambda s: -abs(s.value))
 
 
 def _time_scales(run: Run, by_name: dict[str, Place]) -> list[Sign]:
