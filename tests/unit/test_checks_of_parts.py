@@ -12,6 +12,7 @@ from petqc.checks.bias_peak import bias_peak
 from petqc.checks.time_tails import time_tails
 from petqc.checks.timing_width import timing_width
 from petqc.events import Coincidences, Singles
+from petqc.fits import group_widths as gw
 from petqc.fits.group_widths import group_widths
 from petqc.histograms import HistogramSettings, QcHistograms
 from petqc.limits import Status
@@ -81,6 +82,19 @@ def test_widths_of_groups_are_found_under_randoms_with_honest_errors():
         pulls.append((found.sigma_ps[:3] - true) / found.error_ps[:3])
     assert abs(np.mean(pulls)) < 0.35
     assert 0.7 < np.std(pulls) < 1.3
+
+
+def test_widths_of_groups_are_those_of_plain_python_and_of_each_group_alone():
+    rng = np.random.default_rng(9)
+    group = rng.integers(0, 5, 3_000)
+    value = np.where(rng.random(3_000) < 0.3, rng.uniform(-2000, 2000, 3_000), rng.normal(0.0, 60.0 + 20.0 * group))
+    value = value.astype(np.float32)
+    compiled = gw._peaks(value, group, 6, 4000.0, 100.0)
+    plain = gw._peaks.py_func(value, group, 6, 4000.0, 100.0)
+    for one, other in zip(compiled, plain, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+    alone = gw._peaks(value[group == 3], np.zeros(int((group == 3).sum()), np.int64), 1, 4000.0, 100.0)
+    assert [column[0] for column in alone] == [column[3] for column in compiled]
 
 
 def test_a_wide_asic_is_told_by_pairs_of_many_modules_and_only_the_pairs_of_two():
