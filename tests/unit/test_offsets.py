@@ -120,14 +120,38 @@ def test_offset_kernels_equal_python():
         w, degree, right, out = np.empty(a.size, np.float32), np.empty(23), np.empty(23), np.empty(23)
         sums, joint, drawn, step = np.empty((2, 4, 4, 3)), np.empty((4, 4)), np.empty((23, 8)), np.empty(23)
         squares = pick(ok.weigh)(*graph, module, dt, x, 100.0, share, 1e-4, w, degree, right, sums)
-        pick(ok.apply_normal)(*graph, weight, x, out)
+        pick(ok.apply_normal)(*graph, weight.astype(np.float64), x, out)
         pick(ok.join_groups)(a, b, weight, module, joint)
         with np.errstate(over="ignore"):
             pick(ok.shake)(*graph, dt, x, weight, degree, 7, drawn)
-        steps = pick(ok.conjugate_gradients)(*graph, w, degree, right, module, np.eye(4), 1e-3, step)
-        results.append((squares, steps, w, degree, right, out, sums, joint, drawn, step))
+        steps = pick(ok.conjugate_gradients)(*graph, w.astype(np.float64), degree, right, module, np.eye(4), 1e-3, step)
+        line, firsts = np.empty(a.size, np.int32), np.full(a.size, -1, np.int32)
+        lines = pick(ok.number_lines)(*graph, line, firsts)
+        results.append((squares, steps, lines, line, firsts, w, degree, right, out, sums, joint, drawn, step))
     for p, q in zip(*results, strict=True):
         np.testing.assert_allclose(p, q, rtol=1e-5, atol=1e-6)
+
+
+def test_pairs_of_one_line_are_one_row_of_the_normal_equations():
+    rng = np.random.default_rng(15)
+    a, b, _, _ = ring_pairs(rng, 30, 100, 100.0, 0.1)
+    depth, sign = rng.integers(0, 2, a.size).astype(np.int16), np.ones(a.size, np.int8)
+    weight = rng.random(a.size).astype(np.float32)
+    for classes, g, s in ((0, depth[:0], sign[:0]), (2, depth, sign)):
+        graph = Graph(a=a, b=b, depth=g, sign=s, n=30, classes=classes, group=np.zeros(30, np.int32), n_groups=1)
+        lines = graph.lines()
+        fewest = np.unique(np.stack([a, b]), axis=1).shape[1]
+        assert fewest <= lines.graph.a.size < a.size
+        assert lines.graph.a.size == fewest or classes, "without depths a line is its two channels"
+        for name in ("a", "b", "depth", "sign") if classes else ("a", "b"):
+            np.testing.assert_array_equal(getattr(lines.graph, name)[lines.line], getattr(graph, name))
+        normal, x, product = graph.normal(weight), rng.normal(size=30 + classes), np.empty(30 + classes)
+        line = lines.graph
+        ok.apply_normal(line.a, line.b, line.depth, line.sign, 30, lines.summed(weight), x, product)
+        np.testing.assert_allclose(product, normal @ x, rtol=1e-5)
+        right = normal @ x
+        solved = lines.solve(weight, normal.diagonal(), right, np.zeros((0, 0)))
+        assert np.linalg.norm(normal @ solved - right) < 1e-3 * np.linalg.norm(right)
 
 
 def test_a_chain_of_modules_knows_how_uncertain_its_far_ends_are(monkeypatch):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from petqc.channel_map import square_to
+from petqc.fits.offset_kernels import number_lines
 from petqc.fits.offsets import Depths
 
 if TYPE_CHECKING:
@@ -53,12 +54,17 @@ def depth_classes(
             pitch = min(pitch, float(np.linalg.norm(from_source[mine[1:]] - from_source[mine[0]], axis=1).min()))
     if not math.isfinite(pitch) or (near <= 0.0).any():
         return Depths.none()
-    deeper = depth_difference(out[a], out[b], near[a], near[b], crystal_mm, pitch)
+    # Of pairs on one line once.
+    line, first = np.empty(a.size, np.int32), np.empty(a.size, np.int32)
+    nothing = Depths.none()
+    first = first[: number_lines(a, b, nothing.group, nothing.sign, n, line, first)]
+    i, j = a[first], b[first]
+    deeper = depth_difference(out[i], out[j], near[i], near[j], crystal_mm, pitch)
     size = np.abs(deeper)
     group = (size / crystal_mm * _CLASSES).astype(np.int16)  # no line: the whole length, a class of its own
     # A deeper hit is an earlier one; the sign is left to the fit.
     sign = np.where(size < _NEAR_MM, 0, np.sign(deeper)).astype(np.int8)
-    return Depths(np.minimum(group, np.int16(_CLASSES)), sign, _CLASSES + 1)
+    return Depths(np.minimum(group, np.int16(_CLASSES))[line], sign[line], _CLASSES + 1)
 
 
 def depth_difference(

@@ -92,7 +92,7 @@ def inverse_of_groups(joint: NDArray[np.float64]) -> NDArray[np.float64]:
     return found
 
 
-def coarse_inverse(graph: Graph, weight: NDArray[np.float32]) -> NDArray[np.float64]:
+def coarse_inverse(graph: Graph, weight: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.float64]:
     """Inverse of the graph of groups for the preconditioner; (0, 0) where there are none."""
     if graph.n_groups < 2:
         return np.zeros((0, 0))

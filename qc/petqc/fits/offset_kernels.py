@@ -98,13 +98,65 @@ def weigh(
 
 
 @kernel
+def number_lines(
+    a: NDArray[np.int32],
+    b: NDArray[np.int32],
+    depth: NDArray[np.int16],
+    sign: NDArray[np.int8],
+    n: int,
+    line: NDArray[np.int32],
+    first: NDArray[np.int32],
+) -> int:
+    """Number the lines of response, those of one channel a after the other; pairs of a line differ in nothing but dt.
+
+    Depth follows from the two channels; where it does not, a line has several numbers.
+
+    Args:
+        a: see above, as b, depth and sign.
+        b: .
+        depth: .
+        sign: .
+        n: channels.
+        line: (m,) result: number of each pair's line.
+        first: (m,) result: a pair of each line, as many as there are lines.
+
+    Returns:
+        Number of lines.
+    """
+    begin = np.zeros(n + 1, np.int64)
+    for k in range(a.size):
+        begin[a[k] + 1] += 1
+    for i in range(n):
+        begin[i + 1] += begin[i]
+    order = np.empty(a.size, np.int32)
+    for k in range(a.size):
+        order[begin[a[k]]] = k
+        begin[a[k]] += 1
+    # By the other channel: the line that is open, and whose.
+    place, whose = np.zeros(n, np.int32), np.full(n, -1, np.int32)
+    count = 0
+    for m in range(order.size):
+        k = order[m]
+        i, j = a[k], b[k]
+        f = first[place[j]] if whose[j] == i else np.int32(k)
+        same = whose[j] == i and (depth.size == 0 or (depth[f] == depth[k] and sign[f] == sign[k]))
+        if not same:
+            place[j] = np.int32(count)
+            whose[j] = i
+            first[count] = k
+            count += 1
+        line[k] = place[j]
+    return count
+
+
+@kernel
 def apply_normal(
     a: NDArray[np.int32],
     b: NDArray[np.int32],
     depth: NDArray[np.int16],
     sign: NDArray[np.int8],
     n: int,
-    weight: NDArray[np.float32],
+    weight: NDArray[np.float64],
     x: NDArray[np.float64],
     out: NDArray[np.float64],
 ) -> None:
@@ -126,7 +178,7 @@ def apply_normal(
 def join_groups(
     a: NDArray[np.int32],
     b: NDArray[np.int32],
-    weight: NDArray[np.float32],
+    weight: NDArray[np.float32] | NDArray[np.float64],
     group: NDArray[np.int32],
     out: NDArray[np.float64],
 ) -> None:
@@ -145,7 +197,7 @@ def conjugate_gradients(
     depth: NDArray[np.int16],
     sign: NDArray[np.int8],
     n: int,
-    weight: NDArray[np.float32],
+    weight: NDArray[np.float64],
     degree: NDArray[np.float64],
     right: NDArray[np.float64],
     group: NDArray[np.int32],

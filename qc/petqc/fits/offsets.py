@@ -24,7 +24,7 @@ import numpy as np
 
 from petqc.errors import TooFewCountsError
 from petqc.fits import offset_errors as errors
-from petqc.fits.offset_kernels import conjugate_gradients, weigh
+from petqc.fits.offset_kernels import conjugate_gradients, number_lines, weigh
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -127,6 +127,14 @@ class Graph:
             sign=np.ascontiguousarray(self.sign[part]),
         )
 
+    def lines(self) -> Lines:
+        """The same with every line of response once."""
+        line, first = np.empty(self.a.size, np.int32), np.empty(self.a.size, np.int32)
+        first = first[: number_lines(self.a, self.b, self.depth, self.sign, self.n, line, first)]
+        depth = self.depth[first] if self.depth.size else self.depth
+        sign = self.sign[first] if self.sign.size else self.sign
+        return Lines(replace(self, a=self.a[first], b=self.b[first], depth=depth, sign=sign), line)
+
     def normal(self, weight: NDArray[np.float32]) -> csr_array:
         """Normal matrix of the least-squares problem, (n + classes, n + classes)."""
         from scipy.sparse import coo_array
@@ -146,6 +154,43 @@ class Graph:
             shape=(size, size),
         )
         return (joint + coo_array((diagonal, (np.arange(size), np.arange(size))), shape=(size, size))).tocsr()
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """The lines of response that pairs are on, far fewer than pairs: the normal equations need only their weights.
+
+    graph: each line once. line: (m,) number of each pair's line.
+    """
+
+    graph: Graph
+    line: NDArray[np.int32]
+
+    def summed(self, weight: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Weight of each line: the sum of those of its pairs, (m,)."""
+        sums = np.bincount(self.line, weights=weight, minlength=self.graph.a.size)
+        return sums.astype(np.float64, copy=False)
+
+    def solve(
+        self, weight: NDArray[np.float32], degree: NDArray[np.float64], right: NDArray[np.float64],
+        coarse: NDArray[np.float64], *, depths: bool = True,
+    ) -> NDArray[np.float64]:  # fmt: skip
+        """Solution of the normal equations, (n + classes,), or of those of offsets alone, (n,).
+
+        Args:
+            weight: (m,) of pairs.
+            degree: sums of weights of the unknowns.
+            right: right side.
+            coarse: see conjugate_gradients.
+            depths: whether classes of depth are among the unknowns.
+        """
+        g = self.graph
+        depth, sign = (g.depth, g.sign) if depths else (g.depth[:0], g.sign[:0])
+        x = np.empty(right.size)
+        conjugate_gradients(
+            g.a, g.b, depth, sign, g.n, self.summed(weight), degree, right, g.group, coarse, _TOLERANCE, x
+        )
+        return x
 
 
 @dataclass(slots=True)
@@ -210,9 +255,9 @@ def solve_offsets(
         stride = dt.size // _FIRST_PAIRS
         _improve(graph.every(stride), np.ascontiguousarray(dt[::stride]), window_ps, module, state, wide)
         wide = []
-    weight, degree, sums = _improve(graph, dt, window_ps, module, state, wide)
+    weight, degree, sums, lines = _improve(graph, dt, window_ps, module, state, wide)
     component = errors.components(graph, weight, degree[:n], MIN_PAIRS)
-    pattern = _unseen(graph, weight, degree, component) if without_pattern else None
+    pattern = _unseen(lines, weight, degree, component) if without_pattern else None
     x = errors.without(errors.centred(state.x[:n], component), pattern)
     offset = np.where(component >= 0, x, np.nan)
     share = float(sums[..., 1].sum()) / dt.size
@@ -241,13 +286,18 @@ def _improve(
     module: NDArray[np.int32],
     state: _State,
     wide: list[float],
-) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
-    """Improve offsets, width and shares in turn, first with the wide widths; gives the last weights, degrees, sums."""
+) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64], Lines]:
+    """Improve offsets, width and shares in turn, first with the wide widths.
+
+    Returns:
+        The last weights, degrees and sums, and the lines of the graph.
+    """
     size = state.x.size
-    degree, right, step = np.empty(size), np.empty(size), np.empty(size)
+    degree, right = np.empty(size), np.empty(size)
     weight = np.empty(dt.size, np.float32)
     sums = np.empty((*state.share.shape, 3))
     coarse = np.zeros((0, 0))
+    lines = graph.lines()
 
     def weights(sigma: float) -> float:
         return weigh(
@@ -259,10 +309,7 @@ def _improve(
         squares = weights(wide[round_] if round_ < len(wide) else state.sigma)
         if round_ <= len(wide) and graph.n > DENSE:
             coarse = errors.coarse_inverse(graph, weight)
-        conjugate_gradients(
-            graph.a, graph.b, graph.depth, graph.sign, graph.n, weight, degree, right, graph.group, coarse, _TOLERANCE,
-            step,
-        )  # fmt: skip
+        step = lines.solve(weight, degree, right, coarse)
         state.x = state.x + step
         total = float(sums[..., 1].sum())
         state.share = _shares(sums)
@@ -271,7 +318,7 @@ def _improve(
         if round_ >= len(wide) and float(np.max(np.abs(step), initial=0.0)) < max(_SETTLED_PS, _SETTLED_SHARE * own):
             break
     weights(state.sigma)
-    return weight, degree, sums
+    return weight, degree, sums, lines
 
 
 def _shares(sums: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -282,19 +329,17 @@ def _shares(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _unseen(
-    graph: Graph, weight: NDArray[np.float32], degree: NDArray[np.float64], component: NDArray[np.int64]
+    lines: Lines, weight: NDArray[np.float32], degree: NDArray[np.float64], component: NDArray[np.int64]
 ) -> NDArray[np.float64] | None:
     """The pattern of offsets, of length 1, that looks like a depth that counts in proportion; None without depths."""
+    graph = lines.graph
     if not graph.classes:
         return None
-    pull = weight * graph.sign * (graph.depth + np.float32(0.5))
+    summed = lines.summed(weight)
+    pull = summed * graph.sign * (graph.depth + 0.5)
     right: NDArray[np.float64] = np.bincount(graph.a, weights=pull, minlength=graph.n).astype(np.float64)
     right -= np.bincount(graph.b, weights=pull, minlength=graph.n)
-    nothing, x = Depths.none(), np.empty(graph.n)
-    conjugate_gradients(
-        graph.a, graph.b, nothing.group, nothing.sign, graph.n, weight, degree[: graph.n], right, graph.group,
-        errors.coarse_inverse(graph, weight), _TOLERANCE, x,
-    )  # fmt: skip
+    x = lines.solve(weight, degree[: graph.n], right, errors.coarse_inverse(graph, summed), depths=False)
     pattern = errors.centred(x, component)
     length = float(np.linalg.norm(pattern))
     return pattern / length if length > 1e-6 else None
