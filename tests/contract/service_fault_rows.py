@@ -49,7 +49,8 @@ ROWS: Final = (
               "what is longer than 2 MiB the broker drops"),
     MatrixRow("MQ-08", "two daemons of one name", "the older one stands back, says so, and is shown as not connected",
               (f"{MQTT}::test_two_daemons_of_one_name_do_not_throw_each_other_out_for_ever",)),
-    MatrixRow("MQ-09", "the access list forbids a topic of ours", "counted, alert; what it is about waits",
+    MatrixRow("MQ-09", "the access list forbids a topic of ours", "counted, alert; what it is about waits, "
+              "nothing else does",
               (f"{MQTT}::test_the_example_broker_wants_tls_a_password_and_keeps_to_its_list",
                f"{MQTT}::test_a_broker_that_lets_nobody_listen_is_told_of"),
               "a topic that it may not hear mosquitto refuses only by its plugin"),
