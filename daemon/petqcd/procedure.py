@@ -315,6 +315,8 @@ class Procedure(ABC):
             await self.at_configure()
             self._permit(interlocks.CONFIGURATION, "read back", interlocks.CONNECTION_AGE_S)
             self.device.answered("staged")
+            if not warm.done():
+                self.stage("configure", "getting ready for frames (the first time, compiling: minutes)")
             await asyncio.shield(warm)
             await self.at_board()
         finally:
@@ -455,10 +457,10 @@ class Procedure(ABC):
         await self._stop()
         self._flowing = False
 
-    def stage(self, stage: str) -> None:
-        """Tell that a stage begins."""
-        fraction, detail = self.stages[stage]
-        self.tell(stage, fraction, detail, {})
+    def stage(self, stage: str, detail: str = "") -> None:
+        """Tell that a stage begins, or what it does now."""
+        fraction, begins_with = self.stages[stage]
+        self.tell(stage, fraction, detail or begins_with, {})
 
     async def _end(self) -> None:
         """Bias off first; then stop the flow, read what the environment is now, close, let the queue run empty."""
