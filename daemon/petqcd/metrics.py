@@ -89,8 +89,7 @@ class Metrics:
     """
 
     def __init__(self, scanner: str, device: str, *, simulated: bool) -> None:
-        self._scanner = scanner
-        self._device = device
+        self._known = {"scanner": scanner, "device": device}
         self._lock = threading.Lock()
         self._families = {metric.name: _Family.of(metric) for metric in METRICS}
         self._changes = 0
@@ -210,8 +209,8 @@ class Metrics:
         return self._families[name].child(self._values(name, labels))
 
     def _values(self, name: str, labels: Mapping[str, str]) -> tuple[str, ...]:
-        known = {"scanner": self._scanner, "device": self._device, **labels}
-        return tuple([known[label] for label in self._families[name].metric.labels])
+        known, wanted = self._known, self._families[name].metric.labels
+        return tuple([labels[label] if label in labels else known[label] for label in wanted])
 
 
 def _module_of(node: str) -> str | None:

@@ -45,6 +45,8 @@ PROGRESS_EVERY_S = 0.25
 TEMPERATURES_EVERY_S = 5.0
 """While bias is on and limits are given for them."""
 STOP_DEADLINE_S = 3.0
+COMPILES_AFTER_S = 10.0
+"""Loading what is compiled takes seconds."""
 
 STAGES: Mapping[str, tuple[float, str]] = {
     "connect": (0.0, "connecting to the board and verifying its identity"),
@@ -297,13 +299,23 @@ class Procedure(ABC):
 
     # -- what all kinds do --------------------------------------------------------------------------------------------
 
+    async def get_ready(self) -> None:
+        """What takes its time without the board; before anything is connected, for what is verified there grows old."""
+        warm = asyncio.create_task(asyncio.to_thread(self.prepare), name="warm up")
+        try:
+            await asyncio.wait({warm}, timeout=COMPILES_AFTER_S)
+            if not warm.done():
+                self.stage("connect", "compiling what frames need: minutes, once")
+            await asyncio.shield(warm)
+        finally:
+            await uninterrupted(settled(warm))
+
     async def acquire(self) -> None:
         """Everything that needs the board.
 
         Raises:
             DriverError, DaemonError, QcError, OSError: what went wrong, after the board was made safe.
         """
-        warm = asyncio.create_task(asyncio.to_thread(self.prepare), name="warm up")
         try:
             self.look_around(begins=True)
             self.stage("connect")
@@ -315,11 +327,9 @@ class Procedure(ABC):
             await self.at_configure()
             self._permit(interlocks.CONFIGURATION, "read back", interlocks.CONNECTION_AGE_S)
             self.device.answered("staged")
-            await asyncio.shield(warm)
             await self.at_board()
         finally:
             await uninterrupted(self._end())
-            await uninterrupted(settled(warm))
 
     async def at_bias_on(self, settle_s: float, overvoltage_share: float = 1.0) -> None:
         """Energise, if every permit is there, and wait.
@@ -455,10 +465,10 @@ class Procedure(ABC):
         await self._stop()
         self._flowing = False
 
-    def stage(self, stage: str) -> None:
-        """Tell that a stage begins."""
-        fraction, detail = self.stages[stage]
-        self.tell(stage, fraction, detail, {})
+    def stage(self, stage: str, detail: str = "") -> None:
+        """Tell that a stage begins, or what it does now."""
+        fraction, begins_with = self.stages[stage]
+        self.tell(stage, fraction, detail or begins_with, {})
 
     async def _end(self) -> None:
         """Bias off first; then stop the flow, read what the environment is now, close, let the queue run empty."""

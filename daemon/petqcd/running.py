@@ -227,7 +227,7 @@ class Running:
         self._kind = kind
         self._remark = remark
         self._settings = settings
-        self._source = source
+        self._source = self._command = source
         self._told = told
         self._started_unix_s = clock.unix_s()
         self._started_s = clock.monotonic_s()
@@ -254,7 +254,7 @@ class Running:
             self._limits = self._hard_limits()
         if getattr(self._settings, "resume", ""):
             await self._refuse_to_continue()
-        self._permit(self._source)
+        self._permit(self._command)
         return await self._services.begin(self.run_id, self._kind.name, self._started_unix_s, part_of, occasion)
 
     def stop(self, reason: str) -> None:
@@ -294,6 +294,8 @@ class Running:
                 await self._first_word()
                 endpoint = await self._endpoint()
                 procedure = self._at_work = await asyncio.to_thread(self._procedure, endpoint)
+                await self._stoppable(asyncio.create_task(procedure.get_ready(), name=f"get ready {self.run_id}"))
+                self._permit(self._command)  # it is no older for what petqc itself had to do first
                 kinds = {str(table["name"]): str(table["kind"]) for table in self._services.instrument_tables()}
                 async with recording.recording(procedure, self._services.instruments, kinds):
                     await self._stoppable(asyncio.create_task(procedure.acquire(), name=f"acquire {self.run_id}"))
@@ -340,7 +342,8 @@ class Running:
         told = f"Confirmed at {clock.utc_text()}: {word.waits_for}" + (f" ({note})" if note else "") + "."
         self._remark = f"{self._remark} {told}".strip()
         # The command is as old as the wait; who tells now may start runs, and commands this one.
-        self._permit(f"{self._source}, confirmed")
+        self._command = f"{self._source}, confirmed"
+        self._permit(self._command)
 
     async def _told_within(self, seconds: float) -> None:
         assert self._first is not None  # noqa: S101 - for the type checker

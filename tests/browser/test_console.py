@@ -106,6 +106,9 @@ def test_a_run_is_started_followed_and_stopped(visit: Callable[..., Any], consol
     expect(page.locator("#progress-stage")).to_have_text("connect")
     expect(page.get_by_role("button", name="Start the run")).to_be_hidden()
     expect(page.locator("#so-far")).to_be_hidden()
+    visitor.open("/runs")
+    expect(page.get_by_role("row").nth(1).get_by_role("link")).to_have_text(["going on"])
+    page.get_by_role("link", name="going on").click()
     console.loop.call_soon_threadsafe(measures, console.daemon)  # this board never answers
     expect(page.locator("#so-far-remark")).to_have_text("So far, not a verdict, simulated")
     expect(page.locator("#so-far-about")).to_contain_text("after 10.0 s of live time")

@@ -49,7 +49,8 @@ ROWS: Final = (
               "what is longer than 2 MiB the broker drops"),
     MatrixRow("MQ-08", "two daemons of one name", "the older one stands back, says so, and is shown as not connected",
               (f"{MQTT}::test_two_daemons_of_one_name_do_not_throw_each_other_out_for_ever",)),
-    MatrixRow("MQ-09", "the access list forbids a topic of ours", "counted, alert; what it is about waits",
+    MatrixRow("MQ-09", "the access list forbids a topic of ours", "counted, alert; what it is about waits, "
+              "nothing else does",
               (f"{MQTT}::test_the_example_broker_wants_tls_a_password_and_keeps_to_its_list",
                f"{MQTT}::test_a_broker_that_lets_nobody_listen_is_told_of"),
               "a topic that it may not hear mosquitto refuses only by its plugin"),
@@ -63,11 +64,15 @@ ROWS: Final = (
               "tests assert no times of the wall: `benchmarks/under_load.py` measures them, with 64 devices"),
     MatrixRow("WEB-02", "a request byte by byte, an answer that is not read", "let go; whoever reads gets all",
               ("unit/test_slow_clients.py::test_a_request_that_does_not_end_is_let_go",
+               "unit/test_slow_clients.py::test_an_answer_that_takes_longer_than_a_request_may_is_read_to_its_end",
                "unit/test_slow_clients.py::test_who_does_not_read_is_let_go_and_who_reads_gets_all")),
-    MatrixRow("WEB-03", "many event streams, half of them never read", "those are dropped, the others hear everything",
+    MatrixRow("WEB-03", "many event streams, half of them never read; many idle connections", "those are dropped, "
+              "the others hear everything; whoever comes is answered",
               (f"{HOSTILE}::test_many_who_listen_and_do_not_read_are_dropped_and_the_others_hear_everything",
+               f"{HOSTILE}::test_however_many_hold_connections_and_listen_there_is_room_for_whoever_asks",
                f"{WEB}::test_a_listener_that_does_not_read_is_dropped_and_holds_up_nobody"),
-              "forty; beyond a hundred connections the listener answers 503, the UNIX socket does not"),
+              "forty; where half of the listener's places hear, more are refused; whoever is being answered "
+              "may take all the others"),
     MatrixRow("WEB-04", "bodies that are long, deep, endless or no numbers", "4xx with a code; none is taken beyond "
               "its bound", (f"{HOSTILE}::test_no_body_breaks_a_command",
               f"{HOSTILE}::test_a_body_is_as_long_as_it_says_or_not_taken",

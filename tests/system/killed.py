@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import importlib
 import json
 import math
@@ -101,6 +102,8 @@ async def _life(config: Any, state_dir: Path, kinds: list[str]) -> None:
     """Run after run, with backups in between, until it is killed."""
     from petqcd.app import Daemon
 
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _tell_tasks)
+    faulthandler.register(signal.SIGUSR1, chain=True)
     async with Daemon(config, state_dir) as daemon:
         tell("up")
         backing_up = asyncio.create_task(_backups(daemon), name="backups")
@@ -115,6 +118,11 @@ async def _life(config: Any, state_dir: Path, kinds: list[str]) -> None:
                         tell("stored" if event.name == "finished" else "lost", **event.data)
                         break
         await backing_up
+
+
+def _tell_tasks() -> None:
+    for task in asyncio.all_tasks():
+        task.print_stack()
 
 
 async def _backups(daemon: Any) -> None:
@@ -160,7 +168,10 @@ class Campaign:
             said = json.loads(line)
             what = said["what"]
             seen.append(what)
-            assert time.monotonic() < end_s, f"life {self.lives}: no {phase}: {seen}"
+            if time.monotonic() > end_s:
+                os.kill(pid, signal.SIGUSR1)  # where it stands, it tells in nursery.log
+                time.sleep(5.0)
+                raise AssertionError(f"life {self.lives}: no {phase}: {seen[:20]} … {seen[-5:]}")
             if what == "born":
                 pid = said["pid"]
                 what = "start"

@@ -399,6 +399,10 @@ async def _open_key(folder: Path, board_config: Path) -> None:
         pass
 
 
+def reloads(folder: Path) -> int:
+    return (folder / "mosquitto.log").read_text().count("Reloading config")
+
+
 def test_the_example_broker_wants_tls_a_password_and_keeps_to_its_list(
     tmp_path: Path, board_config: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -431,14 +435,28 @@ def test_the_example_broker_wants_tls_a_password_and_keeps_to_its_list(
                 assert logger.of("command/run") == []
                 await until(lambda: len(logger.of("audit")) > 0)
                 assert 0 < value(d, "petqc_mqtt_certificate_expiry_timestamp_seconds") - clock.unix_s() <= 2 * 86_400
-                # A list that forgets us is told, and what it refused waits.
-                acl = tmp_path / "petqc.acl"
-                acl.write_text(acl.read_text().replace("topic write petqc/bench/run/#\n", ""))
-                broker.send(signal.SIGHUP)
-                await until(lambda: "Reloading config" in (tmp_path / "mosquitto.log").read_text())
+                # A list that forgets a topic is told, what it refused waits, and nothing else does.
+                acl, whole = tmp_path / "petqc.acl", (tmp_path / "petqc.acl").read_text()
+
+                async def reload(text: str) -> None:
+                    acl.write_text(text)
+                    before = reloads(tmp_path)
+                    broker.send(signal.SIGHUP)
+                    await until(lambda: reloads(tmp_path) > before)
+
+                await reload(whole.replace("topic write petqc/bench/run/#\n", ""))
                 await claimed_and_stored(d.store, "b")
                 await until(lambda: value(d, "petqc_mqtt_refused_total") > 0)
-                assert [run_id for _, run_id in results_waiting(d.store)] == ["b"]
+                await claimed_and_stored(d.store, "c")
+                d.alarms.scanner_condition("outputs-file", is_wrong=True, detail="damaged")
+                await until(lambda: bool(logger.of("alarm/outputs-file")))
+                assert [run_id for _, run_id in results_waiting(d.store)] == ["b", "c"]
+                assert value(d, "petqc_mqtt_connected") == 1
+                assert caplog.text.count("run/daily/result: the broker answered Not authorized") == 1
+                await reload(whole)
+                await until(lambda: [one["run_id"] for one in logger.of("run/daily/result")] == ["a", "b", "c"])
+                await until(lambda: value(d, "petqc_mqtt_outbox_messages") == 0)
+                assert "run/daily/result: the broker takes it again" in caplog.text
             # A client that is stopped in the middle of a handshake is there until its keep-alive ends: one try each.
             monkeypatch.setattr(mqtt, "BACK_OFF_S", (60.0, 60.0))
             # A certificate that nobody vouches for: no connection, and none without TLS instead.
@@ -446,9 +464,8 @@ def test_the_example_broker_wants_tls_a_password_and_keeps_to_its_list(
                 await until(lambda: "self-signed certificate" in caplog.text)
                 await asyncio.sleep(0.2)
                 assert value(d, "petqc_mqtt_connected") == 0
-            certificates(tmp_path, days=-1)
-            broker.send(signal.SIGHUP)  # whoever runs the broker forgot to renew it
-            await until(lambda: (tmp_path / "mosquitto.log").read_text().count("Reloading config") == 2)
+            certificates(tmp_path, days=-1)  # whoever runs the broker forgot to renew it
+            await reload(whole)
             async with daemon(tmp_path, board_config, broker, **settings) as d:
                 await until(lambda: "certificate has expired" in caplog.text)
                 assert value(d, "petqc_mqtt_connected") == 0

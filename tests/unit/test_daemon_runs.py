@@ -278,6 +278,26 @@ def test_whatever_fails_bias_goes_off_first_and_the_run_says_why(tmp_path: Path,
     asyncio.run(work())
 
 
+def test_what_is_compiled_first_makes_no_permit_old(
+    tmp_path: Path, bench: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monotonic_s, warm_up, later = clock.monotonic_s, Measurement.warm_up, [0.0]
+
+    def slow(measurement: Measurement) -> None:
+        warm_up(measurement)
+        later[0] = 10 * interlocks.CONNECTION_AGE_S
+
+    monkeypatch.setattr(clock, "monotonic_s", lambda: monotonic_s() + later[0])
+    monkeypatch.setattr(Measurement, "warm_up", slow)
+
+    async def work() -> None:
+        async with world(tmp_path, bench) as w:
+            await w.run()
+            assert "bias_on" in w.boards[0].calls
+
+    asyncio.run(work())
+
+
 def test_a_run_without_a_source_has_checks_of_its_own(tmp_path: Path, bench: Path) -> None:
     async def work() -> None:
         async with world(tmp_path, bench) as w:

@@ -50,6 +50,7 @@ def test_a_run_is_claimed_then_stored_and_read_back(place: Place) -> None:
         assert [r.run_id for r in store.history()] == ["b", "a"]
         assert [r.run_id for r in store.history(before=2)] == ["a"]
         assert store.line("last").run_id == "b"
+        assert {kind: line.run_id for kind, line in store.newest().items()} == {"daily": "b", "source": "b"}
         assert store.document("a") == a_run("a").document()
         assert store.last_document("daily")["run_id"] == "b"
         assert not store.running()

@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.unit.run_documents import usual_run
 
 from petqc_simulators.recording import write_recording
 from petqcd.app import Daemon
@@ -68,6 +70,22 @@ def ask(
         return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
     finally:
         connection.close()
+
+
+def test_what_the_history_chooses_to_compare_is_of_one_kind(tmp_path: Path, board_config: Path) -> None:
+    async def work() -> None:
+        async with daemon(tmp_path, board_config) as d:
+            assert (await asyncio.to_thread(ask, d.http, "GET", "/runs"))[0] == 200
+            for run_id, kind in (("s1", "source"), ("h1", "housekeeping"), ("s2", "source"), ("s3", "source")):
+                run = usual_run(run_id=run_id, kind=kind)
+                about = {"scanner": run.scanner, "simulated": True, "started_at": run.started_at, "config_hash": ""}
+                await d.store.begin_run(run_id, kind=kind, **about)
+                if run_id != "s3":  # which goes on
+                    await d.store.finish_run(run)
+            page = (await asyncio.to_thread(ask, d.http, "GET", "/runs"))[2].decode()
+            assert re.findall(r'name="([ab])" value="(\w+)"[^>]* checked', page) == [("b", "s2"), ("a", "s1")]
+
+    asyncio.run(work())
 
 
 def test_loopback_reads_and_is_refused_everything_else(tmp_path: Path, board_config: Path) -> None:

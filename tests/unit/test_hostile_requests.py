@@ -16,6 +16,7 @@ from tests.unit.test_daemon_access import PAGE, login, post, with_users
 from tests.unit.test_daemon_web import ask, board_config, daemon
 
 from petqcd.client import Client
+from petqcd.config import ApiConfig
 from petqcd.progress import Event
 from petqcd.web.guard import MAX_BODY_BYTES
 
@@ -122,6 +123,29 @@ def test_many_who_listen_and_do_not_read_are_dropped_and_the_others_hear_everyth
             assert d.bus.dropped == n_each
             assert (await asyncio.to_thread(ask, d.http, "GET", "/healthz"))[0] == 200
             for _, client in lazy + keen:
+                client.transport.abort()
+
+    asyncio.run(work())
+
+
+def test_however_many_hold_connections_and_listen_there_is_room_for_whoever_asks(
+    tmp_path: Path, board_config: Path
+) -> None:
+    most = 10
+
+    async def work() -> None:
+        async with daemon(tmp_path, board_config, ApiConfig(listen="127.0.0.1:0", connections=most)) as d:
+            where = urlsplit(d.http)
+            listening, refused = [], 0
+            for _ in range(most):
+                reader, client = await asyncio.open_connection(where.hostname, where.port)
+                client.write(b"GET /api/v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+                refused += (await reader.readline()).startswith(b"HTTP/1.1 429")
+                listening.append(client)
+            assert refused == most // 2
+            idle = [await asyncio.open_connection(where.hostname, where.port) for _ in range(10 * most)]
+            assert (await asyncio.to_thread(ask, d.http, "GET", "/healthz"))[0] == 200
+            for client in [*listening, *(writer for _, writer in idle)]:
                 client.transport.abort()
 
     asyncio.run(work())

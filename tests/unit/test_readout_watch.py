@@ -42,14 +42,16 @@ class Bench:
         around = SimpleNamespace(
             maintenance=self.maintenance,
             health=HostHealth(1 << 40, 0.0, can_write=True),
-            conditions=SimpleNamespace(rules=lambda _: [Rule(name=COOLING)], given=self._given),
+            conditions=SimpleNamespace(
+                of=lambda _: [SimpleNamespace(rule=lambda: Rule(name=COOLING))], given=self._given
+            ),
         )
         runs: Any = SimpleNamespace(abort=self.aborted.append, off=self._off)
         self.alarms = AlarmKeeper(folder, bus, self.metrics)
         config, audit, watch = PetqcConfig(device=(board,)), SimpleNamespace(), around
         self.watch = ReadoutWatch(config, self.device, runs, watch, self.alarms, audit, self.metrics)  # type: ignore[arg-type]
 
-    def _given(self, _name: str) -> list[Permit]:
+    def _given(self, _conditions: object) -> list[Permit]:
         return [Permit(COOLING, self.is_cooled, Quality.GOOD, clock.monotonic_s() - 0.1, "chiller")]
 
     async def _off(self) -> None:

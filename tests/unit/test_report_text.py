@@ -40,6 +40,11 @@ def test_a_value_and_its_uncertainty_have_the_same_decimals(value: float, sigma:
     assert text.measured(value, sigma, "keV") == said
 
 
+def test_units_are_written_as_people_do() -> None:
+    assert text.measured(21.5, 0.12, "degC") == "21.50 ± 0.12 °C"
+    assert text.measured(1.0, None, "1") == "1"
+
+
 @given(st.floats(-1e9, 1e9), st.floats(1e-6, 1e6))
 def test_rounding_never_moves_a_value_by_half_of_its_uncertainty(value: float, sigma: float) -> None:
     number, shown = (s.replace(THIN, "").replace(MINUS, "-") for s in text.value_and_uncertainty(value, sigma))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from petqcd.web import slow_clients
@@ -27,9 +29,9 @@ async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": ANSWER})
 
 
-async def served(work: Callable[[int], object]) -> None:
+async def served(work: Callable[[int], object], most: int = 100) -> None:
     listening = tcp_socket("127.0.0.1", 0)
-    server = make_server(app, connections=Connections(20, lambda: None))  # type: ignore[arg-type]
+    server = make_server(app, connections=Connections(20, lambda: None), most=most)  # type: ignore[arg-type]
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     await server.ready.wait()
     try:
@@ -75,6 +77,22 @@ def test_who_does_not_read_is_let_go_and_who_reads_gets_all(monkeypatch: pytest.
     asyncio.run(served(work))
 
 
+def test_an_answer_that_takes_longer_than_a_request_may_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slow_clients, "LOOK_S", 0.1)
+    monkeypatch.setattr(slow_clients, "REQUEST_S", 0.3)
+
+    def work(port: int) -> None:
+        with connected(port) as patient:
+            patient.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            n = 0
+            for _ in range(100):
+                n += len(patient.recv(1 << 12))
+                time.sleep(0.01)
+            assert n + read_to_the_end(patient) > len(ANSWER)
+
+    asyncio.run(served(work))
+
+
 def _closed(connection: socket.socket) -> None:
     """Wait, without reading, until the other end has given it up: what is sent then is answered by a reset."""
     poll = select.poll()
@@ -94,3 +112,23 @@ def test_a_request_that_does_not_end_is_let_go(monkeypatch: pytest.MonkeyPatch) 
             read_to_the_end(slow)
 
     asyncio.run(served(work))
+
+
+def test_who_asks_nothing_makes_room_and_who_is_answered_does_not() -> None:
+    most = 10
+
+    def work(port: int) -> None:
+        with ExitStack() as stack:
+            reads = stack.enter_context(connected(port))
+            reads.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            head = reads.recv(1)
+            idle = [stack.enter_context(connected(port)) for _ in range(3 * most)]
+            half = idle[-1]
+            half.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
+            keen = stack.enter_context(connected(port))
+            keen.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert keen.recv(12) == b"HTTP/1.1 200"
+            assert len(head) + read_to_the_end(reads) > len(ANSWER)
+            assert all(read_to_the_end(one) == 0 for one in idle[:most])
+
+    asyncio.run(served(work, most))

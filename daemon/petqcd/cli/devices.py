@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from petqc.report.text import plain
+from petqc.report.text import plain, unit_text
 from petqcd.cli.show import console
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-_UNITS = {"degC": "°C", "": "", "1": ""}
 
 
 def print_devices(devices: Sequence[Mapping[str, Any]]) -> None:
@@ -41,7 +39,7 @@ def _readings(readings: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _reading(reading: Mapping[str, Any]) -> str:
-    unit = _UNITS.get(reading["unit"], reading["unit"])
+    unit = unit_text(reading["unit"])
     doubt = "" if reading["quality"] == "good" else f" ({reading['quality']}: {reading['reason']})"
     return f"{reading['name']} {plain(reading['value'])} {unit}".rstrip() + doubt
 

@@ -66,7 +66,7 @@ class ApiConfig(Model):
     tls_key: Path | None = None
     """PEM file with its private key, readable by the daemon only."""
     connections: Annotated[int, Field(ge=10, le=1000)] = 100
-    """Most at once; of more, requests are answered 503."""
+    """Most at once, half of which may hear live events; beyond it whoever asks nothing is let go, else 503."""
     connections_per_source: Annotated[int, Field(ge=1, le=1000)] = 20
     """Most at once of one address; more are closed. This host is not counted: all its programs have one address."""
     socket_group: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] | None = None

@@ -119,7 +119,7 @@ class BiasWatch:
             raise NotFoundError(f"{name} is a {supervisor.config.kind}, and has no output")
         found = self._units.get(name)
         if found is None:
-            rules = [*permits.STANDARD, *self.conditions.rules(name)]
+            rules = [*permits.STANDARD, *(one.rule() for one in self.conditions.of(name))]
             found = Unit(Permits(rules), Capture(name), clock.monotonic_s())
             self._units[name] = found
             before = self._kept.tripped(name)
@@ -234,8 +234,9 @@ class BiasWatch:
         given = permit_sources.of_device(driver, can_energise=config.can_energise, poll_s=config.poll_s, now_s=now_s)
         given.append(permit_sources.of_maintenance(self.maintenance.of(supervisor.name), now_s))
         given += permit_sources.of_host(self.health, now_s=now_s, unix_s=clock.machine_s())
-        given += self.conditions.given(supervisor.name)
-        unit.permits.need([*permits.STANDARD, *self.conditions.rules(supervisor.name)])
+        conditions = self.conditions.of(supervisor.name)
+        given += self.conditions.given(conditions)
+        unit.permits.need([*permits.STANDARD, *(one.rule() for one in conditions)])
         for permit in given:
             unit.permits.give(permit)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from petqcd.config import InstrumentConfig, PetqcConfig, TemperatureRange
     from petqcd.instruments.collection import Instruments
-    from petqcd.interlocks.permits import Permit, Rule
+    from petqcd.interlocks.permits import Permit
 
 
 def brought_along(config: InstrumentConfig) -> list[PermitConfig]:
@@ -85,14 +85,10 @@ class Conditions:
             found += [one for one in known[1] if (output in one.of if one.of else is_for_it)]
         return found
 
-    def rules(self, output: str) -> list[Rule]:
-        """What an output needs them for."""
-        return [one.rule() for one in self.of(output)]
-
-    def given(self, output: str) -> list[Permit]:
+    def given(self, conditions: Iterable[PermitConfig]) -> list[Permit]:
         """What is known of them now; of what is not among them nothing is known."""
         found = []
-        for one in self.of(output):
+        for one in conditions:
             try:
                 asked = self._instruments[one.device]
             except NotFoundError:

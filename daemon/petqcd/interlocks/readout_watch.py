@@ -185,13 +185,14 @@ class ReadoutWatch:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _give(self, now_s: float) -> None:
+        conditions = self._watch.conditions.of(self.name)
         rules = [rule for rule in permits.STANDARD if rule.name in _OF_HOST]
-        rules += self._watch.conditions.rules(self.name)
+        rules += [one.rule() for one in conditions]
         given = [
             permit_sources.of_maintenance(self._watch.maintenance.of(self.name), now_s),
             permit_sources.of_trip(self.trip, now_s),
             *permit_sources.of_host(self._watch.health, now_s=now_s, unix_s=clock.machine_s()),
-            *self._watch.conditions.given(self.name),
+            *self._watch.conditions.given(conditions),
         ]
         if self._temperature is not None:
             # To energise, the run reads them on its own connection first; what is old then is not within.

@@ -298,13 +298,13 @@ ALERTS: tuple[Alert, ...] = (
         "PetqcOutboxWaits", "service", "warning", "5m",
         "time() - (petqc_mqtt_outbox_oldest_timestamp_seconds > 0) > 3600",
         "{{ $labels.scanner }}: a result or an alarm has waited for the broker for {{ $value | humanizeDuration }}",
-        "If the broker answers (PetqcBrokerGone is quiet), it confirms nothing that it is sent: look at its log.",
+        "If the broker answers (PetqcBrokerGone is quiet), it refuses this (PetqcBrokerRefuses) or confirms nothing.",
     ),
     Alert(
         "PetqcBrokerRefuses", "service", "warning", "0m",
         "increase(petqc_mqtt_refused_total[1h]) > 0 or increase(petqc_mqtt_commands_refused_total[1h]) > 0",
         "{{ $labels.scanner }}: messages to the broker, or commands that came through it, are refused",
-        "The broker's access list does not fit, or somebody commands who may not: the audit log has each.",
+        "The broker's access list does not fit (the log names it), or somebody commands who may not (`petqc audit`).",
     ),
     Alert(
         "PetqcCertificateEnds", "service", "warning", "1h",

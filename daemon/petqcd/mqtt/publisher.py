@@ -84,6 +84,29 @@ class _Context(ssl.SSLContext):
             self.last = None
 
 
+class _HeldBack:
+    """Topics that the broker refuses: each is tried again, ever more seldom, and none of the others waits for it."""
+
+    def __init__(self) -> None:
+        self._again: dict[str, tuple[float, float]] = {}
+
+    def topics(self) -> set[str]:
+        """Those that are not tried yet."""
+        now_s = clock.monotonic_s()
+        return {topic for topic, (at_s, _) in self._again.items() if at_s > now_s}
+
+    def add(self, topic: str) -> bool:
+        """It was refused; whether that is new."""
+        is_new = topic not in self._again
+        wait_s = BACK_OFF_S[0] if is_new else min(2 * self._again[topic][1], BACK_OFF_S[1])
+        self._again[topic] = clock.monotonic_s() + wait_s, wait_s
+        return is_new
+
+    def remove(self, topic: str) -> bool:
+        """It was taken; whether that is new."""
+        return self._again.pop(topic, None) is not None
+
+
 class _Client(aiomqtt.Client):
     """Knows what the broker answered to a message, which aiomqtt takes for granted, and who else speaks for us."""
 
@@ -129,6 +152,7 @@ class Mqtt:
         self._sequence = 0
         self._turn = asyncio.Lock()
         self._progress: dict[str, dict[str, Any]] = {}
+        self._held_back = _HeldBack()
         self._is_lost = False
         self._stopping = False
         self._metrics.set("petqc_mqtt_configured", 1)
@@ -219,10 +243,8 @@ class Mqtt:
             tasks.create_task(self._obey(client), name="mqtt commands")
             await self._tell(client, messages.STATUS, self._status("online"))
             self._metrics.set("petqc_mqtt_connected", 1)
-            for document in self._daemon.alarms.documents():
-                topic, content = messages.alarm(document)
-                await self._tell(client, topic, json.dumps(content, allow_nan=False))
             tasks.create_task(self._beat(client), name="mqtt heartbeat")
+            tasks.create_task(self._tell_alarms(client), name="mqtt alarms")
             tasks.create_task(self._empty_outbox(client), name="mqtt outbox")
             tasks.create_task(self._tell_progress(client), name="mqtt progress")
             try:
@@ -265,41 +287,56 @@ class Mqtt:
             await asyncio.sleep(HEARTBEAT_S)
             await self._tell(client, messages.STATUS, self._status("online"))
 
+    async def _tell_alarms(self, client: _Client) -> None:
+        """What stands now, to a broker that may have forgotten it; once, unless it refuses one."""
+        is_told = False
+        while not is_told:
+            is_told = True
+            for document in self._daemon.alarms.documents():
+                topic, content = messages.alarm(document)
+                is_told &= await self._offer(client, topic, json.dumps(content, allow_nan=False))
+            await asyncio.sleep(0 if is_told else BACK_OFF_S[1])
+
     async def _empty_outbox(self, client: _Client) -> None:
         store = self._daemon.store
         while True:
+            held_back, n_told = self._held_back.topics(), 0  # one moment for all: within a topic their order stays
             try:
-                found = await asyncio.to_thread(outbox.oldest, store, OUTBOX_AT_ONCE)
-                for message in found:
-                    await self._tell(client, message.topic, message.payload)
+                for message in await asyncio.to_thread(outbox.oldest, store, OUTBOX_AT_ONCE, held_back):
+                    if message.topic in held_back:
+                        continue
+                    if not await self._offer(client, message.topic, message.payload):
+                        held_back.add(message.topic)
+                        continue
                     await store.write(lambda connection, number=message.number: outbox.told(connection, number))  # type: ignore[misc]
                     self._metrics.add("petqc_mqtt_told_total")
+                    n_told += 1
             except StoreError as error:
                 log.warning("outbox: %s", error)
                 await asyncio.sleep(BACK_OFF_S[1])
                 continue
-            await asyncio.sleep(0 if await self._count_waiting() else OUTBOX_POLL_S)
+            await self._count_waiting()
+            await asyncio.sleep(0 if n_told else OUTBOX_POLL_S)
 
-    async def _count_waiting(self) -> int:
+    async def _count_waiting(self) -> None:
         """How much waits, for whoever watches; also while nobody takes it."""
         try:
             waiting = await asyncio.to_thread(outbox.waiting, self._daemon.store)
         except StoreError as error:
             log.warning("outbox: %s", error)
-            return 0
+            return
         self._metrics.set("petqc_mqtt_outbox_messages", waiting.count)
         self._metrics.set("petqc_mqtt_outbox_oldest_timestamp_seconds", waiting.oldest_unix_s)
-        return waiting.count
 
     async def _tell_progress(self, client: _Client) -> None:
         while True:
             for topic, content in list(self._progress.items()):
-                text = json.dumps(content, allow_nan=False)
-                if messages.is_retained(topic):
-                    await self._tell(client, topic, text)
-                else:
+                text, is_told = json.dumps(content, allow_nan=False), True
+                if not messages.is_retained(topic):
                     await client.publish(f"{self._base}/{topic}", text, qos=0)
-                if self._progress[topic] is content:
+                else:
+                    is_told = topic not in self._held_back.topics() and await self._offer(client, topic, text)
+                if is_told and self._progress[topic] is content:
                     del self._progress[topic]
             await asyncio.sleep(PROGRESS_EVERY_S)
 
@@ -316,6 +353,18 @@ class Mqtt:
                 self._metrics.add("petqc_mqtt_refused_total")
                 raise _Refused(f"{self._base}/{topic}: the broker answered {client.refusal}: look at its access list")
 
+    async def _offer(self, client: _Client, topic: str, payload: str) -> bool:
+        """Publish, and say whether the broker has it; a topic that it refuses is held back, no other waits."""
+        try:
+            await self._tell(client, topic, payload)
+        except _Refused as error:
+            if self._held_back.add(topic):
+                log.warning("%s; it is tried again, at least every %g s", error, BACK_OFF_S[1])
+            return False
+        if self._held_back.remove(topic):
+            log.warning("%s/%s: the broker takes it again", self._base, topic)
+        return True
+
     async def _obey(self, client: _Client) -> None:
         """Answer what comes in; ends with an error as soon as the connection does."""
         async for message in client.messages:
@@ -323,7 +372,7 @@ class Mqtt:
             if topic == "answer":
                 continue  # our own
             answer = await self._answer(topic, message.payload, is_retained=bool(message.retain))
-            await self._tell(client, messages.ANSWER, json.dumps(answer, allow_nan=False))
+            await self._offer(client, messages.ANSWER, json.dumps(answer, allow_nan=False))
 
     async def _answer(self, topic: str, payload: bytes, *, is_retained: bool) -> dict[str, Any]:
         assert self._commands is not None  # noqa: S101 - nothing is subscribed without; for the type checker

@@ -16,7 +16,7 @@ from petqcd import clock
 from petqcd.store import schema
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from sqlalchemy import Connection
 
@@ -66,9 +66,10 @@ def waiting(store: Reader) -> Waiting:
     return Waiting(int(row["count"]), float(row["oldest"] or 0.0))
 
 
-def oldest(store: Reader, most: int) -> list[Message]:
-    """The next ones to tell, in order; reads the store."""
-    return [Message(**row) for row in store.rows(select(schema.outbox).order_by(_C.number).limit(most))]
+def oldest(store: Reader, most: int, without: Collection[str] = ()) -> list[Message]:
+    """The next ones to tell, in order, without those of some topics; reads the store."""
+    found = select(schema.outbox).where(_C.topic.not_in(without)).order_by(_C.number).limit(most)
+    return [Message(**row) for row in store.rows(found)]
 
 
 def told(connection: Connection, number: int) -> None:

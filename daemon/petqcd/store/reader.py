@@ -62,11 +62,7 @@ class Reader:
         """
         c = schema.runs.c
         is_imported = c.instance == IMPORTED
-        query = (
-            self._lines()
-            .order_by(is_imported, case((is_imported, c.started_at), else_="").desc(), c.sequence.desc())
-            .limit(limit)
-        )
+        query = self._lines().order_by(*_newest_first()).limit(limit)
         if kind is not None:
             query = query.where(self._is_of(kind))
         if before is not None:
@@ -78,6 +74,19 @@ class Reader:
             else:
                 query = query.where(or_(is_imported, c.sequence < before))
         return [StoredRun(**row) for row in self._rows(query)]
+
+    def newest(self) -> dict[str, StoredRun]:
+        """The newest run of each kind that has ended, in the order of `history`; one question for all of them."""
+        c = schema.runs.c
+        place = func.row_number().over(partition_by=c.kind, order_by=_newest_first()).label("place")
+        ended = select(c.sequence, place).where(c.verdict.is_not(None)).subquery()
+        first = select(ended.c.sequence).where(ended.c.place == 1)
+        lines = [StoredRun(**row) for row in self._rows(self._lines().where(c.sequence.in_(first)))]
+        found = {line.kind: line for line in lines}
+        if DAILY in found:  # runs with a source had that name once
+            named = [line for line in self.history(20, SOURCE) if line.verdict is not None]
+            found |= {SOURCE: line for line in named[:1]}  # noqa: B035 - one at most
+        return found
 
     def kinds(self) -> list[str]:
         """Every kind that there are runs of: those of this version, of older ones, and imported."""
@@ -290,6 +299,13 @@ class Reader:
                 return [dict(row) for row in connection.execute(query).mappings()]
         except exc.DBAPIError as error:
             raise StoreError(f"{self._database.name}: cannot be read: {error.orig}") from error
+
+
+def _newest_first() -> list[ColumnElement[Any]]:
+    """In the order in which they began here; behind them imported history, by its dates."""
+    c = schema.runs.c
+    is_imported = c.instance == IMPORTED
+    return [is_imported, case((is_imported, c.started_at), else_="").desc(), c.sequence.desc()]
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,7 @@ from petqc.errors import QcError
 from petqc.report import content_security_policy
 from petqc.vendor_reports import imported_run
 from petqcd import clock
-from petqcd.errors import DaemonError, NotFoundError
+from petqcd.errors import DaemonError, NotFoundError, TooManyError
 from petqcd.metrics import CONTENT_TYPE
 from petqcd.off.safe_state import worst
 from petqcd.web import run_view
@@ -31,7 +32,7 @@ from petqcd.web.maintenance import add_maintenance
 from petqcd.web.results import add_results
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
     from starlette.types import ASGIApp
 
@@ -260,10 +261,14 @@ def _add_reading(app: FastAPI, daemon: Daemon) -> None:
         spectra = [run_view.drawn(spectrum) for spectrum in daemon.runs.spectra_so_far()]
         return {"run": progress.document(), "spectra": spectra}
 
+    streams: set[object] = set()
+
     @app.get("/api/v1/events")
     async def events() -> StreamingResponse:
         """Live events: `state` first, then `progress`, `device`, `finished`, `lost` as they come, else `alive`."""
-        return StreamingResponse(_events(daemon), media_type="text/event-stream")
+        if len(streams) >= (most := daemon.config.api.connections // 2):
+            raise TooManyError(f"{most} listen already, half of [api] connections: the others are for whoever asks")
+        return StreamingResponse(_events(daemon, streams), media_type="text/event-stream")
 
 
 def _add_commands(app: FastAPI, daemon: Daemon) -> None:
@@ -342,8 +347,8 @@ def _last(daemon: Daemon) -> dict[str, Any] | None:
         return None
 
 
-async def _events(daemon: Daemon) -> AsyncIterator[str]:
-    with daemon.bus.listen() as queue:
+async def _events(daemon: Daemon, streams: set[object]) -> AsyncIterator[str]:
+    with daemon.bus.listen() as queue, _counted(queue, streams):
         yield _event("state", daemon.status())
         while True:
             try:
@@ -355,6 +360,15 @@ async def _events(daemon: Daemon) -> AsyncIterator[str]:
             if event is None:
                 return
             yield _event(event.name, event.data)
+
+
+@contextmanager
+def _counted(one: object, among: set[object]) -> Iterator[None]:
+    among.add(one)
+    try:
+        yield
+    finally:
+        among.discard(one)
 
 
 def _event(name: str, data: dict[str, Any]) -> str:

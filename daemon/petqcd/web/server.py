@@ -107,7 +107,9 @@ class Connections:
             def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
                 super().connection_made(transport)
                 self.is_counted = connections.opened(self.client[0] if self.client else "")
-                if not self.is_counted:
+                if self.is_counted:
+                    self.make_room()
+                else:
                     transport.abort()
 
             def connection_lost(self, exc: Exception | None) -> None:
@@ -137,6 +139,7 @@ class PeerProtocol(ImpatientProtocol):
         )
         pid, uid, _ = struct.unpack("3i", raw)
         self.client = (str(pid), uid)
+        self.make_room()
 
 
 class Server(uvicorn.Server):

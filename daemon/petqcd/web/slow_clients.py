@@ -1,15 +1,20 @@
 """What one slow client may hold: not its place, not its answer in memory, and nobody else's time.
 
 A client that sends its request byte by byte, or does not read what it asked for, is let go. Otherwise it would keep one
-of the listener's few places, and its answer, for as long as it likes.
+of the listener's few places, and its answer, for as long as it likes. Where all places are taken, whoever asks nothing
+makes room for whoever comes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
+import math
 import socket
 import struct
+import sys
+import termios
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -41,8 +46,9 @@ class _Counted:
 
     @property
     def waiting_bytes(self) -> int:
-        """What the system did not take yet."""
-        return self._transport.get_write_buffer_size()
+        """What the other end has not taken yet, here and in the system, which takes and gives in lumps of megabytes."""
+        held = fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        return self._transport.get_write_buffer_size() + int.from_bytes(held, sys.byteorder)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -54,8 +60,8 @@ class ImpatientProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to watch."""
         self._counted = _Counted(transport)
+        self.asks_since_s = clock.monotonic_s()
         super().connection_made(self._counted)  # type: ignore[arg-type]  # it does all that a transport does
-        self._asks_since_s: float | None = clock.monotonic_s()
         self._waited, self._read_bytes = False, 0
         self._next_look = asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
@@ -64,31 +70,55 @@ class ImpatientProtocol(H11Protocol):
         self._next_look.cancel()
         super().connection_lost(exc)
 
+    def on_response_complete(self) -> None:
+        """From here on the next request may be sent."""
+        self.asks_since_s = clock.monotonic_s()
+        super().on_response_complete()
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether its request is whole, and the answer is not, or not all of it has left."""
+        cycle: RequestResponseCycle | None = self.cycle  # there is none before the first request
+        is_made = cycle is not None and not cycle.response_complete and not cycle.more_body
+        return is_made or self._counted.waiting_bytes > 0
+
+    def make_room(self) -> None:
+        """Where all places are taken, let go of whoever has asked for nothing for the longest time."""
+        if len(self.connections) < (self.limit_concurrency or math.inf):
+            return
+        others = [one for one in self.connections if isinstance(one, ImpatientProtocol) and one is not self]
+        idle = [one for one in others if not one.is_answered]
+        if idle:
+            longest = min(idle, key=lambda one: one.asks_since_s)
+            longest.let_go("all places are taken, and it asks nothing")
+            self.connections.discard(longest)  # at once: the request of this one may be here already
+
+    def let_go(self, why: str) -> None:
+        """End the connection at once."""
+        log.info("%s is let go: %s", self.client, why)
+        # Without lingering: the system forgets what it still holds for it, too.
+        raw = self._counted.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._counted.abort()
+
     def _look(self) -> None:
         why = self._unread() or self._unasked()
         if why:
-            log.info("%s is let go: %s", self.client, why)
-            # Without lingering: the system forgets what it still holds for it, too.
-            raw = self._counted.get_extra_info("socket")
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self._counted.abort()
-            return
-        self._next_look = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+            self.let_go(why)
+        else:
+            self._next_look = asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
     def _unread(self) -> str:
         """Whether it reads too slowly what waits for it."""
-        waits, read = self._counted.waiting_bytes > 0, self._counted.given_bytes - self._counted.waiting_bytes
+        waiting_bytes = self._counted.waiting_bytes
+        waits, read = waiting_bytes > 0, self._counted.given_bytes - waiting_bytes
         is_slow = waits and self._waited and read - self._read_bytes < LOOK_S * LEAST_BYTES_PER_S
         self._waited, self._read_bytes = waits, read
-        return f"{self._counted.waiting_bytes} bytes wait and are not read" if is_slow else ""
+        return f"{waiting_bytes} bytes wait and are not read" if is_slow else ""
 
     def _unasked(self) -> str:
         """Whether its request takes too long to be whole."""
-        cycle: RequestResponseCycle | None = self.cycle  # there is none before the first request
-        if cycle is not None and not cycle.response_complete and not cycle.more_body:
-            self._asks_since_s = None
-            return ""
         now_s = clock.monotonic_s()
-        if self._asks_since_s is None:
-            self._asks_since_s = now_s
-        return "its request does not end" if now_s - self._asks_since_s > REQUEST_S else ""
+        if self.is_answered:
+            self.asks_since_s = now_s
+        return "its request does not end" if now_s - self.asks_since_s > REQUEST_S else ""

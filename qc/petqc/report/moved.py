@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from petqc.report.text import moment, plain, title_of
+from petqc.report.text import moment, plain, title_of, unit_text
 
 if TYPE_CHECKING:
     from petqc.past import Change
@@ -47,7 +47,7 @@ def moved(run: Run) -> list[Moved]:
 
 def change_text(change: Change) -> str:
     """`510.2 → 509.1 keV (−4.3 σ), pass → warn`."""
-    unit = f" {change.unit}" if change.unit else ""
+    unit = f" {unit_text(change.unit)}" if change.unit else ""
     before, now = ("no number" if v is None else plain(v) for v in (change.before, change.now))
     if change.now is None:
         before, unit = before + unit, ""

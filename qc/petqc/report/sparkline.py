@@ -9,7 +9,7 @@ import numpy as np
 
 from petqc.past import TREND_DAYS
 from petqc.report.svg import Scale, line, picture, short, tag
-from petqc.report.text import measured, plain, title_of
+from petqc.report.text import measured, plain, title_of, unit_text
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -93,7 +93,7 @@ def _domain(values: np.ndarray, limits: Limits, baseline: float | None, least: f
 def _told(trend: Trend, values: np.ndarray, days: np.ndarray, numbers: list[int]) -> str:
     last = trend.points[-1]
     first = f"{title_of(trend.check)}, {len(values)} runs in {plain(float(round(-days[0])))} days: "
-    spread = f"from {plain(float(values.min()))} to {plain(float(values.max()))} {trend.unit}"
+    spread = f"from {plain(float(values.min()))} to {plain(float(values.max()))} {unit_text(trend.unit)}"
     now = f", now {measured(last.value, last.uncertainty, trend.unit)}"
     flagged = sum(p.status in _FLAGGED for p in trend.points)
     changed = len(set(numbers)) - 1

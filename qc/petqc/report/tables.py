@@ -26,6 +26,7 @@ from petqc.report.text import (
     source_of,
     status_word,
     title_of,
+    unit_text,
     value_and_uncertainty,
 )
 
@@ -103,7 +104,7 @@ def _row(number: int, result: CheckResult) -> CheckRow:
         level=level_of(result.node),
         value=value,
         sigma=sigma,
-        unit=result.unit,
+        unit=unit_text(result.unit),
         status=result.status,
         word=status_word(result),
         limits=limits_text(shown := limits_of(result)),
@@ -290,7 +291,7 @@ def reading_rows(run: Run) -> list[ReadingRow]:
             name=sentence_case(r.name),
             node=r.node,
             value=NO_NUMBER if r.value is None else plain(r.value),
-            unit=r.unit,
+            unit=unit_text(r.unit),
             source="measured" if r.measured else "commanded",
             quality=r.quality if not r.reason else f"{r.quality}: {r.reason}",
             age=age(r.age_s),

@@ -84,6 +84,11 @@ def value_and_uncertainty(value: float, uncertainty: float | None) -> tuple[str,
     return fixed(value, decimals), fixed(uncertainty, decimals)
 
 
+def unit_text(unit: str) -> str:
+    """A unit of the data formats, as people write it."""
+    return {"degC": "°C", "1": ""}.get(unit, unit)
+
+
 def measured(value: float | None, uncertainty: float | None, unit: str = "") -> str:
     """`511.2 ± 0.3 keV`, or a dash."""
     if value is None or not math.isfinite(value):
@@ -91,7 +96,7 @@ def measured(value: float | None, uncertainty: float | None, unit: str = "") -> 
     if unit == "channels" and (uncertainty or 0.0) < 0.05:
         uncertainty = None  # a count that is certain for all purposes
     number, sigma = value_and_uncertainty(value, uncertainty)
-    return " ".join(p for p in (f"{number} ± {sigma}" if sigma else number, unit) if p)
+    return " ".join(p for p in (f"{number} ± {sigma}" if sigma else number, unit_text(unit)) if p)
 
 
 def limits_of(result: CheckResult) -> Limits:

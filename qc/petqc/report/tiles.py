@@ -19,6 +19,7 @@ from petqc.report.text import (
     result_text,
     status_word,
     title_of,
+    unit_text,
     value_and_uncertainty,
 )
 
@@ -136,7 +137,7 @@ def _tile(run: Run, check_id: str, heading: str, others: tuple[tuple[str, str], 
         node=result.node,
         number=number,
         sigma=sigma,
-        unit=result.unit,
+        unit=unit_text(result.unit),
         status=result.status,
         word=status_word(result),
         reason=result.reason or "",
@@ -205,7 +206,7 @@ def limit_bar(result: CheckResult) -> Markup | None:
     if value is not None:
         pieces += _pointer(x, value, result.uncertainty or 0.0)
     said = measured(value, result.uncertainty, result.unit) if value is not None else "no number"
-    label = f"{title_of(result.id)}: {said}; limits in {result.unit or 'counts'}: {limits_text(limits)}."
+    label = f"{title_of(result.id)}: {said}; limits in {unit_text(result.unit) or 'counts'}: {limits_text(limits)}."
     return picture(_WIDTH, 46, label, *pieces, class_="limits")
 
 

@@ -56,11 +56,7 @@ def add(app: FastAPI, frame: Frame) -> None:
 
 def _latest(store: Store) -> dict[str, Any]:
     """The run that says whether to scan, its numbers, and the newest run of every other kind; reads the history."""
-    newest = {}
-    for kind in all_kinds():
-        lines = [line for line in store.history(20, kind) if line.verdict is not None]
-        if lines:
-            newest[kind] = lines[0]
+    newest = {kind: line for kind, line in store.newest().items() if kind in all_kinds()}
     judging = [newest[kind] for kind in _JUDGING if kind in newest]
     # A run with a source may have been started by itself after the day's: the newer one holds.
     main = max(judging, key=lambda line: line.sequence) if judging else None
