@@ -37,6 +37,8 @@ MOST_LINE_BYTES: Final = 80
 MACHINE: Final = b"\r\n\r\nAT+MACHINE\r\n"
 """Two empty lines, then machine-readable replies; whatever comes back is thrown away."""
 _TOLERANCE: Final = 1e-3
+_OVER_LIMIT: Final = 1.1
+"""So many times its current limit a supply that has that limit does not give; it trips."""
 
 
 class Register(IntEnum):
@@ -334,9 +336,11 @@ class CaenA7585d(BiasSource):
         ):
             if await self._get(register) and is_on:
                 self.trip.latch(cause, readings)
-        limit = self.settings.limit
-        if is_on and limit is not None and volts > limit.v_max.value + self.settings.tolerance_v:
+        limit, most_ma = self.settings.limit, self.settings.most_current_ma
+        if is_on and limit is not None and limit.beyond_v(volts) > self.settings.tolerance_v:
             self.trip.latch(f"measured {volts:.3f} V, the hard limit ends at {limit.v_max}", readings)
+        if is_on and amps_ma > _OVER_LIMIT * most_ma:
+            self.trip.latch(f"measured {amps_ma:.3f} mA, allowed are {most_ma:g} mA", readings)
         self._took_note(is_on=bool(is_on))
         return readings
 

@@ -12,6 +12,7 @@ from tests.contract.served_instruments import served
 from petqc_drivers.bias_source import BiasSource
 from petqc_drivers.caen_a7585d import Register
 from petqc_drivers.hamamatsu_c11204.wire import Function
+from petqc_drivers.limits import Volts
 
 
 def _wider(board: Any) -> None:
@@ -63,6 +64,31 @@ def test_its_own_limits_are_read(name: str, right: Any, wrong: Any, said: str) -
             wrong(board)
             await device.check_own_limits()
             assert said in str(device.limits_wrong)
+        finally:
+            await device.aclose()
+
+    with served(board) as address:
+        asyncio.run(session(address))
+
+
+def test_a_measured_current_trips_although_the_supplys_own_limit_is_gone() -> None:
+    (case,) = [case for case in CASES if case.name == "caen-a7585d"]
+    board = case.board()
+    drawn_ma = [0.4]
+    board.load_ma = lambda _volts: drawn_ma[0]
+
+    async def session(address: str) -> None:
+        device = case.device(address)
+        assert isinstance(device, BiasSource)
+        try:
+            await device.connect()
+            await device.off()
+            await device.on(Volts(50.0))
+            _wider(board)
+            drawn_ma[0] = 3.0
+            await device.poll()
+            assert [one.cause for one in device.trip.causes] == ["measured 3.000 mA, allowed are 1 mA"]
+            assert not board.is_on
         finally:
             await device.aclose()
 

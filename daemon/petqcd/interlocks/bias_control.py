@@ -145,8 +145,7 @@ class BiasControl:
         target = self._target(supervisor, volts)
 
         async def work(driver: BiasSource) -> None:
-            now = driver.commanded
-            if now is None or abs(target.value) > abs(now.value):
+            if is_raised(driver.commanded, target):
                 self._require(name)
             await driver.ramp(target)
 
@@ -360,6 +359,11 @@ class BiasControl:
             raise UnreachableError(str(error)) from error
         except DriverError as error:
             raise DeviceError(str(error)) from error
+
+
+def is_raised(now: Volts | None, target: Volts) -> bool:
+    """Whether a voltage is more than another one, of either sign; only towards 0 V, and not past it, is less."""
+    return now is None or not min(now.value, 0.0) <= target.value <= max(now.value, 0.0)
 
 
 async def _settled(driver: BiasSource, target: Volts, settle_s: float) -> None:
