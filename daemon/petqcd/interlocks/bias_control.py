@@ -6,6 +6,7 @@ Acknowledge, reset and energise are three commands, and none implies the next. W
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from petqc_drivers.bias_source import BiasSource
@@ -23,13 +24,16 @@ from petqc_drivers.limits import Volts
 from petqcd import clock
 from petqcd.errors import DaemonError, DeviceError, NotFoundError, PermitError, RefusedError, UnreachableError
 from petqcd.instruments.command_queue import Command, Priority
+from petqcd.interlocks import bias_curve
 from petqcd.interlocks.operating_limits import OperatingLimits
 from petqcd.off.safe_state import SafeState
 
 if TYPE_CHECKING:
+    from petqc_drivers.keithley_smu.meter import IvPoint
     from petqcd.config import BiasSourceConfig
     from petqcd.instruments.collection import Instruments
     from petqcd.instruments.supervisor import InstrumentSupervisor
+    from petqcd.interlocks.bias_curve import CurvePlan
     from petqcd.interlocks.bias_watch import BiasWatch
     from petqcd.interlocks.operating_limits import KeptLimits
     from petqcd.interlocks.readout_watch import ReadoutWatch
@@ -41,6 +45,21 @@ SETTLE_DEADLINE_S = 30.0
 LOOK_S = 0.25
 STOP_DEADLINE_S = 12.0
 """For ramping down when the daemon stops; what is not down by then is switched off where it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """What a supply is to keep by itself; nothing is changed where nothing is asked for.
+
+    volts, at_degc, mv_per_k, mv_per_k2: its voltage, and what compensation adds to it away from a temperature.
+    stays_off: over-current leaves it off.
+    """
+
+    volts: float | None = None
+    at_degc: float = 25.0
+    mv_per_k: float = 0.0
+    mv_per_k2: float = 0.0
+    stays_off: bool = False
 
 
 class BiasControl:
@@ -151,6 +170,41 @@ class BiasControl:
 
         await self._submit(supervisor, Command("setting", work, self._deadline_s(config, target.value)))
         return self._document(supervisor)
+
+    async def curve(self, name: str, plan: CurvePlan) -> dict[str, Any]:
+        """Measure a current-voltage curve with a source meter, if every permit is given; off whatever comes of it.
+
+        Raises:
+            RefusedError: it is no source meter, it is on, a permit is missing, or a point is outside the limits.
+            DaemonError: what the device said; it was switched off.
+        """
+        from petqcd.config import KeithleySmuConfig
+
+        supervisor, config = self._source(name)
+        if not isinstance(config, KeithleySmuConfig):
+            raise RefusedError(f"{name} is a {config.kind}: a curve needs a source meter")
+        for end_v in (plan.from_v, plan.to_v):
+            self._target(supervisor, end_v)
+        assert config.bias is not None  # noqa: S101 - there is no target without it; for the type checker
+        plan.require_short(name, config.bias.slew_v_per_s)
+        points = [self._target(supervisor, volts) for volts in plan.volts()]
+        self._require(name)
+        await self._kept.may_be_on(name)
+
+        async def work(driver: Any) -> list[IvPoint]:
+            self._require(name)  # what was given when it was asked for need not be when its turn comes
+            if driver.output is OutputState.OFF:
+                self.set_by_people.pop(name, None)
+            measured: list[IvPoint] = await driver.iv_curve(points, settle_s=plan.settle_s)
+            return measured
+
+        measured = await self._submit(supervisor, Command("measuring a curve", work, bias_curve.LONGEST_S))
+        return {
+            "device": name,
+            "simulated": config.simulated,
+            "at": clock.utc_text(),
+            **await asyncio.to_thread(bias_curve.shown, measured),
+        }
 
     async def off(self, name: str) -> SafeOutcome:
         """Off, now; needs no permit and overtakes everything.
@@ -264,6 +318,34 @@ class BiasControl:
             )
         await self._limits.give(config, OperatingLimits(v_min, v_max))
         return self._document(supervisor)
+
+    async def stored(self, name: str, wanted: Stored) -> dict[str, Any]:
+        """What a C11204 keeps by itself; stored anew first, with its output off, as far as something is wanted.
+
+        Raises:
+            RefusedError: it is another device, its output is not off, or the set could give more than its hard limit.
+            DaemonError: what the device said.
+        """
+        from petqcd.config import HamamatsuC11204Config
+
+        supervisor, config = self._source(name)
+        if not isinstance(config, HamamatsuC11204Config):
+            raise RefusedError(f"{name} is a {config.kind}: it keeps nothing that petqc sets")
+
+        async def work(driver: Any) -> dict[str, Any]:
+            if wanted.volts is not None:
+                await driver.store(
+                    Volts(wanted.volts),
+                    at_degc=wanted.at_degc,
+                    mv_per_k=wanted.mv_per_k,
+                    mv_per_k2=wanted.mv_per_k2,
+                )
+            if wanted.stays_off:
+                await driver.shut_down_on_over_current()
+            found: dict[str, Any] = await driver.stored()
+            return found
+
+        return {"device": name, **await self._submit(supervisor, Command("what it keeps", work))}
 
     def bypass(self, name: str, permit: str, *, seconds: float, reason: str, by: str) -> dict[str, Any]:
         """Let one permit count as given for a time.
