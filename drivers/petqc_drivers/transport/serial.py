@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _CHUNK: Final = 4096
 _PSEUDO_TERMINALS: Final = "/dev/pts/"
-"""They carry neither parity nor seven bits, and refuse whoever wants nothing else changed: all openers but the first."""
+"""They carry neither parity nor seven bits, and refuse whoever wants nothing else changed: all but the first opener."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
