@@ -20,7 +20,7 @@ from petqcd import clock, small_file
 from petqcd.cli.commands import app
 from petqcd.client import SOCKET_NAME
 from petqcd.errors import DaemonError, StoreError
-from petqcd.interlocks import bias_watch, permit_sources, permits
+from petqcd.interlocks import alarm_keeper, bias_watch, permit_sources, permits
 from petqcd.off import kept_outputs, outputs
 from petqcd.readout.supervisor import BiasState
 from petqcd.security.audit import entries
@@ -287,6 +287,24 @@ def test_bias_follows_the_temperature_until_it_cannot_be_believed(
             assert commanded() == 50.15
             said = await asyncio.to_thread(entries, b.daemon.store, limit=20)
             assert any(one["by"]["name"] == "temperature following" and one["phase"] == "intent" for one in said)
+
+    asyncio.run(story())
+
+
+def test_what_an_instrument_says_is_wrong_with_it_is_an_alarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(alarm_keeper.DELAY_S, "reading", 0.5)
+
+    async def story() -> None:
+        async with bench(tmp_path, monkeypatch) as b:
+            assert b.alarms() == {}
+            b.supplies.chiller.alarm = -1
+            await b.until(lambda: "reading.chiller" in b.alarms(), "its alarm is ours")
+            (told,) = [one for one in b.daemon.alarms.documents() if one["id"] == "reading.chiller"]
+            assert (told["severity"], told["detail"]) == ("MINOR", "-01 LOW LEVEL ALARM")
+            b.supplies.chiller.alarm = None
+            await b.until(lambda: "CLEARED" in b.alarms()["reading.chiller"], "it is over, and nobody saw it")
+            await b.post("/api/v1/alarms/reading.chiller/acknowledge")
+            assert b.alarms() == {}
 
     asyncio.run(story())
 
