@@ -33,6 +33,9 @@ _OFF_TURN_S: Final = 0.5
 _OFF_OPEN_S: Final = 1.0
 OFF_WITHIN_S: Final = 9.0
 """Whatever the link does, off has ended by then, confirmed or not: whoever waits is promised ten seconds."""
+LIVE_V: Final = 5.0
+"""More than this on an output that says that it is off is a contradiction; less may be what a monitor is off by."""
+LIVE: Final = "the supply says that its output is off: treat it as live"
 LOOK_EVERY_S: Final = 0.05
 """How often a step on its way is looked at."""
 

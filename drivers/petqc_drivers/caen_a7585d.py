@@ -14,7 +14,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from petqc_drivers import ascii_line
-from petqc_drivers.bias_source import BiasSource
+from petqc_drivers.bias_source import LIVE, LIVE_V, BiasSource
 from petqc_drivers.device import OutputState, Quality, Reading
 from petqc_drivers.errors import (
     DriverError,
@@ -325,7 +325,7 @@ class CaenA7585d(BiasSource):
         is_on = await self._get(Register.ENABLE)
         volts, amps_ma = await self._get(Register.OUTPUT_V), await self._get(Register.OUTPUT_MA)
         readings = [
-            self._reading("bias_voltage", volts, "V"),
+            self._reading("bias_voltage", volts, "V", doubt=LIVE if volts > LIVE_V and not is_on else None),
             self._reading("bias_current", amps_ma, "mA"),
             self._reading("temperature_sipm", await self._get(Register.SENSOR_DEGC), "degC"),
             self._reading("bias_on", is_on, ""),
@@ -344,5 +344,6 @@ class CaenA7585d(BiasSource):
         self._took_note(is_on=bool(is_on))
         return readings
 
-    def _reading(self, name: str, value: float, unit: str) -> Reading:
-        return Reading(name, self.name, value, unit, True, Quality.GOOD, time.monotonic())
+    def _reading(self, name: str, value: float, unit: str, *, doubt: str | None = None) -> Reading:
+        quality = Quality.UNCERTAIN if doubt else Quality.GOOD
+        return Reading(name, self.name, value, unit, True, quality, time.monotonic(), doubt)
