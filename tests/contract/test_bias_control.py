@@ -309,6 +309,26 @@ def test_what_an_instrument_says_is_wrong_with_it_is_an_alarm(tmp_path: Path, mo
     asyncio.run(story())
 
 
+def test_a_circulator_is_set_within_its_range_and_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        async with bench(tmp_path, monkeypatch) as b:
+            chiller, path = b.supplies.chiller, "/api/v1/devices/chiller/cool"
+            state = ["--config", str(tmp_path / "petqc.toml"), "--state-dir", str(b.daemon.state_dir)]
+            asked = ["devices", "cool", "chiller", "--set", "18.5", "--start", *state]
+            done = await asyncio.to_thread(CliRunner().invoke, app, asked)
+            assert done.exit_code == 0, done.output
+            assert (chiller.set_degc, chiller.is_running) == (18.5, True)
+            assert "outside the configured 5.0 to 35.0" in await b.refused(path, set_degc=40.0)
+            assert "cools nothing" in await b.refused("/api/v1/devices/hv/cool", is_running=False)
+            await b.post(path, is_running=False)
+            assert (chiller.set_degc, chiller.is_running) == (18.5, False)
+            chiller.is_remote = False
+            assert "not in remote mode" in await b.refused(path, is_running=True)
+            assert [command for command, _ in chiller.told] == ["out_sp_00", "out_mode_05", "out_mode_05"]
+
+    asyncio.run(story())
+
+
 def test_what_a_supply_keeps_is_told_and_stored_with_its_output_off_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,19 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from petqc_drivers.bias_source import BiasSource
 from petqc_drivers.device import OutputState
-from petqc_drivers.errors import (
-    ConnectError,
-    DriverError,
-    LimitError,
-    LinkLostError,
-    ReplyTimeoutError,
-    StateError,
-    VerifyError,
-)
+from petqc_drivers.errors import DriverError, VerifyError
 from petqc_drivers.limits import Volts
 from petqcd import clock
-from petqcd.errors import DaemonError, DeviceError, NotFoundError, PermitError, RefusedError, UnreachableError
+from petqcd.errors import DaemonError, NotFoundError, PermitError, RefusedError, UnreachableError
 from petqcd.instruments.command_queue import Command, Priority
+from petqcd.instruments.told import submit
 from petqcd.interlocks import bias_curve
 from petqcd.interlocks.operating_limits import OperatingLimits
 from petqcd.off.safe_state import SafeState
@@ -137,7 +130,7 @@ class BiasControl:
             await driver.on(target)
             await _settled(driver, target, config.settle_s)
 
-        await self._submit(supervisor, Command("switching on", work, self._deadline_s(config, target.value)))
+        await submit(supervisor, Command("switching on", work, self._deadline_s(config, target.value)))
         self.set_by_people[name] = volts
         return self._document(supervisor)
 
@@ -168,7 +161,7 @@ class BiasControl:
                 self._require(name)
             await driver.ramp(target)
 
-        await self._submit(supervisor, Command("setting", work, self._deadline_s(config, target.value)))
+        await submit(supervisor, Command("setting", work, self._deadline_s(config, target.value)))
         return self._document(supervisor)
 
     async def curve(self, name: str, plan: CurvePlan) -> dict[str, Any]:
@@ -198,7 +191,7 @@ class BiasControl:
             measured: list[IvPoint] = await driver.iv_curve(points, settle_s=plan.settle_s)
             return measured
 
-        measured = await self._submit(supervisor, Command("measuring a curve", work, bias_curve.LONGEST_S))
+        measured = await submit(supervisor, Command("measuring a curve", work, bias_curve.LONGEST_S))
         return {
             "device": name,
             "simulated": config.simulated,
@@ -229,7 +222,7 @@ class BiasControl:
         supervisor.stop()
         try:
             async with asyncio.timeout(SETTLE_DEADLINE_S):  # its turn comes when the ramp has ended
-                await self._submit(supervisor, Command("reading", lambda one: one.poll()), Priority.PERMIT)
+                await submit(supervisor, Command("reading", lambda one: one.poll()), Priority.PERMIT)
         except TimeoutError as error:
             raise UnreachableError(f"{name}: its step has not arrived yet: look again, or switch it off") from error
         return self._document(supervisor)
@@ -257,7 +250,7 @@ class BiasControl:
             OperatingLimits(limits.v_min - slack_v, limits.v_max + slack_v).require(f"{name}, as it was found", volts)
             await driver.confirm_adopted()
 
-        await self._submit(supervisor, Command("confirming", take_over))
+        await submit(supervisor, Command("confirming", take_over))
         return self._document(supervisor)
 
     # -- trips --------------------------------------------------------------------------------------------------------
@@ -296,7 +289,7 @@ class BiasControl:
         if lost:
             raise RefusedError(f"{name} stays tripped, the cause is still there: {'; '.join(lost)}")
         await self._watch.story_kept(name)
-        await self._submit(supervisor, Command("resetting the trip", lambda driver: driver.reset_trip()))
+        await submit(supervisor, Command("resetting the trip", lambda driver: driver.reset_trip()))
         return self._document(supervisor)
 
     # -- limits and bypass --------------------------------------------------------------------------------------------
@@ -345,7 +338,7 @@ class BiasControl:
             found: dict[str, Any] = await driver.stored()
             return found
 
-        return {"device": name, **await self._submit(supervisor, Command("what it keeps", work))}
+        return {"device": name, **await submit(supervisor, Command("what it keeps", work))}
 
     def bypass(self, name: str, permit: str, *, seconds: float, reason: str, by: str) -> dict[str, Any]:
         """Let one permit count as given for a time.
@@ -382,7 +375,7 @@ class BiasControl:
             at = "" if driver.commanded is None else f" at {driver.commanded}"
             return f"{supervisor.name}: {driver.output.value}{at}, left as it is (on_stop = hold)"
         try:
-            await self._submit(supervisor, Command("ramping down", lambda one: one.ramp_off(), STOP_DEADLINE_S))
+            await submit(supervisor, Command("ramping down", lambda one: one.ramp_off(), STOP_DEADLINE_S))
         except DaemonError:
             outcome = await supervisor.off()
             if outcome.state is not SafeState.IN_SAFE_STATE:
@@ -428,19 +421,6 @@ class BiasControl:
     def _deadline_s(config: BiasSourceConfig, volts: float) -> float:
         slew = 1.0 if config.bias is None else config.bias.slew_v_per_s
         return SETTLE_DEADLINE_S + config.settle_s + 2 * abs(volts) / slew
-
-    async def _submit(
-        self, supervisor: InstrumentSupervisor, command: Command, priority: Priority = Priority.COMMAND
-    ) -> Any:
-        """Let a device do something; whatever it says becomes an error of the daemon."""
-        try:
-            return await supervisor.submit(command, priority)
-        except (LimitError, StateError) as error:
-            raise RefusedError(str(error)) from error
-        except (ConnectError, LinkLostError, ReplyTimeoutError) as error:
-            raise UnreachableError(str(error)) from error
-        except DriverError as error:
-            raise DeviceError(str(error)) from error
 
 
 def is_raised(now: Volts | None, target: Volts) -> bool:
