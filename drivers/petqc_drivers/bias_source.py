@@ -20,11 +20,12 @@ from petqc_drivers.errors import (
     VerifyError,
 )
 from petqc_drivers.instrument import Identity, LinkedInstrument
+from petqc_drivers.limits import Volts
 from petqc_drivers.trip import Trip
 from petqc_drivers.uninterrupted import uninterrupted
 
 if TYPE_CHECKING:
-    from petqc_drivers.limits import HardLimit, SetOutput, Volts
+    from petqc_drivers.limits import HardLimit, SetOutput
     from petqc_drivers.transport.threaded import ThreadedLink
 
 _OFF_TRIES: Final = 3
@@ -32,6 +33,9 @@ _OFF_TURN_S: Final = 0.5
 _OFF_OPEN_S: Final = 1.0
 OFF_WITHIN_S: Final = 9.0
 """Whatever the link does, off has ended by then, confirmed or not: whoever waits is promised ten seconds."""
+LIVE_V: Final = 5.0
+"""More than this on an output that says that it is off is a contradiction; less may be what a monitor is off by."""
+LIVE: Final = "the supply says that its output is off: treat it as live"
 LOOK_EVERY_S: Final = 0.05
 """How often a step on its way is looked at."""
 
@@ -227,9 +231,7 @@ class BiasSource(LinkedInstrument):
         if self.output is not OutputState.ON or self._limit is None:
             return
         at_v, _ = await self._at()
-        rest = min((self._limit.v_min, self._limit.v_max), key=lambda end: abs(end.value - self._lowest_v))
-        if self._limit.v_min.value <= self._lowest_v <= self._limit.v_max.value:
-            rest = type(rest)(self._lowest_v)
+        rest = Volts(self._limit.nearest_v(self._lowest_v))
         if abs(at_v - self._lowest_v) > abs(rest.value - self._lowest_v):
             await self.ramp(rest)
 
@@ -256,12 +258,14 @@ class BiasSource(LinkedInstrument):
         if self.state is not DeviceState.IDENTIFIED:
             raise StateError(f"switching on while {self.state.value}", device=self.name, do="connect first")
         self._guarded(target)
-        if self._limit is not None and self._limit.v_min.value - self._lowest_v > self._limit.max_step_v:
-            raise LimitError(
-                f"switching on refused: from the lowest output, {self._lowest_v:g} V, to the lowest of the hard limit, "
-                f"{self._limit.v_min}, is more than a step of {self._limit.max_step_v:g} V",
-                device=self.name,
-            )
+        if self._limit is not None:
+            nearest_v = self._limit.nearest_v(self._lowest_v)
+            if abs(nearest_v - self._lowest_v) > self._limit.max_step_v:
+                raise LimitError(
+                    f"switching on refused: from the lowest output, {self._lowest_v:g} V, to the nearest of the hard "
+                    f"limit, {nearest_v:g} V, is more than a step of {self._limit.max_step_v:g} V",
+                    device=self.name,
+                )
         if self.output is not OutputState.OFF:
             raise StateError(f"switching on while the output is {self.output.value}", device=self.name)
         await self._check_before_on()
@@ -314,7 +318,7 @@ class BiasSource(LinkedInstrument):
         self.trip.check_armed()
         at_v, is_on = await self._at()
         self.trip.check_armed()
-        if not is_on or not at_v <= self._limit.v_max.value:
+        if not is_on or not self._limit.beyond_v(at_v) <= 0.0:
             raise StateError(f"{at_v:.3f} V are not to be adopted", device=self.name)
         self.output = OutputState.ON
 
@@ -340,12 +344,12 @@ class BiasSource(LinkedInstrument):
             distance_v = target.value - at_v
             is_last = abs(distance_v) <= limit.max_step_v
             step_v = distance_v if is_last else limit.max_step_v * (1 if distance_v > 0 else -1)
-            # The first step may begin below the hard limit's lowest; `on` made sure that it is no longer than others.
-            next_v = max(at_v + step_v, limit.v_min.value)
-            if next_v - at_v > limit.max_step_v:
+            # The first step may begin outside the hard limit; `on` made sure that it is no longer than others.
+            next_v = limit.nearest_v(at_v + step_v)
+            if abs(next_v - at_v) > limit.max_step_v:
                 raise LimitError(f"a step from {at_v:.3f} V to {next_v:.3f} V refused", device=self.name)
             started = time.monotonic()
-            confirmed = await self._step(self._guarded(target if is_last else type(target)(next_v)), confirmed, since)
+            confirmed = await self._step(self._guarded(target if is_last else Volts(next_v)), confirmed, since)
             moved_v, at_v = abs(confirmed.value - at_v), confirmed.value
             await asyncio.sleep(max(started + moved_v / limit.slew_v_per_s - time.monotonic(), 0.0))
 

@@ -14,7 +14,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from petqc_drivers import ascii_line
-from petqc_drivers.bias_source import BiasSource
+from petqc_drivers.bias_source import LIVE, LIVE_V, BiasSource
 from petqc_drivers.device import OutputState, Quality, Reading
 from petqc_drivers.errors import (
     DriverError,
@@ -37,6 +37,8 @@ MOST_LINE_BYTES: Final = 80
 MACHINE: Final = b"\r\n\r\nAT+MACHINE\r\n"
 """Two empty lines, then machine-readable replies; whatever comes back is thrown away."""
 _TOLERANCE: Final = 1e-3
+_OVER_LIMIT: Final = 1.1
+"""So many times its current limit a supply that has that limit does not give; it trips."""
 
 
 class Register(IntEnum):
@@ -323,7 +325,7 @@ class CaenA7585d(BiasSource):
         is_on = await self._get(Register.ENABLE)
         volts, amps_ma = await self._get(Register.OUTPUT_V), await self._get(Register.OUTPUT_MA)
         readings = [
-            self._reading("bias_voltage", volts, "V"),
+            self._reading("bias_voltage", volts, "V", doubt=LIVE if volts > LIVE_V and not is_on else None),
             self._reading("bias_current", amps_ma, "mA"),
             self._reading("temperature_sipm", await self._get(Register.SENSOR_DEGC), "degC"),
             self._reading("bias_on", is_on, ""),
@@ -334,11 +336,14 @@ class CaenA7585d(BiasSource):
         ):
             if await self._get(register) and is_on:
                 self.trip.latch(cause, readings)
-        limit = self.settings.limit
-        if is_on and limit is not None and volts > limit.v_max.value + self.settings.tolerance_v:
+        limit, most_ma = self.settings.limit, self.settings.most_current_ma
+        if is_on and limit is not None and limit.beyond_v(volts) > self.settings.tolerance_v:
             self.trip.latch(f"measured {volts:.3f} V, the hard limit ends at {limit.v_max}", readings)
+        if is_on and amps_ma > _OVER_LIMIT * most_ma:
+            self.trip.latch(f"measured {amps_ma:.3f} mA, allowed are {most_ma:g} mA", readings)
         self._took_note(is_on=bool(is_on))
         return readings
 
-    def _reading(self, name: str, value: float, unit: str) -> Reading:
-        return Reading(name, self.name, value, unit, True, Quality.GOOD, time.monotonic())
+    def _reading(self, name: str, value: float, unit: str, *, doubt: str | None = None) -> Reading:
+        quality = Quality.UNCERTAIN if doubt else Quality.GOOD
+        return Reading(name, self.name, value, unit, True, quality, time.monotonic(), doubt)

@@ -70,6 +70,14 @@ class HardLimit:
             if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 < number < math.inf:
                 raise LimitError(f"{name} must be a finite number above 0, not {number!r}", device=self.channel)
 
+    def beyond_v(self, measured_v: float) -> float:
+        """How far a measured voltage lies beyond the limit, of either sign; what lies between it and 0 V does not."""
+        return max(measured_v - max(self.v_max.value, 0.0), min(self.v_min.value, 0.0) - measured_v)
+
+    def nearest_v(self, volts: float) -> float:
+        """The voltage inside the limit that is nearest to another one."""
+        return min(max(volts, self.v_min.value), self.v_max.value)
+
 
 _SEAL: Final = object()
 Role = Literal["voltage", "lowest", "trim", "enable", "look"]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from petqc_drivers.caen_a5203.wire import CONTROL_PORT, DATA_PORT
 from petqc_simulators.boards.caen_a5203 import CaenA5203Board
 from petqc_simulators.control import control_path, serving
 from petqc_simulators.device_faults import DeviceFaults
@@ -41,9 +42,9 @@ FIRST_INPUT = 0
 class InstrumentSettings:
     """What to serve and where.
 
-    listen: tcp://HOST:PORT or pty:/PATH. profile, seed: the detector that a timing board sees. state_dir: where
-    state.json and the record of what it was told go, if anywhere. seconds: after which it ends by itself. faults: of
-    its link and of itself.
+    listen: tcp://HOST:PORT or pty:/PATH; of a timing board also tcp://HOST, with the ports of a real one. profile,
+    seed: the detector that a timing board sees. state_dir: where state.json and the record of what it was told go, if
+    anywhere. seconds: after which it ends by itself. faults: of its link and of itself.
     """
 
     device: str
@@ -172,24 +173,37 @@ def _write_state(settings: InstrumentSettings, instrument: WireSide) -> None:
     part.replace(path)
 
 
+def _timing_board_ports(port: int | None) -> tuple[int, int]:
+    """Of control and data: those of the real board, which no program of its maker can change; or the one and the next.
+
+    0: any free ones.
+    """
+    if port in {None, CONTROL_PORT}:
+        return CONTROL_PORT, DATA_PORT
+    return (port, port + 1) if port else (0, 0)
+
+
 async def _serve_timing_board(settings: InstrumentSettings) -> int:
     parts = urlsplit(settings.listen)
     if parts.scheme != "tcp" or not parts.hostname:
-        raise ProfileError(f"--listen {settings.listen!r}: a timing board has two TCP ports: write tcp://HOST:PORT")
+        raise ProfileError(
+            f"--listen {settings.listen!r}: a timing board has two TCP ports: write tcp://HOST for those of a real one "
+            "or tcp://HOST:PORT for that one and the next"
+        )
     profile = load_profile(settings.profile)
     detector = Detector(profile, settings.seed)
     detector.settle()
     outputs = FastOutputs(detector, {module: FIRST_INPUT + module for module in range(profile.geometry.modules)})
     board = CaenA5203Board() if settings.serial is None else CaenA5203Board(int(settings.serial))
+    detector.advance()  # translates the kernels, for as long as which a board would stand still
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     if settings.until_stdin_closes:
         loop.add_reader(sys.stdin.fileno(), ended.set)
-    port = parts.port or 0
     async with TimingBoardServer(board, outputs, detector).serving(
-        parts.hostname, port, port + 1 if port else 0
+        parts.hostname, *_timing_board_ports(parts.port)
     ) as server:
         where = {"host": parts.hostname, "control_port": server.control_port, "data_port": server.data_port}
         _announce(settings, "CAEN A5203 timing board, inputs of modules in their order", where)

@@ -9,15 +9,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tests.contract.interlocked_bench import Supplies, bench
+from typer.testing import CliRunner
 
 from petqc_drivers import instrument
 from petqc_drivers.caen_a7585d import Register
 from petqc_drivers.device import Quality
 from petqc_drivers.hamamatsu_c11204 import wire
+from petqc_drivers.hamamatsu_c11204.wire import Function, code_below
 from petqcd import clock, small_file
+from petqcd.cli.commands import app
 from petqcd.client import SOCKET_NAME
 from petqcd.errors import DaemonError, StoreError
-from petqcd.interlocks import bias_watch, permit_sources, permits
+from petqcd.interlocks import alarm_keeper, bias_watch, permit_sources, permits
 from petqcd.off import kept_outputs, outputs
 from petqcd.readout.supervisor import BiasState
 from petqcd.security.audit import entries
@@ -284,6 +287,76 @@ def test_bias_follows_the_temperature_until_it_cannot_be_believed(
             assert commanded() == 50.15
             said = await asyncio.to_thread(entries, b.daemon.store, limit=20)
             assert any(one["by"]["name"] == "temperature following" and one["phase"] == "intent" for one in said)
+
+    asyncio.run(story())
+
+
+def test_what_an_instrument_says_is_wrong_with_it_is_an_alarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(alarm_keeper.DELAY_S, "reading", 0.5)
+
+    async def story() -> None:
+        async with bench(tmp_path, monkeypatch) as b:
+            assert b.alarms() == {}
+            b.supplies.chiller.alarm = -1
+            await b.until(lambda: "reading.chiller" in b.alarms(), "its alarm is ours")
+            (told,) = [one for one in b.daemon.alarms.documents() if one["id"] == "reading.chiller"]
+            assert (told["severity"], told["detail"]) == ("MINOR", "-01 LOW LEVEL ALARM")
+            b.supplies.chiller.alarm = None
+            await b.until(lambda: "CLEARED" in b.alarms()["reading.chiller"], "it is over, and nobody saw it")
+            await b.post("/api/v1/alarms/reading.chiller/acknowledge")
+            assert b.alarms() == {}
+
+    asyncio.run(story())
+
+
+def test_a_circulator_is_set_within_its_range_and_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        async with bench(tmp_path, monkeypatch) as b:
+            chiller, path = b.supplies.chiller, "/api/v1/devices/chiller/cool"
+            state = ["--config", str(tmp_path / "petqc.toml"), "--state-dir", str(b.daemon.state_dir)]
+            asked = ["devices", "cool", "chiller", "--set", "18.5", "--start", *state]
+            done = await asyncio.to_thread(CliRunner().invoke, app, asked)
+            assert done.exit_code == 0, done.output
+            assert (chiller.set_degc, chiller.is_running) == (18.5, True)
+            assert "outside the configured 5.0 to 35.0" in await b.refused(path, set_degc=40.0)
+            assert "cools nothing" in await b.refused("/api/v1/devices/hv/cool", is_running=False)
+            await b.post(path, is_running=False)
+            assert (chiller.set_degc, chiller.is_running) == (18.5, False)
+            chiller.is_remote = False
+            assert "not in remote mode" in await b.refused(path, is_running=True)
+            assert [command for command, _ in chiller.told] == ["out_sp_00", "out_mode_05", "out_mode_05"]
+
+    asyncio.run(story())
+
+
+def test_what_a_supply_keeps_is_told_and_stored_with_its_output_off_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with bench(tmp_path, monkeypatch) as b:
+            hv, path, why = b.supplies.hv, "/api/v1/bias/hv/stored", "new array"
+            hv.functions |= Function.AUTO_RESTORE
+            hv.stored = replace(hv.stored, voltage=code_below(70.0))
+            assert "petqc bias stored" in await b.refused("/api/v1/bias/hv/on", volts=50.0)
+            told = await b.post(path, reason=why)
+            assert (round(told["volts"], 1), told["stays_off"]) == (70.0, False)
+            set_ = {"volts": 45.0, "at_degc": 25.0, "mv_per_k": 54.0, "stays_off": True, "reason": why}
+            assert "compensation can make" in await b.refused(path, **{**set_, "volts": 56.9})
+            assert hv.stored.voltage == code_below(70.0)
+            state = ["--config", str(tmp_path / "petqc.toml"), "--state-dir", str(b.daemon.state_dir)]
+            asked = ["stored", "hv", "--volts", "45", "--mv-per-k", "54", "--stays-off", "--reason", why]
+            done = await asyncio.to_thread(CliRunner().invoke, app, ["bias", *asked, *state])
+            assert done.exit_code == 0, done.output
+            assert "hv: wakes up with 44.999 V" in done.output
+            assert "+53.97 mV/K +0.000 mV/K² above" in done.output
+            assert "over-current leaves it off" in done.output
+            assert hv.stored.voltage == code_below(45.0)
+            assert Function.AUTO_RESTORE not in hv.functions
+            await b.post("/api/v1/bias/hv/on", volts=50.0)
+            before = hv.stored
+            assert "only with the output off" in await b.refused(path, **set_)
+            assert hv.stored == before
+            assert "keeps nothing that petqc sets" in await b.refused("/api/v1/bias/caen/stored", reason=why)
 
     asyncio.run(story())
 

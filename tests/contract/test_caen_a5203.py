@@ -139,6 +139,50 @@ def test_a_lost_reference_clock_is_told_and_its_readings_are_bad() -> None:
     asyncio.run(work())
 
 
+@pytest.mark.parametrize(
+    ("ambient_degc", "hot"),
+    [
+        (53.0, ["the FPGA is too hot"]),
+        (62.5, ["the FPGA is too hot", "TDC 1 is too hot"]),
+        (69.0, ["the FPGA is too hot", "TDC 0 is too hot", "TDC 1 is too hot", "the board is too hot"]),
+    ],
+)
+def test_what_is_too_hot_is_told_and_its_readings_are_bad(ambient_degc: float, hot: list[str]) -> None:
+    async def work() -> None:
+        async with served(None, channels=128) as server:
+            device = client(server)
+            await device.connect()
+            await device.configure()
+            server.board.environment.ambient_degc = ambient_degc
+            readings = {(r.name, r.node): r for r in await device.poll()}
+            faults = readings["status_faults", "timing"]
+            assert faults.quality is Quality.BAD
+            assert faults.reason == "; ".join(hot)
+            assert readings["temperature_tdc", "timing:tdc1"].value == ambient_degc + 18.0
+            with pytest.raises(DeviceFaultError, match="the FPGA is too hot"):
+                await device.configure()
+            await device.close()
+
+    asyncio.run(work())
+
+
+def test_intervals_of_a_board_that_is_too_hot_are_not_believed_from_the_same_poll_on() -> None:
+    async def work() -> None:
+        async with served(None) as server:
+            device = client(server, modules=("module:0.0.0", "module:0.0.1"))
+            await device.connect()
+            await device.stage()
+            await device.poll()
+            server.board.environment.ambient_degc = 55.0
+            readings = {r.name: r for r in await device.poll()}
+            await device.close()
+        assert readings["clock_locked"].value == 1.0
+        pairs = readings["time_interval_pairs"]
+        assert (pairs.quality, pairs.reason) == (Quality.BAD, "the FPGA is too hot")
+
+    asyncio.run(work())
+
+
 def test_a_board_of_128_channels_has_both_tdcs_set_up(detector: Detector) -> None:
     async def work() -> None:
         async with served(None, channels=128) as server:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.contract import fault_line as faults
-from tests.contract.clients import pty_parity
 from tests.contract.every_instrument import CASES, REPLY_TIMEOUT_S, Case
 from tests.contract.fault_line import FaultyLine
 
@@ -78,12 +77,9 @@ async def connected(case: Case, listen: str = "tcp://127.0.0.1:0") -> AsyncItera
 
 @each
 @pytest.mark.parametrize("listen", ["tcp", "pty"])
-def test_connects_and_polls_and_changes_nothing(
-    case: Case, listen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_connects_and_polls_and_changes_nothing(case: Case, listen: str, tmp_path: Path) -> None:
     if listen == "pty" and not case.is_serial:
         listen = "tcp"
-    pty_parity.apply(monkeypatch)
     place = f"pty:{tmp_path}/port" if listen == "pty" else "tcp://127.0.0.1:0"
 
     async def session() -> None:

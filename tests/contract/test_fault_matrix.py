@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from tests.contract import fault_rows, service_fault_rows
-from tests.contract.clients import pty_parity
 from tests.contract.fault_matrix import ROWS, SUBJECTS, Row, Subject, allowed, ends_of, table
 from tests.contract.test_fault_stories import STORIES
 
@@ -24,7 +23,6 @@ SERVICE = {"MQ": 10, "WEB": 12, "DSK": 11, "CLK": 7, "PRC": 10, "MEM": 5}
 def ends(subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Of all faults of a device, tried at once by the first test that asks."""
     if subject not in _ENDS:
-        pty_parity.apply(monkeypatch)
         monkeypatch.setattr(instrument, "QUIET_S", 0.03)
         monkeypatch.setattr(julabo_wire, "AFTER_IN_S", 0.0)
         _ENDS[subject] = asyncio.run(ends_of(subject, tmp_path))

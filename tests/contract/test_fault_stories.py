@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.contract import serial_faults, tcp_faults
-from tests.contract.clients import pty_parity
 
 from petqc_drivers import instrument
 from petqc_drivers.transport import threaded
@@ -28,7 +27,6 @@ TOLD_ONCE = ("SER-01", "SER-03", "SER-04", "TCP-05")
 def ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Ends:
     """How every story ended, all told at once by the first test that asks."""
     if not _ENDS:
-        pty_parity.apply(monkeypatch)
         monkeypatch.setattr(instrument, "QUIET_S", 0.06)
         monkeypatch.setattr(instrument, "_FIRST_BACK_OFF_S", 0.05)
         monkeypatch.setattr(threaded, "_GRACE_S", 0.25)

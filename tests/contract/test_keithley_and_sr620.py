@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -164,6 +165,45 @@ def test_an_excess_trips() -> None:
             board.highest_v = 0.0  # that was the fault itself
             await device.on(Volts(30.0))
             await device.off()
+
+    asyncio.run(session())
+
+
+@pytest.mark.parametrize(("v_min", "v_max"), [(-58.0, 0.0), (-58.0, -2.0)])
+def test_a_negative_output_has_the_same_ramps_and_trips(v_min: float, v_max: float) -> None:
+    board = KeithleyBoard(SipmLoad(is_open=True))
+    limit = HardLimit(channel="smu", v_min=Volts(v_min), v_max=Volts(v_max), max_step_v=20.0, slew_v_per_s=2000.0)
+
+    async def session() -> None:
+        async with meter(board, limit=limit) as device:
+            await device.on(Volts(-55.0))
+            assert board.told_v[-1] == -55.0
+            assert max(abs(b - a) for a, b in itertools.pairwise([0.0, *board.told_v])) <= 20.0
+            with pytest.raises(LimitError, match=r"-58\.1"):
+                await device.ramp(Volts(-58.1))
+            await device.ramp(Volts(-30.0))
+            board.level_v = board._volts = -59.5  # by itself
+            await device.poll()
+            assert device.trip.causes[0].cause.startswith("measured -59.500 V, the hard limit is -58.0000 V to ")
+            assert device.output is OutputState.OFF
+            assert not board.is_on
+            board.highest_v = 0.0  # that was the fault itself
+
+    asyncio.run(session())
+
+
+def test_a_negative_output_that_is_found_beyond_its_limit_trips_and_is_not_taken_over() -> None:
+    board = KeithleyBoard(SipmLoad(is_open=True))
+    board.is_on, board.level_v, board._volts = True, -90.0, -90.0
+    limit = HardLimit(channel="smu", v_min=Volts(-58.0), v_max=Volts(0.0), max_step_v=20.0, slew_v_per_s=2000.0)
+
+    async def session() -> None:
+        async with meter(board, limit=limit) as device:
+            assert device.trip.state == "tripped"
+            assert not board.is_on
+            with pytest.raises(StateError):
+                await device.confirm_adopted()
+            board.highest_v = 0.0
 
     asyncio.run(session())
 

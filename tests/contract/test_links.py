@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import threading
 from typing import TYPE_CHECKING
@@ -224,6 +225,18 @@ def test_nobody_there() -> None:
             await visa.open(1.0)
 
     asyncio.run(work())
+
+
+def test_a_pseudo_terminal_is_opened_again_whatever_the_line_has() -> None:
+    ours, theirs = os.openpty()
+    path = os.ttyname(theirs)
+    os.close(theirs)
+    port = serial_link("x", path, SerialLine(baud=4800, data_bits=7, parity="even", rts_cts=True))
+    try:
+        for _ in range(3):
+            session(port, lambda: asyncio.sleep(0))
+    finally:
+        os.close(ours)
 
 
 def test_addresses_that_are_none() -> None:

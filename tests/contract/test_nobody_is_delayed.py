@@ -8,7 +8,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tests.contract import fault_line as faults
-from tests.contract.clients import pty_parity
 from tests.contract.fault_line import FaultyLine
 from tests.contract.fault_matrix import ROWS, ReadoutSubject
 from tests.contract.supervised import BY_KIND, Rig, supervising, table, until
@@ -49,7 +48,6 @@ async def asked_for_ever(link: Any) -> None:
 
 
 def test_on_every_carrier_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pty_parity.apply(monkeypatch)
     monkeypatch.setattr(instrument, "QUIET_S", 0.06)
     monkeypatch.setattr(instrument, "_FIRST_BACK_OFF_S", 0.05)
     monkeypatch.setattr(julabo_wire, "AFTER_IN_S", 0.0)

@@ -89,16 +89,20 @@ def test_no_message_exceeds_any_limit(wanted_v: float, v_max: float) -> None:
     assert abs(told_v) <= abs(wanted_v) + 1e-9
 
 
-def test_every_millivolt_against_a_limit() -> None:
-    """Set-points are multiples of a millivolt: all of them up to above the limit, and beyond it to what it can give."""
+def test_every_millivolt_against_a_limit_of_either_sign() -> None:
+    """Set-points are multiples of a millivolt: all that it can give, and some beyond."""
+    for low, high in ((0, 57_000), (-57_000, -1_000)):
+        given_limit, refused = limit(high / 1000, low / 1000), 0
+        for code in range(-210_010, 210_011):
+            try:
+                (payload,) = guard.set_voltage(Volts(code / 1000), given_limit, channel="smu").payloads
+            except LimitError:
+                assert not low <= code <= high
+                refused += 1
+            else:
+                assert wire.parse_level(payload) == code
+        assert refused == 420_021 - (high - low + 1)
     given_limit = limit(57.0, 0.0)
-    for code in (*range(-2000, 60_000), *range(60_001, 210_000, 101), 210_000):
-        if 0 <= code <= 57_000:
-            (payload,) = guard.set_voltage(Volts(code / 1000), given_limit, channel="smu").payloads
-            assert wire.parse_level(payload) == code
-        else:
-            with pytest.raises(LimitError):
-                guard.set_voltage(Volts(code / 1000), given_limit, channel="smu")
     with pytest.raises(LimitError):
         guard.set_voltage(Volts(1.0), None, channel="smu")
     zero = guard.set_zero(channel="smu")

@@ -80,6 +80,16 @@ def test_a_board_says_what_it_is_and_ends_when_told(tmp_path: Path, command: lis
     assert max(state["highest_output_v"]) == 0
 
 
+def test_a_timing_board_listens_where_the_makers_programs_look(command: list[str]) -> None:
+    with simulating(command, "--device", "caen-a5203", "--listen", "tcp://127.0.59.3", "--json") as process:
+        assert process.stdout is not None
+        ready = json.loads(process.stdout.readline())
+        assert (ready["control_port"], ready["data_port"]) == (9760, 9000)
+        for port in (9760, 9000):
+            with socket.create_connection(("127.0.59.3", port), timeout=10):
+                pass
+
+
 def test_a_scanner_of_several_units_is_told_in_words_and_leaves_nothing(
     tmp_path: Path, petqc: Callable[..., Any]
 ) -> None:

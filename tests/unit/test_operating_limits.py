@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from petqc_drivers.limits import Volts
 from petqcd import small_file
 from petqcd.config.instruments import CaenA7585dConfig, OperatingRange, SupplyLimits
 from petqcd.errors import RefusedError
+from petqcd.interlocks.bias_control import is_raised
 from petqcd.interlocks.operating_limits import KeptLimits, OperatingLimits
 
 if TYPE_CHECKING:
@@ -56,3 +58,14 @@ def test_what_cannot_be_written_or_read_is_refused(tmp_path: Path) -> None:
 def test_a_story_notices_limits_that_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(small_file, "write", lambda *_: None)
     assert "57" in str(after_a_restart(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("now", "target", "raised"),
+    [
+        (50.0, 49.0, False), (50.0, 50.0, False), (50.0, 0.0, False), (50.0, 51.0, True), (50.0, -50.0, True),
+        (-50.0, -49.0, False), (-50.0, -51.0, True), (-50.0, 1.0, True), (0.0, -1.0, True), (None, 0.0, True),
+    ],
+)  # fmt: skip
+def test_only_towards_zero_is_less(now: float | None, target: float, *, raised: bool) -> None:
+    assert is_raised(None if now is None else Volts(now), Volts(target)) is raised

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path  # noqa: TC003 - the signatures of commands are read at run time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,6 +29,7 @@ def register(app: typer.Typer) -> None:
     group.command("status")(status)
     group.command("on")(on)
     group.command("set")(set_)
+    group.command("curve")(curve)
     for name, path, told in (
         ("off", "off", "Switch one output off, now (all of them: petqc off)."),
         ("stop", "stop", "End a ramp where it is, and say what is measured there; on stays on."),
@@ -37,6 +39,7 @@ def register(app: typer.Typer) -> None:
     ):
         group.command(name, help=told)(_simple(path))
     group.command("limits")(limits)
+    group.command("stored")(stored)
     group.command("bypass")(bypass)
     app.add_typer(group, name="bias")
 
@@ -97,6 +100,64 @@ def set_(
     _command(device, "set", {"volts": volts, "reason": reason}, config, state_dir, as_json=as_json)
 
 
+def curve(
+    device: Device,
+    from_v: Annotated[float, typer.Argument(help="Volts of the first point.")],
+    to_v: Annotated[float, typer.Argument(help="Volts of the last one.")],
+    *,
+    step: Annotated[float, typer.Option("--step", min=0.001, max=100, help="Volts from one to the next.")] = 0.05,
+    settle: Annotated[float, typer.Option("--settle", min=0, max=10, help="Seconds to wait at each.")] = 0.05,
+    of: Annotated[
+        str | None, typer.Option("--output", metavar="PORT.SLAVE.SLOT.CHANNEL", help="Whose curve it is.")
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-o", metavar="FILE", help="Write the points, for petqc calibrate bias --iv."),
+    ] = None,
+    reason: Reason = "",
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a current-voltage curve with a source meter, breakdown and leakage; it is off again in the end."""
+    if of is not None:
+        from petqc.calibrate.bias_outputs import parse_output
+
+        parse_output(of)
+    body = {"from_v": from_v, "to_v": to_v, "step_v": step, "settle_s": settle, "reason": reason}
+    told = _told(device, "curve", body, config, state_dir, ON_DEADLINE_S)
+    if file is not None:
+        file.write_text(_csv(told, of), "utf-8")
+    if as_json:
+        give_json(told)
+        return
+    points = told["points"]
+    lines = [f"{told['device']}: {len(points)} points" + (" (simulated)" if told["simulated"] else "")]
+    lines += [f"  {one['volts']:9.3f} V  {one['amps']:.4e} A" for one in points]
+    if points and points[-1]["is_limiting"]:
+        lines.append("  ended by the current limit, which holds the last voltage back")
+    if (found := told["breakdown"]) is None:
+        lines.append(f"  no breakdown: {told['why_no_breakdown']}")
+    else:
+        other = "" if found["other_v"] is None else f"; where its slope points to: {found['other_v']:.3f} V"
+        lines.append(f"  breakdown {found['volts']:.3f} ± {found['error_v']:.3f} V ({found['method']}{other})")
+    if (flows := told["leakage"]) is not None:
+        lines.append(f"  leakage {flows['amps']:.3e} A at {flows['at_v']:.3f} V")
+    sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
+
+
+def _csv(told: Mapping[str, Any], output: str | None) -> str:
+    """The points that the current limit did not hold back, of reverse voltage and current, both positive."""
+    simulated = "simulated " if told["simulated"] else ""
+    lines = ["volts,amperes" if output is None else "output,volts,amperes"]
+    lines.append(f"# {simulated}curve of {printable(told['device'])} at {told['at']}")
+    first = "" if output is None else f"{output},"
+    free = [one for one in told["points"] if not one["is_limiting"]]
+    sign = -1.0 if sum(one["volts"] for one in free) < 0 else 1.0
+    lines += [f"{first}{sign * one['volts']!r},{sign * one['amps']!r}" for one in free]
+    return "\n".join(lines) + "\n"
+
+
 def limits(
     device: Device,
     v_min: Annotated[float, typer.Argument(help="Lowest volts that commands may ask for.")],
@@ -109,6 +170,38 @@ def limits(
 ) -> None:
     """Change the operating limits, inside the hard limit; they are kept."""
     _command(device, "limits", {"v_min": v_min, "v_max": v_max, "reason": reason}, config, state_dir, as_json=as_json)
+
+
+def stored(
+    device: Device,
+    *,
+    volts: Annotated[float | None, typer.Option("--volts", help="Store another set: with this voltage,")] = None,
+    at: Annotated[float, typer.Option("--at", help="right at this temperature, in °C,")] = 25.0,
+    mv_per_k: Annotated[float, typer.Option("--mv-per-k", help="and so much more for each K above it.")] = 0.0,
+    mv_per_k2: Annotated[float, typer.Option("--mv-per-k2", help="The same for its square.")] = 0.0,
+    stays_off: Annotated[bool, typer.Option("--stays-off", help="Over-current leaves it off.")] = False,
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the record.")] = "to see what it keeps",
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """What a C11204 keeps by itself: voltage, compensation, and what over-current does; stored anew if asked."""
+    body = {"volts": volts, "at_degc": at, "mv_per_k": mv_per_k, "mv_per_k2": mv_per_k2, "stays_off": stays_off}
+    told = _told(device, "stored", body | {"reason": reason}, config, state_dir, COMMAND_DEADLINE_S)
+    if as_json:
+        give_json(told)
+        return
+    sides = [
+        f"{told[f'mv_per_k_{side}']:+.2f} mV/K {told[f'mv_per_k2_{side}']:+.3f} mV/K² {side}"
+        for side in ("above", "below")
+    ]
+    after = "leaves it off" if told["stays_off"] else "is followed by its restoring its output itself (--stays-off)"
+    lines = [
+        f"{told['device']}: wakes up with {told['volts']:.3f} V",
+        f"  compensating it has {' and '.join(sides)} {told['at_degc']:.1f} °C",
+        f"  over-current {after}",
+    ]
+    sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
 
 
 def bypass(
@@ -139,14 +232,22 @@ def _simple(path: str) -> Callable[..., None]:
     return command
 
 
-def _command(device: str, path: str, body: Mapping[str, Any], config: Any, state_dir: Any, *, as_json: bool) -> None:
+def _told(
+    device: str, path: str, body: Mapping[str, Any], config: Any, state_dir: Any, deadline_s: float
+) -> dict[str, Any]:
+    """What the daemon answers to a command."""
     from urllib.parse import quote
 
     from petqcd.client import Client
 
     _, folder = configuration(config, state_dir)
+    told: dict[str, Any] = Client(folder).post(f"/api/v1/bias/{quote(device, safe='')}/{path}", dict(body), deadline_s)
+    return told
+
+
+def _command(device: str, path: str, body: Mapping[str, Any], config: Any, state_dir: Any, *, as_json: bool) -> None:
     deadline_s = ON_DEADLINE_S if path in ("on", "set") else COMMAND_DEADLINE_S
-    told = Client(folder).post(f"/api/v1/bias/{quote(device, safe='')}/{path}", dict(body), deadline_s)
+    told = _told(device, path, body, config, state_dir, deadline_s)
     if as_json:
         give_json(told)
     elif path == "off":

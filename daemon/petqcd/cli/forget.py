@@ -1,4 +1,4 @@
-"""devices: what is known of each, and forgetting one that is gone."""
+"""devices: what is known of each, setting a circulator, and forgetting a device that is gone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from petqcd.cli.common import ConfigFile, Json, StateDir, configuration, give_json, printable
+from petqcd.errors import ConfigError
 
+COOL_DEADLINE_S = 30.0
 FORGET_DEADLINE_S = 30.0
 """It is switched off once more first, which takes up to ten seconds."""
 
@@ -18,6 +20,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Devices: what is known of each.", invoke_without_command=True)
     group.callback()(devices)
     group.command("list")(list_)
+    group.command("cool")(cool)
     group.command("forget")(forget)
     app.add_typer(group, name="devices")
 
@@ -43,6 +46,33 @@ def list_(*, config: ConfigFile = None, state_dir: StateDir = None, as_json: Jso
     for one in found["retired"]:
         line = f"{one['name']} ({one['kind']}): not configured any more, last known {one['state']} at {one['at']}"
         sys.stdout.write(printable(f"{line}; once it is off: petqc devices forget {one['name']}") + "\n")
+
+
+def cool(
+    device: Annotated[str, typer.Argument(help="Name of a circulator.")],
+    *,
+    degc: Annotated[float | None, typer.Option("--set", help="Set point, in °C.")] = None,
+    start: Annotated[bool | None, typer.Option("--start/--stop", help="Pump and control.", show_default=False)] = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the record.")] = "",
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Set a circulator within its configured range, start or stop it; what it cools trips if its permits say so."""
+    from urllib.parse import quote
+
+    from petqcd.cli.devices import print_devices
+    from petqcd.client import Client
+
+    if degc is None and start is None:
+        raise ConfigError("say what: --set DEGC, --start or --stop")
+    _, folder = configuration(config, state_dir)
+    body = {"set_degc": degc, "is_running": start, "reason": reason}
+    told = Client(folder).post(f"/api/v1/devices/{quote(device, safe='')}/cool", body, COOL_DEADLINE_S)
+    if as_json:
+        give_json(told)
+    else:
+        print_devices([told])
 
 
 def forget(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from petqcd.config.instruments import (
     BiasSourceConfig,
+    HamamatsuC11204Config,
     InstrumentConfig,
     JulaboConfig,
     KeithleySmuConfig,
@@ -74,6 +75,7 @@ __all__ = [
     "DarkScanConfig",
     "DeviceConfig",
     "EnergyCalibrationConfig",
+    "HamamatsuC11204Config",
     "HousekeepingConfig",
     "InstrumentConfig",
     "JobConfig",

@@ -52,13 +52,19 @@ GUIDANCE = {
         Severity.MINOR,
         "Somebody works at it; nothing energises it. When the work is over: `petqc maintenance end`.",
     ),
+    "reading": (
+        Severity.MINOR,
+        "It says that something is wrong with it, or measures what cannot be believed: `petqc status` says what.",
+    ),
     "bypass": (
         Severity.MINOR,
         "A condition is bypassed for a time. Know why, and end the bypass as soon as it is not needed.",
     ),
 }
 """Severity and what to do, for every kind of alarm of a device."""
-OF_EVERY_DEVICE = ("link", "maintenance")
+OF_EVERY_DEVICE = ("link", "maintenance", "reading")
+DELAY_S = {"reading": 5.0}
+"""How long a condition must hold, where it need not be told at once: one doubtful reading is looked at again."""
 OF_OUTPUTS = tuple(GUIDANCE)
 FILE_DAMAGED = "outputs-file"
 DISK, STORE = "disk", "store"
@@ -120,7 +126,15 @@ class AlarmKeeper:
         """Make the alarms of a device known; those of the process before are taken up."""
         for kind in kinds:
             severity, guidance = GUIDANCE[kind]
-            self._define(Definition(id=f"{kind}.{device}", device=device, severity=severity, guidance=guidance))
+            self._define(
+                Definition(
+                    id=f"{kind}.{device}",
+                    device=device,
+                    severity=severity,
+                    guidance=guidance,
+                    delay_s=DELAY_S.get(kind, 0.0),
+                )
+            )
         self._define(flood(device))
 
     def hold(self, device: str, why: str) -> None:

@@ -6,30 +6,27 @@ Acknowledge, reset and energise are three commands, and none implies the next. W
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from petqc_drivers.bias_source import BiasSource
 from petqc_drivers.device import OutputState
-from petqc_drivers.errors import (
-    ConnectError,
-    DriverError,
-    LimitError,
-    LinkLostError,
-    ReplyTimeoutError,
-    StateError,
-    VerifyError,
-)
+from petqc_drivers.errors import DriverError, VerifyError
 from petqc_drivers.limits import Volts
 from petqcd import clock
-from petqcd.errors import DaemonError, DeviceError, NotFoundError, PermitError, RefusedError, UnreachableError
+from petqcd.errors import DaemonError, NotFoundError, PermitError, RefusedError, UnreachableError
 from petqcd.instruments.command_queue import Command, Priority
+from petqcd.instruments.told import submit
+from petqcd.interlocks import bias_curve
 from petqcd.interlocks.operating_limits import OperatingLimits
 from petqcd.off.safe_state import SafeState
 
 if TYPE_CHECKING:
+    from petqc_drivers.keithley_smu.meter import IvPoint
     from petqcd.config import BiasSourceConfig
     from petqcd.instruments.collection import Instruments
     from petqcd.instruments.supervisor import InstrumentSupervisor
+    from petqcd.interlocks.bias_curve import CurvePlan
     from petqcd.interlocks.bias_watch import BiasWatch
     from petqcd.interlocks.operating_limits import KeptLimits
     from petqcd.interlocks.readout_watch import ReadoutWatch
@@ -41,6 +38,21 @@ SETTLE_DEADLINE_S = 30.0
 LOOK_S = 0.25
 STOP_DEADLINE_S = 12.0
 """For ramping down when the daemon stops; what is not down by then is switched off where it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """What a supply is to keep by itself; nothing is changed where nothing is asked for.
+
+    volts, at_degc, mv_per_k, mv_per_k2: its voltage, and what compensation adds to it away from a temperature.
+    stays_off: over-current leaves it off.
+    """
+
+    volts: float | None = None
+    at_degc: float = 25.0
+    mv_per_k: float = 0.0
+    mv_per_k2: float = 0.0
+    stays_off: bool = False
 
 
 class BiasControl:
@@ -118,7 +130,7 @@ class BiasControl:
             await driver.on(target)
             await _settled(driver, target, config.settle_s)
 
-        await self._submit(supervisor, Command("switching on", work, self._deadline_s(config, target.value)))
+        await submit(supervisor, Command("switching on", work, self._deadline_s(config, target.value)))
         self.set_by_people[name] = volts
         return self._document(supervisor)
 
@@ -145,13 +157,47 @@ class BiasControl:
         target = self._target(supervisor, volts)
 
         async def work(driver: BiasSource) -> None:
-            now = driver.commanded
-            if now is None or abs(target.value) > abs(now.value):
+            if is_raised(driver.commanded, target):
                 self._require(name)
             await driver.ramp(target)
 
-        await self._submit(supervisor, Command("setting", work, self._deadline_s(config, target.value)))
+        await submit(supervisor, Command("setting", work, self._deadline_s(config, target.value)))
         return self._document(supervisor)
+
+    async def curve(self, name: str, plan: CurvePlan) -> dict[str, Any]:
+        """Measure a current-voltage curve with a source meter, if every permit is given; off whatever comes of it.
+
+        Raises:
+            RefusedError: it is no source meter, it is on, a permit is missing, or a point is outside the limits.
+            DaemonError: what the device said; it was switched off.
+        """
+        from petqcd.config import KeithleySmuConfig
+
+        supervisor, config = self._source(name)
+        if not isinstance(config, KeithleySmuConfig):
+            raise RefusedError(f"{name} is a {config.kind}: a curve needs a source meter")
+        for end_v in (plan.from_v, plan.to_v):
+            self._target(supervisor, end_v)
+        assert config.bias is not None  # noqa: S101 - there is no target without it; for the type checker
+        plan.require_short(name, config.bias.slew_v_per_s)
+        points = [self._target(supervisor, volts) for volts in plan.volts()]
+        self._require(name)
+        await self._kept.may_be_on(name)
+
+        async def work(driver: Any) -> list[IvPoint]:
+            self._require(name)  # what was given when it was asked for need not be when its turn comes
+            if driver.output is OutputState.OFF:
+                self.set_by_people.pop(name, None)
+            measured: list[IvPoint] = await driver.iv_curve(points, settle_s=plan.settle_s)
+            return measured
+
+        measured = await submit(supervisor, Command("measuring a curve", work, bias_curve.LONGEST_S))
+        return {
+            "device": name,
+            "simulated": config.simulated,
+            "at": clock.utc_text(),
+            **await asyncio.to_thread(bias_curve.shown, measured),
+        }
 
     async def off(self, name: str) -> SafeOutcome:
         """Off, now; needs no permit and overtakes everything.
@@ -176,7 +222,7 @@ class BiasControl:
         supervisor.stop()
         try:
             async with asyncio.timeout(SETTLE_DEADLINE_S):  # its turn comes when the ramp has ended
-                await self._submit(supervisor, Command("reading", lambda one: one.poll()), Priority.PERMIT)
+                await submit(supervisor, Command("reading", lambda one: one.poll()), Priority.PERMIT)
         except TimeoutError as error:
             raise UnreachableError(f"{name}: its step has not arrived yet: look again, or switch it off") from error
         return self._document(supervisor)
@@ -204,7 +250,7 @@ class BiasControl:
             OperatingLimits(limits.v_min - slack_v, limits.v_max + slack_v).require(f"{name}, as it was found", volts)
             await driver.confirm_adopted()
 
-        await self._submit(supervisor, Command("confirming", take_over))
+        await submit(supervisor, Command("confirming", take_over))
         return self._document(supervisor)
 
     # -- trips --------------------------------------------------------------------------------------------------------
@@ -243,7 +289,7 @@ class BiasControl:
         if lost:
             raise RefusedError(f"{name} stays tripped, the cause is still there: {'; '.join(lost)}")
         await self._watch.story_kept(name)
-        await self._submit(supervisor, Command("resetting the trip", lambda driver: driver.reset_trip()))
+        await submit(supervisor, Command("resetting the trip", lambda driver: driver.reset_trip()))
         return self._document(supervisor)
 
     # -- limits and bypass --------------------------------------------------------------------------------------------
@@ -265,6 +311,34 @@ class BiasControl:
             )
         await self._limits.give(config, OperatingLimits(v_min, v_max))
         return self._document(supervisor)
+
+    async def stored(self, name: str, wanted: Stored) -> dict[str, Any]:
+        """What a C11204 keeps by itself; stored anew first, with its output off, as far as something is wanted.
+
+        Raises:
+            RefusedError: it is another device, its output is not off, or the set could give more than its hard limit.
+            DaemonError: what the device said.
+        """
+        from petqcd.config import HamamatsuC11204Config
+
+        supervisor, config = self._source(name)
+        if not isinstance(config, HamamatsuC11204Config):
+            raise RefusedError(f"{name} is a {config.kind}: it keeps nothing that petqc sets")
+
+        async def work(driver: Any) -> dict[str, Any]:
+            if wanted.volts is not None:
+                await driver.store(
+                    Volts(wanted.volts),
+                    at_degc=wanted.at_degc,
+                    mv_per_k=wanted.mv_per_k,
+                    mv_per_k2=wanted.mv_per_k2,
+                )
+            if wanted.stays_off:
+                await driver.shut_down_on_over_current()
+            found: dict[str, Any] = await driver.stored()
+            return found
+
+        return {"device": name, **await submit(supervisor, Command("what it keeps", work))}
 
     def bypass(self, name: str, permit: str, *, seconds: float, reason: str, by: str) -> dict[str, Any]:
         """Let one permit count as given for a time.
@@ -301,7 +375,7 @@ class BiasControl:
             at = "" if driver.commanded is None else f" at {driver.commanded}"
             return f"{supervisor.name}: {driver.output.value}{at}, left as it is (on_stop = hold)"
         try:
-            await self._submit(supervisor, Command("ramping down", lambda one: one.ramp_off(), STOP_DEADLINE_S))
+            await submit(supervisor, Command("ramping down", lambda one: one.ramp_off(), STOP_DEADLINE_S))
         except DaemonError:
             outcome = await supervisor.off()
             if outcome.state is not SafeState.IN_SAFE_STATE:
@@ -348,18 +422,10 @@ class BiasControl:
         slew = 1.0 if config.bias is None else config.bias.slew_v_per_s
         return SETTLE_DEADLINE_S + config.settle_s + 2 * abs(volts) / slew
 
-    async def _submit(
-        self, supervisor: InstrumentSupervisor, command: Command, priority: Priority = Priority.COMMAND
-    ) -> Any:
-        """Let a device do something; whatever it says becomes an error of the daemon."""
-        try:
-            return await supervisor.submit(command, priority)
-        except (LimitError, StateError) as error:
-            raise RefusedError(str(error)) from error
-        except (ConnectError, LinkLostError, ReplyTimeoutError) as error:
-            raise UnreachableError(str(error)) from error
-        except DriverError as error:
-            raise DeviceError(str(error)) from error
+
+def is_raised(now: Volts | None, target: Volts) -> bool:
+    """Whether a voltage is more than another one, of either sign; only towards 0 V, and not past it, is less."""
+    return now is None or not min(now.value, 0.0) <= target.value <= max(now.value, 0.0)
 
 
 async def _settled(driver: BiasSource, target: Volts, settle_s: float) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from petqc_drivers.bias_source import BiasSource
-from petqc_drivers.device import OutputState
+from petqc_drivers.device import OutputState, Quality
 from petqc_drivers.errors import DriverError
 from petqcd import clock, small_file
 from petqcd.errors import DaemonError, NotFoundError
@@ -50,6 +50,7 @@ AGAIN_S = 10.0
 """Between two tries to switch off what does not confirm that it is off."""
 LIMITS_EVERY_S = 60.0
 HOST_EVERY_S = 5.0
+DOUBTFUL = frozenset({Quality.UNCERTAIN, Quality.BAD})
 ON = frozenset({OutputState.ON, OutputState.RAMPING, OutputState.ADOPTED})
 FAULTS = "trips"
 BEFORE = "before petqc was started: "
@@ -286,6 +287,9 @@ class BiasWatch:
         self._alarms.condition(
             "link", supervisor.name, is_wrong=supervisor.is_lost, detail=supervisor.detail, severity=severity
         )
+        doubts = [one for one in supervisor.readings() if one.quality in DOUBTFUL] if supervisor.answers else []
+        reasons = dict.fromkeys(one.reason or f"{one.name} is {one.quality}" for one in doubts)
+        self._alarms.condition("reading", supervisor.name, is_wrong=bool(doubts), detail="; ".join(reasons))
 
     def _conditions(self, unit: Unit, supervisor: InstrumentSupervisor, driver: BiasSource, bypassed: set[str]) -> None:
         name, causes = supervisor.name, driver.trip.causes

@@ -25,7 +25,7 @@ FILE, SCHEMA = "maintenance.json", "petqc-maintenance/1"
 SCANNER = "scanner"
 """In the place of a device: all of them."""
 LONGEST_S = 7 * 86_400.0
-HELD = frozenset({"link", "permit", "unsafe", "flood"})
+HELD = frozenset({"link", "permit", "unsafe", "reading", "flood"})
 """Kinds of alarms that call nobody while their device is in maintenance; they are judged and shown."""
 _DAMAGED = "maintenance.json is damaged: nobody knows who works where; look, then end this"
 

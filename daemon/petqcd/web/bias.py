@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from petqcd import clock
 from petqcd.errors import RefusedError
+from petqcd.interlocks.bias_control import Stored
+from petqcd.interlocks.bias_curve import CurvePlan
 from petqcd.interlocks.bypass import LONGEST_S
 from petqcd.web.accounts import Nothing  # noqa: TC001 - likewise
 from petqcd.web.gate import Who  # noqa: TC001 - the routes' signatures are read at run time
@@ -42,12 +44,34 @@ class Voltage(_Body):
     reason: Annotated[str, Field(max_length=1000)] = ""
 
 
+class Curve(_Body):
+    """Body of the command that measures a curve; every point must be inside the operating limits."""
+
+    from_v: Volts
+    to_v: Volts
+    step_v: Annotated[float, Field(ge=0.001, le=100, allow_inf_nan=False)] = 0.05
+    settle_s: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 0.05
+    version: Version = None
+    reason: Annotated[str, Field(max_length=1000)] = ""
+
+
 class Range(_Body):
     """Body of the command that changes operating limits."""
 
     v_min: Volts
     v_max: Volts
     version: Version = None
+    reason: Reason
+
+
+class Keep(_Body):
+    """Body of the command that says what a supply keeps by itself, and stores what is named first."""
+
+    volts: Volts | None = None
+    at_degc: Annotated[float, Field(ge=-20, le=60, allow_inf_nan=False)] = 25.0
+    mv_per_k: Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)] = 0.0
+    mv_per_k2: Annotated[float, Field(ge=-40, le=40, allow_inf_nan=False)] = 0.0
+    stays_off: bool = False
     reason: Reason
 
 
@@ -140,6 +164,13 @@ def _add_voltage(app: FastAPI, daemon: Daemon) -> None:
         with based_on(device, body.version):
             return await bias.set(device, body.volts)
 
+    @app.post("/api/v1/bias/{device}/curve")
+    async def curve(device: str, body: Curve) -> dict[str, Any]:
+        """Measure a current-voltage curve with a source meter: on, along its points, off; answered with all of it."""
+        plan = CurvePlan(from_v=body.from_v, to_v=body.to_v, step_v=body.step_v, settle_s=body.settle_s)
+        with based_on(device, body.version):
+            return await bias.curve(device, plan)
+
     @app.post("/api/v1/bias/{device}/stop")
     async def stop(device: str, _body: Nothing) -> dict[str, Any]:
         """End a ramp where it is; answered with what is measured then."""
@@ -174,6 +205,18 @@ def _add_interlocks(app: FastAPI, daemon: Daemon) -> None:
         """Give other operating limits, inside the hard limit; they hold after a restart too."""
         require_version(bias.documents(), device, body.version)
         return await bias.limit(device, body.v_min, body.v_max)
+
+    @app.post("/api/v1/bias/{device}/stored")
+    async def stored(device: str, body: Keep) -> dict[str, Any]:
+        """What a supply keeps by itself; with its output off, what is named is stored anew first."""
+        wanted = Stored(
+            volts=body.volts,
+            at_degc=body.at_degc,
+            mv_per_k=body.mv_per_k,
+            mv_per_k2=body.mv_per_k2,
+            stays_off=body.stays_off,
+        )
+        return await bias.stored(device, wanted)
 
     @app.post("/api/v1/bias/{device}/bypass")
     async def bypass(device: str, body: NewBypass, who: Who) -> dict[str, Any]:

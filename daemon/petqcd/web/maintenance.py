@@ -1,4 +1,4 @@
-"""The routes of work at devices: maintenance begins and ends, and a device that is gone is forgotten."""
+"""The routes of work at devices: maintenance begins and ends, a circulator is set, what is gone is forgotten."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import FastAPI  # noqa: TC002 - routes are read at run time
 from pydantic import BaseModel, ConfigDict, Field
 
+from petqcd.instruments.told import cool
 from petqcd.interlocks.maintenance import LONGEST_S
 from petqcd.web.accounts import Nothing  # noqa: TC001 - likewise
 from petqcd.web.gate import Who  # noqa: TC001 - likewise
@@ -37,6 +38,16 @@ class Gone(BaseModel):
     """As of `Work`."""
 
 
+class Cooling(BaseModel):
+    """Body of the command that sets, starts or stops a circulator; what is not named stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    set_degc: Annotated[float, Field(ge=-100, le=300, allow_inf_nan=False)] | None = None
+    is_running: bool | None = None
+    reason: Annotated[str, Field(max_length=1000)] = ""
+
+
 def add_maintenance(app: FastAPI, daemon: Daemon) -> None:
     """Add the routes of this file."""
     keeper = daemon.watch.maintenance
@@ -50,6 +61,11 @@ def add_maintenance(app: FastAPI, daemon: Daemon) -> None:
     async def forget(device: str, body: Gone) -> dict[str, Any]:
         """Forget such an output; it is switched off once more first, and refused while it may be on."""
         return (await daemon.retired.forget(device, is_disconnected=body.is_disconnected)).document()
+
+    @app.post("/api/v1/devices/{device}/cool")
+    async def cooling(device: str, body: Cooling) -> dict[str, Any]:
+        """Set, start or stop a circulator; answered with what it then says."""
+        return await cool(daemon.instruments, device, set_degc=body.set_degc, is_running=body.is_running)
 
     @app.get("/api/v1/maintenance")
     async def maintenance() -> dict[str, Any]:

@@ -312,7 +312,7 @@ class CaenA5203(Instrument):
                 self.state = DeviceState.FAULTED
                 raise
         self.last_good_s = time.monotonic()
-        return [*found, *self._of_service(), *self._of_intervals()]
+        return [*found, *self._of_service(), *self._of_intervals(found)]
 
     async def _registers(self) -> list[Reading]:
         control = await self._ready("read", DeviceState.IDENTIFIED, DeviceState.STAGED, DeviceState.RUNNING)
@@ -347,12 +347,14 @@ class CaenA5203(Instrument):
         }
         return [self._reading(name, float(value), "1", at_s=at_s) for name, value in counters.items()]
 
-    def _of_intervals(self) -> list[Reading]:
-        """What the modules' fast outputs differ by in time, t of the first minus t of the second."""
+    def _of_intervals(self, registers: list[Reading]) -> list[Reading]:
+        """What the modules' fast outputs differ by in time, t of the first minus t of the second.
+
+        registers: what the board said of itself just now; with a fault its times are not to be believed.
+        """
         if self._intervals is None or self.state is not DeviceState.RUNNING:
             return []
-        locked = self._readings.get(("clock_locked", self.name))
-        wrong = [] if locked is None or locked.value == 1.0 or locked.reason is None else [locked.reason]
+        wrong = [one.reason for one in registers if one.name == "status_faults" and one.reason is not None]
         found = []
         for interval in self._intervals.found():
             node = self.settings.node((interval.a, interval.b))
@@ -363,7 +365,7 @@ class CaenA5203(Instrument):
                 ("time_interval_sigma", interval.sigma_ps),
             ):
                 found.append(self._reading(name, value, "ps", node=node, wrong=wrong, absent=nothing))
-            found.append(self._reading("time_interval_pairs", float(interval.n), "1", node=node))
+            found.append(self._reading("time_interval_pairs", float(interval.n), "1", node=node, wrong=wrong))
         return found
 
     def _reading(

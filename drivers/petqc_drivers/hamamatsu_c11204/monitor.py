@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+from petqc_drivers.bias_source import LIVE, LIVE_V
 from petqc_drivers.device import Quality, Reading
 from petqc_drivers.hamamatsu_c11204 import wire
 from petqc_drivers.hamamatsu_c11204.wire import Status
@@ -34,6 +35,8 @@ class Monitor:
         volts_v, quality, reason = wire.volts(poll.voltage), Quality.GOOD, None
         if volts_v > wire.HIGHEST_V + self._settings.tolerance_v:
             quality, reason = Quality.UNCERTAIN, "above what the supply can give"
+        elif volts_v > LIVE_V and Status.HV_ON not in poll.status:
+            quality, reason = Quality.UNCERTAIN, LIVE
         is_known = commanded is not None
         return [
             self._reading("bias_voltage", volts_v, "V", quality, reason),

@@ -187,7 +187,7 @@ class HamamatsuC11204(BiasSource):
             raise LimitError(
                 f"switching on refused: {wrong}",
                 device=self.name,
-                do="store a compensation set inside the limit, and shut_down_on_over_current()",
+                do="petqc bias stored says what it keeps, and stores what is inside the limit and stays off",
             )
         if wire.Status.HV_ON in (await self._poll()).status:
             raise StateError("it is on already", device=self.name)
@@ -231,7 +231,19 @@ class HamamatsuC11204(BiasSource):
         is_as_it_should = not is_on or self._monitor.is_compensating(poll.status) == self.settings.compensates
         return wire.volts(poll.voltage) - added_v, is_on and is_as_it_should
 
-    # -- what is changed with the output off only -------------------------------------------------------------------
+    # -- what it keeps by itself, changed with the output off only -----------------------------------------------------
+
+    async def stored(self) -> dict[str, float | bool]:
+        """What it keeps by itself, asked now: its compensation set, and whether over-current leaves it off."""
+        self.compensation = wire.Compensation.from_data(await self._query("HRT"))
+        functions = wire.Function(int(await self._query("HRC"), 16))
+        return {**self.compensation.document(), "stays_off": wire.Function.AUTO_RESTORE not in functions}
+
+    async def store(self, voltage: Volts, *, at_degc: float, mv_per_k: float, mv_per_k2: float = 0.0) -> None:
+        """The same curve above and below a temperature, see `store_compensation`."""
+        await self.store_compensation(
+            wire.Compensation.of(voltage=voltage, at_degc=at_degc, mv_per_k=mv_per_k, mv_per_k2=mv_per_k2)
+        )
 
     async def store_compensation(self, wanted: Compensation) -> None:
         """Write the set into the memory of the supply and read it back.

@@ -317,6 +317,17 @@ class Compensation:
             temperature=code_of_degc(at_degc),
         )
 
+    def document(self) -> dict[str, float]:
+        """In units, for people and JSON."""
+        return {
+            "volts": volts(self.voltage),
+            "at_degc": degc(self.temperature),
+            "mv_per_k_above": MV_PER_K_PER_CODE * self.linear_above,
+            "mv_per_k_below": MV_PER_K_PER_CODE * self.linear_below,
+            "mv_per_k2_above": MV_PER_K2_PER_CODE * self.quadratic_above,
+            "mv_per_k2_below": MV_PER_K2_PER_CODE * self.quadratic_below,
+        }
+
     def data(self) -> str:
         """As HST has it."""
         four = (self.quadratic_above, self.quadratic_below, self.linear_above, self.linear_below)

@@ -204,8 +204,8 @@ class KeithleySmu(BiasSource):
     def _judge(self, volts: float | None, amps: float | None, readings: Sequence[Reading]) -> bool:
         """Latch a trip if there is a reason."""
         limit, cause = self.settings.limit, None
-        if volts is not None and limit is not None and volts > limit.v_max.value + self.settings.tolerance_v:
-            cause = f"measured {volts:.3f} V, the hard limit ends at {limit.v_max}"
+        if volts is not None and limit is not None and limit.beyond_v(volts) > self.settings.tolerance_v:
+            cause = f"measured {volts:.3f} V, the hard limit is {limit.v_min} to {limit.v_max}"
         elif amps is not None and abs(amps) > _OVER_LIMIT * self.settings.most_current_a:
             cause = f"measured {amps:.3e} A, allowed are {self.settings.most_current_a:.3e} A"
         if cause is not None:

@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 import termios
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from petqc_drivers.transport.threaded import BlockingPort
 
 _CHUNK: Final = 4096
+_PSEUDO_TERMINALS: Final = "/dev/pts/"
+"""They carry neither parity nor seven bits, and refuse whoever wants nothing else changed: all but the first opener."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +79,8 @@ class TtyPort:
 
     def __init__(self, path: str, line: SerialLine) -> None:
         self._is_stuck = False
+        if os.path.realpath(path).startswith(_PSEUDO_TERMINALS):
+            line = replace(line, data_bits=8, parity="none")
         try:
             self._port = serial.Serial(
                 path,

@@ -47,6 +47,14 @@ UNLOCKED_SIGMA_PS: Final = 2000.0
 """Noise of one edge while the reference clock is not locked."""
 SERVICE_EVERY_S: Final = 1.0
 TOO_HOT_DEGC: Final = 80.0
+_FPGA_K, _BOARD_K, _TDC_K = 28.0, 12.0, (17.0, 18.0)
+"""How much warmer than the room they are."""
+_TOO_HOT: Final = (
+    (StatusBit.FPGA_TOO_HOT, _FPGA_K),
+    (StatusBit.BOARD_TOO_HOT, _BOARD_K),
+    (StatusBit.TDC0_TOO_HOT, _TDC_K[0]),
+    (StatusBit.TDC1_TOO_HOT, _TDC_K[1]),
+)
 _HEADER_MODE = 3 << 12
 _UNKNOWN: Final = 1
 """Answer to a write that is refused."""
@@ -172,10 +180,10 @@ class CaenA5203Board:
     def _value(self, address: int) -> int:
         ambient = self.environment.ambient_degc
         degc = {
-            Register.BOARD_TEMPERATURE: board_raw(ambient + 12.0),
-            Register.TDC0_TEMPERATURE: board_raw(ambient + 17.0),
-            Register.TDC1_TEMPERATURE: board_raw(ambient + 18.0),
-            Register.FPGA_TEMPERATURE: fpga_raw(ambient + 28.0),
+            Register.BOARD_TEMPERATURE: board_raw(ambient + _BOARD_K),
+            Register.TDC0_TEMPERATURE: board_raw(ambient + _TDC_K[0]),
+            Register.TDC1_TEMPERATURE: board_raw(ambient + _TDC_K[1]),
+            Register.FPGA_TEMPERATURE: fpga_raw(ambient + _FPGA_K),
         }
         if address in degc:
             return degc[Register(address)]
@@ -243,10 +251,9 @@ class CaenA5203Board:
         for bit, tdc in zip((StatusBit.TDC0_UNLOCKED, StatusBit.TDC1_UNLOCKED), self._tdcs, strict=False):
             if not tdc.is_locked:
                 found |= bit
-        if self.environment.ambient_degc + 28.0 > TOO_HOT_DEGC:
-            found |= StatusBit.FPGA_TOO_HOT
-        if self.environment.ambient_degc + 12.0 > TOO_HOT_DEGC:
-            found |= StatusBit.BOARD_TOO_HOT
+        for bit, warmer_k in _TOO_HOT[: 2 + len(self._tdcs)]:
+            if self.environment.ambient_degc + warmer_k > TOO_HOT_DEGC:
+                found |= bit
         return int(found)
 
     @property
@@ -316,9 +323,9 @@ class CaenA5203Board:
         event = ServiceEvent(
             timestamp_clk=int(clk),
             status=self.status & 0xFFFF,
-            fpga_degc=ambient + 28.0,
-            board_degc=ambient + 12.0,
-            tdc_degc=(ambient + 17.0, ambient + 18.0),
+            fpga_degc=ambient + _FPGA_K,
+            board_degc=ambient + _BOARD_K,
+            tdc_degc=(ambient + _TDC_K[0], ambient + _TDC_K[1]),
             almost_full=0,
             readout_flags=0,
             triggers_rejected=0,

@@ -17,9 +17,6 @@ def _tolerant(descriptor, when, attributes):
         _original(descriptor, when, plain)
 
 
-def apply(monkeypatch=None):
-    """For this process, or for one test."""
-    if monkeypatch is None:
-        termios.tcsetattr = _tolerant
-    else:
-        monkeypatch.setattr(termios, "tcsetattr", _tolerant)
+def apply():
+    """For this process."""
+    termios.tcsetattr = _tolerant
