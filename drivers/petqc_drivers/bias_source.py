@@ -344,8 +344,12 @@ class BiasSource(LinkedInstrument):
             distance_v = target.value - at_v
             is_last = abs(distance_v) <= limit.max_step_v
             step_v = distance_v if is_last else limit.max_step_v * (1 if distance_v > 0 else -1)
-            # The first step may begin outside the hard limit; `on` made sure that it is no longer than others.
-            next_v = limit.nearest_v(at_v + step_v)
+            # The first step may begin between 0 V and the hard limit; `on` made sure that it is no longer than others.
+            next_v = at_v + step_v
+            if at_v < limit.v_min.value:
+                next_v = max(next_v, limit.v_min.value)
+            elif at_v > limit.v_max.value:
+                next_v = min(next_v, limit.v_max.value)
             if abs(next_v - at_v) > limit.max_step_v:
                 raise LimitError(f"a step from {at_v:.3f} V to {next_v:.3f} V refused", device=self.name)
             started = time.monotonic()

@@ -169,6 +169,13 @@ def test_an_excess_trips() -> None:
     asyncio.run(session())
 
 
+async def fallen(board: KeithleyBoard) -> None:
+    """Wait until its output has fallen."""
+    async with asyncio.timeout(20.0):
+        while board.volts:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.parametrize(("v_min", "v_max"), [(-58.0, 0.0), (-58.0, -2.0)])
 def test_a_negative_output_has_the_same_ramps_and_trips(v_min: float, v_max: float) -> None:
     board = KeithleyBoard(SipmLoad(is_open=True))
@@ -187,6 +194,7 @@ def test_a_negative_output_has_the_same_ramps_and_trips(v_min: float, v_max: flo
             assert device.trip.causes[0].cause.startswith("measured -59.500 V, the hard limit is -58.0000 V to ")
             assert device.output is OutputState.OFF
             assert not board.is_on
+            await fallen(board)
             board.highest_v = 0.0  # that was the fault itself
 
     asyncio.run(session())
@@ -203,6 +211,7 @@ def test_a_negative_output_that_is_found_beyond_its_limit_trips_and_is_not_taken
             assert not board.is_on
             with pytest.raises(StateError):
                 await device.confirm_adopted()
+            await fallen(board)
             board.highest_v = 0.0
 
     asyncio.run(session())
