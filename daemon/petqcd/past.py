@@ -99,6 +99,5 @@ def _changes(
         first = Run.from_document(store.document(same[0].run_id))
         found.append(since_run(run, first, "the first run with this calibration"))
     if reference is not None:
-        references = reference.references(run.calibration_ids, day_of(run.started_at), half_life_d)
-        found.append(since_baseline(run, reference, references))
+        found.append(since_baseline(run, reference, day_of(run.started_at), half_life_d))
     return found

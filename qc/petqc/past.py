@@ -126,14 +126,17 @@ def since_run(run: Run, earlier: Run, since: str) -> Changes:
     return _changes(since, earlier.run_id, earlier.started_at, len(both), limit, moved, comparison.remarks)
 
 
-def since_baseline(run: Run, baseline: AcceptedBaseline, references: Mapping[str, Mapping[str, float]]) -> Changes:
-    """What moved since a baseline.
+def since_baseline(run: Run, baseline: AcceptedBaseline, at_d: float, half_life_d: float | None) -> Changes:
+    """What moved since a baseline, whose values and errors are brought to the run's day.
 
     Args:
         run: this one.
-        baseline: whose values have standard errors.
-        references: its values brought to this run's day (decay), by check and node.
+        baseline: what it is compared with.
+        at_d: day of the run, since 1970.
+        half_life_d: of the source; None: it does not decay.
     """
+    references = baseline.references(run.calibration_ids, at_d, half_life_d)
+    errors = baseline.reference_errors(run.calibration_ids, at_d, half_life_d)
     found, compared = [], 0
     of_run = {(c.id, c.node): c for c in run.checks if c.value is not None and not c.is_chart}
     for (check, node), result in of_run.items():
@@ -141,7 +144,7 @@ def since_baseline(run: Run, baseline: AcceptedBaseline, references: Mapping[str
         if before is None or result.value is None:
             continue
         compared += 1
-        error = ((result.uncertainty or 0.0) ** 2 + baseline.values[check][node][1] ** 2) ** 0.5
+        error = ((result.uncertainty or 0.0) ** 2 + errors[check][node] ** 2) ** 0.5
         change = result.value - before
         sigmas = change / error if error and result.unit != COUNTED else None
         one = Change(check, node, result.unit, before, result.value, sigmas, "", str(result.status))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from petqc.check_input import SCANNER_SIGMAS, CheckInput, Node, channel_name, widened
 from petqc.errors import QcError, TooFewCountsError
-from petqc.fits import PeakFit, fit_time_peaks
+from petqc.fits import PeakFit, fit_time_peaks, times_to_reach
+from petqc.fits.depth import USUAL_CRYSTAL_MM
 from petqc.fits.energy_fits import ANNIHILATION_KEV, LYSO_RANGE, Refusal, bulk, find_tail, fit_energy
 from petqc.fits.kernels import EDGE
 from petqc.fits.offset_fits import TimeOffsets, solve_run
@@ -23,7 +24,7 @@ from petqc.fits.photopeaks import (
     fit_lines,
     fit_photopeaks,
 )
-from petqc.fits.source_place import MOST_LINES, SourcePlace, find_source
+from petqc.fits.source_place import SourcePlace, SourceShape, find_source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,8 +47,6 @@ __all__ = [
     "resolution_percent",
     "widened",
 ]
-
-SourceShape = Literal["point", "line", "extended", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +145,15 @@ class QcInput(CheckInput):
         """Live time if it is known and not zero."""
         live = self.context.live_time_s
         return live if live is not None and live > 0 else None
+
+    def counts_wanted(self, wanted: float, found: float, error: float) -> str:
+        """Ask for a longer run: words for a reason, with how long, where that is known."""
+        if found <= 0.0:
+            return ""
+        times = times_to_reach(wanted, found, error)
+        self.want(times)
+        elapsed_s = self.context.elapsed_s
+        return f"; measure for at least {times * elapsed_s:.2g} s" if elapsed_s else ""
 
     def want(self, times_as_long: float) -> None:
         """A number that is missing would be there after so many times as long."""
@@ -270,11 +278,12 @@ class QcInput(CheckInput):
             TooFewCountsError: too few lines, lines that do not cross, or no map of the crystals.
         """
         if self._place is None:
-            xyz = self.histograms.topology.xyz_mm.astype(np.float64)
-            if not np.isfinite(xyz).all():
+            topology, about = self.histograms.topology, self.context
+            if not np.isfinite(topology.xyz_mm).all():
                 raise TooFewCountsError("there is no map that says where the crystals are")
             a, b, _ = self.histograms.pairs()
-            self._place = find_source(xyz, a, b, step=max(1, a.size // MOST_LINES))
+            length = about.crystal_mm[2] if about.crystal_mm else USUAL_CRYSTAL_MM
+            self._place = find_source(topology, a, b, crystal_mm=length, shape=about.source)
         return self._place
 
     def time_offsets(self) -> TimeOffsets | Refusal:

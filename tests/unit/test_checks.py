@@ -235,6 +235,18 @@ def test_dead_channels():
     assert "dead channels" in run.sentence
 
 
+def test_too_few_counts_for_dead_and_hot_channels_say_how_long_would_do():
+    toy = Toy(2)
+    toy.n_singles = 16 * 512
+    run = toy.run()
+    for name in ("dead_channels", "hot_channels"):
+        result = run.find(name, "module:0.0.0")
+        assert result.value is None
+        seconds = float(re.search(r"measure for at least ([0-9.e+]+) s$", result.reason)[1])
+        assert 25 / 18 * SECONDS < seconds < 25 / 14 * SECONDS * 1.1
+    assert "times as long" in run.sentence
+
+
 def test_a_dead_module_is_dead_not_unknown():
     toy = Toy(3)
     toy.rate[256:] = 0.0

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import pyarrow.parquet as pq
 import pytest
@@ -72,6 +73,16 @@ def test_wad_qc_names_values_limits_and_what_has_no_number() -> None:
     described = wad_qc.meta(a_run())["results"]
     assert described["photopeak"]["constraint_minlowhighmax"] == [495.7, 505.9, 516.1, 526.3]
     assert "constraint_minlowhighmax" not in described["ctr_fit"]
+
+
+def test_the_time_of_wad_qc_is_that_on_the_wall_of_the_scanner() -> None:
+    """As a scanner writes it into its images; another time would stand hours off beside them."""
+    for started, shown in (
+        ("2026-03-02T06:00:00+00:00", "2026-03-02 07:00:00"),
+        ("2026-07-02T23:30:00+00:00", "2026-07-03 01:30:00"),
+    ):
+        first = wad_qc.results(replace(a_run(), started_at=started), ZoneInfo("Europe/Amsterdam"))[0]
+        assert first == {"category": "datetime", "name": "AcquisitionDateTime", "val": shown}
 
 
 TESTS = {"peak": "photopeak", "peak_1": "photopeak@module:0.0.1", "ctr": "ctr_fit", "verdict": "verdict"}

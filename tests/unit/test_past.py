@@ -10,9 +10,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 from tests.unit.run_documents import usual_run
 
-from petqc.baseline import AcceptedBaseline
+from petqc.baseline import AcceptedBaseline, day_of
 from petqc.limits import Limits, Status
 from petqc.past import Change, Past, Trend, TrendPoint, since_baseline, since_run
 from petqc.report import render_html
@@ -113,11 +114,22 @@ def test_nothing_that_noise_explains_is_called_a_change() -> None:
 def test_since_a_baseline_with_the_errors_of_both() -> None:
     values = {"photopeak": {"scanner": (511.0, 0.05), "module:0.0.0": (512.0, 0.05)}}
     baseline = AcceptedBaseline(3, "source", "bench", True, "2026-01-01T00:00:00+00:00", "ana", "x", ("r",), {}, values)
-    references = {check: {n: v for n, (v, _) in nodes.items()} for check, nodes in values.items()}
-    found = since_baseline(a_run(9, 511.6), baseline, references)
+    found = since_baseline(a_run(9, 511.6), baseline, 0.0, None)
     assert (found.since, found.run_id, found.compared) == ("reference baseline 3", None, 2)
     assert [round(c.sigmas or 0.0, 1) for c in found.found] == [5.4, 5.4]
-    assert since_baseline(a_run(9, 511.1), baseline, references).found == ()
+    assert since_baseline(a_run(9, 511.1), baseline, 0.0, None).found == ()
+
+
+def test_the_error_of_a_rate_of_the_baseline_decays_with_it() -> None:
+    """A half-life later half of the rate is left, and half of its error: 40 above 500 is four of 10, not two of 20."""
+    values = {"prompts": {"scanner": (1000.0, 20.0)}}
+    at = "2026-01-01T00:00:00+00:00"
+    baseline = AcceptedBaseline(3, "source", "b", True, at, "ana", "x", ("r",), {}, values, measured_at=at)
+    rate = CheckResult.measured("prompts", "scanner", 540.0, "1/s", 1e-6, 900, Limits())
+    run = replace(a_run(1, 511.0), checks=[rate])
+    change = since_baseline(run, baseline, day_of(at) + 271.0, 271.0).found[0]
+    assert change.before == pytest.approx(500.0)
+    assert change.sigmas == pytest.approx(4.0)
 
 
 def test_a_sparkline_says_what_it_shows_and_breaks_at_gaps_and_calibrations() -> None:

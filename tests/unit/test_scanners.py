@@ -220,7 +220,10 @@ def test_the_source_is_found_and_held_against_its_place(shift, shape, distance, 
     assert result.value == pytest.approx(distance, abs=0.4)
     assert result.status is status
     parts = [r.value for r in output.results[1:]]
-    assert parts == pytest.approx(shift, abs=0.4)
+    known = [0, 1, 2] if shape == "point" else [0, 2]
+    assert [parts[k] for k in known] == pytest.approx([shift[k] for k in known], abs=0.4)
+    if shape != "point":
+        assert parts[1] is None, "along its axis such a source may reach further than the crystals see"
     # A misplaced source is no fault of the scanner: whatever else is found, the run is invalid.
     bad = CheckResult.measured("dead_channels", "scanner", 900.0, "channels", 0.0, 9, Limits(fail_high=10.0))
     run = conclude(

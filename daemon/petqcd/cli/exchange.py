@@ -6,6 +6,7 @@ import enum
 import json
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated
+from zoneinfo import ZoneInfo
 
 import typer
 
@@ -93,7 +94,8 @@ def export(
             raise ConfigError("wad-qc is one run at a time: results.json and meta.json of it")
         if not out.is_dir():
             raise ConfigError(f"{out}: no such folder; wad-qc is two files, results.json and meta.json")
-        for name, content in (("results.json", wad_qc.results(runs[0])), ("meta.json", wad_qc.meta(runs[0]))):
+        zone = _zone_of(config, state_dir)
+        for name, content in (("results.json", wad_qc.results(runs[0], zone)), ("meta.json", wad_qc.meta(runs[0]))):
             text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
             (out / name).write_text(text, encoding="utf-8")
         typer.echo(f"{out}: results.json and meta.json of run {runs[0].run_id}")
@@ -122,6 +124,12 @@ def upload(
         give_json(answer)
     else:
         typer.echo(f"run {run.run_id}: {answer['told']}")
+
+
+def _zone_of(config: Path | None, state_dir: Path | None) -> ZoneInfo | None:
+    """The zone of the schedule, where one is configured: that of the scanner."""
+    schedule = configuration(config, state_dir)[0].schedule
+    return ZoneInfo(schedule.timezone) if "timezone" in schedule.model_fields_set else None
 
 
 def _documents(run_ids: list[str], config: Path | None, state_dir: Path | None) -> list[Document]:

@@ -22,7 +22,7 @@ from petqc.errors import BadInputError, FitFailedError, TooFewCountsError
 from petqc.fits import FWHM_OF_SIGMA, MIN_NET_COUNTS, fit_time_peak, rough_time_peak
 from petqc.fits.depth import USUAL_CRYSTAL_MM, depth_classes
 from petqc.fits.offsets import MIN_PAIRS, Offsets, solve_offsets
-from petqc.fits.source_place import MOST_LINES, SourcePlace, find_source
+from petqc.fits.source_place import SourcePlace, find_source
 from petqc.formats.petsys_tables import TABLES, absolute_of, set_address
 from petqc.limits import Limits
 from petqc.results import CheckResult, Spectrum
@@ -113,7 +113,7 @@ def fit(
     a, b, dt = pairs.columns()
     try:
         place = (
-            find_source(xyz, a, b, step=max(1, a.size // MOST_LINES))
+            find_source(topology, a, b, crystal_mm=crystal_mm)
             if source_mm is None
             else SourcePlace(source_mm, (0.0, 0.0, 0.0), 0)
         )

@@ -13,6 +13,8 @@ from petqc.qc_input import channel_name
 from petqc.results import ChannelColumn
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from petqc.qc_input import QcInput
     from petqc.results import CheckResult
 
@@ -60,7 +62,10 @@ def dead_channels(q: QcInput) -> CheckOutput:
             continue
         if median < MIN_MEDIAN and node.members.size > 1:
             silent = int((counts == 0).sum())
-            why = f"the median channel has {median:.0f} counts, at least {MIN_MEDIAN} wanted ({silent} have none)"
+            longer = q.counts_wanted(MIN_MEDIAN, median, error_of_median(counts))
+            why = (
+                f"the median channel has {median:.0f} counts, at least {MIN_MEDIAN} wanted ({silent} have none){longer}"
+            )
             reason[node.members] = why
             results.append(q.missing("dead_channels", node, "channels", counts.sum(), why))
             trusted = False
@@ -97,6 +102,11 @@ def dead_channels(q: QcInput) -> CheckOutput:
             )
     column = ChannelColumn("dead_channels", "of median", ratio, error, every.astype(np.int64), status, reason)
     return CheckOutput(results, column)
+
+
+def error_of_median(counts: NDArray[np.int64]) -> float:
+    """Standard error of the median count of channels that count alike: 1.25 times that of their mean."""
+    return 1.25 * math.sqrt(float(np.median(counts)) / counts.size)
 
 
 def _chance(median: float) -> float:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.checks import CheckOutput, check
+from petqc.checks.dead_channels import error_of_median
 from petqc.limits import Limits, Status
 from petqc.qc_input import channel_name
 from petqc.results import ChannelColumn
@@ -49,7 +50,8 @@ def hot_channels(q: QcInput) -> CheckOutput:
             continue
         median = float(np.median(counts))
         if median < MIN_MEDIAN:
-            why = f"the median channel has {median:.0f} counts, at least {MIN_MEDIAN} wanted"
+            longer = q.counts_wanted(MIN_MEDIAN, median, error_of_median(counts))
+            why = f"the median channel has {median:.0f} counts, at least {MIN_MEDIAN} wanted{longer}"
             reason[node.members] = why
             results.append(q.missing("hot_channels", node, "channels", counts.sum(), why))
             continue

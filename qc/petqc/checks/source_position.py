@@ -10,8 +10,8 @@ import numpy as np
 from petqc.channel_map import SCANNER
 from petqc.checks import CheckOutput, check
 from petqc.errors import TooFewCountsError
-from petqc.fits.source_place import axis_of
 from petqc.limits import Limits, Status
+from petqc.results import CheckResult
 
 if TYPE_CHECKING:
     from petqc.checks import Level
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 INVALID_MM = 20.0
 """Further off, the run says nothing about the scanner. Source: daily-qc.md §5.2, row source position."""
-_METHOD = "point nearest to the lines of all coincidences, those far from it weighted down"
+_METHOD = "point nearest to the lines of all coincidences, without those far from it"
+_ALONG = "a source of this shape may be longer than what the crystals see: where it is along its axis is not known"
+_ON_AXIS = 0.9
+"""Cosine: an axis nearer to a coordinate than this runs along it."""
 
 
 @check(
@@ -43,18 +46,24 @@ def source_position(q: QcInput) -> CheckOutput:
     except TooFewCountsError as why:
         return CheckOutput([q.missing("source_position", where, "mm", n, str(why), method=_METHOD, needed=False)])
     xyz, errors = np.array(found.xyz_mm), np.array(found.error_mm)
-    results = [
-        q.judge("source_position", where, value, "mm", error, found.pairs, limits=Limits(), part=name, method=_METHOD)
-        for name, value, error in zip("xyz", found.xyz_mm, found.error_mm, strict=True)
-    ]
+    axis = np.zeros(3) if found.axis is None else np.array(found.axis)
+    results = []
+    for name, value, error, along in zip("xyz", found.xyz_mm, found.error_mm, np.abs(axis), strict=True):
+        if along > _ON_AXIS:
+            one = CheckResult.missing(f"source_position.{name}", SCANNER, "mm", n, Limits(), _ALONG, method=_METHOD)
+            one = replace(one, status=Status.NO_LIMITS)
+        else:
+            one = q.judge(
+                "source_position", where, value, "mm", error, found.pairs, limits=Limits(), part=name, method=_METHOD
+            )
+        results.append(one)
     meant = q.context.source_mm
     if meant is None:
         return CheckOutput(results)
     off, method = xyz - np.array(meant), _METHOD
-    axis = axis_of(q.histograms.topology.xyz_mm.astype(np.float64))
-    if q.context.source in {"line", "extended"} and axis is not None:
+    if found.axis is not None:
         off -= (off @ axis) * axis
-        method += "; across the scanner's axis, along which such a source may reach further than the crystals see"
+        method += "; across its axis, along which such a source may reach further than the crystals see"
     distance = float(np.linalg.norm(off))
     error = float(np.linalg.norm(errors * off) / distance) if distance > 0.0 else float(errors.max())
     result = q.judge("source_position", where, distance, "mm", error, found.pairs, method=method)

@@ -1,16 +1,21 @@
 """A run in the style of a WAD-QC 2 module: a list of named results, and the description of each with its limits.
 
 WAD-QC is the platform of the Dutch hospital physicists. Source: results of published WAD-QC 2 modules (category, name,
-val) and their meta files (display_name, units, constraint_minlowhighmax). Not tried against a WAD-QC server.
+val) and their meta files (display_name, units, constraint_minlowhighmax). Its modules take the time of acquisition from
+DICOM headers, where it is the scanner's local time, nearly always without an offset: so it is here. Not tried against a
+WAD-QC server.
 """
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from petqc.limits import Limits
 
 if TYPE_CHECKING:
+    from datetime import tzinfo
+
     from petqc.results import CheckResult, Run
 
 LEVELS: Final = ("scanner", "module", "block", "pair")
@@ -18,10 +23,14 @@ LEVELS: Final = ("scanner", "module", "block", "pair")
 _SCANNER_LEVEL, _DETAIL_LEVEL = 1, 2
 
 
-def results(run: Run) -> list[dict[str, Any]]:
-    """The list of results: the verdict first, then every value, or in its place the reason why there is none."""
+def results(run: Run, zone: tzinfo | None = None) -> list[dict[str, Any]]:
+    """The list of results: the verdict first, then every value, or in its place the reason why there is none.
+
+    zone: of the scanner; None: that of this computer.
+    """
+    local = datetime.fromisoformat(run.started_at).astimezone(zone)
     found: list[dict[str, Any]] = [
-        {"category": "datetime", "name": "AcquisitionDateTime", "val": run.started_at.replace("T", " ")[:19]},
+        {"category": "datetime", "name": "AcquisitionDateTime", "val": f"{local:%Y-%m-%d %H:%M:%S}"},
         {"category": "string", "name": "verdict", "val": str(run.verdict)},
         {"category": "string", "name": "sentence", "val": run.sentence},
         {"category": "bool", "name": "simulated", "val": run.simulated},

@@ -1,125 +1,229 @@
-"""Where the source is, from the lines of coincidences alone: that needs no times of flight."""
+"""Where the source is, from the lines of coincidences alone: that needs no times of flight.
+
+A line is known to the width of two crystals: it is off by up to half a crystal, in steps. So within a crystal's width
+all lines count alike: a weight that falls with the distance would favour the grid of the crystals over the source. And
+all lines between the same two crystals are one line, however many they are, which limits the error. A crystal stands
+where it is hit in the mean, not at its middle.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
+from scipy.spatial import cKDTree
 
+from petqc.channel_map import square_to
 from petqc.errors import TooFewCountsError
 from petqc.fits import MIN_NET_COUNTS
-from petqc.jit import kernel
+from petqc.fits.depth import LYSO_PER_MM
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MOST_LINES = 500_000
+    from petqc.channel_map import Topology
+
+SourceShape = Literal["point", "line", "extended", "none"]
+
+MOST_LINES = 100_000
 """More lines are thinned: the place is then long known better than crystals are placed."""
+DEPTH_ERROR_MM: Final = 0.5
+"""How well the mean depth of a hit is known; what it does to the place is a part of its error."""
+PANEL_SHARE: Final = 0.018
+RING_SHARE: Final = 0.008
+EXTENDED_SHARE: Final = 0.05
+"""The place is found nearer to the middle of the detectors than it is, since what scatters over an edge is lost and
+what scatters away from it is not: by 1 to 2 % between panels, 0.7 % along the axis of a ring, nothing across it. A
+source as wide as an annulus, more of which is seen nearer to the middle, by 3 to 7 % across. So much of the way from
+the middle is not corrected but a part of the error. Simulated: benchmarks/source_position.py."""
+GRID_SHARE: Final = 0.012
+LINE_GRID_SHARE: Final = 0.12
+"""Of a pitch: what the grid of crystals leaves, however many lines there are; the second of a line between panels in
+the direction that is known least, from one panel to the other. A part of the error. Simulated, as above."""
 _THIN = 1e-9
 """Rings narrower than 6 thousandths of their radius (its fourth power) have no extent along their axis."""
+_CORE = 1.25
+"""Lines up to so many times the median distance, but at least to a crystal's corner (_CORNER pitches), count fully, and
+from twice as far on not at all."""
+_CORNER = 0.75
+_STANDS = 0.7
+"""Cosine: how far a module's plane may lean."""
+_STEPS = 60
+_CLOSE_MM = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class SourcePlace:
-    """Where the source is, mm, with one standard deviation each; pairs: lines it was found from (0: given)."""
+    """Where the source is, mm, with one standard deviation each; pairs: lines it was found from (0: given).
+
+    axis: direction of a long source, along which its place is not known (0 there); None: a point.
+    """
 
     xyz_mm: tuple[float, float, float]
     error_mm: tuple[float, float, float]
     pairs: int
+    axis: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """start: (m, 3) a place on each line. along: (m, 3) of unit length. pair: (m,) number of the pair of crystals."""
+
+    start: NDArray[np.float64]
+    along: NDArray[np.float64]
+    pair: NDArray[np.int64]
+
+    @classmethod
+    def between(cls, xyz: NDArray[np.float64], a: NDArray[np.int32], b: NDArray[np.int32]) -> _Lines:
+        along = xyz[b] - xyz[a]
+        along /= np.maximum(np.linalg.norm(along, axis=1), 1e-9)[:, None]
+        return cls(xyz[a], along, np.minimum(a, b).astype(np.int64) * len(xyz) + np.maximum(a, b))
+
+    def away(self, point: NDArray[np.float64]) -> NDArray[np.float64]:
+        """From the nearest place on each line to a point, (m, 3)."""
+        apart = point - self.start
+        return np.asarray(apart - np.einsum("ki,ki->k", apart, self.along)[:, None] * self.along)
+
+
+@dataclass(frozen=True, slots=True)
+class _Nearest:
+    """The point nearest to lines, and the distance from it up to which they count fully."""
+
+    point: NDArray[np.float64]
+    core: float
 
 
 def find_source(
-    xyz_mm: NDArray[np.float64], a: NDArray[np.int32], b: NDArray[np.int32], *, step: int = 1
+    topology: Topology, a: NDArray[np.int32], b: NDArray[np.int32], *, crystal_mm: float, shape: SourceShape = "point"
 ) -> SourcePlace:
-    """The point nearest to the lines between the crystals of all pairs; lines far from it count less and less.
+    """The point nearest to the lines between the crystals of all pairs; lines far from it do not count.
 
     Args:
-        xyz_mm: (n, 3) places of crystals.
+        topology: the channels, with the places of all crystals.
         a: (m,) positions of one side.
         b: (m,) of the other.
-        step: use every so-manieth pair.
+        crystal_mm: length of the crystals.
+        shape: the place of a line or of an extended source (cylinder, annulus) is that across its axis: the axis of the
+            ring, or where the detectors are panels that of the line itself.
 
     Raises:
         TooFewCountsError: fewer than MIN_NET_COUNTS pairs, or their lines do not cross at one point.
     """
+    step = max(1, a.size // MOST_LINES)
     a, b = a[::step], b[::step]
     if a.size < MIN_NET_COUNTS:
         raise TooFewCountsError(f"{a.size} pairs, at least {MIN_NET_COUNTS} wanted")
-    start, along = xyz_mm[a], xyz_mm[b] - xyz_mm[a]
-    along = along / np.linalg.norm(along, axis=1)[:, None]
-    point: NDArray[np.float64] = np.zeros(3)
-    covariance: NDArray[np.float64] = np.zeros((3, 3))
-    scale = 50.0
-    for _ in range(25):
-        outer, right = np.zeros((3, 3)), np.zeros(3)
-        total, squares = weigh_lines(start, along, point, 3.0 * scale, outer, right)
-        normal = total * np.eye(3) - outer
+    middles = topology.xyz_mm.astype(np.float64)
+    ring = axis_of(middles)
+    inwards = _inwards(topology, middles, ring)
+    xyz = middles + inwards * (crystal_mm / 2.0 - mean_depth_mm(crystal_mm))
+    tree = cKDTree(xyz)
+    pitch = float(np.median(tree.query(xyz[:: max(1, len(xyz) // 1000)], k=[2])[0]))
+    axis = ring if shape != "point" else None
+    if shape == "extended" and ring is None:
+        raise TooFewCountsError("panels do not show where a source is that is wide in more than one direction")
+    if shape == "line" and ring is None:
+        axis = _longest(_Lines.between(xyz, a, b), pitch)
+    across = np.eye(3) if axis is None else np.eye(3) - np.outer(axis, axis)
+    lines = _Lines.between(xyz @ across, a, b)
+    found = _nearest(lines, pitch)
+    deeper = _Lines.between((xyz - DEPTH_ERROR_MM * inwards) @ across, a, b)
+    variance = _variance(lines, deeper, found, axis)
+    variance += np.eye(3) * (GRID_SHARE * pitch) ** 2
+    off = found.point - middles.mean(axis=0) @ across
+    if ring is None:
+        variance += np.diag((PANEL_SHARE * off) ** 2)
+    elif axis is None:
+        variance += np.outer(ring, ring) * (RING_SHARE * (off @ ring)) ** 2
+    if shape == "extended":
+        variance += np.diag((EXTENDED_SHARE * off) ** 2)
+    if shape == "line" and ring is None:
+        least = np.linalg.eigh(variance)[1][:, 2]
+        variance += np.outer(least, least) * (LINE_GRID_SHARE * pitch) ** 2
+    error = np.sqrt(np.diag(variance))
+    return SourcePlace(_three(found.point), _three(error), int(a.size), None if axis is None else _three(axis))
+
+
+def mean_depth_mm(crystal_mm: float) -> float:
+    """How deep a gamma of 511 keV comes in the mean, of those that a crystal stops."""
+    return 1.0 / LYSO_PER_MM - crystal_mm / math.expm1(LYSO_PER_MM * crystal_mm)
+
+
+def _three(vector: NDArray[np.float64]) -> tuple[float, float, float]:
+    return float(vector[0]), float(vector[1]), float(vector[2])
+
+
+def _inwards(topology: Topology, middles: NDArray[np.float64], ring: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Along each crystal towards where gammas come from, (n, 3) of unit length; ring: axis of a ring."""
+    found = np.empty_like(middles)
+    for number in range(len(topology.module_nodes)):
+        mine = np.flatnonzero(topology.module == number)
+        if not mine.size:
+            continue
+        out = middles[mine].mean(axis=0) - middles.mean(axis=0)
+        if ring is not None:
+            out -= (out @ ring) * ring
+        out /= max(float(np.linalg.norm(out)), 1e-9)
+        square = square_to(middles[mine], out)
+        # A single row of a ring lies in a plane, too, but its crystals do not stand square to that.
+        found[mine] = -(square if square @ out > _STANDS else out)
+    return found
+
+
+def _nearest(lines: _Lines, pitch: float) -> _Nearest:
+    """Raises TooFewCountsError if the lines do not cross at one point."""
+    at, core = np.zeros(3), math.inf
+    for _ in range(_STEPS):
+        away = lines.away(at)
+        distance = np.sqrt(np.einsum("ki,ki->k", away, away))
+        weight = _weights(distance, core)[0]
+        total = float(weight.sum())
+        normal = total * np.eye(3) - np.einsum("k,ki,kj->ij", weight, lines.along, lines.along)
         if total < MIN_NET_COUNTS or np.linalg.cond(normal) > 1e6:
             raise TooFewCountsError("the lines of the coincidences do not cross at one point")
-        new = np.asarray(np.linalg.solve(normal, right), np.float64)
-        spread = math.sqrt(max(squares / total / 2.0, 0.01))
-        moved = float(np.linalg.norm(new - point))
-        point, scale = new, max(min(scale, 1.5 * spread), 1.0)
-        covariance = np.asarray(spread**2 * np.linalg.inv(normal), np.float64)
-        if moved < 1e-3 and scale <= max(1.5 * spread, 1.0):
+        step = np.linalg.solve(normal, weight @ away)
+        at = at - step
+        moved = float(np.linalg.norm(step))
+        narrower = max(_CORNER * pitch, min(core, _CORE * float(np.median(distance))))
+        if moved < _CLOSE_MM and narrower > 0.999 * core:
             break
-    error = np.sqrt(np.diag(covariance))
-    return SourcePlace(
-        (float(point[0]), float(point[1]), float(point[2])),
-        (float(error[0]), float(error[1]), float(error[2])),
-        int(a.size),
-    )
+        core = narrower
+    return _Nearest(at, core)
 
 
-@kernel
-def weigh_lines(
-    start: NDArray[np.float64],
-    along: NDArray[np.float64],
-    point: NDArray[np.float64],
-    reach: float,
-    outer: NDArray[np.float64],
-    right: NDArray[np.float64],
-) -> tuple[float, float]:
-    """Sums over lines, each with a weight that falls from 1 at the point to 0 at a distance of `reach`.
+def _weights(distance: NDArray[np.float64], core: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights of lines: 1 in the core, falling to 0 at twice as far; and their slope over the distance."""
+    if math.isinf(core):
+        return np.ones(distance.size), np.zeros(distance.size)
+    out = np.clip(distance / core - 1.0, 0.0, 1.0)
+    return (1.0 - out**2) ** 2, -4.0 * out * (1.0 - out**2) / core
 
-    Args:
-        start: (m, 3) a place on each line.
-        along: (m, 3) its direction, of unit length.
-        point: (3,) from where distances are.
-        reach: lines farther off do not count.
-        outer: (3, 3) sum of weight times direction times direction, added to.
-        right: (3,) sum of weight times the part of the place that is across the line, added to.
 
-    Returns:
-        Sum of the weights, and of weight times squared distance.
-    """
-    total, squares = 0.0, 0.0
-    for m in range(start.shape[0]):
-        x, y, z = start[m, 0], start[m, 1], start[m, 2]
-        u, v, w = along[m, 0], along[m, 1], along[m, 2]
-        dx, dy, dz = point[0] - x, point[1] - y, point[2] - z
-        there = dx * u + dy * v + dz * w
-        dx, dy, dz = dx - there * u, dy - there * v, dz - there * w
-        square = dx * dx + dy * dy + dz * dz
-        if not square < reach * reach:
-            continue
-        weight = (1.0 - square / (reach * reach)) ** 2
-        total += weight
-        squares += weight * square
-        along_it = x * u + y * v + z * w
-        right[0] += weight * (x - along_it * u)
-        right[1] += weight * (y - along_it * v)
-        right[2] += weight * (z - along_it * w)
-        outer[0, 0] += weight * u * u
-        outer[0, 1] += weight * u * v
-        outer[0, 2] += weight * u * w
-        outer[1, 1] += weight * v * v
-        outer[1, 2] += weight * v * w
-        outer[2, 2] += weight * w * w
-    outer[1, 0], outer[2, 0], outer[2, 1] = outer[0, 1], outer[0, 2], outer[1, 2]
-    return total, squares
+def _variance(lines: _Lines, deeper: _Lines, found: _Nearest, axis: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """(3, 3): lines between the same crystals are one line, and hits may be deeper than thought."""
+    away = lines.away(found.point)
+    distance = np.sqrt(np.einsum("ki,ki->k", away, away))
+    weight, slope = _weights(distance, found.core)
+    pull = weight[:, None] * away
+    curve = weight.sum() * np.eye(3) - np.einsum("k,ki,kj->ij", weight, lines.along, lines.along)
+    curve += np.einsum("k,ki,kj->ij", slope / np.maximum(distance, found.core), away, away)
+    if axis is not None:
+        curve += weight.sum() * np.outer(axis, axis)
+    _, same = np.unique(lines.pair, return_inverse=True)
+    sums = np.stack([np.bincount(same, pull[:, k]) for k in range(3)], axis=1)
+    inverse = np.linalg.inv(curve)
+    depth = inverse @ (weight @ deeper.away(found.point))
+    return np.asarray(inverse @ (sums.T @ sums) @ inverse + np.outer(depth, depth))
+
+
+def _longest(lines: _Lines, pitch: float) -> NDArray[np.float64]:
+    """Direction in which lines are furthest apart where they are nearest to one point."""
+    found = _nearest(lines, pitch)
+    away = lines.away(found.point)
+    weight, _ = _weights(np.sqrt(np.einsum("ki,ki->k", away, away)), found.core)
+    return np.asarray(np.linalg.eigh(np.einsum("k,ki,kj->ij", weight, away, away))[1][:, 2])
 
 
 def axis_of(xyz_mm: NDArray[np.float64]) -> NDArray[np.float64] | None:
