@@ -52,7 +52,7 @@ def status(
         give_json(found)
     else:
         from petqcd.cli.alarms import print_attention
-        from petqcd.cli.devices import print_devices
+        from petqcd.cli.device_table import print_devices
         from petqcd.cli.show import print_status
 
         print_status(found)
