@@ -43,6 +43,7 @@ def test_sigkill_of_the_daemon_in_mid_calibration(
         daemon.process.wait()
 
     with serve(tmp_path, seconds=1.0) as daemon:
+        assert daemon.petqc("status", "--wait-ready").code == 0
         document = daemon.client.get(f"/api/v1/runs/{killed}")
         assert document["verdict"] == "invalid"
         assert "interrupted" in document["sentence"]

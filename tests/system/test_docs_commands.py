@@ -65,7 +65,7 @@ def test_commands_of_a_page(name: str, tmp_path: Path) -> None:
             ["bash", str(script)], cwd=tmp_path, env=env, stdout=said, stderr=said, start_new_session=True
         )
         try:
-            code = shell.wait(timeout=180)
+            code = shell.wait(timeout=220)
         finally:
             _end_session(shell.pid)
             shell.wait(timeout=30)
