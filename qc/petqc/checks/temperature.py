@@ -69,13 +69,11 @@ def _beside_others(
 ) -> CheckResult:
     """One sensor. Places in a module differ by kelvins for good: where that is known, it is no deviation."""
     _, own = q.limits(check_id, "asic", node)
-    knows_place = own is not None and of_module is not None
-    around = median + own - of_module if own is not None and of_module is not None else median
-    return q.judge(
-        check_id, ("asic", node), value, "degC", 0.0, 1, limits=_near(around),
-        method="one sensor, limits around its module's median"
-        + (" and what it differs from that in the baseline" if knows_place else ""),
-    )  # fmt: skip
+    around, method = median, "one sensor, limits around its module's median"
+    if own is not None and of_module is not None:
+        around += own - of_module
+        method += " and what it differs from that in the baseline"
+    return q.judge(check_id, ("asic", node), value, "degC", 0.0, 1, limits=_near(around), method=method)
 
 
 def _near(centre: float) -> Limits:

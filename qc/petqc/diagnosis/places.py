@@ -90,9 +90,15 @@ def facing(topology: Topology, run: Run) -> list[Place]:
     for node, rate in rates.items():
         both = node.split(" - ")
         if rate > 0.0 and all(rate >= _ONLY * of_module[module] for module in both):
-            numbers = [k for k, name in enumerate(topology.module_nodes) if name in both]
-            found.append(Place("pair", node, np.flatnonzero(np.isin(topology.module, numbers))))
+            found.append(pair(topology, node))
     return found
+
+
+def pair(topology: Topology, node: str) -> Place:
+    """Two modules together, by the node of their pair."""
+    both = node.split(" - ")
+    numbers = [k for k, name in enumerate(topology.module_nodes) if name in both]
+    return Place("pair", node, np.flatnonzero(np.isin(topology.module, numbers)))
 
 
 def channel(topology: Topology, position: int) -> Place:

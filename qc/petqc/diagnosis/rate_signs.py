@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from petqc.diagnosis.places import Place, compared, scanner
+from petqc.diagnosis.places import compared, pair, scanner
 from petqc.diagnosis.signs import Sign
 from petqc.limits import Status
 
@@ -14,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from petqc.channel_map import Topology
+    from petqc.diagnosis.places import Place
     from petqc.diagnosis.signs import Quantity
     from petqc.results import CheckResult, Run
 
@@ -107,11 +106,10 @@ def _unpaired(topology: Topology, run: Run, by_name: Mapping[str, Place]) -> lis
         place = compared(topology)
         return [Sign("pairs", place, -100.0, 0.0, "%", 0, "both count, and there are no coincidences between them")]
     between = next((c.node for c in run.checks if c.id == "prompts" and set(c.node.split(" - ")) == set(alone)), None)
-    if between is not None and all(node in by_name for node in alone):
+    if between is not None:
         # Where the source lets two modules see each other only, one that is out of step leaves both without partners.
-        members = np.concatenate([by_name[node].members for node in alone])
         told = "both count, and neither has coincidences; if they see only each other, one of the two is out of step"
-        return [Sign("pairs", Place("pair", between, np.sort(members)), -100.0, 0.0, "%", 0, told)]
+        return [Sign("pairs", pair(topology, between), -100.0, 0.0, "%", 0, told)]
     return [Sign("pairs", by_name[node], -100.0, 0.0, "%", 0, told) for node in alone if node in by_name]
 
 

@@ -212,8 +212,10 @@ def _reference(topology: Topology, run: Run, measure: Measure, column: ChannelCo
 
 def _of_scanner(run: Run, measure: Measure) -> float:
     """A quantity of the whole scanner over its baseline; 1 where it has none."""
-    known = (c for c in run.checks if c.id in measure.checks and c.node == SCANNER and c.value and c.baseline)
-    return next(((c.value or 1.0) / (c.baseline or 1.0) for c in known), 1.0)
+    for c in run.checks:
+        if c.id in measure.checks and c.node == SCANNER and c.value and c.baseline:
+            return c.value / c.baseline
+    return 1.0
 
 
 def scattered(found: dict[Quantity, Deviations], nodes: Sequence[Place]) -> list[Sign]:

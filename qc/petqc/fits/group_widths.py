@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from petqc.fits.group_begins import group_begins
 from petqc.jit import kernel
 
 if TYPE_CHECKING:
@@ -73,11 +74,7 @@ def _peaks(
 
     Squares are laid out group by group first, so that each group settles by itself and stays in the cache.
     """
-    begin = np.zeros(n_groups + 1, np.int64)
-    for k in range(group.size):
-        begin[group[k] + 1] += 1
-    for g in range(n_groups):
-        begin[g + 1] += begin[g]
+    begin = group_begins(group, n_groups)
     square = np.empty(residual.size, np.float32)
     at = begin[:-1].copy()
     for k in range(group.size):

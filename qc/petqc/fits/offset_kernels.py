@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from petqc.fits.group_begins import group_begins
 from petqc.jit import kernel
 
 if TYPE_CHECKING:
@@ -123,11 +124,7 @@ def number_lines(
     Returns:
         Number of lines.
     """
-    begin = np.zeros(n + 1, np.int64)
-    for k in range(a.size):
-        begin[a[k] + 1] += 1
-    for i in range(n):
-        begin[i + 1] += begin[i]
+    begin = group_begins(a, n)
     order = np.empty(a.size, np.int32)
     for k in range(a.size):
         order[begin[a[k]]] = k
