@@ -93,7 +93,7 @@ function draw(data) {
       }],
       setCursor: [(u) => {
         const p = data.points[u.cursor.idx];
-        if (p) plot.title = `${p.at.slice(0, 16).replace("T", " ")}: ${p.value.toPrecision(6)} ${data.unit === "degC" ? "°C" : data.unit} ${p.status}`;
+        if (p) plot.title = `${p.at.slice(0, 16).replace("T", " ")}: ${p.value.toPrecision(6)} ${figure.dataset.unit} ${p.status}`;
       }],
     },
   }, [x, y], plot);
