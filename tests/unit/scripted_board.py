@@ -186,6 +186,12 @@ def bias_settings(max_step_v: float = 10.0, slew_v_per_s: float = 2000.0) -> dic
     }
 
 
+PATIENT_S = 5.0
+"""Where every command is answered: a busy machine may take its time."""
+SHORT = {"reply_timeout_s": 0.1}
+"""Settings where silence is what is tested."""
+
+
 @asynccontextmanager
 async def bench(
     n_chips: int = 2, *, streaming: bool = False, **settings: Any
@@ -193,7 +199,7 @@ async def bench(
     loop = asyncio.get_running_loop()
     transport, board = await loop.create_datagram_endpoint(lambda: ScriptedBoard(n_chips), local_addr=("127.0.0.1", 0))
     host, port = transport.get_extra_info("sockname")
-    given = {"reply_timeout_s": 0.05, "tries": 2, "settle_s": 0.0, "bias": bias_settings()} | settings
+    given = {"reply_timeout_s": PATIENT_S, "tries": 2, "settle_s": 0.0, "bias": bias_settings()} | settings
     readout = PetsysUdpReadout(PetsysUdpSettings(host=host, udp_port=port, **given))
     stream = asyncio.create_task(board.stream()) if streaming else None
     try:

@@ -8,6 +8,7 @@ import time
 
 import pytest
 from tests.unit.scripted_board import (
+    SHORT,
     bench,
     bias_settings,
     is_off,
@@ -63,7 +64,7 @@ def test_off_with_a_board_that_ignores_everything_but_the_removal():
     """Half-broken: neither reads nor DACs answer."""
 
     async def main():
-        async with staged() as (board, readout):
+        async with staged(**SHORT) as (board, readout):
             await readout.bias_on({channel: Volts(30) for channel in outputs()})
             board.silent = lambda c: not (c[16] == 0 and c[17] == 1)
             began_s = time.monotonic()
@@ -80,7 +81,7 @@ def test_off_with_a_board_that_ignores_everything_but_the_removal():
 
 def test_off_goes_on_to_the_set_points_when_the_removal_is_not_answered():
     async def main():
-        async with staged() as (board, readout):
+        async with staged(**SHORT) as (board, readout):
             await readout.bias_on({channel: Volts(30) for channel in outputs()})
             board.silent = lambda c: c[16] == 0
             with pytest.raises(OffUnconfirmedError, match="treat the outputs as live"):
@@ -121,7 +122,7 @@ def test_off_that_the_board_denies_is_not_called_off():
 
 def test_off_gets_through_after_lost_messages():
     async def main():
-        async with staged(tries=5) as (board, readout):
+        async with staged(**SHORT, tries=5) as (board, readout):
             await readout.bias_on({outputs()[0]: Volts(30)})
             lost = itertools.count()
             board.silent = lambda c: c[16] == 0 and c[17] == 1 and next(lost) < 3
@@ -135,7 +136,7 @@ def test_off_gets_through_after_lost_messages():
 
 def test_a_ramp_that_fails_ends_off():
     async def main():
-        async with staged() as (board, readout):
+        async with staged(**SHORT) as (board, readout):
             dacs = itertools.count()
             board.silent = lambda c: c[16] == 2 and next(dacs) > 200 and not is_off(board)
             with pytest.raises(ReplyTimeoutError):
