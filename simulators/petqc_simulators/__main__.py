@@ -64,7 +64,7 @@ def _of_servers(command: argparse.ArgumentParser) -> None:
         "--state-dir",
         type=Path,
         metavar="DIR",
-        help="configuration, truth and state go here; default: a folder that is removed in the end, and no truth",
+        help="configuration and state go here; default: a folder that is removed in the end",
     )
     command.add_argument(
         "--for", type=_seconds, dest="seconds", metavar="SECONDS", help="end by itself after this time"
@@ -140,6 +140,11 @@ def parser() -> argparse.ArgumentParser:
         help="a story of faults: one of `petqc scenarios`, or the path of a .toml file",
     )
     serve.add_argument(
+        "--truth",
+        action="store_true",
+        help="compute what a perfect analysis would find, which takes seconds, into truth.json in --state-dir",
+    )
+    serve.add_argument(
         "--device",
         metavar="KIND",
         help="one instrument alone instead of a scanner; --listen tcp://HOST:PORT or pty:/PATH",
@@ -173,6 +178,12 @@ def _serve_instrument(given: argparse.Namespace) -> int:
 
 
 def _serve(given: argparse.Namespace) -> int:
+    if given.truth and (given.state_dir is None or given.device is not None):
+        from petqc_simulators.profile import ProfileError
+
+        raise ProfileError("--truth is of a detector and goes into its --state-dir: give that, and no --device")
+    if given.device is not None:
+        return _serve_instrument(given)
     from petqc_simulators.serving import serve
 
     return serve(_settings(given))
@@ -203,6 +214,7 @@ def _settings(given: argparse.Namespace) -> ServeSettings:
         seed=1 if seed is None else seed,
         listen=given.listen,
         state_dir=given.state_dir,
+        tells_truth=getattr(given, "truth", False),
         speed=given.speed,
         source=source,
         faults=given.fault,
@@ -266,7 +278,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         if given.command == "serve":
-            return _serve(given) if given.device is None else _serve_instrument(given)
+            return _serve(given)
         if given.command == "replay":
             return _replay(given)
         if given.command == "scenarios":

@@ -59,8 +59,9 @@ class ServeSettings:
     """What to serve, where, for how long, and how it is told.
 
     listen: udp://HOST:PORT for the board itself, port 0 takes any free one; unix:PATH for the daemon in front of it,
-    whose ring gets the name shared_memory; None: what suits the profile. state_dir: where configuration, truth and
-    state go; None: a temporary folder that is removed in the end, without the truth, which takes seconds to compute.
+    whose ring gets the name shared_memory; None: what suits the profile. state_dir: where configuration and
+    state go; None: a temporary folder that is removed in the end. tells_truth: the truth goes there, too; it takes
+    seconds to compute.
     instruments_at: first TCP port of what stands beside the boards, 0 for any free ones.
     write_config: a folder for the configuration, instead of the one in the state directory. speed: simulated per wall
     second. seconds: wall time after which it ends by itself. as_json: lines of JSON instead of words. status_every_s:
@@ -71,6 +72,7 @@ class ServeSettings:
     seed: int
     listen: str | None = None
     state_dir: Path | None = None
+    tells_truth: bool = False
     speed: float = 1.0
     source: str | None = None
     faults: Sequence[str] = ()
@@ -260,7 +262,7 @@ def state_folder(settings: ServeSettings) -> Iterator[Path]:
 
 
 def serve(settings: ServeSettings) -> int:
-    """Draw the detector, write configuration and truth, say what is there and serve it; the exit code.
+    """Draw the detector, write configuration and, if asked for, truth, say what is there and serve it; the exit code.
 
     Raises:
         ProfileError: profile, fault or address that cannot be used.
@@ -275,7 +277,7 @@ def serve(settings: ServeSettings) -> int:
         detector = Detector(profile, settings.seed, of_detector)
         config = write_config_folder(folder / "config", detector.plan.configured(profile), detector.draw)
         truth = None
-        if settings.state_dir is not None:
+        if settings.tells_truth:
             truth = folder / "truth.json"
             write_truth(truth, compute_truth(profile, settings.seed, of_detector))
         # Compiled now, so that the first frames are not late.

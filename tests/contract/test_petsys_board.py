@@ -73,7 +73,7 @@ async def board_process(folder: Path, *arguments: str) -> AsyncIterator[BoardPro
             process,
             int(ready["address"].rsplit(":", 1)[1]),
             load_config(Path(ready["config"])),
-            json.loads(Path(ready["truth"]).read_text()),
+            json.loads(Path(ready["truth"]).read_text()) if ready["truth"] else {},
             folder,
         )
     finally:
@@ -90,7 +90,7 @@ def readout(board: BoardProcess) -> tuple[PetsysUdpReadout, AsicSettings, dict[B
 
 def test_a_whole_session(tmp_path: Path) -> None:
     async def session() -> None:
-        async with board_process(tmp_path, "--seed", "5") as board:
+        async with board_process(tmp_path, "--seed", "5", "--truth") as board:
             device, asics, targets = readout(board)
             try:
                 identity = await device.connect()

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from petqc_simulators.profile import load_profile
+from petqc_simulators.truth import compute_truth
 from petqcd.client import Client
 
 if TYPE_CHECKING:
@@ -204,5 +206,5 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     done = run_petqc("demo", "--once", "--seconds", "8", "--record", "--json", "--state-dir", str(state_dir))
     assert done.out, done.err
     document = done.json()
-    truth = json.loads((state_dir / "simulator" / "board" / "truth.json").read_text())
+    truth = compute_truth(load_profile("bench", source="na22"), 1)
     return Demo(done, document, state_dir, truth)

@@ -43,7 +43,7 @@ def simulating(command: list[str], *arguments: str) -> Iterator[subprocess.Popen
 @pytest.mark.parametrize("how", ["SIGINT", "stdin"])
 def test_a_board_says_what_it_is_and_ends_when_told(tmp_path: Path, command: list[str], how: str) -> None:
     arguments = ["--json", "--listen", "udp://127.0.0.1:0", "--state-dir", str(tmp_path), "--status-every", "0.1"]
-    arguments += ["--fault", "F01=3", "--write-config", str(tmp_path / "mine")]
+    arguments += ["--truth", "--fault", "F01=3", "--write-config", str(tmp_path / "mine")]
     if how == "stdin":
         arguments.append("--until-stdin-closes")
     with simulating(command, *arguments) as process:
@@ -135,6 +135,7 @@ def test_what_cannot_be_done_is_one_line_and_code_2(tmp_path: Path, capsys: pyte
             (("--profile", "bnch"), ("there is no profile 'bnch'", "bench, ")),
             (("--profile", str(odd)), (str(odd), "'geometri'")),
             (("--fault", "F99"), ("'F99' is not known", "F01")),
+            (("--truth",), ("--truth", "--state-dir")),
             (("--listen", in_use), (in_use, "is in use by another program")),
             (("--listen", f"unix:{tmp_path}/there.sock"), ("there.sock exists", "remove the file")),
             ((*free, "--write-config", str(tmp_path / "config")), ("config.ini exists and is not of this detector",)),

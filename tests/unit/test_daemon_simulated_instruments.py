@@ -24,7 +24,7 @@ from petqcd.readout.simulator_process import SimulatorProcess
 if TYPE_CHECKING:
     from pathlib import Path
 
-READY = {"ready": True, "address": "udp://127.0.0.1:5", "config": "/c", "truth": "/t", "profile": "p", "seed": 1}
+READY = {"ready": True, "address": "udp://127.0.0.1:5", "config": "/c", "profile": "p", "seed": 1}
 CHILLER = {"name": "chiller", "kind": "julabo", "model": "FL"}
 
 

@@ -30,7 +30,6 @@ READY = {
     "ready": True,
     "address": "udp://127.0.0.1:5",
     "config": "/c/config.ini",
-    "truth": "/t",
     "profile": "bench",
     "seed": 1,
 }

@@ -501,13 +501,15 @@ def under_bounds_checks(folder: Path) -> None:
     with pytest.raises(IndexError):  # the checks are on
         introsort(np.zeros(2, np.int64), 3)
     n_pairs = 0
+    some = {
+        block: [*random_frames(block, 150, 6), *random_frames(8, 3, 3000, first=1 << 20)] for block in (1, 13, 1 << 15)
+    }
     for mode in ("tot", "qdc"):
         cal = CalibrationSet.from_config(load_config(folder), acquisition=mode)  # type: ignore[arg-type]
         for how in VARIANTS:
             for vendor in (False, True):
-                for block in (1, 13, 1 << 15):
+                for block, frames in some.items():
                     with mock.patch("petqc.processing.pipeline._BLOCK_HITS", block):
-                        frames = [*random_frames(block, 150, 6), *random_frames(8, 3, 3000, first=1 << 20)]
                         result, account = run(cal, replace(how, vendor_compatible=vendor), frames, [3, 50, 151])
                     assert account["hits"] > 5000
                     n_pairs += len(result.prompts)

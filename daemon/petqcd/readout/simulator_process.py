@@ -43,7 +43,6 @@ class Ready:
 
     address: str
     config: Path
-    truth: Path
     profile: str
     seed: int
     shared_memory: str | None = None
@@ -236,7 +235,6 @@ class SimulatorProcess:
             return Ready(
                 str(said["address"]),
                 Path(said["config"]),
-                Path(said["truth"]),
                 str(said["profile"]),
                 int(said["seed"]),
                 None if said.get("shared_memory") is None else str(said["shared_memory"]),
