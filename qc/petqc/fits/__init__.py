@@ -26,6 +26,7 @@ from petqc.fits.kernels import (
     N_PARAMETERS,
     S1,
     S2,
+    STANDS_OUT,
     STEP,
     TAIL,
     bins_of_a_tenth,
@@ -44,8 +45,6 @@ FWTM_OF_SIGMA = 2.0 * math.sqrt(2.0 * math.log(10.0))
 
 MIN_NET_COUNTS = 200
 """Fewest counts of the peak itself for a number. Source: daily-qc.md §2a."""
-_STANDS_OUT = 5.0
-"""Standard deviations that a peak must have above nothing. Source: as for channels, daily-qc.md §5.2."""
 AGAIN = 2.0
 """Standard deviations by which another run may come out lower than this one: an advice to measure longer allows for
 them, or every other run that follows it would be too short again."""
@@ -103,6 +102,11 @@ class PeakFit:
     def sigma(self) -> float:
         """Standard deviation of the first Gaussian."""
         return float(self.parameters[S1])
+
+    @property
+    def areas_errors(self) -> float:
+        """How many times its own error the area is; 0 for none."""
+        return self.area / self.area_error if self.area_error > 0.0 else 0.0
 
     @property
     def is_double(self) -> bool:
@@ -372,8 +376,15 @@ def times_to_reach(wanted: float, found: float, error: float) -> float:
     return (spare + math.sqrt(spare**2 + wanted / found)) ** 2
 
 
-def accept(fit: PeakFit, min_p_value: float = MIN_P_VALUE, min_net_counts: float = MIN_NET_COUNTS) -> PeakFit:
+def accept(
+    fit: PeakFit,
+    min_p_value: float = MIN_P_VALUE,
+    min_net_counts: float = MIN_NET_COUNTS,
+    stands_out: float | None = None,
+) -> PeakFit:
     """The fit, if it can be trusted.
+
+    stands_out: standard deviations by which the peak stands above nothing; default: its area over its error.
 
     Raises:
         TooFewCountsError: fewer counts in the peak than wanted.
@@ -385,11 +396,12 @@ def accept(fit: PeakFit, min_p_value: float = MIN_P_VALUE, min_net_counts: float
             f"{fit.area:.0f} counts in the peak, at least {min_net_counts:.0f} wanted",
             times_as_long=times_to_reach(min_net_counts, fit.area, fit.area_error),
         )
-    if fit.area < _STANDS_OUT * fit.area_error:
+    stands_out = fit.areas_errors if stands_out is None else stands_out
+    if stands_out < STANDS_OUT:
         # A peak that is half sure may yet be one: with more counts it would stand out, or be gone.
         told = f"no peak stands out of the background: {fit.area:.0f} ± {fit.area_error:.0f} counts"
-        if fit.area > 0.5 * _STANDS_OUT * fit.area_error:
-            raise TooFewCountsError(told, times_as_long=((_STANDS_OUT + AGAIN) * fit.area_error / fit.area) ** 2)
+        if stands_out > 0.5 * STANDS_OUT:
+            raise TooFewCountsError(told, times_as_long=((STANDS_OUT + AGAIN) / stands_out) ** 2)
         raise FitFailedError(told)
     if not low + fit.sigma < fit.mu < high - fit.sigma:
         raise FitFailedError(f"the peak at {fit.mu:.5g} stands at the edge of the fit range {low:.5g} to {high:.5g}")

@@ -182,6 +182,65 @@ def seed_position(
 
 
 @kernel
+def stands_out_by(
+    counts: NDArray[np.float64],
+    edges: NDArray[np.float64],
+    p: NDArray[np.float64],
+    shape: NDArray[np.float64],
+    slot: NDArray[np.int64],
+    nll: float,
+) -> float:
+    """Standard deviations by which a fitted peak stands above nothing, where its area over its error says too few.
+
+    How much worse the counts are described without any peak: square root of twice the difference in log-likelihood. The
+    error of the area alone does not tell: of a broad peak that ends where the fit range does, width and background are
+    hard to tell apart, so that its area is uncertain, and yet it is there.
+
+    Args:
+        counts: (n,) counts of the fit range.
+        edges: (n + 1,) bin edges.
+        p: (11,) result of photopeak_fit.
+        shape: as for photopeak_fit.
+        slot: as for photopeak_fit.
+        nll: negative log-likelihood of the fit.
+    """
+    without = np.full(N_PARAMETERS, -1, np.int64)
+    lower = np.zeros(N_PARAMETERS)
+    lower[MU1] = edges[0]
+    lower[S1] = 0.2 * (edges[1] - edges[0])
+    model = np.empty(counts.size)
+    covariance = np.empty((N_PARAMETERS, N_PARAMETERS))
+    width = edges[1] - edges[0]
+    few = max(2, counts.size // 8)
+    high = max(counts[counts.size - few :].mean(), 0.05) / width
+    fall = max(counts[:few].mean() / width - high, 0.05 / width)
+    length = edges[-1] - edges[0]
+    best = np.inf
+    for start in range(5):  # a step that falls where the peak stands, or elsewhere; then a line without any step
+        with_step = start < 4
+        n_free = 0
+        for j in (LOW, HIGH, EDGE, STEP, MU1, S1):
+            free = slot[j] >= 0 and (with_step or j in (LOW, HIGH, EDGE))
+            without[j] = n_free if free else -1
+            n_free += free
+        if with_step:  # a line that rises up to the step would be a peak
+            without[HIGH] = without[LOW]
+            for j in (EDGE, STEP, MU1, S1):
+                without[j] -= without[j] >= 0
+        trial = p.copy()
+        trial[A1] = 0.0
+        trial[LOW] = high
+        trial[HIGH] = high
+        trial[STEP] = fall if with_step else 0.0
+        if 0 < start < 4:
+            trial[MU1] = edges[0] + 0.25 * start * length
+            trial[S1] = 0.125 * length
+        _, _, found = poisson_fit(counts, edges, trial, shape, without, lower, model, covariance)
+        best = min(best, found)  # where it did not converge, too: the counts are described so well without a peak
+    return math.sqrt(max(2.0 * (best - nll), 0.0))
+
+
+@kernel
 def photopeak_fits(
     edges: NDArray[np.float64],
     counts: NDArray[np.uint32],
@@ -198,6 +257,7 @@ def photopeak_fits(
     status: NDArray[np.int64],
     parameters: NDArray[np.float64],
     errors: NDArray[np.float64],
+    nll: NDArray[np.float64],
     quality: NDArray[np.float64],
     shape_tolerance: float,
 ) -> None:
@@ -219,6 +279,7 @@ def photopeak_fits(
         status: (m,) result.
         parameters: (m, 11) result.
         errors: (m, 3) result: standard deviations of area, position, sigma.
+        nll: (m,) result: negative log-likelihood.
         quality: (m, 5) result: Pearson's chi-square, the same with shape tolerance, bins, sum of 1 / expected, and the
             first bin.
         shape_tolerance: see petqc.fits.SHAPE_TOLERANCE.
@@ -238,7 +299,7 @@ def photopeak_fits(
             status[m] = TOO_FEW
             continue
         seed, _ = seed_position(edges, row, centre[m] * (1.0 - search), centre[m] * (1.0 + search), sigma[m])
-        found, first, last, _ = photopeak_fit(
+        found, first, last, nll[m] = photopeak_fit(
             edges,
             row,
             seed,

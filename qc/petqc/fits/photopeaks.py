@@ -35,12 +35,20 @@ from petqc.fits.kernels import (
     NO_CONVERGENCE,
     S1,
     SINGULAR,
+    STANDS_OUT,
     STEP,
     TAIL,
     TAIL_WIDTH,
 )
 from petqc.fits.peaks import FoundPeak, candidates
-from petqc.fits.photopeak_kernels import NO_RANGE, TOO_FEW, apparent_peaks, photopeak_fit, photopeak_fits
+from petqc.fits.photopeak_kernels import (
+    NO_RANGE,
+    TOO_FEW,
+    apparent_peaks,
+    photopeak_fit,
+    photopeak_fits,
+    stands_out_by,
+)
 from petqc.statistics import sparse_chi2_p_value
 
 if TYPE_CHECKING:
@@ -171,7 +179,10 @@ def fit_photopeak(
         raise FitFailedError(f"the fit of a peak near {seed:.4g} does not converge")
     part_edges, part = edges[first : last + 1], counts[first:last]
     fit = peak_fit(part_edges, part, model[first:last], p, covariance, nll, slots, constants)
-    return accept(fit, MIN_P_VALUE if min_p_value is None else min_p_value, min_counts)
+    stands_out = fit.areas_errors
+    if stands_out < STANDS_OUT:
+        stands_out = max(stands_out, stands_out_by(part, part_edges, p, constants, slots, nll) / fit.scale)
+    return accept(fit, MIN_P_VALUE if min_p_value is None else min_p_value, min_counts, stands_out)
 
 
 def _tail_start(shape: PeakShape) -> float:
@@ -224,7 +235,7 @@ def fit_lines(edges: NDArray[np.float64], counts: NDArray[np.float64], most: int
             if fit.fwhm < 0.8 * fit.mu:  # wider than that it is a continuum, not a line
                 fits.append(fit)
             break
-    fits.sort(key=lambda f: -f.area / f.area_error)
+    fits.sort(key=lambda f: -f.areas_errors)
     found: list[PeakFit] = []
     for fit in fits:
         if all(abs(fit.mu - f.mu) > 0.6 * max(fit.fwhm, f.fwhm) for f in found):
@@ -284,14 +295,14 @@ def fit_photopeaks(
     m = counts.shape[0]
     status = np.zeros(m, np.int64)
     parameters = np.full((m, N_PARAMETERS), np.nan)
-    errors, quality = np.zeros((m, 3)), np.zeros((m, 5))
+    errors, nll, quality = np.zeros((m, 3)), np.zeros(m), np.zeros((m, 5))
     tail = np.zeros(m) if tail is None else np.ascontiguousarray(tail, np.float64)
     edge = np.zeros(m) if edge is None else np.ascontiguousarray(edge, np.float64)
     photopeak_fits(
         np.ascontiguousarray(edges, np.float64), np.ascontiguousarray(counts, np.uint32),
         np.ascontiguousarray(centre, np.float64), np.ascontiguousarray(sigma, np.float64), search,
         1.0 - relative_range[0], relative_range[1] - 1.0, float(min_counts), PLAIN.slots(),
-        shape.constants(), tail, edge, status, parameters, errors, quality, SHAPE_TOLERANCE,
+        shape.constants(), tail, edge, status, parameters, errors, nll, quality, SHAPE_TOLERANCE,
     )  # fmt: skip
     n_parameters = int(PLAIN.slots().max()) + 1
     n_bins = quality[:, 2].astype(np.int64)
@@ -303,13 +314,20 @@ def fit_photopeaks(
     scale = np.sqrt(np.maximum(quality[:, 0] / np.maximum(n_bins - n_parameters, 1), 1.0))
     scale = np.where(p_value < SCALE_BELOW, scale, 1.0)
     area, mu, s = parameters[:, A1], parameters[:, MU1], parameters[:, S1]
+    with np.errstate(invalid="ignore"):
+        is_lost = (status == CONVERGED) & (area < STANDS_OUT * errors[:, 0] * scale)
+    for i in np.flatnonzero(is_lost & (area >= min_counts)):
+        first, last = int(quality[i, 4]), int(quality[i, 4]) + int(n_bins[i])
+        part = counts[i, first:last].astype(np.float64)
+        found = stands_out_by(part, edges[first : last + 1], parameters[i], shape.constants(), PLAIN.slots(), nll[i])
+        is_lost[i] = found < STANDS_OUT * scale[i]
     low, high = mu * relative_range[0], mu * relative_range[1]
     reason = np.full(m, "", dtype=object)
     with np.errstate(invalid="ignore"):
         refusals = (
             (p_shape < MIN_P_VALUE, "the model does not describe the spectrum"),
             (FWHM_OF_SIGMA * s > 0.75 * (high - low), "the peak fills the fit range"),
-            (area < 5.0 * errors[:, 0] * scale, "no peak stands out of the background"),
+            (is_lost, "no peak stands out of the background"),
             (area < min_counts, f"fewer than {min_counts} counts in the peak"),
             (~np.isfinite(mu) | (status == SINGULAR) | (status == NO_CONVERGENCE), "the fit does not converge"),
             (status == NO_RANGE, "no room for a fit range on the axis"),
