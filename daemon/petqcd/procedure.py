@@ -301,7 +301,7 @@ class Procedure(ABC):
 
     async def get_ready(self) -> None:
         """What takes its time without the board; before anything is connected, for what is verified there grows old."""
-        warm = asyncio.create_task(asyncio.to_thread(self.prepare), name="warm up")
+        warm = asyncio.create_task(asyncio.to_thread(self._warm_up), name="warm up")
         try:
             await asyncio.wait({warm}, timeout=COMPILES_AFTER_S)
             if not warm.done():
@@ -309,6 +309,12 @@ class Procedure(ABC):
             await asyncio.shield(warm)
         finally:
             await uninterrupted(settled(warm))
+
+    def _warm_up(self) -> None:
+        from petqc_drivers.petsys import receive
+
+        self.prepare()
+        receive.warm_up()
 
     async def acquire(self) -> None:
         """Everything that needs the board.

@@ -191,7 +191,7 @@ def tables(profile: Profile, draw: Draw) -> dict[TableKind, NDArray[Any]]:
 
 
 def _about(profile: Profile) -> dict[str, Any]:
-    """What the configuration says of crystals, of a missing source, and of a scanner that stands for a real one."""
+    """What the configuration says of crystals, a source that is no point, and a scanner that stands for a real one."""
     geometry, crystal = profile.geometry, profile.crystal
     # The crystal's own section, of the shape of its place.
     smaller = math.sqrt(crystal.fill_factor)
@@ -203,8 +203,8 @@ def _about(profile: Profile) -> dict[str, Any]:
             geometry.crystal_length_mm,
         ),
     }
-    if profile.source.kind == "none":
-        found["source"] = "none"
+    if profile.source.shape != "point":  # that is what is taken for granted where nothing is said
+        found["source"] = profile.source.shape
     if not profile.reference:
         return found
     return {

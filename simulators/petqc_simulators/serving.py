@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from petqc_drivers.petsys.daqd_wire import check_shared_memory_name
 from petqc_drivers.petsys.wire import WireError
+from petqc_simulators.boards.hardware_trigger import compile_kernels
 from petqc_simulators.boards.petsys_daqd import DaqdServer
 from petqc_simulators.boards.scanner import Scanner
 from petqc_simulators.config_files import write_config_folder
@@ -284,6 +285,7 @@ def serve(settings: ServeSettings) -> int:
         warm = Detector(profile, settings.seed)
         warm.settle()
         warm.advance()
+        compile_kernels()
         again = shlex.join(["petqc", "simulate", "--profile", settings.profile, "--seed", str(settings.seed)])
         serve_detector(
             settings,

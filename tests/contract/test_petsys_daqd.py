@@ -178,7 +178,7 @@ def test_a_daemon_that_stops_answering_ends_the_acquisition(tmp_path: Path) -> N
                 await device.start(Sink())
                 daemon.process.send_signal(signal.SIGSTOP)
                 try:
-                    with pytest.raises(LinkLostError, match="no frame for 2"):
+                    with pytest.raises(LinkLostError, match="no frame for 4"):
                         await device.wait_failed(10.0)
                     account = await device.stop()
                     assert account.frames_received == account.frames_delivered + sum(account.frames_rejected.values())

@@ -383,10 +383,12 @@ def block(first: int, n: int = 100) -> np.ndarray:
 
 
 @asynccontextmanager
-async def streaming(sink: Callable[[np.ndarray], None]) -> AsyncIterator[tuple[Peer, UdpReadoutLink, list[Exception]]]:
+async def streaming(
+    sink: Callable[[np.ndarray], None], **given: float
+) -> AsyncIterator[tuple[Peer, UdpReadoutLink, list[Exception]]]:
     failures: list[Exception] = []
     flowing = asyncio.Event()
-    async with linked(good) as (peer, link):
+    async with linked(good, **given) as (peer, link):
         await link.start_data(sink, min_frame=0, on_first=flowing.set, on_failure=failures.append)
         peer.send(frames.data_datagram(block(0)))
         async with asyncio.timeout(5):
@@ -506,7 +508,7 @@ def test_a_consumer_that_blocks_costs_a_deadline_and_not_the_event_loop():
         def sink(_: np.ndarray) -> None:
             release.wait(20)
 
-        async with streaming(sink) as (_, link, _):
+        async with streaming(sink, reply_timeout_s=SHORT_S) as (_, link, _):
             try:
                 with pytest.raises(LinkLostError, match="consumer of frames blocks"):
                     await link.stop_data()

@@ -137,7 +137,7 @@ class FrameIntake:
         self._tally = np.zeros(len(intake_kernel.TALLY), np.int64)
         self._span = np.zeros(3, np.int64)
         self._given_at_once = 0
-        self._gather(Datagrams(1), 0, 0)  # compiled before frames come
+        self._gather(Datagrams(1), 0, 0)  # loaded before frames come; see warm_up
         self._started_s = time.monotonic()
         self.last_frame_s: float | None = None
         """When a frame was last accepted, monotonic; may be read from another thread."""
@@ -353,3 +353,8 @@ class FrameIntake:
             duration_s=time.monotonic() - self._started_s,
             failure=failure or self._failure,
         )
+
+
+def warm_up() -> None:
+    """Compile, or load, what joins datagrams: seconds, once, that an acquisition which has begun does not have."""
+    FrameIntake(lambda _: None, min_frame=0, device="none", on_first=lambda: None, on_failure=lambda _: None)

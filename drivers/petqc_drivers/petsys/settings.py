@@ -74,7 +74,7 @@ class ReadoutSettings(ABC):
 
     reply_timeout_s: float = REPLY_TIMEOUT_S
     tries: int = TRIES
-    no_data_timeout_s: float = 2.0
+    no_data_timeout_s: float = 4.0
     settle_s: float = 0.1
     on_close: Literal["off", "hold"] = "off"
     bias: Mapping[BiasChannel, BiasSettings] = field(default_factory=dict)

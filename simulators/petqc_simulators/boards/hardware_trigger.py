@@ -234,6 +234,12 @@ class HardwareTrigger:
         return held
 
 
+def compile_kernels() -> None:
+    """Compile what the trigger needs, or take it from the cache: on its first frames it would take seconds."""
+    clocks, energies = np.zeros(2, np.int64), np.zeros(2)
+    _is_near(_requests(clocks, energies, energies, clocks, clocks, clocks, 1.0), clocks, 0, 1)
+
+
 @kernel
 def _is_near(times: NDArray[np.int64], others: NDArray[np.int64], low: int, high: int) -> NDArray[np.bool_]:
     """Whether another one is within low to high of each; both rise."""
