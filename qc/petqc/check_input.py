@@ -40,6 +40,8 @@ ASIC_TEMPERATURE = "temperature_asic"
 """Names of the readings of sensors at the SiPMs and at the ASICs; their nodes are ASICs."""
 INSTRUMENT_ANSWERS = "instrument_answers"
 """Name of the reading that every configured instrument has: 1 while it answers, with the reason where it does not."""
+CLOCK_LOCKS = ("clock_locked", "clock_reference")
+"""Names of the readings that are 1 where a timing board is locked, and where a counter has its 10 MHz reference."""
 _OF_LYSO = frozenset({"photopeak", "energy_resolution", "ctr_fit", "ctr_nema", "module_time_offset"})
 
 

@@ -330,6 +330,11 @@ def _title(title: str) -> str:
     return title if title[1:2].isupper() else title[:1].lower() + title[1:]
 
 
+_COUNTED = ("channels", "instruments")
+_OF_ONE = {"channels": "channel", "instruments": "instrument", "do": "does", "they": "it", "their": "its"}
+"""Words of a title in the plural, where one is meant."""
+
+
 def _phrase(result: CheckResult, titles: dict[str, str]) -> str:
     base, _, part = result.id.partition(".")
     title = _title(titles.get(base, base)) + (f" ({part.replace('_', ' ')})" if part else "")
@@ -343,10 +348,10 @@ def _phrase(result: CheckResult, titles: dict[str, str]) -> str:
         told = f"{result.value:.0f} channel{many} with {_title(titles.get(base, base))} outside"
     elif part == "channels_without":
         told = f"{result.value:.0f} channel{many} without {_title(titles.get(base, base))}"
-    elif result.unit == "channels":
-        what = title if result.value != 1 else title.replace("channels", "channel")
+    elif result.unit in _COUNTED:
+        what = title if result.value != 1 else " ".join(_OF_ONE.get(word, word) for word in title.split(" "))
         told = f"{result.value:.0f} {what}{'' if result.node == SCANNER else f' in {place(result.node)}'}"
-    if crossed is not None and result.unit == "channels":
+    if crossed is not None and result.unit in _COUNTED:
         told += f", where {math.floor(crossed[1]) or 'none'} may be"
     elif crossed is not None:
         limit = f"{crossed[1]:.4g}" if abs(crossed[1]) < 1e4 else f"{crossed[1]:.0f}"

@@ -188,3 +188,28 @@ def test_the_run_reads_twice_without_bias_and_keeps_every_reading(tmp_path: Path
                 reanalyse(folder)
 
     asyncio.run(work())
+
+
+def test_a_counter_without_its_reference_is_told_once_and_other_doubts_of_it_besides() -> None:
+    def with_counter(**skew: object) -> Run:
+        why = {"quality": "bad", "reason": "no 10 MHz reference"}
+        return judged(
+            [
+                *readings(5e9 + CLOCKS),
+                reading("instrument_answers", "device:clocks", 1.0),
+                reading("clock_reference", "device:clocks", 0.0, **why),
+                reading("clock_skew", "device:clocks", 900.0, **(why | {"quality": "uncertain"} | skew)),
+            ]
+        )
+
+    run = with_counter()
+    reference, answers = run.find("clock_reference"), run.find("instruments")
+    assert reference is not None
+    assert answers is not None
+    assert (reference.status, answers.status) == (Status.WARN, Status.PASS)
+    assert "1 timing instrument without its reference clock, where none may be (device:clocks" in run.sentence
+    run = with_counter(reason="overflow")
+    answers = run.find("instruments")
+    assert answers is not None
+    assert (answers.status, answers.reason) == (Status.FAIL, "clocks: clock_skew: overflow")
+    assert "1 instrument that does not answer as it must, where none may be (clocks: " in run.sentence

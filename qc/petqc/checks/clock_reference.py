@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from petqc.channel_map import SCANNER
+from petqc.check_input import CLOCK_LOCKS
 from petqc.checks import CheckOutput, check
 from petqc.limits import Limits
 
 if TYPE_CHECKING:
     from petqc.check_input import CheckInput
-
-_LOCKS = ("clock_locked", "clock_reference")
-"""Readings that are 1 where a timing board is locked, and where a counter has its 10 MHz reference."""
 
 
 @check(
@@ -28,7 +26,7 @@ _LOCKS = ("clock_locked", "clock_reference")
 )
 def clock_reference(q: CheckInput) -> CheckOutput:
     """How many of them have none, each by name."""
-    read = [r for name in _LOCKS for r in q.read(name).values()]
+    read = [r for name in CLOCK_LOCKS for r in q.read(name).values()]
     if not read:
         return CheckOutput()
     without = [r for r in read if r.quality != "good" or r.value != 1.0]

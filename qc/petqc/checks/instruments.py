@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from petqc.channel_map import SCANNER, is_device_node
-from petqc.check_input import INSTRUMENT_ANSWERS
+from petqc.check_input import CLOCK_LOCKS, INSTRUMENT_ANSWERS
 from petqc.checks import CheckOutput, check
 from petqc.housekeeping import HousekeepingInput, by_place
 from petqc.limits import Limits
@@ -26,7 +26,8 @@ _DOUBTFUL: Final = ("uncertain", "bad")
     data=("source", "lutetium", "dark", "housekeeping", "mr-delta"),
     limits={"scanner": Limits(fail_high=0.0)},
     source="daily-qc.md §5.1, P0; formula: configured instruments that do not answer, or one of whose readings is "
-    "stale, bad or uncertain; limits: any, petqc's own rule (what is not read is not known to be good)",
+    "stale, bad or uncertain, but for want of a reference clock; limits: any, petqc's own rule (what is not read is "
+    "not known to be good)",
 )
 def instruments(q: CheckInput) -> CheckOutput:
     """How many of the configured instruments are not as they should be, each by name; nothing if none is configured."""
@@ -34,8 +35,10 @@ def instruments(q: CheckInput) -> CheckOutput:
     if not answers:
         return CheckOutput()
     wrong = {node: r.reason or "does not answer" for node, r in answers.items() if r.value != 1.0}
+    # What an instrument says without its reference clock is doubtful for that one reason, which has a check of its own.
+    unlocked = {(r.node, r.reason) for name in CLOCK_LOCKS for r in q.read(name).values() if r.value != 1.0}
     for (name, node), r in by_place(q.context.environment).items():
-        if is_device_node(node) and r.quality in _DOUBTFUL:
+        if is_device_node(node) and r.quality in _DOUBTFUL and (node, r.reason) not in unlocked:
             wrong.setdefault(node, f"{name}: {r.reason or r.quality}")
     reason = HousekeepingInput.named([f"{node.partition(':')[2]}: {why}" for node, why in wrong.items()])
     return CheckOutput(
