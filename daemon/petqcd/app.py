@@ -197,7 +197,8 @@ class Daemon:
         )
         self.device.kept = self.outputs
         self.bias = BiasControl(self.instruments, self.watch, self.outputs, KeptLimits(self.state_dir))
-        self.following = BiasFollowing(self.instruments, self.bias, self.audit)
+        self.following = BiasFollowing(self.instruments, self.bias, self.audit, self.alarms, self.metrics)
+        self.bias.follows = self.following.document
         self.runs = RunManager(
             self.config,
             self.store,

@@ -262,6 +262,13 @@ METRICS: tuple[Metric, ...] = (
     Metric("petqc_permit_given", "gauge", "Permit of a bias source: 1 if true, good and fresh, else 0.", _PERMIT),
     Metric("petqc_permit_bypassed", "gauge", "Permit of a bias source: 1 while somebody bypasses it.", _PERMIT),
     Metric(
+        "petqc_bias_following",
+        "gauge",
+        "Bias source that follows the temperature: 1 while it does, 0 while it stands still.",
+        DEVICE,
+    ),
+    Metric("petqc_bias_following_correction_volts", "gauge", "What a bias source adds for the temperature.", DEVICE),
+    Metric(
         "petqc_alarm_state",
         "gauge",
         "Alarm: 0 normal, 1 active and not acknowledged, 2 active and acknowledged, 3 over and not acknowledged.",

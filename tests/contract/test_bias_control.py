@@ -271,6 +271,8 @@ def test_an_orderly_stop_does_what_it_was_told_to(tmp_path: Path, monkeypatch: p
 def test_bias_follows_the_temperature_until_it_cannot_be_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(alarm_keeper.DELAY_S, "following", 0.5)
+
     async def story() -> None:
         async with bench(tmp_path, monkeypatch) as b:
             caen = b.supplies.caen
@@ -283,7 +285,14 @@ def test_bias_follows_the_temperature_until_it_cannot_be_believed(
             await b.until(lambda: abs(caen.output_v - 50.15) < 0.01, "it follows")
             b.supplies.degc = 85.0
             await b.until(lambda: "85" in str(b.daemon.following.document("caen")), "the sensor is not believed")
-            await asyncio.sleep(1.2)
+            await b.until(lambda: "following.caen" in b.alarms(), "and somebody is told")
+            (told,) = [one["following"] for one in b.daemon.bias.documents() if one["name"] == "caen"]
+            assert (told["correction_v"], told["mv_per_k"]) == (0.15, 50.0)
+            assert "no temperature" in told["frozen"]
+            assert [one["following"] for one in b.daemon.bias.documents() if one["name"] != "caen"] == [None]
+            lines = b.daemon.metrics.text().decode().splitlines()
+            (value,) = [one.split()[-1] for one in lines if one.startswith("petqc_bias_following{") and '"caen"' in one]
+            assert float(value) == 0.0
             assert commanded() == 50.15
             said = await asyncio.to_thread(entries, b.daemon.store, limit=20)
             assert any(one["by"]["name"] == "temperature following" and one["phase"] == "intent" for one in said)

@@ -282,6 +282,11 @@ def _shown(one: Mapping[str, Any]) -> str:
             f"  limits: hard {hard['v_min']:g} to {hard['v_max']:g} V, operating {operating['v_min']:g} to "
             f"{operating['v_max']:g} V"
         )
+    if (follows := one["following"]) is not None:
+        how = f"{follows['mv_per_k']:g} mV/K from {follows['reference_degc']:g} °C, at most {follows['most_v']:g} V"
+        added = f"{follows['correction_v']:+.3f} V"
+        still = f"STANDS STILL at {added}: {follows['frozen']}"
+        lines.append(f"  follows the temperature: {still if follows['frozen'] else added} ({how})")
     lines += [f"  BYPASSED: {b['permit']}, {b['left_s'] / 3600:.2f} h left: {b['reason']}" for b in one["bypasses"]]
     lines += [f"  not allowed: {reason}" for reason in one["against"]]
     return "".join(f"{printable(line)}\n" for line in lines)

@@ -56,6 +56,10 @@ GUIDANCE = {
         Severity.MINOR,
         "It says that something is wrong with it, or measures what cannot be believed: `petqc status` says what.",
     ),
+    "following": (
+        Severity.MINOR,
+        "It stands still instead of following the temperature: `petqc bias status` says why. Look at the sensor.",
+    ),
     "bypass": (
         Severity.MINOR,
         "A condition is bypassed for a time. Know why, and end the bypass as soon as it is not needed.",
@@ -63,8 +67,9 @@ GUIDANCE = {
 }
 """Severity and what to do, for every kind of alarm of a device."""
 OF_EVERY_DEVICE = ("link", "maintenance", "reading")
-DELAY_S = {"reading": 5.0}
-"""How long a condition must hold, where it need not be told at once: one doubtful reading is looked at again."""
+DELAY_S = {"reading": 5.0, "following": 60.0}
+"""How long a condition must hold, where it need not be told at once: one doubtful reading is looked at again, and
+the first readings of a temperature are waited for."""
 OF_OUTPUTS = tuple(GUIDANCE)
 FILE_DAMAGED = "outputs-file"
 DISK, STORE = "disk", "store"

@@ -22,6 +22,8 @@ from petqcd.interlocks.operating_limits import OperatingLimits
 from petqcd.off.safe_state import SafeState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from petqc_drivers.keithley_smu.meter import IvPoint
     from petqcd.config import BiasSourceConfig
     from petqcd.instruments.collection import Instruments
@@ -62,6 +64,8 @@ class BiasControl:
         self._instruments, self._watch, self._kept, self._limits = instruments, watch, kept, limits
         self.readout: ReadoutWatch | None = None
         """Of the readout's own bias, which has a trip too."""
+        self.follows: Callable[[str], dict[str, Any] | None] = lambda _: None
+        """How a bias source follows the temperature, by name; None: it does not."""
         self.set_by_people: dict[str, float] = {}
         """Volts that somebody asked for and that were reached, by name; what follows the temperature starts there."""
 
@@ -93,6 +97,7 @@ class BiasControl:
             **supervisor.document(),
             "hard_limit": None if hard is None else hard.model_dump(),
             "operating_limits": None if operating is None else {"v_min": operating.v_min, "v_max": operating.v_max},
+            "following": self.follows(name),
             "permits": [
                 {
                     "name": rule.name,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from petqc_drivers.bias_source import BiasSource
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from petqcd.config.instruments import FollowingConfig
     from petqcd.instruments.collection import Instruments
     from petqcd.instruments.supervisor import InstrumentSupervisor
+    from petqcd.interlocks.alarm_keeper import AlarmKeeper
     from petqcd.interlocks.bias_control import BiasControl
+    from petqcd.metrics import Metrics
     from petqcd.security.audit import Audit
 
 log = logging.getLogger(__name__)
@@ -34,8 +37,11 @@ LEAST_V = 0.01
 class BiasFollowing:
     """Everything is called from the event loop; without configuration it does nothing."""
 
-    def __init__(self, instruments: Instruments, control: BiasControl, audit: Audit) -> None:
+    def __init__(
+        self, instruments: Instruments, control: BiasControl, audit: Audit, alarms: AlarmKeeper, metrics: Metrics
+    ) -> None:
         self._instruments, self._control, self._audit = instruments, control, audit
+        self._alarms, self._metrics = alarms, metrics
         self._followers: dict[str, Follower] = {}
         self._base_v: dict[str, float] = {}
         self._due_s: dict[str, float] = {}
@@ -48,11 +54,23 @@ class BiasFollowing:
                 wanted = _configured(supervisor)
                 if wanted is not None:
                     await self._follow(supervisor, wanted)
+                    self._tell(supervisor)
 
     def document(self, name: str) -> dict[str, Any] | None:
-        """What the correction of a bias source is; None: it does not follow."""
+        """How a bias source follows, what its correction is, and why it stands still; None: it does not follow."""
         found = self._followers.get(name)
-        return None if found is None else {"correction_v": round(found.correction_v, 4), "frozen": found.frozen}
+        if found is None:
+            return None
+        return {**asdict(found.settings), "correction_v": round(found.correction_v, 4), "frozen": found.frozen}
+
+    def _tell(self, supervisor: InstrumentSupervisor) -> None:
+        name, follower = supervisor.name, self._followers[supervisor.name]
+        driver = supervisor.driver
+        assert isinstance(driver, BiasSource)  # noqa: S101 - as in _follow
+        stands_still = bool(follower.frozen) and name in self._base_v and driver.output is OutputState.ON
+        self._alarms.condition("following", name, is_wrong=stands_still, detail=follower.frozen)
+        self._metrics.set("petqc_bias_following", float(not follower.frozen), device=name)
+        self._metrics.set("petqc_bias_following_correction_volts", follower.correction_v, device=name)
 
     async def _follow(self, supervisor: InstrumentSupervisor, wanted: FollowingConfig) -> None:
         name, now_s = supervisor.name, clock.monotonic_s()
