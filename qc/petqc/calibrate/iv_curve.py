@@ -78,6 +78,10 @@ def iv_breakdown(volts: NDArray[np.float64], amperes: NDArray[np.float64]) -> Iv
             raise FitFailedError(
                 f"ln I is steepest at {at:.2f} V and its slope points to {other:.2f} V: they should agree"
             )
+        if other is not None:
+            # Leakage that does not multiply puts the steepest place above the breakdown; the slope points below that
+            # place. The truth lies between the two: rms their distance over the root of three from either.
+            error = math.hypot(error, (other - at) / math.sqrt(3.0))
         return IvBreakdown(at, error, "steepest", other, int(v.size))
     return _parabola(v, i, None if steep is None else steep[0])
 
