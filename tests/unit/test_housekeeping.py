@@ -191,13 +191,13 @@ def test_the_run_reads_twice_without_bias_and_keeps_every_reading(tmp_path: Path
 
 
 def test_a_counter_without_its_reference_is_told_once_and_other_doubts_of_it_besides() -> None:
-    def with_counter(**skew: object) -> Run:
-        why = {"quality": "bad", "reason": "no 10 MHz reference"}
+    def with_counter(reference: float | None = 0.0, because: str = "no 10 MHz reference", **skew: object) -> Run:
+        why = {"quality": "bad", "reason": because}
         return judged(
             [
                 *readings(5e9 + CLOCKS),
                 reading("instrument_answers", "device:clocks", 1.0),
-                reading("clock_reference", "device:clocks", 0.0, **why),
+                reading("clock_reference", "device:clocks", reference, **why),
                 reading("clock_skew", "device:clocks", 900.0, **(why | {"quality": "uncertain"} | skew)),
             ]
         )
@@ -213,3 +213,7 @@ def test_a_counter_without_its_reference_is_told_once_and_other_doubts_of_it_bes
     assert answers is not None
     assert (answers.status, answers.reason) == (Status.FAIL, "clocks: clock_skew: overflow")
     assert "1 instrument that does not answer as it must, where none may be (clocks: " in run.sentence
+    # That nobody knows whether it has one is no want of it.
+    answers = with_counter(None, "stale: 18 s old").find("instruments")
+    assert answers is not None
+    assert answers.status is Status.FAIL

@@ -36,7 +36,7 @@ def instruments(q: CheckInput) -> CheckOutput:
         return CheckOutput()
     wrong = {node: r.reason or "does not answer" for node, r in answers.items() if r.value != 1.0}
     # What an instrument says without its reference clock is doubtful for that one reason, which has a check of its own.
-    unlocked = {(r.node, r.reason) for name in CLOCK_LOCKS for r in q.read(name).values() if r.value != 1.0}
+    unlocked = {(r.node, r.reason) for name in CLOCK_LOCKS for r in q.read(name).values() if r.value == 0.0}
     for (name, node), r in by_place(q.context.environment).items():
         if is_device_node(node) and r.quality in _DOUBTFUL and (node, r.reason) not in unlocked:
             wrong.setdefault(node, f"{name}: {r.reason or r.quality}")
