@@ -293,6 +293,7 @@ def test_bias_follows_the_temperature_until_it_cannot_be_believed(
             lines = b.daemon.metrics.text().decode().splitlines()
             (value,) = [one.split()[-1] for one in lines if one.startswith("petqc_bias_following{") and '"caen"' in one]
             assert float(value) == 0.0
+            await asyncio.sleep(1.2)
             assert commanded() == 50.15
             said = await asyncio.to_thread(entries, b.daemon.store, limit=20)
             assert any(one["by"]["name"] == "temperature following" and one["phase"] == "intent" for one in said)
