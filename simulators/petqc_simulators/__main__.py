@@ -131,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
         help="do not only play it: measure it with a daemon, and tell what differs from a run: its folder, its id, or "
         "`recorded`, the run that a bundle is of. With --all also what has not moved",
     )
-    replay.set_defaults(seed=1, source=None)
+    replay.set_defaults(seed=1, source=None, truth=False)
     _of_servers(serve)
     _of_servers(replay)
     serve.add_argument(
@@ -214,7 +214,7 @@ def _settings(given: argparse.Namespace) -> ServeSettings:
         seed=1 if seed is None else seed,
         listen=given.listen,
         state_dir=given.state_dir,
-        tells_truth=getattr(given, "truth", False),
+        tells_truth=given.truth,
         speed=given.speed,
         source=source,
         faults=given.fault,

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from petqc_drivers.petsys.daqd_wire import check_shared_memory_name
 from petqc_drivers.petsys.wire import WireError
-from petqc_simulators.boards.hardware_trigger import compile_kernels
 from petqc_simulators.boards.petsys_daqd import DaqdServer
 from petqc_simulators.boards.scanner import Scanner
 from petqc_simulators.config_files import write_config_folder
@@ -39,6 +38,7 @@ from petqc_simulators.scenario import Scenario, load_scenario
 from petqc_simulators.server import BoardServer, parse_listen
 from petqc_simulators.telling import Announcement, Replayed, Status, StatusLine
 from petqc_simulators.truth import compute_truth
+from petqc_simulators.warm_up import warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -281,11 +281,7 @@ def serve(settings: ServeSettings) -> int:
         if settings.tells_truth:
             truth = folder / "truth.json"
             write_truth(truth, compute_truth(profile, settings.seed, of_detector))
-        # Compiled now, so that the first frames are not late.
-        warm = Detector(profile, settings.seed)
-        warm.settle()
-        warm.advance()
-        compile_kernels()
+        warm_up(profile)
         again = shlex.join(["petqc", "simulate", "--profile", settings.profile, "--seed", str(settings.seed)])
         serve_detector(
             settings,

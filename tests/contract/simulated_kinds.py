@@ -16,10 +16,10 @@ from petqc_drivers.petsys.udp_readout import PetsysUdpReadout
 from petqc_simulators.boards.petsys_daqd import DaqdServer
 from petqc_simulators.boards.scanner import Scanner
 from petqc_simulators.config_files import tables
-from petqc_simulators.physics.detector import Detector
 from petqc_simulators.physics.draw import bias_points
 from petqc_simulators.profile import MODULE_CHIPS, load_profile
 from petqc_simulators.server import BoardServer
+from petqc_simulators.warm_up import warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -154,10 +154,8 @@ def outputs(kind: Kind, scanner: Scanner) -> dict[BiasChannel, BiasSettings]:
 
 
 def compile_kernels() -> None:
-    """The physics' kernels, so that no board is silent while they are compiled."""
-    detector = Detector(load_profile("bench", source="none"), seed=11)
-    detector.settle()
-    detector.advance()
+    """Those of physics and trigger, so that no board is silent while they are compiled."""
+    warm_up(load_profile("bench", source="none"))
 
 
 @contextlib.contextmanager

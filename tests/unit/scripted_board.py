@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tests.unit.patience import PATIENT_S
 
 from petqc_drivers.limits import HardLimit, Volts
 from petqc_drivers.petsys import frames
@@ -186,8 +187,6 @@ def bias_settings(max_step_v: float = 10.0, slew_v_per_s: float = 2000.0) -> dic
     }
 
 
-PATIENT_S = 5.0
-"""Where every command is answered: a busy machine may take its time."""
 SHORT = {"reply_timeout_s": 0.1}
 """Settings where silence is what is tested."""
 

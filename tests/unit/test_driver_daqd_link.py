@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests.unit.patience import PATIENT_S, SHORT_S
 
 from petqc_drivers.errors import (
     ConnectError,
@@ -135,12 +136,6 @@ class ScriptedDaemon:
             at = self.write % 16_384 * SLOT_WORDS
             self.ring[at : at + 3] = (frame | 3 << 36, 1, frame)
             self.write = (self.write + 1) % 32_768
-
-
-PATIENT_S = 10.0
-"""Where every command is answered: a busy machine may take its time."""
-SHORT_S = 0.3
-"""Where silence is what is tested."""
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from tests.unit.patience import PATIENT_S, SHORT_S
 
 from petqc_drivers.errors import (
     ConnectError,
@@ -79,12 +80,6 @@ class Peer(asyncio.DatagramProtocol):
     @property
     def address(self) -> tuple[str, int]:
         return self.transport.get_extra_info("sockname")
-
-
-PATIENT_S = 10.0
-"""Where every command is answered: a busy machine may take its time."""
-SHORT_S = 0.3
-"""Where silence is what is tested."""
 
 
 @asynccontextmanager

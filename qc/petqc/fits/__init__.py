@@ -104,7 +104,7 @@ class PeakFit:
         return float(self.parameters[S1])
 
     @property
-    def areas_errors(self) -> float:
+    def area_over_error(self) -> float:
         """How many times its own error the area is; 0 for none."""
         return self.area / self.area_error if self.area_error > 0.0 else 0.0
 
@@ -396,7 +396,7 @@ def accept(
             f"{fit.area:.0f} counts in the peak, at least {min_net_counts:.0f} wanted",
             times_as_long=times_to_reach(min_net_counts, fit.area, fit.area_error),
         )
-    stands_out = fit.areas_errors if stands_out is None else stands_out
+    stands_out = fit.area_over_error if stands_out is None else stands_out
     if stands_out < STANDS_OUT:
         # A peak that is half sure may yet be one: with more counts it would stand out, or be gone.
         told = f"no peak stands out of the background: {fit.area:.0f} ± {fit.area_error:.0f} counts"

@@ -218,15 +218,15 @@ def stands_out_by(
     best = np.inf
     for start in range(5):  # a step that falls where the peak stands, or elsewhere; then a line without any step
         with_step = start < 4
-        n_free = 0
-        for j in (LOW, HIGH, EDGE, STEP, MU1, S1):
-            free = slot[j] >= 0 and (with_step or j in (LOW, HIGH, EDGE))
-            without[j] = n_free if free else -1
-            n_free += free
-        if with_step:  # a line that rises up to the step would be a peak
-            without[HIGH] = without[LOW]
-            for j in (EDGE, STEP, MU1, S1):
-                without[j] -= without[j] >= 0
+        without[LOW] = 0
+        without[HIGH] = 0 if with_step else 1  # a line that rises up to the step would be a peak
+        n_free = without[HIGH] + 1
+        if slot[EDGE] >= 0:
+            without[EDGE] = n_free
+            n_free += 1
+        for j in (STEP, MU1, S1):
+            without[j] = n_free if with_step else -1
+            n_free += 1
         trial = p.copy()
         trial[A1] = 0.0
         trial[LOW] = high

@@ -179,7 +179,7 @@ def fit_photopeak(
         raise FitFailedError(f"the fit of a peak near {seed:.4g} does not converge")
     part_edges, part = edges[first : last + 1], counts[first:last]
     fit = peak_fit(part_edges, part, model[first:last], p, covariance, nll, slots, constants)
-    stands_out = fit.areas_errors
+    stands_out = fit.area_over_error
     if stands_out < STANDS_OUT:
         stands_out = max(stands_out, stands_out_by(part, part_edges, p, constants, slots, nll) / fit.scale)
     return accept(fit, MIN_P_VALUE if min_p_value is None else min_p_value, min_counts, stands_out)
@@ -235,7 +235,7 @@ def fit_lines(edges: NDArray[np.float64], counts: NDArray[np.float64], most: int
             if fit.fwhm < 0.8 * fit.mu:  # wider than that it is a continuum, not a line
                 fits.append(fit)
             break
-    fits.sort(key=lambda f: -f.areas_errors)
+    fits.sort(key=lambda f: -f.area_over_error)
     found: list[PeakFit] = []
     for fit in fits:
         if all(abs(fit.mu - f.mu) > 0.6 * max(fit.fwhm, f.fwhm) for f in found):
@@ -296,15 +296,16 @@ def fit_photopeaks(
     status = np.zeros(m, np.int64)
     parameters = np.full((m, N_PARAMETERS), np.nan)
     errors, nll, quality = np.zeros((m, 3)), np.zeros(m), np.zeros((m, 5))
+    slots, constants = PLAIN.slots(), shape.constants()
     tail = np.zeros(m) if tail is None else np.ascontiguousarray(tail, np.float64)
     edge = np.zeros(m) if edge is None else np.ascontiguousarray(edge, np.float64)
     photopeak_fits(
         np.ascontiguousarray(edges, np.float64), np.ascontiguousarray(counts, np.uint32),
         np.ascontiguousarray(centre, np.float64), np.ascontiguousarray(sigma, np.float64), search,
-        1.0 - relative_range[0], relative_range[1] - 1.0, float(min_counts), PLAIN.slots(),
-        shape.constants(), tail, edge, status, parameters, errors, nll, quality, SHAPE_TOLERANCE,
+        1.0 - relative_range[0], relative_range[1] - 1.0, float(min_counts), slots,
+        constants, tail, edge, status, parameters, errors, nll, quality, SHAPE_TOLERANCE,
     )  # fmt: skip
-    n_parameters = int(PLAIN.slots().max()) + 1
+    n_parameters = int(slots.max()) + 1
     n_bins = quality[:, 2].astype(np.int64)
     p_value = sparse_chi2_p_value(quality[:, 0], n_bins, quality[:, 3], n_parameters)
     # With a tolerance a fit is never worse: where it is good enough without, there is no need to know how good.
@@ -319,7 +320,7 @@ def fit_photopeaks(
     for i in np.flatnonzero(is_lost & (area >= min_counts)):
         first, last = int(quality[i, 4]), int(quality[i, 4]) + int(n_bins[i])
         part = counts[i, first:last].astype(np.float64)
-        found = stands_out_by(part, edges[first : last + 1], parameters[i], shape.constants(), PLAIN.slots(), nll[i])
+        found = stands_out_by(part, edges[first : last + 1], parameters[i], constants, slots, nll[i])
         is_lost[i] = found < STANDS_OUT * scale[i]
     low, high = mu * relative_range[0], mu * relative_range[1]
     reason = np.full(m, "", dtype=object)
@@ -347,5 +348,5 @@ def fit_photopeaks(
         reason=reason,
         parameters=parameters,
         bins=np.where(usable[:, None], quality[:, 4:] + np.outer(n_bins, [0, 1]), 0).astype(np.int32),
-        constants=shape.constants(),
+        constants=constants,
     )

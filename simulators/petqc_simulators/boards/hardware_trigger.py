@@ -234,8 +234,8 @@ class HardwareTrigger:
         return held
 
 
-def compile_kernels() -> None:
-    """Compile what the trigger needs, or take it from the cache: on its first frames it would take seconds."""
+def warm_up() -> None:
+    """Compile, or load, what the trigger needs: on its first frames it would take seconds."""
     clocks, energies = np.zeros(2, np.int64), np.zeros(2)
     _is_near(_requests(clocks, energies, energies, clocks, clocks, clocks, 1.0), clocks, 0, 1)
 
