@@ -25,7 +25,7 @@ from estimator_pulls import nema, simulated
 
 from petqc.errors import QcError
 from petqc.event_times import GAP_BIN_PS, GAP_BINS
-from petqc.fits import FWHM_OF_SIGMA, fit_time_peak, slots_of
+from petqc.fits import FWHM_OF_SIGMA, slots_of
 from petqc.fits.dead_time import dead_time
 from petqc.fits.energy_fits import LYSO_RANGE
 from petqc.fits.kernels import A1, A2, EDGE, HIGH, LOW, MU1, MU2, N_PARAMETERS, S1, S2, STEP, TAIL, TAIL_WIDTH, expected
@@ -33,6 +33,7 @@ from petqc.fits.offsets import solve_offsets
 from petqc.fits.photopeaks import LU_EDGE_RATIO, PLAIN, PeakShape, fit_photopeak, fit_photopeaks
 from petqc.fits.randoms import module_ratios
 from petqc.fits.single_modules import single_widths
+from petqc.fits.time_peaks import fit_time_peak
 from petqc.lutetium import spectra as continua
 from petqc.lutetium.crystals import LINES_KEV
 from petqc.lutetium.lines import _SLOTS, _TAIL_KEV, _TAIL_SHARE, RANGE_KEV, fit_lines

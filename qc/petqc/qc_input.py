@@ -10,7 +10,7 @@ import numpy as np
 
 from petqc.check_input import SCANNER_SIGMAS, CheckInput, Node, channel_name, widened
 from petqc.errors import QcError, TooFewCountsError
-from petqc.fits import PeakFit, fit_time_peaks, times_to_reach
+from petqc.fits import PeakFit, times_to_reach
 from petqc.fits.depth import USUAL_CRYSTAL_MM
 from petqc.fits.energy_fits import ANNIHILATION_KEV, LYSO_RANGE, Refusal, bulk, find_tail, fit_energy
 from petqc.fits.kernels import EDGE
@@ -25,6 +25,7 @@ from petqc.fits.photopeaks import (
     fit_photopeaks,
 )
 from petqc.fits.source_place import SourcePlace, SourceShape, find_source
+from petqc.fits.time_peaks import fit_time_peaks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -262,12 +263,17 @@ class QcInput(CheckInput):
         return self.time_fits([pair])[0]
 
     def time_fits(self, pairs: list[int]) -> list[PeakFit | Refusal]:
-        """The same of many pairs at once."""
+        """The same of many pairs at once. Those of two modules have one shape, and so are fitted all together."""
         wanted = [pair for pair in pairs if pair not in self._times]
-        if wanted:
-            spectra = [self.time_spectrum(pair) for pair in wanted]
+        if max(wanted, default=-1) >= 0:
+            wanted += [pair for pair in self.histograms.searched_pairs if pair not in {*wanted, *self._times}]
+        for some in ([pair for pair in wanted if pair < 0], [pair for pair in wanted if pair >= 0]):
+            spectra = [self.time_spectrum(pair) for pair in some]
+            if not spectra:
+                continue
             counts = np.stack([counts for _, counts in spectra])
-            for pair, row, found in zip(wanted, counts, fit_time_peaks(spectra[0][0], counts), strict=True):
+            fits = fit_time_peaks(spectra[0][0], counts, of_one_kind=len(some) > 1)
+            for pair, row, found in zip(some, counts, fits, strict=True):
                 self._times[pair] = found if isinstance(found, PeakFit) else Refusal(str(found), int(row.sum()))
         return [self._times[pair] for pair in pairs]
 

@@ -10,13 +10,14 @@ import pytest
 from scipy import integrate, optimize, stats
 
 from petqc.errors import FitFailedError, TooFewCountsError
-from petqc.fits import FWHM_OF_SIGMA, PeakFit, fit_time_peak, fit_time_peaks, fit_two_peaks, rough_time_peak
+from petqc.fits import FWHM_OF_SIGMA, PeakFit, fit_two_peaks
 from petqc.fits import kernels as fk
 from petqc.fits import photopeak_kernels as pk
 from petqc.fits import time_peak_kernels as tk
 from petqc.fits.energy_fits import LYSO_RANGE
 from petqc.fits.peaks import find_peaks, nema_width, onset, two_humps
 from petqc.fits.photopeaks import LU_EDGE_RATIO, PeakShape, apparent_peak, fit_lines, fit_photopeak, fit_photopeaks
+from petqc.fits.time_peaks import fit_time_peak, fit_time_peaks, rough_time_peak
 from petqc.lutetium.spectra import in_bins
 from petqc.statistics import (
     channel_sigmas,

@@ -19,10 +19,11 @@ from petqc.calibrate import Calibration
 from petqc.calibrate.outcome import column, refusal_notes, refused, summary
 from petqc.channel_map import SCANNER
 from petqc.errors import BadInputError, FitFailedError, TooFewCountsError
-from petqc.fits import FWHM_OF_SIGMA, MIN_NET_COUNTS, fit_time_peak, rough_time_peak
+from petqc.fits import FWHM_OF_SIGMA, MIN_NET_COUNTS
 from petqc.fits.depth import USUAL_CRYSTAL_MM, depth_classes
 from petqc.fits.offsets import MIN_PAIRS, Offsets, solve_offsets
 from petqc.fits.source_place import SourcePlace, find_source
+from petqc.fits.time_peaks import fit_time_peak, rough_time_peak
 from petqc.formats.petsys_tables import TABLES, absolute_of, set_address
 from petqc.limits import Limits
 from petqc.results import CheckResult, Spectrum

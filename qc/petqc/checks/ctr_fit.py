@@ -89,6 +89,7 @@ def _looked_at(q: QcInput) -> list[int]:
 
 def _judged(q: QcInput, level: Level, name: str, fit: PeakFit, label: str) -> CheckResult:
     shape = "two Gaussians + flat" if fit.is_double else "Gauss + flat"
+    shape += ", in the proportions of the scanner's" if fit.has_given_shape else ""
     limits = Limits() if label == "width_extended" else None
     return q.judge(
         "ctr_fit", (level, name), fit.fwhm, "ps", fit.fwhm_error, fit.area,

@@ -10,8 +10,8 @@ import numpy as np
 from petqc.channel_map import SCANNER
 from petqc.checks import CheckOutput, check
 from petqc.errors import FitFailedError, TooFewCountsError
-from petqc.fits import rebinned, rough_time_peak
 from petqc.fits.peaks import nema_width
+from petqc.fits.time_peaks import rebinned, rough_time_peak
 from petqc.limits import Limits
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ import numpy as np
 from petqc.channel_map import SCANNER
 from petqc.checks import CheckOutput, check
 from petqc.errors import QcError
-from petqc.fits import FWHM_OF_SIGMA, PeakFit, fit_time_peak
+from petqc.fits import FWHM_OF_SIGMA, PeakFit
 from petqc.fits.energy_fits import Refusal
 from petqc.fits.kernels import A2, S2
+from petqc.fits.time_peaks import fit_time_peak
 from petqc.limits import Limits, Status
 from petqc.results import ChannelColumn
 from petqc.statistics import channel_sigmas

@@ -302,11 +302,11 @@ def _common(
 ) -> tuple[float, float, Place]:
     """The place around the best one of which it only has its share, or itself.
 
-    Where everything moves by a little less than counts, those that count by chance are no places of their own. Of
-    photopeaks only: a time is one of two channels, so that what is late makes all of its partners look early.
+    Where everything moves by a little less than counts, those that count by chance are no places of their own. Not of
+    offsets: a time is one of two channels, so that what is late makes all of its partners look early.
     """
     _, mean, place = best
-    if one.measure.quantity != "energy":
+    if one.measure.quantity not in {"energy", "width"}:
         return best
     around = [
         g for g in gains

@@ -1,4 +1,4 @@
-"""Fits of photopeaks and coincidence peaks: a number with its covariance, or a refusal that says why.
+"""Fits of peaks: a number with its covariance, or a refusal that says why.
 
 Source: daily-qc.md §2a and §2c for the models, §2k for the bounds.
 """
@@ -6,12 +6,12 @@ Source: daily-qc.md §2a and §2c for the models, §2k for the bounds.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from petqc.errors import FitFailedError, QcError, TooFewCountsError
+from petqc.errors import FitFailedError, TooFewCountsError
 from petqc.fits.kernels import (
     A1,
     A2,
@@ -29,14 +29,12 @@ from petqc.fits.kernels import (
     STANDS_OUT,
     STEP,
     TAIL,
-    bins_of_a_tenth,
     expected,
     poisson_fit,
     width_of_two,
 )
 from petqc.fits.kernels import FWHM_OF_SIGMA as FWHM_OF_SIGMA
-from petqc.fits.time_peak_kernels import time_peak_fits, time_start
-from petqc.statistics import pearson_p_values, sparse_chi2_p_value
+from petqc.statistics import pearson_p_values
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,14 +52,6 @@ SHAPE_TOLERANCE = 0.02
 """No model is exact: the shape is trusted to 2 % of the counts in a bin when the goodness of fit is judged, so that a
 peak of a million counts is not refused for a tail that moves its position by far less than any limit."""
 
-_SECONDS = ((1.8, 0.15), (3.5, 0.05), (1.35, 0.3))
-"""Where the fit of a second Gaussian starts: its width relative to the first one's, and its share of the counts."""
-_SECOND_COSTS = 2.0
-"""What two parameters more gain in log-likelihood for nothing, as Akaike's criterion counts it."""
-_DOUBTFUL, _CERTAIN = 1.0, 6.9
-"""Gain in log-likelihood of a second Gaussian from where on it is considered, and taken: the latter comes by noise in
-one of a thousand peaks (two degrees of freedom)."""
-
 SCALE_BELOW = 0.05
 """Below this goodness of fit errors are scaled by sqrt(chi2 / degrees of freedom): the misfit is then real."""
 
@@ -74,7 +64,8 @@ class PeakFit:
     counts, model, background: (n,). area, mu, fwhm: of the peak (with its second Gaussian, if it has one) with one
     standard deviation each; fwtm: full width at a tenth of the maximum. chi2, n_free_bins (bins minus parameters),
     p_value: Pearson, exact counts; p_value_shape: the same allowing for SHAPE_TOLERANCE. scale: square root of
-    chi2 / n_free_bins if above 1: errors of mu, fwhm and area are already multiplied by it.
+    chi2 / n_free_bins if above 1: errors of mu, fwhm and area are already multiplied by it. has_given_shape: its two
+    Gaussians are in the proportions of another peak.
     """
 
     parameters: NDArray[np.float64]
@@ -97,6 +88,7 @@ class PeakFit:
     p_value_shape: float
     scale: float
     log_likelihood: float
+    has_given_shape: bool = False
 
     @property
     def sigma(self) -> float:
@@ -127,135 +119,12 @@ class PeakFit:
         return fit, background
 
 
-def fit_time_peak(
-    edges: NDArray[np.float64],
-    counts: NDArray[np.float64],
-    *,
-    min_p_value: float = MIN_P_VALUE,
-    min_net_counts: int = MIN_NET_COUNTS,
-    allow_second: bool = True,
-) -> PeakFit:
-    """Fit a coincidence peak: Gauss (and a second, wider one with the same mean if the counts ask for it) + flat.
-
-    Where the counts do not decide between the two, errors of the widths hold the difference.
-
-    Args:
-        edges: (n + 1,) bin edges, only bins that lie wholly inside the coincidence window.
-        counts: (n,) counts.
-        min_p_value: lowest goodness of fit to accept.
-        min_net_counts: fewest counts in the peak.
-        allow_second: try the second Gaussian.
-
-    Raises:
-        TooFewCountsError: fewer than min_net_counts in the peak.
-        FitFailedError: no convergence, edge of range, or the model does not describe the counts.
-
-    Source: daily-qc.md §2c.
-    """
-    found = fit_time_peaks(
-        edges, counts[None, :], min_p_value=min_p_value, min_net_counts=min_net_counts, allow_second=allow_second
-    )[0]
-    if isinstance(found, PeakFit):
-        return found
-    raise found
-
-
-def fit_time_peaks(
-    edges: NDArray[np.float64],
-    counts: NDArray[np.float64],
-    *,
-    min_p_value: float = MIN_P_VALUE,
-    min_net_counts: int = MIN_NET_COUNTS,
-    allow_second: bool = True,
-) -> list[PeakFit | QcError]:
-    """Fit many coincidence peaks of one axis, each as fit_time_peak does.
-
-    Args:
-        edges: (n + 1,) bin edges of one width.
-        counts: (m, n) counts.
-        min_p_value: as for fit_time_peak.
-        min_net_counts: as for fit_time_peak.
-        allow_second: as for fit_time_peak.
-
-    Returns:
-        m fits, or why there is none.
-
-    Source: daily-qc.md §2c.
-    """
-    total = counts.sum(axis=1)
-    enough = np.flatnonzero(total >= min_net_counts)
-    found: list[PeakFit | QcError] = [
-        TooFewCountsError(f"{n:.0f} pairs, at least {min_net_counts} wanted") for n in total.tolist()
-    ]
-    edges, counts = np.ascontiguousarray(edges, np.float64), np.ascontiguousarray(counts[enough], np.float64)
-    m, n = counts.shape
-    status, quality = np.zeros((m, 2), np.int64), np.zeros((m, 5))
-    parameters, covariance = np.zeros((m, N_PARAMETERS)), np.zeros((m, N_PARAMETERS, N_PARAMETERS))
-    model, background = np.zeros((m, n)), np.zeros((m, n))
-    time_peak_fits(
-        edges, counts, _SLOTS_TIME, _lower(_SLOTS_TIME, edges), SHAPE_TOLERANCE,
-        status, parameters, covariance, model, background, quality,
-    )  # fmt: skip
-    n_parameters = int(_SLOTS_TIME.max()) + 1
-    n_bins = quality[:, 3].astype(np.int64)
-    judged = [quality[:, 1], n_bins - n_parameters]
-    judged += [sparse_chi2_p_value(quality[:, k], n_bins, quality[:, 4], n_parameters) for k in (1, 2)]
-    values, errors = (each.tolist() for each in _of_one(parameters, covariance))
-    for k, ((outcome, steps), nll, goodness) in enumerate(
-        zip(status.tolist(), quality[:, 0].tolist(), zip(*(each.tolist() for each in judged), strict=True), strict=True)
-    ):
-        try:
-            if outcome != CONVERGED:
-                raise FitFailedError(f"the fit does not converge ({steps} steps)")
-            about = edges, counts[k], model[k], background[k], parameters[k], covariance[k], nll
-            if allow_second and values[k][0] > 10 * min_net_counts:
-                one = _told(*about, _Goodness.found(counts[k], model[k], n_parameters), values[k], errors[k])
-                fit = _judged_coarsely(_with_second(edges, counts[k], one))
-            else:
-                fit = _told(*about, _Goodness.of(*goodness), values[k], errors[k])
-            found[enough[k]] = accept(fit, min_p_value, min_net_counts)
-        except QcError as problem:
-            found[enough[k]] = problem
-    return found
-
-
-def _with_second(edges: NDArray[np.float64], counts: NDArray[np.float64], one: PeakFit) -> PeakFit:
-    """One Gaussian or two, whichever the counts ask for.
-
-    Events of many energies make a peak that is no Gaussian, and the width of the best Gaussian is not its FWHM: few
-    counts cannot show it, and yet it is off by more than their error. So as soon as two are more likely at all, what
-    they would make of the widths belongs to the error of one, with their weight exp(-AIC / 2). The value stays that of
-    one: a mean of both would vary by 29 % more where one is true (3000 pairs).
-    """
-    two: PeakFit | None = None
-    for wider, share in _SECONDS:
-        start = one.parameters.copy()
-        start[A1], start[A2] = one.area * (1 - share), one.area * share
-        start[MU2], start[S2] = start[MU1], one.sigma * wider
-        start[S1] = one.sigma * (0.95 if wider > 1.5 else 0.85)
-        try:
-            found = _fit(edges, counts, start, _SLOTS_TIME_DOUBLE)
-        except FitFailedError:
-            continue
-        if _is_sane_double(found, edges) and (two is None or found.log_likelihood > two.log_likelihood):
-            two = found
-    gain = 0.0 if two is None else two.log_likelihood - one.log_likelihood
-    if two is None or gain < _DOUBTFUL:
-        return one
-    if gain > _CERTAIN:
-        return two
-    weight = 1.0 / (1.0 + math.exp(_SECOND_COSTS - gain))
-    fwhm_error = math.hypot(one.fwhm_error, weight * (two.fwhm - one.fwhm))
-    fwtm_error = math.hypot(one.fwtm_error, weight * (two.fwtm - one.fwtm))
-    return replace(one, fwhm_error=fwhm_error, fwtm_error=fwtm_error)
-
-
 def error_scale(chi2: float, n_free_bins: int, p_value: float) -> float:
     """What errors are multiplied by where a fit describes its counts worse than chance does."""
     return max(1.0, math.sqrt(chi2 / n_free_bins)) if n_free_bins > 0 and p_value < SCALE_BELOW else 1.0
 
 
-class _Goodness(NamedTuple):
+class Goodness(NamedTuple):
     """As the fields of PeakFit."""
 
     chi2: float
@@ -265,52 +134,15 @@ class _Goodness(NamedTuple):
     scale: float
 
     @classmethod
-    def of(cls, chi2: float, n_free_bins: int, p_value: float, p_value_shape: float) -> _Goodness:
+    def of(cls, chi2: float, n_free_bins: int, p_value: float, p_value_shape: float) -> Goodness:
+        """The scale of errors is added."""
         return cls(chi2, n_free_bins, p_value, p_value_shape, error_scale(chi2, n_free_bins, p_value))
 
     @classmethod
-    def found(cls, counts: NDArray[np.float64], model: NDArray[np.float64], n_parameters: int) -> _Goodness:
+    def found(cls, counts: NDArray[np.float64], model: NDArray[np.float64], n_parameters: int) -> Goodness:
+        """That of a model with so many free parameters."""
         chi2, p_value = pearson_p_values(counts, model, n_parameters, (0.0, SHAPE_TOLERANCE))
         return cls.of(float(chi2[0]), counts.size - n_parameters, float(p_value[0]), float(p_value[1]))
-
-
-def _judged_coarsely(fit: PeakFit) -> PeakFit:
-    """The fit with its goodness in bins of a tenth of its FWHM: finer ones hold too little to show a wrong shape."""
-    width = float(fit.edges[1] - fit.edges[0])
-    every = bins_of_a_tenth(fit.fwhm, width)
-    if every == 1:
-        return fit
-    counts, model = (rebinned(a, every) for a in (fit.counts, fit.model))
-    goodness = _Goodness.found(counts, model, fit.counts.size - fit.n_free_bins)
-    more = goodness.scale / fit.scale
-    return replace(
-        fit,
-        area_error=fit.area_error * more,
-        mu_error=fit.mu_error * more,
-        fwhm_error=fit.fwhm_error * more,
-        fwtm_error=fit.fwtm_error * more,
-        **goodness._asdict(),
-    )
-
-
-def rebinned(values: NDArray[np.float64], every: int) -> NDArray[np.float64]:
-    """Neighbours added up, `every` at a time; what is left over at the end is dropped."""
-    n = values.size // every
-    summed: NDArray[np.float64] = values[: n * every].reshape(n, every).sum(axis=1)
-    return summed
-
-
-def rough_time_peak(edges: NDArray[np.float64], counts: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Position, FWHM and background per bin of a time peak, from the smoothed histogram; for starts, not for results.
-
-    Args:
-        edges: (n + 1,) bin edges.
-        counts: (n,) counts.
-    """
-    start = np.empty(N_PARAMETERS)
-    time_start(np.ascontiguousarray(edges, np.float64), np.ascontiguousarray(counts, np.float64), start)
-    width = float(edges[1] - edges[0])
-    return float(start[MU1]), FWHM_OF_SIGMA * float(start[S1]), float(start[LOW]) * width
 
 
 def fit_two_peaks(
@@ -334,7 +166,7 @@ def fit_two_peaks(
     start[A1], start[A2] = 0.5 * net, 0.5 * net
     start[MU1], start[MU2] = mu
     start[S1], start[S2] = sigma
-    return _fit(edges, counts, start, _SLOTS_TWO_PEAKS)
+    return fit_from(edges, counts, start, _SLOTS_TWO_PEAKS)
 
 
 def fit_one_peak(
@@ -359,11 +191,11 @@ def fit_one_peak(
     start[A1] = max(counts.sum() - 0.5 * sum(level) * (edges[-1] - edges[0]), 10.0)
     start[MU1], start[S1] = mu, sigma
     if not edge_ratio:
-        return _fit(edges, counts, start, _SLOTS_ONE_PEAK)
+        return fit_from(edges, counts, start, _SLOTS_ONE_PEAK)
     constants = np.zeros(N_CONSTANTS)
     constants[EDGE_RATIO] = edge_ratio
     start[EDGE] = start[STEP] = 0.5 * level[1]
-    return _fit(edges, counts, start, _SLOTS_ON_CONTINUUM, constants)
+    return fit_from(edges, counts, start, _SLOTS_ON_CONTINUUM, constants)
 
 
 def times_to_reach(wanted: float, found: float, error: float) -> float:
@@ -423,14 +255,12 @@ def slots_of(*groups: tuple[int, ...]) -> NDArray[np.int64]:
 
 
 _SHAPELESS = np.zeros(N_CONSTANTS)
-_SLOTS_TIME = slots_of((A1,), (MU1,), (S1,), (LOW, HIGH))
-_SLOTS_TIME_DOUBLE = slots_of((A1,), (MU1, MU2), (S1,), (A2,), (S2,), (LOW, HIGH))
 _SLOTS_ONE_PEAK = slots_of((A1,), (MU1,), (S1,), (LOW,), (HIGH,))
 _SLOTS_ON_CONTINUUM = slots_of((A1,), (MU1,), (S1,), (STEP,), (EDGE,), (LOW,), (HIGH,))
 _SLOTS_TWO_PEAKS = slots_of((A1,), (MU1,), (S1,), (A2,), (MU2,), (S2,), (LOW,), (HIGH,))
 
 
-def _lower(slots: NDArray[np.int64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+def lower_bounds(slots: NDArray[np.int64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
     """Lower bounds of the parameters."""
     lower = np.zeros(N_PARAMETERS)
     lower[[MU1, MU2]] = -np.inf
@@ -440,16 +270,21 @@ def _lower(slots: NDArray[np.int64], edges: NDArray[np.float64]) -> NDArray[np.f
     return lower
 
 
-def _fit(
+def fit_from(
     edges: NDArray[np.float64],
     counts: NDArray[np.float64],
     start: NDArray[np.float64],
     slots: NDArray[np.int64],
     constants: NDArray[np.float64] = _SHAPELESS,
 ) -> PeakFit:
+    """Fit from start values, which is neither accepted nor refused; arguments as for petqc.fits.kernels.poisson_fit.
+
+    Raises:
+        FitFailedError: no convergence.
+    """
     edges = np.ascontiguousarray(edges, np.float64)
     counts = np.ascontiguousarray(counts, np.float64)
-    lower = _lower(slots, edges)
+    lower = lower_bounds(slots, edges)
     p = start.copy()
     if slots[S2] < 0:
         p[[A2, MU2, S2]] = 0.0
@@ -479,13 +314,13 @@ def peak_fit(
     without[[A1, A2]] = 0.0
     background, jac = np.empty(counts.size), np.empty((N_PARAMETERS, counts.size))
     expected(without, constants, edges, background, jac)
-    goodness = _Goodness.found(counts, model, int(slots.max()) + 1)
+    goodness = Goodness.found(counts, model, int(slots.max()) + 1)
     tied = bool(slots[MU1] == slots[MU2] and slots[S2] >= 0)
-    values, errors = _of_both(p, covariance) if tied else (each.tolist() for each in _of_one(p, covariance))
-    return _told(edges, counts, model, background, p, covariance, nll, goodness, values, errors)
+    values, errors = _of_both(p, covariance) if tied else (each.tolist() for each in of_one(p, covariance))
+    return told(edges, counts, model, background, p, covariance, nll, goodness, values, errors)
 
 
-def _told(
+def told(
     edges: NDArray[np.float64],
     counts: NDArray[np.float64],
     model: NDArray[np.float64],
@@ -493,10 +328,11 @@ def _told(
     p: NDArray[np.float64],
     covariance: NDArray[np.float64],
     nll: float,
-    goodness: _Goodness,
+    goodness: Goodness,
     values: list[float],
     errors: list[float],
 ) -> PeakFit:
+    """The fit with its errors as large as its goodness asks for; values and errors as `of_one` gives them."""
     scale = goodness.scale
     return PeakFit(
         p, covariance, edges, counts, model, background,
@@ -509,7 +345,7 @@ _TOLD_OF = [A1, MU1, S1, S1]
 _TOLD_AS = np.array([1.0, 1.0, FWHM_OF_SIGMA, FWTM_OF_SIGMA])
 
 
-def _of_one(p: NDArray[np.float64], covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def of_one(p: NDArray[np.float64], covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Area, mean, FWHM, FWTM of the first Gaussian and their errors, (..., 4) each."""
     variance = np.maximum(covariance[..., _TOLD_OF, _TOLD_OF], 0.0)
     return p[..., _TOLD_OF] * _TOLD_AS, np.sqrt(variance) * _TOLD_AS
@@ -527,17 +363,6 @@ def _of_both(p: NDArray[np.float64], covariance: NDArray[np.float64]) -> tuple[l
     area_error = math.sqrt(max(part[0, 0] + part[2, 2] + 2 * part[0, 2], 0.0))
     mean_error = math.sqrt(max(covariance[MU1, MU1], 0.0))
     return [float(p[A1] + p[A2]), float(p[MU1]), *widths], [area_error, mean_error, *errors]
-
-
-def _is_sane_double(fit: PeakFit, edges: NDArray[np.float64]) -> bool:
-    p = fit.parameters
-    return bool(
-        p[S2] < 0.5 * (edges[-1] - edges[0])
-        and p[A2] > 0.01 * fit.area
-        and p[A1] > 0.1 * fit.area
-        and math.isfinite(fit.fwhm_error)
-        and fit.fwhm_error > 0
-    )
 
 
 def _edge_levels(edges: NDArray[np.float64], counts: NDArray[np.float64]) -> tuple[float, float]:

@@ -293,8 +293,8 @@ def poisson_fit(
         edges: (n + 1,) bin edges.
         p: (11,) start values, replaced by the result.
         shape: (2,) constants of the shape, see `expected`.
-        slot: (11,) number of the free quantity a parameter belongs to (parameters that share one are tied and must
-            start equal), -1: fixed.
+        slot: (11,) number of the free quantity a parameter belongs to (parameters that share one are tied: they keep
+            the ratio in which they start), -1: fixed.
         lower: (11,) lower bounds.
         mu: (n,) expected counts at the result.
         covariance: (11, 11) inverse Fisher information at the result; rows of parameters that are fixed or on their
@@ -313,7 +313,12 @@ def poisson_fit(
     for j in range(N_PARAMETERS - 1, -1, -1):
         if slot[j] >= 0:
             first[slot[j]] = j
-            bound[slot[j]] = max(bound[slot[j]], lower[j])
+    times = np.ones(N_PARAMETERS)
+    for j in range(N_PARAMETERS):
+        if slot[j] >= 0:
+            if p[j] != p[first[slot[j]]]:
+                times[j] = p[j] / p[first[slot[j]]]
+            bound[slot[j]] = max(bound[slot[j]], lower[j] / times[j])
     jacobians = np.empty((2, N_PARAMETERS, n))
     jac, trial_jac = jacobians[0], jacobians[1]
     rows = np.empty((_SLOPES + n_free, n))
@@ -344,7 +349,7 @@ def poisson_fit(
             if slot[j] >= 0:
                 a = _SLOPES + slot[j]
                 for k in range(n):
-                    rows[a, k] += jac[j, k]
+                    rows[a, k] += times[j] * jac[j, k]
         for a in range(n_free):
             score[a] = _dot(rows, _SLOPES + a, _PULL)
             for k in range(n):
@@ -434,7 +439,7 @@ def poisson_fit(
                 trial[j] = p[j]
             for j in range(N_PARAMETERS):
                 if slot[j] >= 0:
-                    trial[j] = max(p[j] + size * step[slot[j]], lower[j])
+                    trial[j] = max(p[j] + size * times[j] * step[slot[j]], lower[j])
             expected(trial, shape, edges, trial_mu, trial_jac)
             value = negative_log_likelihood(counts, trial_mu)
             if value <= best + 1e-12 * abs(best) and math.isfinite(value):
@@ -466,7 +471,7 @@ def poisson_fit(
         for j in range(N_PARAMETERS):
             for i in range(N_PARAMETERS):
                 if slot[j] >= 0 and slot[i] >= 0:
-                    covariance[j, i] = inverse[slot[j], slot[i]]
+                    covariance[j, i] = times[j] * times[i] * inverse[slot[j], slot[i]]
     return status, steps, best
 
 

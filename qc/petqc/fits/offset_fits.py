@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.errors import TooFewCountsError
-from petqc.fits import FWHM_OF_SIGMA, MIN_NET_COUNTS, rough_time_peak
+from petqc.fits import FWHM_OF_SIGMA, MIN_NET_COUNTS
 from petqc.fits.depth import USUAL_CRYSTAL_MM, depth_classes
 from petqc.fits.energy_fits import Refusal
 from petqc.fits.offsets import Depths, Offsets, solve_offsets
+from petqc.fits.time_peaks import rough_time_peak
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -104,8 +105,7 @@ def _module_start(q: QcInput) -> NDArray[np.float64]:
     h = q.histograms
     n_modules = len(h.topology.module_nodes)
     rows, right = [np.ones(n_modules) / n_modules], [0.0]
-    for pair in h.searched_pairs:
-        fit = q.time_fit(pair)
+    for pair, fit in zip(h.searched_pairs, q.time_fits(h.searched_pairs), strict=True):
         if not isinstance(fit, Refusal):
             row = np.zeros(n_modules)
             x, y = h.pair_modules(pair)
