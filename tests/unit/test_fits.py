@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-import re
 
 import numpy as np
 import pytest
 from scipy import integrate, optimize, stats
+from tests.unit.peak_models import KEV, NO_SHAPE, model, photopeak
 
 from petqc.errors import FitFailedError, TooFewCountsError
-from petqc.fits import FWHM_OF_SIGMA, PeakFit, fit_two_peaks
+from petqc.fits import FWHM_OF_SIGMA, fit_two_peaks
 from petqc.fits import kernels as fk
 from petqc.fits import photopeak_kernels as pk
-from petqc.fits import time_peak_kernels as tk
 from petqc.fits.energy_fits import LYSO_RANGE
 from petqc.fits.peaks import find_peaks, nema_width, onset, two_humps
 from petqc.fits.photopeaks import LU_EDGE_RATIO, PeakShape, apparent_peak, fit_lines, fit_photopeak, fit_photopeaks
-from petqc.fits.time_peaks import fit_time_peak, fit_time_peaks, rough_time_peak
 from petqc.lutetium.spectra import in_bins
 from petqc.statistics import (
     channel_sigmas,
@@ -28,36 +26,6 @@ from petqc.statistics import (
     sigma_bound,
     sparse_chi2_p_value,
 )
-
-KEV = np.arange(401) * 4.0
-PS = np.arange(-500, 501) * 10.0 - 0.5
-NO_SHAPE = np.zeros(fk.N_CONSTANTS)
-
-
-def model(edges, shape=NO_SHAPE, **parameters):
-    p = np.zeros(fk.N_PARAMETERS)
-    for name, value in parameters.items():
-        p[getattr(fk, name)] = value
-    mu, jac = np.empty(edges.size - 1), np.empty((fk.N_PARAMETERS, edges.size - 1))
-    fk.expected(p, shape, edges, mu, jac)
-    return mu
-
-
-def photopeak(n, resolution=0.105, peak=511.0):
-    """A photopeak of n counts on a step and a falling line."""
-    per_kev = n / 250.0
-    return model(
-        KEV, A1=n, MU1=peak, S1=peak * resolution / FWHM_OF_SIGMA, STEP=0.3 * per_kev, LOW=0.3 * per_kev,
-        HIGH=0.2 * per_kev,
-    )  # fmt: skip
-
-
-def time_peak(n, fwhm=218.0, share=0.0, wider=1.8, flat=0.1):
-    s = fwhm / FWHM_OF_SIGMA
-    level = flat * n / 10_000
-    more = {"A2": n * share, "MU2": 30.0, "S2": s * wider} if share else {}
-    return model(PS, A1=n * (1 - share), MU1=30.0, S1=s, LOW=level, HIGH=level, **more)
-
 
 # --- the compiled model and fit --------------------------------------------------------------------------------------
 
@@ -326,150 +294,6 @@ def test_lines_of_an_unknown_spectrum():
     assert [f.mu for f in found[:2]] == [pytest.approx(602.0, abs=2.0), pytest.approx(1450.0, abs=4.0)]
     assert found[0].fwhm == pytest.approx(12.0 * FWHM_OF_SIGMA, rel=0.15)
     assert fit_lines(edges, np.zeros(2000)) == []
-
-
-# --- time ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("n", "toys"), [(300, 1500), (3000, 400)])
-def test_time_peak_is_at_the_bound(n, toys):
-    truth = time_peak(n)
-    rng = np.random.default_rng(n)
-    fits = [fit_time_peak(PS, rng.poisson(truth).astype(float)) for _ in range(toys)]
-    mean = np.array([(f.mu - 30.0, f.mu_error) for f in fits])
-    width = np.array([(f.fwhm - 218.0, f.fwhm_error) for f in fits])
-    s = 218.0 / FWHM_OF_SIGMA
-    share = 0.1 / 1.1
-    tolerance = 3.5 / math.sqrt(2 * toys) + 0.01
-    assert np.std(mean[:, 0]) / mean_bound(s, n, share, 5000 / s) == pytest.approx(1.0, abs=tolerance + 0.02)
-    assert np.std(width[:, 0]) / (FWHM_OF_SIGMA * sigma_bound(s, n, share, 5000 / s)) == pytest.approx(
-        1.0, abs=tolerance + 0.05
-    )
-    for values in (mean, width):
-        pulls = values[:, 0] / values[:, 1]
-        assert abs(pulls.mean()) < 0.15
-        assert pulls.std() == pytest.approx(1.0, abs=tolerance + 0.05)
-
-
-def test_second_gaussian_is_used_where_it_is_and_only_there():
-    rng = np.random.default_rng(8)
-    truth = time_peak(100_000, share=0.2)
-    s = 218.0 / FWHM_OF_SIGMA
-    x = np.linspace(0.0, 400.0, 400_001)
-    shape = 0.8 / s * np.exp(-0.5 * (x / s) ** 2) + 0.2 / (1.8 * s) * np.exp(-0.5 * (x / (1.8 * s)) ** 2)
-    true_fwhm = 2 * x[np.argmax(shape < 0.5 * shape[0])]
-    pulls = []
-    for _ in range(60):
-        fit = fit_time_peak(PS, rng.poisson(truth).astype(float))
-        assert fit.is_double
-        pulls.append((fit.fwhm - true_fwhm) / fit.fwhm_error)
-        assert fit.fwtm / fit.fwhm > 1.85
-    assert abs(np.mean(pulls)) < 0.45
-    assert np.std(pulls) == pytest.approx(1.0, abs=0.3)
-    doubles = sum(fit_time_peak(PS, rng.poisson(time_peak(20_000)).astype(float)).is_double for _ in range(40))
-    assert doubles <= 1
-
-
-def test_a_second_gaussian_too_weak_to_show_is_in_the_error():
-    # A quarter of the pairs 1.27 times as wide: 15 000 pairs cannot tell, and one Gaussian says 222 ps for 217.
-    rng, true_fwhm = np.random.default_rng(3), 217.1
-    truth = time_peak(15_000, fwhm=88.0 * FWHM_OF_SIGMA, share=0.25, wider=112.0 / 88.0)
-    counts = [rng.poisson(truth).astype(float) for _ in range(60)]
-    pulls, blind = (
-        np.mean([(fit.fwhm - true_fwhm) / fit.fwhm_error for fit in fits])
-        for fits in ([fit_time_peak(PS, c, allow_second=second) for c in counts] for second in (True, False))
-    )
-    assert blind > 2.5
-    assert pulls < 0.6 * blind
-
-
-def test_time_peak_refuses():
-    rng = np.random.default_rng(9)
-    with pytest.raises(TooFewCountsError, match="at least 200"):
-        fit_time_peak(PS, rng.poisson(time_peak(50)).astype(float))
-    with pytest.raises((FitFailedError, TooFewCountsError)):
-        fit_time_peak(PS, rng.poisson(np.full(1000, 3.0)).astype(float))
-    box = np.where(np.abs(PS[:-1]) < 1000, 60.0, 3.0)
-    with pytest.raises(FitFailedError, match="does not describe"):
-        fit_time_peak(PS, rng.poisson(box).astype(float))
-
-
-def start_twin(edges, counts):
-    """What time_start does, in numpy."""
-    n, width = counts.size, edges[1] - edges[0]
-    smooth = max(1, n // 60)
-    flat = np.convolve(counts, np.ones(2 * smooth + 1), "same") / (2 * smooth + 1)
-    top = int(np.argmax(flat))
-    background = np.median(counts) or np.sort(counts)[: n // 2].mean()
-    half = 0.5 * (flat[top] + background)
-    left = top - int(np.argmax(np.append(flat[top::-1] <= half, True)))
-    right = min(top + int(np.argmax(np.append(flat[top:] <= half, True))), n - 1)
-    fwhm = max(right - max(left, 0), 2) * width
-    fwhm = math.sqrt(max(fwhm**2 - (0.8 * (2 * smooth + 1) * width) ** 2, (1.5 * width) ** 2))
-    near = np.abs(np.arange(n) - top) * width < 2.0 * fwhm
-    background = counts[~near].mean() if (~near).sum() > n // 8 else background
-    start = np.zeros(fk.N_PARAMETERS)
-    start[[fk.LOW, fk.HIGH]] = max(background, 0.01) / width
-    start[fk.A1] = max((counts[near] - background).sum(), 0.1 * counts.sum(), 10.0)
-    start[fk.MU1], start[fk.S1] = 0.5 * (edges[top] + edges[top + 1]), max(fwhm / FWHM_OF_SIGMA, 0.5 * width)
-    return start
-
-
-@pytest.mark.parametrize(("n", "fwhm"), [(300, 218.0), (3000, 218.0), (3000, 40.0), (20_000, 2500.0)])
-def test_starts_and_fits_of_time_peaks_equal_python(n, fwhm):
-    counts = np.random.default_rng(n).poisson(time_peak(n, fwhm=fwhm), (6, 1000)).astype(float)
-    for row in counts:
-        found, twin = np.empty(fk.N_PARAMETERS), np.empty(fk.N_PARAMETERS)
-        tk.time_start(PS, row, found)
-        tk.time_start.py_func(PS, row, twin)
-        np.testing.assert_array_equal(found, twin)
-        np.testing.assert_allclose(found, start_twin(PS, row), rtol=1e-12)
-    slot = np.full(fk.N_PARAMETERS, -1, np.int64)
-    slot[[fk.A1, fk.MU1, fk.S1, fk.LOW, fk.HIGH]] = 0, 1, 2, 3, 3
-    lower = np.zeros(fk.N_PARAMETERS)
-    lower[fk.MU1], lower[fk.S1] = -np.inf, 2.0
-    results = []
-    for function in (tk.time_peak_fits, tk.time_peak_fits.py_func):
-        parts = [np.zeros((6, 2), np.int64), np.zeros((6, 11)), np.zeros((6, 11, 11)), np.zeros((6, 1000))]
-        parts += [np.zeros((6, 1000)), np.zeros((6, 5))]
-        function(PS, counts, slot, lower, 0.02, *parts)
-        results.append(parts)
-    for a, b in zip(*results, strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert (results[0][0][:, 0] == fk.CONVERGED).all()
-    # Bins far from the peak are taken together: the same as each for itself.
-    for k, row in enumerate(counts):
-        p, covariance, mu = start_twin(PS, row), np.empty((11, 11)), np.empty(1000)
-        fk.poisson_fit(row, PS, p, NO_SHAPE, slot, lower, mu, covariance)
-        p[fk.MU2] = 0.0
-        error = np.sqrt(np.diag(covariance))
-        np.testing.assert_allclose(results[0][1][k], p, rtol=1e-9, atol=1e-6 * error.max())
-        np.testing.assert_allclose(results[0][2][k], covariance, rtol=1e-5, atol=1e-12)
-        np.testing.assert_allclose(results[0][3][k], mu, rtol=1e-5, atol=1e-9)
-
-
-def test_time_peaks_at_once_are_those_one_by_one():
-    rng = np.random.default_rng(14)
-    rows = [time_peak(50), time_peak(900), time_peak(100_000, share=0.2), np.full(1000, 3.0), time_peak(5000)]
-    counts = np.stack([rng.poisson(row) for row in rows]).astype(float)
-    for row, found in zip(counts, fit_time_peaks(PS, counts), strict=True):
-        if not isinstance(found, PeakFit):
-            with pytest.raises(type(found), match=re.escape(str(found))):
-                fit_time_peak(PS, row)
-            continue
-        one = fit_time_peak(PS, row)
-        for name in PeakFit.__slots__:
-            np.testing.assert_array_equal(getattr(found, name), getattr(one, name))
-    assert [isinstance(f, PeakFit) for f in fit_time_peaks(PS, counts)] == [False, True, True, False, True]
-    assert fit_time_peaks(PS, counts[:0]) == []
-
-
-def test_rough_peak_is_good_enough_to_start_from():
-    counts = np.random.default_rng(10).poisson(time_peak(2000, fwhm=400.0)).astype(float)
-    position, fwhm, level = rough_time_peak(PS, counts)
-    assert position == pytest.approx(30.0, abs=80.0)
-    assert 250.0 < fwhm < 600.0
-    assert level == pytest.approx(0.1 * 2000 / 10_000 * 10.0, rel=0.4)
 
 
 # --- NEMA, peak search, humps ----------------------------------------------------------------------------------------
