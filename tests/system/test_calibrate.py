@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-PARAMETERS = {"channels": [0, 1]}
+PARAMETERS = {"channels": [0, 0]}
 
 
 def follow_points(client: Any, wanted: int) -> str:
@@ -50,12 +50,12 @@ def test_sigkill_of_the_daemon_in_mid_calibration(
         assert [f["name"] for f in document["raw_files"]] == ["points.rawf", "points.idxf"]
         assert any(f"continue with: petqc calibrate tdc --resume {killed}" in note for note in document["notes"])
 
-        refused = daemon.petqc("calibrate", "tdc", "--channels", "0-2", "--resume", killed)
+        refused = daemon.petqc("calibrate", "tdc", "--channels", "0-1", "--resume", killed)
         assert refused.code == 2
         assert "the plan has other channels" in refused.err
 
         assert daemon.petqc("status", "--wait-ready").code == 0
-        done = daemon.petqc("calibrate", "tdc", "--channels", "0-1", "--resume", "last", "--json")
+        done = daemon.petqc("calibrate", "tdc", "--channels", "0-0", "--resume", "last", "--json")
         assert done.code == 1, done.err  # most channels are not in the plan
         run = done.json()
         account = run["account"]
