@@ -45,7 +45,7 @@ from petqc_drivers.petsys.daqd_wire import (
 )
 from petqc_drivers.petsys.frames import CLOCKS_PER_FRAME, FRAME_ID_MODULO
 from petqc_drivers.petsys.link import CommandGate, LinkAccount, ago
-from petqc_drivers.petsys.receive import FrameIntake, ReceiveAccount
+from petqc_drivers.petsys.receive import FrameIntake, ReceiveAccount, warm_up
 from petqc_drivers.petsys.registers import REGISTERS
 from petqc_drivers.petsys.wire import SERIAL_MODULO, Command, Function, WireError, parse_memory_read_reply
 
@@ -346,6 +346,7 @@ class DaqdReadoutLink(CommandGate):
         loop = asyncio.get_running_loop()
         ring = await self._ring()
         try:
+            await asyncio.to_thread(warm_up)  # frames do not wait for a compiler
             min_frame, read = await self._switch_on(min_frame)
 
             def tell(function: Callable[..., None], *arguments: object) -> None:
