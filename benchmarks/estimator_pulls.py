@@ -16,9 +16,9 @@ import numpy as np
 
 from petqc.analysis import analyse_file
 from petqc.errors import QcError
-from petqc.fits import FWHM_OF_SIGMA
 from petqc.fits.peaks import nema_width
 from petqc.fits.time_peaks import fit_time_peak
+from petqc.statistics import FWHM_OF_SIGMA
 from petqc_simulators.recording import write_recording
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from estimator_pulls import nema, simulated
 
 from petqc.errors import QcError
 from petqc.event_times import GAP_BIN_PS, GAP_BINS
-from petqc.fits import FWHM_OF_SIGMA, PeakFit, slots_of
+from petqc.fits import PeakFit, slots_of
 from petqc.fits.dead_time import dead_time
 from petqc.fits.energy_fits import LYSO_RANGE
 from petqc.fits.kernels import A1, A2, EDGE, HIGH, LOW, MU1, MU2, N_PARAMETERS, S1, S2, STEP, TAIL, TAIL_WIDTH, expected
@@ -37,6 +37,7 @@ from petqc.fits.time_peaks import fit_time_peak, fit_time_peaks
 from petqc.lutetium import spectra as continua
 from petqc.lutetium.crystals import LINES_KEV
 from petqc.lutetium.lines import _SLOTS, _TAIL_KEV, _TAIL_SHARE, RANGE_KEV, fit_lines
+from petqc.statistics import FWHM_OF_SIGMA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from figures import Figure, in_turn
 
-from petqc.fits import FWHM_OF_SIGMA
 from petqc.fits.offset_kernels import conjugate_gradients
 from petqc.fits.photopeaks import fit_photopeaks
 from petqc.fits.time_peaks import fit_time_peaks
+from petqc.statistics import FWHM_OF_SIGMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

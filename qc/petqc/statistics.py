@@ -11,6 +11,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+FWHM_OF_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
+"""Of a Gaussian."""
 FAMILY_FALSE_ALARM = 0.01
 """Chance per day that any of all channels is flagged by noise alone. Source: daily-qc.md §0.5 (1 % per day)."""
 CHANNEL_SIGMAS = 5.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from petqc.fits import FWHM_OF_SIGMA
 from petqc.fits import kernels as fk
+from petqc.statistics import FWHM_OF_SIGMA
 
 KEV = np.arange(401) * 4.0
 PS = np.arange(-500, 501) * 10.0 - 0.5

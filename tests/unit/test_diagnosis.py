@@ -162,6 +162,28 @@ def test_a_scanner_that_is_wider_than_its_baseline_is_seen_where_single_parts_ha
     assert found.evidence[0].startswith("timing width +8.7")
 
 
+def test_a_ctr_that_an_asic_out_of_time_has_widened_is_no_jitter_of_everything():
+    """Where single parts have no baseline of their own: the scanner's CTR holds the offsets, widths of parts do not."""
+    wide = replace(flagged("ctr_nema", SCANNER, 267.6, "ps", Limits(warn_high=225.0, fail_high=240.0)), baseline=218.5)
+    late = a_run([wide], module_time_offset=at(np.concatenate([asic(k) for k in (2, 6, 9)]), -141.0))
+    found, _ = diagnose(TOPOLOGY, late)
+    assert {h.node for h in found} == {"asic:0.0.2", "asic:0.0.6", "asic:0.0.9"}
+    assert not any(h.cause.startswith("F15 ") for h in found)
+
+
+def test_two_facing_modules_that_are_wide_are_not_one_asic_that_counts_by_chance():
+    pairs = {(0, 2): 1000.0, (1, 3): 1000.0, (0, 1): 9.0, (2, 3): 9.0}
+    known = [rate("prompts", f"module:0.0.{a} - module:0.0.{b}", v, v) for (a, b), v in pairs.items()]
+    known += [rate("timing_width", f"module:0.0.{k}", 223.0, 223.0, "ps") for k in range(MODULES)]
+    wide = flagged("timing_width", "asic:0.0.2", 237.0, "ps", Limits(warn_high=234.0, fail_high=256.0))
+    # All of both modules 4.5 %, less than what counts, and one ASIC 5.8 %.
+    width = at(INDEX // 256 % 2 == 0, 10.0) + at(asic(2), 3.0)
+    run = a_run([*known, wide], timing_width=width, photopeak=at(INDEX // 256 == 0, -50.0))
+    found, _ = diagnose(TOPOLOGY, run)
+    assert {h.node for h in found} == {"module:0.0.0"}
+    assert any("timing width" in told for told in found[0].evidence)
+
+
 def test_two_modules_are_a_pair_that_times_do_not_part():
     two = Topology.from_channels(np.arange(512, dtype=np.int32))
     limits = Limits(-75.0, -20.0, 20.0, 75.0)

@@ -10,7 +10,7 @@ from scipy import integrate, optimize, stats
 from tests.unit.peak_models import KEV, NO_SHAPE, model, photopeak
 
 from petqc.errors import FitFailedError, TooFewCountsError
-from petqc.fits import FWHM_OF_SIGMA, fit_two_peaks
+from petqc.fits import fit_two_peaks
 from petqc.fits import kernels as fk
 from petqc.fits import photopeak_kernels as pk
 from petqc.fits.energy_fits import LYSO_RANGE
@@ -18,6 +18,7 @@ from petqc.fits.peaks import find_peaks, nema_width, onset, two_humps
 from petqc.fits.photopeaks import LU_EDGE_RATIO, PeakShape, apparent_peak, fit_lines, fit_photopeak, fit_photopeaks
 from petqc.lutetium.spectra import in_bins
 from petqc.statistics import (
+    FWHM_OF_SIGMA,
     channel_sigmas,
     family_sigmas,
     mean_bound,

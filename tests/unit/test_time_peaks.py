@@ -11,11 +11,12 @@ from scipy import optimize
 from tests.unit.peak_models import NO_SHAPE, PS, model, time_peak
 
 from petqc.errors import FitFailedError, TooFewCountsError
-from petqc.fits import FWHM_OF_SIGMA, PeakFit
+from petqc.fits import PeakFit
 from petqc.fits import kernels as fk
 from petqc.fits import time_peak_kernels as tk
 from petqc.fits.time_peaks import fit_time_peak, fit_time_peaks, rough_time_peak
 from petqc.statistics import (
+    FWHM_OF_SIGMA,
     mean_bound,
     sigma_bound,
 )

@@ -19,7 +19,7 @@ from petqc.calibrate import Calibration
 from petqc.calibrate.outcome import column, refusal_notes, refused, summary
 from petqc.channel_map import SCANNER
 from petqc.errors import BadInputError, FitFailedError, TooFewCountsError
-from petqc.fits import FWHM_OF_SIGMA, MIN_NET_COUNTS
+from petqc.fits import MIN_NET_COUNTS
 from petqc.fits.depth import USUAL_CRYSTAL_MM, depth_classes
 from petqc.fits.offsets import MIN_PAIRS, Offsets, solve_offsets
 from petqc.fits.source_place import SourcePlace, find_source
@@ -27,6 +27,7 @@ from petqc.fits.time_peaks import fit_time_peak, rough_time_peak
 from petqc.formats.petsys_tables import TABLES, absolute_of, set_address
 from petqc.limits import Limits
 from petqc.results import CheckResult, Spectrum
+from petqc.statistics import FWHM_OF_SIGMA
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

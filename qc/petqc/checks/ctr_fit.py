@@ -9,13 +9,12 @@ import numpy as np
 
 from petqc.channel_map import SCANNER
 from petqc.checks import CheckOutput, check
-from petqc.fits import FWHM_OF_SIGMA
 from petqc.fits.energy_fits import Refusal
 from petqc.fits.randoms import BOTH_WAYS
 from petqc.fits.single_modules import single_widths
 from petqc.limits import Limits
 from petqc.results import Spectrum
-from petqc.statistics import sigma_bound
+from petqc.statistics import FWHM_OF_SIGMA, sigma_bound
 
 if TYPE_CHECKING:
     from petqc.checks import Level

@@ -10,18 +10,18 @@ import numpy as np
 from petqc.channel_map import SCANNER
 from petqc.checks import CheckOutput, check
 from petqc.errors import QcError
-from petqc.fits import FWHM_OF_SIGMA, PeakFit
 from petqc.fits.energy_fits import Refusal
 from petqc.fits.kernels import A2, S2
 from petqc.fits.time_peaks import fit_time_peak
 from petqc.limits import Limits, Status
 from petqc.results import ChannelColumn
-from petqc.statistics import channel_sigmas
+from petqc.statistics import FWHM_OF_SIGMA, channel_sigmas
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from petqc.checks import Level
+    from petqc.fits import PeakFit
     from petqc.qc_input import Node, QcInput
     from petqc.results import CheckResult
 

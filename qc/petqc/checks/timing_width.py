@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.checks import CheckOutput, check
-from petqc.fits import FWHM_OF_SIGMA, MIN_NET_COUNTS
+from petqc.fits import MIN_NET_COUNTS
 from petqc.fits.energy_fits import Refusal
 from petqc.fits.group_widths import group_widths
 from petqc.limits import Limits, Status
 from petqc.results import ChannelColumn
 from petqc.siblings import Siblings
+from petqc.statistics import FWHM_OF_SIGMA
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

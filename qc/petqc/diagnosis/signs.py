@@ -15,7 +15,7 @@ import numpy as np
 from petqc.channel_map import SCANNER
 from petqc.diagnosis.places import Place, channel, compared, patches
 from petqc.limits import Status
-from petqc.statistics import channel_sigmas, robust_spread
+from petqc.statistics import FWHM_OF_SIGMA, channel_sigmas, robust_spread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -211,11 +211,20 @@ def _reference(topology: Topology, run: Run, measure: Measure, column: ChannelCo
 
 
 def _of_scanner(run: Run, measure: Measure) -> float:
-    """A quantity of the whole scanner over its baseline; 1 where it has none."""
+    """A quantity of the whole scanner over its baseline; 1 where it has none, or where offsets have widened its CTR."""
     for c in run.checks:
         if c.id in measure.checks and c.node == SCANNER and c.value and c.baseline:
-            return c.value / c.baseline
+            excess = c.value**2 - c.baseline**2
+            by_offsets = measure.quantity == "width" and _width_of_offsets(run) ** 2 > _SHARED * excess > 0.0
+            return 1.0 if by_offsets else c.value / c.baseline
     return 1.0
+
+
+def _width_of_offsets(run: Run) -> float:
+    """FWHM in ps that offsets of single channels add to a coincidence of two of them; 0 where they are not known."""
+    offset = next((column.value for column in run.columns if column.id == "module_time_offset"), np.empty(0))
+    known = offset[np.isfinite(offset)]
+    return FWHM_OF_SIGMA * math.sqrt(2.0) * float(np.std(known)) if known.size else 0.0
 
 
 def scattered(found: dict[Quantity, Deviations], nodes: Sequence[Place]) -> list[Sign]:

@@ -33,8 +33,7 @@ from petqc.fits.kernels import (
     poisson_fit,
     width_of_two,
 )
-from petqc.fits.kernels import FWHM_OF_SIGMA as FWHM_OF_SIGMA
-from petqc.statistics import pearson_p_values
+from petqc.statistics import FWHM_OF_SIGMA, pearson_p_values
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

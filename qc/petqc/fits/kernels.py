@@ -43,8 +43,6 @@ _DECREMENT = 1e-7
 """Stop when the next step would gain less than this in log-likelihood: a thousandth of a standard deviation squared."""
 _FLOOR = 1e-12
 BY_ROOT_2PI = 1.0 / math.sqrt(2.0 * math.pi)
-FWHM_OF_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
-"""FWHM of a Gaussian of unit standard deviation."""
 STANDS_OUT = 5.0
 """Standard deviations that a peak must have above nothing. Source: as for channels, daily-qc.md §5.2."""
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.errors import TooFewCountsError
-from petqc.fits import FWHM_OF_SIGMA, MIN_NET_COUNTS
+from petqc.fits import MIN_NET_COUNTS
 from petqc.fits.depth import USUAL_CRYSTAL_MM, depth_classes
 from petqc.fits.energy_fits import Refusal
 from petqc.fits.offsets import Depths, Offsets, solve_offsets
 from petqc.fits.time_peaks import rough_time_peak
+from petqc.statistics import FWHM_OF_SIGMA
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

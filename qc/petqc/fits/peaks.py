@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.errors import FitFailedError, TooFewCountsError
-from petqc.fits import FWHM_OF_SIGMA, PeakFit, fit_one_peak, fit_two_peaks
+from petqc.fits import PeakFit, fit_one_peak, fit_two_peaks
 from petqc.fits.kernels import MU1, MU2
+from petqc.statistics import FWHM_OF_SIGMA
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,7 +12,6 @@ import numpy as np
 
 from petqc.errors import FitFailedError, TooFewCountsError
 from petqc.fits import (
-    FWHM_OF_SIGMA,
     MIN_NET_COUNTS,
     MIN_P_VALUE,
     SCALE_BELOW,
@@ -49,7 +48,7 @@ from petqc.fits.photopeak_kernels import (
     photopeak_fits,
     stands_out_by,
 )
-from petqc.statistics import sparse_chi2_p_value
+from petqc.statistics import FWHM_OF_SIGMA, sparse_chi2_p_value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,7 +10,6 @@ import numpy as np
 from petqc.fits.kernels import (
     A1,
     CONVERGED,
-    FWHM_OF_SIGMA,
     HIGH,
     LOW,
     MU1,
@@ -24,6 +23,7 @@ from petqc.fits.kernels import (
     poisson_fit,
 )
 from petqc.jit import kernel
+from petqc.statistics import FWHM_OF_SIGMA
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

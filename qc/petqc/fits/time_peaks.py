@@ -13,7 +13,6 @@ import numpy as np
 
 from petqc.errors import FitFailedError, QcError, TooFewCountsError
 from petqc.fits import (
-    FWHM_OF_SIGMA,
     MIN_NET_COUNTS,
     MIN_P_VALUE,
     SHAPE_TOLERANCE,
@@ -28,7 +27,7 @@ from petqc.fits import (
 )
 from petqc.fits.kernels import A1, A2, CONVERGED, HIGH, LOW, MU1, MU2, N_PARAMETERS, S1, S2, bins_of_a_tenth
 from petqc.fits.time_peak_kernels import time_peak_fits, time_start
-from petqc.statistics import sparse_chi2_p_value
+from petqc.statistics import FWHM_OF_SIGMA, sparse_chi2_p_value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

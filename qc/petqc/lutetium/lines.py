@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.errors import FitFailedError, TooFewCountsError
-from petqc.fits import FWHM_OF_SIGMA, MIN_NET_COUNTS, MIN_P_VALUE, PeakFit, peak_fit, slots_of
+from petqc.fits import MIN_NET_COUNTS, MIN_P_VALUE, PeakFit, peak_fit, slots_of
 from petqc.fits.kernels import (
     A1,
     A2,
@@ -34,6 +34,7 @@ from petqc.fits.kernels import (
 )
 from petqc.lutetium import GAMMA_BIN_KEV, GAMMA_BINS
 from petqc.lutetium.crystals import LINES_KEV
+from petqc.statistics import FWHM_OF_SIGMA
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

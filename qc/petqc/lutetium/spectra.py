@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.errors import FitFailedError, TooFewCountsError
-from petqc.fits import FWHM_OF_SIGMA, MIN_P_VALUE
+from petqc.fits import MIN_P_VALUE
 from petqc.lutetium.crystals import LINES_KEV, LOW_GAMMA_KEV, beta_density
-from petqc.statistics import pearson_p_value, sparse_chi2_p_value
+from petqc.statistics import FWHM_OF_SIGMA, pearson_p_value, sparse_chi2_p_value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from petqc.fits import FWHM_OF_SIGMA
 from petqc.fits.peaks import candidates
+from petqc.statistics import FWHM_OF_SIGMA
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
