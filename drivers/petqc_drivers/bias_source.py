@@ -189,10 +189,11 @@ class BiasSource(LinkedInstrument):
         self.output = OutputState.OFF if is_off else OutputState.UNKNOWN
         if not is_off:
             raise OffUnconfirmedError(
-                f"off was tried {len(failures)} times: " + "; ".join(dict.fromkeys(failures)),
+                f"off was tried {len(failures)} times",
                 device=self.name,
                 last_good=self._last_good(),
                 do="treat the output as live: use the switch of the supply or pull its plug",
+                causes=list(dict.fromkeys(failures)),
             )
         return self.output
 

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def each_once(failures: Sequence[str]) -> str:
+    """Failures in one line, none of them twice."""
+    return "; ".join(
+        one if n == 1 else f"{one}, {n} times"
+        for one, n in ((one, failures.count(one)) for one in dict.fromkeys(failures))
+    )
 
 
 class DriverError(Exception):
@@ -118,6 +129,27 @@ class LimitError(DriverError, ValueError):
 
 
 class OffUnconfirmedError(DriverError):
-    """Switching off could not be confirmed: treat the output as live."""
+    """Switching off could not be confirmed: treat the output as live.
+
+    Args:
+        what: As of every error.
+        device: As of every error.
+        last_good: As of every error.
+        do: As of every error.
+        causes: What stood in the way, which may be the same thing more than once; told with `what`, each once.
+    """
 
     code = "off-unconfirmed"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        device: str | None = None,
+        last_good: str | None = None,
+        do: str | None = None,
+        causes: Sequence[str] = (),
+    ) -> None:
+        told = f"{what}: {each_once(causes)}" if causes else what
+        super().__init__(told, device=device, last_good=last_good, do=do)
+        self.causes = tuple(causes)

@@ -10,6 +10,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
+from petqc_drivers.errors import OffUnconfirmedError, each_once
 from petqcd.readout.supervisor import BiasState
 
 if TYPE_CHECKING:
@@ -191,7 +192,8 @@ async def switch_off(board: Board) -> OffOutcome:
         async with asyncio.timeout(OFF_DEADLINE_S):
             state = await board.bias_off()
     except Exception as error:  # noqa: BLE001 - whatever it was, the outputs are unknown now and that must be told
-        why = str(error) or f"no answer within {OFF_DEADLINE_S:g} s"
+        causes = error.causes if isinstance(error, OffUnconfirmedError) else ()
+        why = each_once(causes) or str(error) or f"no answer within {OFF_DEADLINE_S:g} s"
         log.error("bias off could not be confirmed: %s", why)  # noqa: TRY400 - the reason says it all
         return OffOutcome(
             BiasState.UNKNOWN,

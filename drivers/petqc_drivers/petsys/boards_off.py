@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from petqc_drivers.device import OutputState
-from petqc_drivers.errors import DriverError
+from petqc_drivers.errors import DriverError, OffUnconfirmedError
 from petqc_drivers.petsys.supply import OffReport
 from petqc_drivers.uninterrupted import uninterrupted
 
@@ -46,7 +46,8 @@ def merge(reports: Sequence[OffReport]) -> OffReport:
 
 def unconfirmed(failures: Sequence[DriverError]) -> OffReport:
     """Of a board of which nothing is known."""
-    return OffReport(OutputState.UNKNOWN, 0, 0, tuple(map(str, failures)))
+    told = [one.causes if isinstance(one, OffUnconfirmedError) and one.causes else (str(one),) for one in failures]
+    return OffReport(OutputState.UNKNOWN, 0, 0, tuple(cause for causes in told for cause in causes))
 
 
 async def switch_off(name: str, supplies: Iterable[BiasSupply]) -> list[OffReport]:

@@ -280,9 +280,10 @@ class PetsysReadout(ConnectedReadout):
         dead = [failure for report in reports if report.state is OutputState.UNKNOWN for failure in report.failures]
         if dead:
             raise OffUnconfirmedError(
-                "switching the bias off is not confirmed: " + "; ".join(dead),
+                "switching the bias off is not confirmed",
                 device=self.name,
                 do="treat the outputs as live and use the hardware switch",
+                causes=dead,
             )
         return merge(reports)
 

@@ -26,6 +26,7 @@ from petqc_drivers.errors import (
     OvertakenError,
     StateError,
     WrongIdentityError,
+    each_once,
 )
 from petqc_drivers.petsys.bias import (
     BiasChannel,
@@ -351,9 +352,10 @@ class BiasSupply:
         report = await uninterrupted(self._off_task)
         if report.state is OutputState.UNKNOWN:
             raise OffUnconfirmedError(
-                "switching the bias off is not confirmed: " + "; ".join(report.failures[-OFF_ATTEMPTS:]),
+                "switching the bias off is not confirmed",
                 device=self._link.name,
                 do="treat the outputs as live and use the hardware switch",
+                causes=report.failures[-OFF_ATTEMPTS:],
             )
         return report
 
@@ -394,7 +396,7 @@ class BiasSupply:
         if off.state is not OutputState.UNKNOWN:
             self.is_ours = False
         if off.failures:
-            _LOG.warning("%s: bias off: %s", self._link.name, "; ".join(off.failures))
+            _LOG.warning("%s: bias off: %s", self._link.name, each_once(off.failures))
         return OffReport(off.state, off.attempts, off.lowered, tuple(off.failures))
 
     async def _look_for_what_hears_nothing_later(self, board: Board) -> None:
