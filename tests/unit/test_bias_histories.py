@@ -33,6 +33,16 @@ def test_no_output_above_its_limit() -> None:
     assert wrong == []
 
 
+def test_a_step_counts_from_what_a_device_wakes_with() -> None:
+    """A supply that swallowed the lowest set-point has it by itself, and is read back; a step too large is one."""
+    assert HISTORIES.campaign(1, 9133)[1] == []
+    board = HISTORIES.CaenA7585dBoard()
+    board.receive(b"AT+SET,0,1\r\n")
+    board.receive(b"AT+SET,2,23.5\r\n")
+    told = HISTORIES.judge(board.witness.lines, highest_v=57.0, lowest_code=20_000, largest_step_v=3.0)
+    assert told == ["at 0.000 s output 0 was raised by 3.500 V at once, allowed are 3.0 V"]
+
+
 async def at_once(self: Any, target: Any, since: int, _held: int) -> None:
     await self._set(self._guarded(target), since)
 

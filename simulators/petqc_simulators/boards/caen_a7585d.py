@@ -67,6 +67,7 @@ class CaenA7585dBoard:
             Register.SERIAL: float(self._serial),
         }
         self.witness.note(self.elapsed_s, "supply", on=False)
+        self.witness.note(self.elapsed_s, "wake", channel=0, volts=LOWEST_V)
 
     @property
     def is_on(self) -> bool:

@@ -98,6 +98,7 @@ class HamamatsuC11204Board:
         self.has_tripped = False
         self._over_current_s = self._off_for_s = 0.0
         self.witness.note(self.elapsed_s, "supply", on=False)
+        self.witness.note(self.elapsed_s, "wake", channel=0, volts=round(wire.volts(self.reference), 5))
 
     # -- bytes ------------------------------------------------------------------------------------------------------
 

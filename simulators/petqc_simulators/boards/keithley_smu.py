@@ -83,6 +83,7 @@ class KeithleySmu:
         self._elements = ["VOLT", "CURR", "RES", "TIME", "STAT"]
         self._other: dict[str, str] = {}
         self.witness.note(self._elapsed_s, "supply", on=False)
+        self.witness.note(self._elapsed_s, "wake", channel=0, volts=self.level_v)
 
     # -- the output -------------------------------------------------------------------------------------------------
 

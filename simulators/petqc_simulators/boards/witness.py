@@ -27,6 +27,7 @@ class BiasWitness:
     trim: bus, rail, code, volts, for supplies of modules. over_voltage: bus, rail, port, volts, most_v, when a module
         gets more than it bears.
     store: volts, most_v, for a set that a supply wakes up with, and the most that it can give.
+    wake: channel, volts, for the set-point that an output has at power-up without being told.
     flash: command, for each try to write the protected flash. reboot. sync.
     t_s counts simulated seconds since the board was started; volts are the true ones, not the nominal ones.
 
@@ -133,6 +134,8 @@ def judge(
             )
         elif line["event"] == "store" and line["most_v"] > highest_v:
             found.append(f"{at} a set was stored that can give {line['most_v']} V, the limit is {highest_v} V")
+        elif line["event"] == "wake":
+            last[line["channel"]] = float(line["volts"])
         elif line["event"] == "flash":
             found.append(f"{at} command {line['command']:#04x} tried to write the memory that the FPGA starts from")
         elif line["event"] == "set":
