@@ -78,7 +78,7 @@ def write_recording(
     blocks = math.ceil(seconds / BLOCK_S)
     header = RawHeader(all_charge=True, trigger_id=chosen.hardware.trigger_id, sync_epoch_s=sync_epoch_s)
     hits = 0
-    with RawWriter(prefix, header) as writer:
+    with RawWriter(prefix, header, context={"simulated": True}) as writer:
         writer.start_step()
         for _ in range(blocks):
             block = detector.advance()

@@ -68,6 +68,13 @@ def test_what_was_not_measured_and_a_real_scanner_have_a_report_too(tmp_path: Pa
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_a_run_without_a_time_is_refused(run: Run) -> None:
+def test_what_is_analysed_from_a_file_has_no_time_and_a_report(run: Run) -> None:
+    pdf = render_pdf(dataclasses.replace(run, started_at="", finished_at=""))
+    text = pypdf.PdfReader(io.BytesIO(pdf)).pages[0].extract_text()
+    assert "Kind" in text
+    assert "Started" not in text
+
+
+def test_a_time_that_is_none_is_refused(run: Run) -> None:
     with pytest.raises(BadInputError, match="'yesterday' is not a time"):
         render_pdf(dataclasses.replace(run, finished_at="yesterday"))

@@ -13,6 +13,7 @@ from petqc.calibration import CalibrationSet
 from petqc.formats.petsys_config import load_config
 from petqc.formats.petsys_raw import RawReader
 from petqc.processing import ProcessingSettings, Processor
+from petqc.recorded import analyse_file
 from petqc_simulators import __main__ as command_line
 from petqc_simulators.densities import mixture_density, peak_and_fwhm
 from petqc_simulators.physics import electronics as el
@@ -181,6 +182,14 @@ def test_recording_is_reproducible_and_its_header_right(tmp_path: Path) -> None:
         assert reader.header.trigger_id == 1
         assert reader.header.all_charge
         assert [(s.first_frame, s.last_frame) for s in reader.steps] == [(0, one["frames"] - 1)]
+
+
+def test_what_is_analysed_of_it_says_that_it_is_simulated(tmp_path: Path) -> None:
+    written = write_recording(tmp_path / "run", BENCH, seed=3, seconds=0.5)
+    run = analyse_file(written["recording"], config=written["config"])
+    assert run.simulated
+    (tmp_path / "run.manifest.jsonl").unlink()
+    assert not analyse_file(written["recording"], config=written["config"]).simulated, "nobody knows any more"
 
 
 def test_a_recording_of_no_length_is_refused(tmp_path: Path) -> None:

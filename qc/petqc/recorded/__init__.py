@@ -203,9 +203,10 @@ def raw_frames(files: list[Path], asked: Asked) -> Filled:
     counted: _Counted | None = None
     accounts: list[ProcessingAccount] = []
     notes: list[str] = [str(w) for w in loaded.warnings]
-    elapsed_s = 0.0
+    elapsed_s, simulated = 0.0, False
     for path in files:
         with RawReader(path) as reader, _Counting() as counting:
+            simulated |= reader.manifest is not None and reader.manifest.recording.get("simulated") is True
             settings = replace(ProcessingSettings.from_config(used), clock_hz=float(reader.header.frequency_hz), **own)
             calibration = CalibrationSet.from_config(used, acquisition=acquisition_of(reader.header, reader.modes))
             if counted is None:
@@ -231,6 +232,7 @@ def raw_frames(files: list[Path], asked: Asked) -> Filled:
         {
             **context,
             **({"source": "none"} if is_lutetium else {}),
+            **({"simulated": True} if simulated else {}),
             "config_hash": loaded.config_hash,
             "calibration_ids": dict(loaded.file_hashes),
             "account": account,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import fields, is_dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
@@ -38,15 +38,15 @@ _DRAWN = ("fill", "stroke", "opacity", "font-size", "font-weight", "paint-order"
 
 
 def render_pdf(run: Run) -> bytes:
-    """The report of a run.
+    """The report of a run. One without a time, as what is analysed from a file, is dated today: archives need a date.
 
     Raises:
-        BadInputError: the run has no time that a PDF could be dated with.
+        BadInputError: the run's time is none.
     """
     import typst
 
     try:
-        at = datetime.fromisoformat(run.finished_at)
+        at = datetime.fromisoformat(run.finished_at) if run.finished_at else datetime.now(UTC)
     except ValueError as error:
         raise BadInputError(f"run {run.run_id}: finished_at {run.finished_at!r} is not a time") from error
     given = {
