@@ -102,6 +102,9 @@ class FaultPlan:
         names = self.names(wanted)
         if fault.where not in names:
             near = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+            if fault.where.partition(":")[0] != wanted:
+                how = "a patch, named by one of its channels" if is_patch else f"a place of the kind {wanted}"
+                raise ProfileError(f"fault {fault}: it sits at {how}, not at {fault.where}; there is {near}")
             raise ProfileError(f"fault {fault}: there is no {fault.where} in this scanner; there is {near}")
         found = names.index(fault.where)
         if is_patch:
