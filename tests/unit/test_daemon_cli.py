@@ -16,7 +16,9 @@ from petqc.formats.petsys_config import load_config
 from petqc.limits import Limits, Status
 from petqc.results import CheckResult, Run
 from petqc_drivers.petsys.bias import BiasChannel
+from petqc_simulators.__main__ import parser as simulators_parser
 from petqc_simulators.recording import write_recording
+from petqcd.cli.replaying import PASSED_ON, read_arguments
 from petqcd.cli.show import chosen, print_run
 from petqcd.config import BENCH_BIAS
 from petqcd.errors import ConfigError, RefusedError
@@ -174,3 +176,23 @@ def test_a_channel_without_a_calibration_is_switched_off_or_refused(board: Petsy
     fewer = {**board.tables, "disc_calibration": board.tables["disc_calibration"][1:]}
     with pytest.raises(ConfigError, match=r"channel 0\.0\.0\.0 has no discriminator calibration"):
         asic_settings(replace(board, tables=fewer))
+
+
+def test_a_compared_replay_takes_its_options_in_any_order() -> None:
+    fault, run = ("--fault", "F09=20:channel:0.0.5.20"), ("--compare", "last")
+    for words in ((*fault, *run, "night"), ("night", *run, *fault), (*run, "night", "--loop", "--fault=" + fault[1])):
+        given, rest = read_arguments(words)
+        assert (given.path, given.compare) == ("night", "last")
+        assert [word for word in rest if word != "--loop"] == list(fault)
+
+
+def test_a_compared_replay_knows_every_option_of_the_replay_that_has_a_value() -> None:
+    commands = next(a for a in simulators_parser()._actions if a.dest == "command").choices
+    with_value = {
+        name
+        for action in commands["replay"]._actions
+        if action.nargs is None
+        for name in action.option_strings
+        if name.startswith("--")
+    }
+    assert with_value - {"--compare", "--state-dir"} == set(PASSED_ON)

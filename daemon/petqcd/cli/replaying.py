@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 LINE_LIMIT = 1 << 20
 KINDS = ("source", "lutetium")
 """Runs whose frames are one recording."""
+PASSED_ON = (
+    "--fault", "--config", "--profile", "--listen", "--address", "--instruments-at", "--shared-memory", "--speed",
+    "--write-config", "--for", "--status-every",
+)  # fmt: skip
+"""Options of the replay that have a value, which is not the recording."""
 OWN = "recorded"
 """Name of the run that a bundle is of."""
 
@@ -34,7 +39,7 @@ def compare_replay(arguments: Sequence[str]) -> int:
     Raises:
         DaemonError: what stands in the way.
     """
-    given, rest = _parser().parse_known_args(list(arguments))
+    given, rest = read_arguments(arguments)
     folder = Path(given.path)
     bundle_run = folder / "run.json" if folder.is_dir() else folder.parent / "run.json"
     before = _run(bundle_run.parent if given.compare == OWN else Path(given.compare), given)
@@ -51,14 +56,18 @@ def compare_replay(arguments: Sequence[str]) -> int:
     return _tell(before, after, as_json=given.json, everything=given.all)
 
 
-def _parser() -> argparse.ArgumentParser:
+def read_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """What is asked of the comparison, and what goes to the replay; in any order, as of every command."""
     parser = argparse.ArgumentParser(prog="petqc replay", add_help=False, allow_abbrev=False)
     parser.add_argument("path")
     parser.add_argument("--compare", required=True)
     parser.add_argument("--state-dir", type=Path)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--all", action="store_true")
-    return parser
+    for name in PASSED_ON:
+        parser.add_argument(name, dest=name, action="append", default=[])
+    given, rest = parser.parse_known_args(list(arguments))
+    return given, [*rest, *(word for name in PASSED_ON for value in vars(given)[name] for word in (name, value))]
 
 
 def _run(folder: Path, given: argparse.Namespace) -> Run:
@@ -92,7 +101,7 @@ async def _measured(path: str, rest: Sequence[str], state: Path, kind: str) -> R
 @contextlib.asynccontextmanager
 async def _replayed(path: str, rest: Sequence[str], state: Path) -> AsyncIterator[dict[str, Any]]:
     """The replay as a process of its own, which ends with this one; its first line."""
-    listen = () if "--listen" in rest else ("--listen", "udp://127.0.0.1:0")
+    listen = () if {"--listen", "--address"} & set(rest) else ("--listen", "udp://127.0.0.1:0")
     command = [sys.executable, "-m", "petqc_simulators", "replay", path, *rest, *listen, "--state-dir", str(state)]
     process = await asyncio.create_subprocess_exec(
         *command, "--json", "--status-every", "0", "--until-stdin-closes",
