@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = Path(__file__).with_name("clients")
-ENOUGH_S = 100
+ENOUGH_S = 200
 
 
 def client_python(group: str) -> Path:
