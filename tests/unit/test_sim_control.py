@@ -78,7 +78,7 @@ def test_a_source_that_moves_farther_than_was_planned_moves(detector: Detector, 
     [
         ("F99", "not known"),
         ("F06=7:module:0.0.9", "there is no module:0.0.9"),
-        ("F06=7:asic:0.0.1", "there is no asic:0.0.1"),
+        ("F06=7:asic:0.0.1", "it sits at a place of the kind module, not at asic:0.0.1"),
         ("F01=2:channel:0.0.0.1", "names one channel"),
         ("F01=600", "at most 256"),
         ("F22", "in the configuration"),
