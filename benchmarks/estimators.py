@@ -345,11 +345,11 @@ def _bound_of_one(n: float, n_pairs: int = 16, sigma: float = 90.0) -> float:
         part = slice(m * k, m * (k + 1))
         whole[part, part], whole[part, -2:], whole[-2:, part] = one[:m, :m], one[:m, m:], one[m:, :m]
     gradient = np.zeros(len(whole))
-    for j, moved in ((2, {"sigma": 1e-3 * sigma}), (-2, {"share": 1e-3}), (-1, {"wider": 1e-3})):
-        of = {"sigma": sigma, "share": SECOND_SHARE, "wider": SECOND_WIDER}
-        up, down = ({**of, **{k: of[k] + sign * x for k, x in moved.items()}} for sign in (1.0, -1.0))
-        step = 2.0 * next(iter(moved.values()))
-        gradient[j] = (_width_of(_two(n, 0.0, **up))[0] - _width_of(_two(n, 0.0, **down))[0]) / step
+    of = {"sigma": sigma, "share": SECOND_SHARE, "wider": SECOND_WIDER}
+    for j, name in ((2, "sigma"), (-2, "share"), (-1, "wider")):
+        step = 1e-3 * of[name]
+        up, down = (_width_of(_two(n, 0.0, **{**of, name: of[name] + x}))[0] for x in (step, -step))
+        gradient[j] = (up - down) / (2.0 * step)
     return float(np.sqrt(gradient @ np.linalg.solve(whole, gradient)))
 
 

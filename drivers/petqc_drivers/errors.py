@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -10,10 +11,7 @@ if TYPE_CHECKING:
 
 def each_once(failures: Sequence[str]) -> str:
     """Failures in one line, none of them twice."""
-    return "; ".join(
-        one if n == 1 else f"{one}, {n} times"
-        for one, n in ((one, failures.count(one)) for one in dict.fromkeys(failures))
-    )
+    return "; ".join(one if n == 1 else f"{one}, {n} times" for one, n in Counter(failures).items())
 
 
 class DriverError(Exception):

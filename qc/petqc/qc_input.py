@@ -266,7 +266,8 @@ class QcInput(CheckInput):
         """The same of many pairs at once. Those of two modules have one shape, and so are fitted all together."""
         wanted = [pair for pair in pairs if pair not in self._times]
         if max(wanted, default=-1) >= 0:
-            wanted += [pair for pair in self.histograms.searched_pairs if pair not in {*wanted, *self._times}]
+            every = dict.fromkeys([*wanted, *self.histograms.searched_pairs])
+            wanted = [pair for pair in every if pair not in self._times]
         for some in ([pair for pair in wanted if pair < 0], [pair for pair in wanted if pair >= 0]):
             spectra = [self.time_spectrum(pair) for pair in some]
             if not spectra:

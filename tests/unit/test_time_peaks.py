@@ -167,11 +167,11 @@ SHARE, WIDER = 0.3, 1.24
 """Of the second Gaussian: about what a ring's pairs of modules show."""
 
 
-def width_of(sigma, fraction=0.5):
-    """Full width of two Gaussians of these proportions."""
+def width_of(sigma):
+    """FWHM of two Gaussians of these proportions."""
     x = np.linspace(0.0, 5.0, 500_001)
     shape = (1 - SHARE) * np.exp(-0.5 * x**2) + SHARE / WIDER * np.exp(-0.5 * (x / WIDER) ** 2)
-    return 2.0 * sigma * x[np.argmax(shape < fraction * shape[0])]
+    return 2.0 * sigma * x[np.argmax(shape < 0.5 * shape[0])]
 
 
 def pairs(rng, n, *, wide=(), late=()):

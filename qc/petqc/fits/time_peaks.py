@@ -5,6 +5,7 @@ Source: daily-qc.md §2c for the model, §2k for the bounds.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -123,11 +124,8 @@ def fit_time_peaks(
     judged = [quality[:, 1], n_bins - n_parameters]
     judged += [sparse_chi2_p_value(quality[:, k], n_bins, quality[:, 4], n_parameters) for k in (1, 2)]
     values, errors = (each.tolist() for each in of_one(parameters, covariance))
-    like = (
-        _common_shape(edges, counts[status[:, 0] == CONVERGED], parameters[status[:, 0] == CONVERGED])
-        if of_one_kind
-        else None
-    )
+    fitted = status[:, 0] == CONVERGED
+    like = _common_shape(edges, counts[fitted], parameters[fitted]) if of_one_kind else None
     for k, ((outcome, steps), nll, goodness) in enumerate(
         zip(status.tolist(), quality[:, 0].tolist(), zip(*(each.tolist() for each in judged), strict=True), strict=True)
     ):
@@ -211,23 +209,10 @@ def _as_likely(
     if given is not None:
         simple, other = (given, one) if one.log_likelihood < given.log_likelihood + _CERTAIN else (one, given)
         others.append((other, other.log_likelihood - simple.log_likelihood))
-    two, is_sane = None, False
-    for wider, share in _SECONDS if free else ():
-        start = one.parameters.copy()
-        start[A1], start[A2] = one.area * (1 - share), one.area * share
-        start[MU2], start[S2] = start[MU1], one.sigma * wider
-        start[S1] = one.sigma * (0.95 if wider > 1.5 else 0.85)
-        try:
-            found = fit_from(edges, counts, start, _SLOTS_TIME_DOUBLE)
-        except FitFailedError:
-            continue
-        # What cannot be taken for the peak may yet describe the counts better: then it is a doubt, if the only one.
-        sane = _is_sane_double(found, edges)
-        if (sane or given is None) and (two is None or (sane, found.log_likelihood) > (is_sane, two.log_likelihood)):
-            two, is_sane = found, sane
+    two = _best_of_two(edges, counts, one, must_be_sane=given is not None) if free else None
     if two is not None:
         gain = two.log_likelihood - simple.log_likelihood
-        if gain > _CERTAIN and is_sane:
+        if gain > _CERTAIN and _is_sane_double(two, edges):
             return two
         if gain >= _DOUBTFUL and math.isfinite(two.fwhm_error):
             others.append((two, gain - _SECOND_COSTS))
@@ -238,6 +223,22 @@ def _as_likely(
         fwhm_error = math.hypot(fwhm_error, share * (other.fwhm - simple.fwhm))
         fwtm_error = math.hypot(fwtm_error, share * (other.fwtm - simple.fwtm))
     return replace(simple, fwhm_error=fwhm_error, fwtm_error=fwtm_error)
+
+
+def _best_of_two(
+    edges: NDArray[np.float64], counts: NDArray[np.float64], one: PeakFit, *, must_be_sane: bool
+) -> PeakFit | None:
+    """Two free Gaussians from several starts; one that cannot be taken for the peak, a doubt, if there is no other."""
+    found = []
+    for wider, share in _SECONDS:
+        start = one.parameters.copy()
+        start[A1], start[A2] = one.area * (1 - share), one.area * share
+        start[MU2], start[S2] = start[MU1], one.sigma * wider
+        start[S1] = one.sigma * (0.95 if wider > 1.5 else 0.85)
+        with contextlib.suppress(FitFailedError):
+            found.append(fit_from(edges, counts, start, _SLOTS_TIME_DOUBLE))
+    sane = [fit for fit in found if _is_sane_double(fit, edges)]
+    return max(sane or ([] if must_be_sane else found), key=lambda fit: fit.log_likelihood, default=None)
 
 
 def _is_sane_double(fit: PeakFit, edges: NDArray[np.float64]) -> bool:
