@@ -279,6 +279,8 @@ class LinkedInstrument(Instrument):
             try:
                 return await self._in_step_exchange(request, whole)
             except (ReplyTimeoutError, RemoteProtocolError):
+                if not self._link.is_open:  # what ended it is what to tell
+                    raise
                 return await self._in_step_exchange(request, whole)
 
     async def _tell(self, request: bytes, whole: Callable[[bytes], int | None]) -> bytes:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.contract.served_instruments import of, served
 
 from petqc_drivers.device import OutputState, Quality
-from petqc_drivers.errors import LimitError, StateError, VerifyError, WrongIdentityError
+from petqc_drivers.errors import LimitError, ReplyTimeoutError, StateError, VerifyError, WrongIdentityError
 from petqc_drivers.keithley_smu.meter import KeithleySmu, KeithleySmuSettings
 from petqc_drivers.limits import HardLimit, Volts
 from petqc_drivers.sr620.counter import Sr620, Sr620Settings
+from petqc_drivers.transport import threaded
+from petqc_drivers.transport.tcp import SocketPort
 from petqc_simulators.boards.keithley_smu import KeithleySmu as KeithleyBoard
 from petqc_simulators.boards.sr620 import ClockPair
 from petqc_simulators.boards.sr620 import Sr620 as Sr620Board
@@ -61,6 +64,23 @@ def test_a_curve_shows_the_breakdown(model: Any) -> None:
             assert board.limit_a == pytest.approx(2e-5)
             limited = await device.iv_curve([Volts(40.0), Volts(57.0)])
             assert len(limited) == 2
+
+    asyncio.run(session())
+
+
+def test_a_library_that_does_not_come_back_is_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its session is over then; that there is none is not what happened."""
+    monkeypatch.setattr(threaded, "_GRACE_S", 0.05)
+    comes_back = threading.Event()
+
+    async def session() -> None:
+        async with meter(KeithleyBoard(SipmLoad()), reply_timeout_s=0.1) as device:
+            monkeypatch.setattr(SocketPort, "write", lambda *_: comes_back.wait(60.0))
+            try:
+                with pytest.raises(ReplyTimeoutError, match="did not come back"):
+                    await device.poll()
+            finally:
+                comes_back.set()
 
     asyncio.run(session())
 

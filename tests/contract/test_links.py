@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -246,6 +247,23 @@ def test_addresses_that_are_none() -> None:
     for resource in ("there", "PXI0::1::INSTR", "TCPIP", "ASRL/dev/ttyS0::INSTR"):
         with pytest.raises(LocalProtocolError):
             visa_link("x", resource)
+
+
+def test_a_reply_that_came_while_the_loop_was_held_up(
+    peer: Peer, link: ThreadedLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It came in time: nobody is abandoned because the loop looked too late."""
+    monkeypatch.setattr(threaded, "_GRACE_S", 0.05)
+    peer.answer = lambda asked: [0.1, b"re " + asked + b"\n"]
+
+    async def work() -> None:
+        asked = asyncio.ensure_future(ask(link, b"a", 0.5))
+        await asyncio.sleep(0.01)
+        time.sleep(0.7)  # noqa: ASYNC251
+        assert await asked == b"re a\n"
+
+    session(link, work)
+    assert not link.counters["abandoned"]
 
 
 def test_a_library_that_never_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import Future, InvalidStateError
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from petqc_drivers.errors import ConnectError, DriverError, LinkLostError, RemoteProtocolError, ReplyTimeoutError
 from petqc_drivers.transport.recording import RecordedPort, Tap
@@ -121,6 +121,15 @@ class _Worker:
             self.port = None
         with contextlib.suppress(InvalidStateError):  # whoever waited for it may have been cancelled
             self.ended.set_result(None)
+
+
+async def _came_back(future: asyncio.Future[Any], within_s: float) -> bool:
+    """Whether it is done; however late the loop looks, as it may be the loop that was held up. Else it is cancelled."""
+    try:
+        done, _ = await asyncio.wait((future,), timeout=within_s)
+    finally:
+        future.cancel()
+    return bool(done)
 
 
 class ThreadedLink:
@@ -257,10 +266,7 @@ class ThreadedLink:
             return
         self.interrupt()
         worker.end()
-        try:
-            async with asyncio.timeout(_GRACE_S):
-                await asyncio.wrap_future(worker.ended)
-        except TimeoutError:
+        if not await _came_back(asyncio.wrap_future(worker.ended), _GRACE_S):
             self._abandon(worker)
 
     # -- in the event loop ------------------------------------------------------------------------------------------
@@ -279,23 +285,23 @@ class ThreadedLink:
         stop = self._stop = Stop()
         future = asyncio.wrap_future(worker.submit(lambda: job(stop)))
         try:
-            async with asyncio.timeout(timeout_s + _GRACE_S):
-                result = await future
-        except TimeoutError as error:
-            if isinstance(error, DriverError):
-                self.counters["timeouts"] += 1
-                raise self._named(error) from error.__cause__
+            came_back = await _came_back(future, timeout_s + _GRACE_S)
+        except asyncio.CancelledError:
+            stop.set()
+            raise
+        if not came_back:
             stop.set()
             if worker is self._worker:
                 self._worker, self._is_open = None, False
                 self._abandon(worker)
             raise ReplyTimeoutError(
                 f"its library did not come back in {timeout_s:g} s", device=self.name, do="check cable and device"
-            ) from None
-        except asyncio.CancelledError:
-            stop.set()
-            raise
+            )
+        try:
+            result = future.result()
         except DriverError as error:
+            if isinstance(error, ReplyTimeoutError):
+                self.counters["timeouts"] += 1
             if isinstance(error, LinkLostError) and worker is self._worker and error.what != "interrupted":
                 self.counters["lost"] += 1
                 self._worker, self._is_open = None, False
