@@ -142,8 +142,13 @@ class FaultPlan:
         """Another size of a fault that stays what and where it is."""
         self.faults[number] = replace(self.faults[number], size=size)
 
-    def restart(self, elapsed_s: float) -> None:
-        """A synchronisation after so much time: faults that were planted while it ran go on where they were."""
+    @property
+    def has_live(self) -> bool:
+        """Some fault was planted, or taken away, while it ran."""
+        return any(self._is_live)
+
+    def let_pass(self, elapsed_s: float) -> None:
+        """So much time that the synchronisation does not count: faults that were planted while it ran are older."""
         for number, fault in enumerate(self.faults):
             if self._is_live[number]:
                 self.faults[number] = replace(fault, onset_s=fault.onset_s - elapsed_s, end_s=fault.end_s - elapsed_s)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from petqc_simulators import control
+from petqc_simulators.boards.frame_clock import FrameClock
 from petqc_simulators.faults import Fault
 from petqc_simulators.live_faults import DetectorFaults, LiveFaults
 from petqc_simulators.physics.detector import BLOCK_S, Detector
@@ -64,6 +65,24 @@ def test_times_count_from_now_on_also_over_a_synchronisation(detector: Detector,
         detector.advance()
         there.append(bool(detector.effects.sensor_k[2]))
     assert there == [False, False, True, True, True, True, False, False]
+
+
+def test_times_pass_while_no_frames_are_made(detector: Detector, faults: LiveFaults) -> None:
+    """Between two runs, too: what was to act for four seconds is over, and listed as over; it began before."""
+    clock = FrameClock(detector)
+    clock.synchronise(0.0)
+    clock.advance(2 * BLOCK_S)
+    clock.stop()
+    added = faults.add("F06=7:module:0.0.1@1-5")
+    said = []
+    for elapsed_s in (0.5, 2.0, 4.5, 6.0):
+        clock.advance(2 * BLOCK_S + elapsed_s)
+        said.append((faults.documents()[1]["is_acting"], detector.effects.warmer_k[1]))
+    assert said == [(False, 0.0), (True, 7.0), (True, 7.0), (False, 0.0)]
+    clock.synchronise(7.0)
+    clock.advance(7.0 + 2 * BLOCK_S)
+    assert not detector.effects.warmer_k.any()
+    assert added["number"] == 2
 
 
 def test_a_source_that_moves_farther_than_was_planned_moves(detector: Detector, faults: LiveFaults) -> None:

@@ -86,7 +86,7 @@ class FrameClock:
         """All frames that ended since the last call and are ready, and the seconds since then."""
         seconds, self._advanced_s = elapsed_s - self._advanced_s, elapsed_s
         if not self.is_running:
-            self.detector.advance_bias(seconds)
+            self.detector.stand(seconds)
             self.bias_v = self.detector.bias_v
             return [], seconds
         if self._thread is None or (self._next is None and not self.detector.sees_light):

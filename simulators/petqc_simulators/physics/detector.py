@@ -296,7 +296,7 @@ class Detector:
 
     def restart(self) -> None:
         """Synchronisation: frame ids begin at 0, nothing from before is sent."""
-        self.plan.restart(self.now_s)
+        self.plan.let_pass(self.now_s)
         self.frame = 0
         self._buffers = _Buffers.empty(self.profile.geometry.channels)
         self.emission.clock[0] = -1.0
@@ -329,6 +329,17 @@ class Detector:
     def warmer_k(self) -> NDArray[np.float64]:
         """Temperature of each module's SiPMs above the calibration temperature, (modules,)."""
         return np.asarray(self.draw.warmer_k + self.effects.warmer_k + self.coolant_k)
+
+    def stand(self, seconds: float) -> None:
+        """No frames for so long: bias outputs follow their set-points, faults that were planted live grow older."""
+        self.advance_bias(seconds)
+        if not self.plan.has_live:
+            return
+        with self._lock:
+            acted = [fault.acts(self.now_s) for fault in self.plan.faults]
+            self.plan.let_pass(seconds)
+            if math.isfinite(self._varies_at_s) or acted != [fault.acts(self.now_s) for fault in self.plan.faults]:
+                self._faults_changed()
 
     def advance_bias(self, seconds: float) -> None:
         """Let the bias outputs follow their set-points."""
