@@ -220,7 +220,9 @@ class CaenA7585d(BiasSource):
             raise RemoteProtocolError(f"serial number {first:.0f}, then {second:.0f}", device=self.name)
         if first != self.settings.serial:
             raise WrongIdentityError(
-                f"serial number {first:.0f}, configured is {self.settings.serial}", device=self.name
+                f"it has serial number {first:.0f}, configured is {self.settings.serial}",
+                device=self.name,
+                do="check address and cable",
             )
         firmware = number(await self._exchange(get(Register.FIRMWARE), _whole_number))
         return Identity("A7585D", f"{first:.0f}", f"{firmware:g}")

@@ -130,6 +130,8 @@ def test_one_simulated_instrument_makes_everything_simulated(tmp_path: Path) -> 
         ("inputs = [0, 1]", "inputs = [0]", 33, "one for each of the inputs"),
         ('model = "2450"', 'model = "2450"\npoll_s = 2', 46, "device[5].poll_s"),
         ('serial = "05203"', "samples = 3", 48, "device[6].serial: Field required"),
+        ('["reference", "0.0.1"]', '["reference", "module:0.0.1"]', 53, "two are needed, of what is at A and at B"),
+        ('["reference", "0.0.1"]', '["reference"]', 53, "['reference']: two are needed"),
         ('serial = "05203"', 'serial = "05203"\nsamples = 100000', 48, "100000 samples of up to 0.002 s"),
         (GOOD[: GOOD.index('[[device]]\nname = "hv-0"')], "", 1, "0 readouts"),
         ('name = "chiller"\nkind = "julabo"', 'name = "chiller"', 29, "device[3].model: unknown key"),

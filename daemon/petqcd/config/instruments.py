@@ -6,9 +6,10 @@ with the line. A supply without [device.bias] is supervised, and can never be en
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, TypeAdapter, field_validator, model_validator
 
 from petqc_drivers.errors import DriverError
 from petqc_drivers.limits import HardLimit, Volts
@@ -18,7 +19,7 @@ from petqcd.interlocks.bias_limits import Finite, MaxStepV, SlewVPerS
 
 LONGEST_POLL_S = 5.0
 PollS = Annotated[Finite, Field(ge=0.2, le=LONGEST_POLL_S)]
-Clock = Annotated[str, Field(pattern=r"^(reference|\d{1,2}\.\d{1,2}\.\d{1,2})$")]
+_CLOCK = re.compile(r"reference|\d{1,2}\.\d{1,2}\.\d{1,2}")
 Module = Annotated[str, Field(pattern=r"^\d{1,2}\.\d{1,2}\.\d{1,2}$")]
 
 
@@ -293,7 +294,7 @@ class Sr620Config(InstrumentConfig):
     serial: str
     """What it must answer."""
     poll_s: PollS = 5.0
-    clocks: tuple[()] | tuple[Clock, Clock] = ()
+    clocks: tuple[str, ...] = ()
     """Whose clocks are at A and B: `reference`, or modules as PORT.SLAVE.INDEX; the skew that is read is about them."""
     samples: int | None = None
     """Intervals of a measurement: 1, 2, 5, 10 … 1000000."""
@@ -301,6 +302,16 @@ class Sr620Config(InstrumentConfig):
     """It must use a 10 MHz reference from outside."""
     seconds_per_sample: Finite | None = None
     """How long a sample takes at most."""
+
+    @field_validator("clocks")
+    @classmethod
+    def _of_a_and_b(cls, clocks: tuple[str, ...]) -> tuple[str, ...]:
+        if clocks and (len(clocks) != 2 or not all(_CLOCK.fullmatch(clock) for clock in clocks)):
+            raise ValueError(
+                f"{list(clocks)}: two are needed, of what is at A and at B: reference, or a module as PORT.SLAVE.INDEX, "
+                'for example ["reference", "0.0.1"]'
+            )
+        return clocks
 
     @model_validator(mode="after")
     def _measures_within_a_poll(self) -> Sr620Config:

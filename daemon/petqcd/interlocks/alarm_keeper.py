@@ -30,7 +30,8 @@ _CALL = {Severity.INFO: logging.INFO, Severity.MINOR: logging.WARNING, Severity.
 GUIDANCE = {
     "link": (
         Severity.MINOR,
-        "It does not answer: look at its power, its cable, and who else has its port. If it may be on, go there.",
+        "It does not answer, or is not the device that is configured: look at its power, its cable, its serial number, "
+        "and who else has its port. If it may be on, go there.",
     ),
     "trip": (
         Severity.MAJOR,

@@ -98,7 +98,7 @@ class Sr620(LinkedInstrument):
         model, serial, firmware = wire.identity(raw)
         if (model, serial) != ("SR620", self.settings.serial):
             raise WrongIdentityError(
-                f"it is a {model} with serial number {serial}, configured is an SR620 with {self.settings.serial}",
+                f"it is a {model} with serial number {serial}, configured is one with {self.settings.serial}",
                 device=self.name,
                 do="check address and cable",
             )
