@@ -217,3 +217,18 @@ def test_a_counter_without_its_reference_is_told_once_and_other_doubts_of_it_bes
     answers = with_counter(None, "stale: 18 s old").find("instruments")
     assert answers is not None
     assert answers.status is Status.FAIL
+
+
+def test_an_instrument_of_a_module_that_is_not_there_is_told() -> None:
+    """As of a slip in the configuration: what it reads joins no check, and nobody would notice."""
+    at = ["module:0.0.1 - reference", "module:0.0.9 - reference"]
+    run = judged(
+        [
+            *readings(5e9 + CLOCKS),
+            reading("instrument_answers", "device:clocks", 1.0),
+            *(reading("clock_skew", node, 900.0) for node in at),
+        ]
+    )
+    assert [note for note in run.notes if "in no check" in note] == [
+        "What is read of module:0.0.9 is in no check: not in the channel map."
+    ]

@@ -308,8 +308,8 @@ class Sr620Config(InstrumentConfig):
     def _of_a_and_b(cls, clocks: tuple[str, ...]) -> tuple[str, ...]:
         if clocks and (len(clocks) != 2 or not all(_CLOCK.fullmatch(clock) for clock in clocks)):
             raise ValueError(
-                f"{list(clocks)}: two are needed, of what is at A and at B: reference, or a module as PORT.SLAVE.INDEX, "
-                'for example ["reference", "0.0.1"]'
+                f"{list(clocks)}: two are needed, of what is at A and at B: reference, or a module as "
+                'PORT.SLAVE.INDEX, for example ["reference", "0.0.1"]'
             )
         return clocks
 

@@ -30,8 +30,7 @@ _CALL = {Severity.INFO: logging.INFO, Severity.MINOR: logging.WARNING, Severity.
 GUIDANCE = {
     "link": (
         Severity.MINOR,
-        "It does not answer, or is not the device that is configured: look at its power, its cable, its serial number, "
-        "and who else has its port. If it may be on, go there.",
+        "Silent, or another device: look at power, cable, serial number and who else has its port. May it be on? Go there.",
     ),
     "trip": (
         Severity.MAJOR,

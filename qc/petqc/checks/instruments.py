@@ -41,6 +41,14 @@ def instruments(q: CheckInput) -> CheckOutput:
         if is_device_node(node) and r.quality in _DOUBTFUL and (node, r.reason) not in unlocked:
             wrong.setdefault(node, f"{name}: {r.reason or r.quality}")
     reason = HousekeepingInput.named([f"{node.partition(':')[2]}: {why}" for node, why in wrong.items()])
+    strangers = _unknown_modules(q)
+    notes = [f"What is read of {', '.join(strangers)} is in no check: not in the channel map."] if strangers else []
     return CheckOutput(
-        [q.judge("instruments", ("scanner", SCANNER), len(wrong), _UNIT, 0.0, len(answers), reason=reason)]
+        [q.judge("instruments", ("scanner", SCANNER), len(wrong), _UNIT, 0.0, len(answers), reason=reason)], notes=notes
     )
+
+
+def _unknown_modules(q: CheckInput) -> list[str]:
+    """Modules that something was read of and that this scanner does not have, as of a slip in a configuration."""
+    read = {place for r in q.context.environment for place in r.node.split(" - ") if place.startswith("module:")}
+    return sorted(read - set(q.topology.module_nodes))
