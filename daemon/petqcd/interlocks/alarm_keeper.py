@@ -30,7 +30,7 @@ _CALL = {Severity.INFO: logging.INFO, Severity.MINOR: logging.WARNING, Severity.
 GUIDANCE = {
     "link": (
         Severity.MINOR,
-        "Silent, or another device: look at power, cable, serial number and who else has its port. May it be on? Go there.",
+        "Silent, or another device. Look at power, cable, serial number, who else has its port. Maybe on? Go there.",
     ),
     "trip": (
         Severity.MAJOR,
