@@ -16,6 +16,7 @@ from petqc.errors import BadInputError
 from petqc.formats.bundle import BUNDLE_JSON, PETQC_JSON, Bundle, is_bundle, read_bundle
 from petqc.formats.petsys_config import load_config
 from petqc.formats.petsys_manifest import read_manifest
+from petqc_simulators.boards.scanner import require_boards
 from petqc_simulators.faults import Fault
 from petqc_simulators.instruments import TIMING_BOARD
 from petqc_simulators.live_faults import DetectorFaults
@@ -190,8 +191,9 @@ def replay(settings: ReplaySettings) -> int:
     told = ToldToEnd()
     try:
         config = load_config(source.config)
+        named = _named_profile(settings, source)
         account = account_of(source.frames)
-        profile = without_instruments(_profile(settings, source, account, config))
+        profile = without_instruments(named or fitting_profile(account, config))
         beside, tables = instruments_of(source)
         faults = [Fault.parse(text) for text in serve.faults]
         with told.heard(), state_folder(serve) as folder:
@@ -223,13 +225,15 @@ def replay(settings: ReplaySettings) -> int:
     return 0
 
 
-def _profile(settings: ReplaySettings, source: Source, account: RecordingAccount, config: PetsysConfig) -> Profile:
+def _named_profile(settings: ReplaySettings, source: Source) -> Profile | None:
+    """Boards that somebody named, or that the bundle names; refused, if so, before a long recording is read."""
     simulator = None if source.bundle is None else source.bundle.about.get("simulator")
-    if settings.profile is not None:
-        return load_profile(settings.profile)
-    if isinstance(simulator, dict) and isinstance(simulator.get("profile"), str):
-        return load_profile(simulator["profile"])
-    return fitting_profile(account, config)
+    name = settings.profile or (simulator.get("profile") if isinstance(simulator, dict) else None)
+    if not isinstance(name, str):
+        return None
+    profile = load_profile(name)
+    require_boards(profile)
+    return profile
 
 
 def _seed(source: Source) -> int:

@@ -22,7 +22,8 @@ from petqc_simulators.profile import ProfileError, load_profile
 from petqc_simulators.recorded_detector import RecordedDetector
 from petqc_simulators.recorded_frames import RecordedFrames, account_of
 from petqc_simulators.recording import write_recording
-from petqc_simulators.replay import find_source, fitting_profile
+from petqc_simulators.replay import ReplaySettings, find_source, fitting_profile, replay
+from petqc_simulators.serving import ServeSettings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -272,3 +273,18 @@ def test_what_is_no_recording_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.rawf").touch()
     with pytest.raises(ProfileError, match="--config"):
         find_source(tmp_path / "x.rawf")
+
+
+def test_a_scanner_that_is_not_served_is_refused_before_its_recording_is_read(
+    recorded: tuple[Path, PetsysConfig], tmp_path: Path
+) -> None:
+    """Gigabytes are not read to say that."""
+    (tmp_path / "run.rawf").write_bytes(b"not read")
+    where = ReplaySettings(
+        tmp_path / "run.rawf",
+        ServeSettings("bench", 1),
+        config=recorded[0].parent / "config" / "config.ini",
+        profile="signa",
+    )
+    with pytest.raises(ProfileError, match="recorded, not served"):
+        replay(where)

@@ -24,6 +24,16 @@ if TYPE_CHECKING:
     from petqc_simulators.profile import Profile
 
 
+def require_boards(profile: Profile) -> None:
+    """Refuse a scanner that is not served.
+
+    Raises:
+        ProfileError: it has another readout.
+    """
+    if not profile.hardware.is_tofpet2:
+        raise ProfileError(f"{profile.name} has another readout than TOFPET2 boards: it is recorded, not served")
+
+
 class Scanner:
     """Units with their addresses, and the frames of all of them.
 
@@ -54,9 +64,8 @@ class Scanner:
         witness_folder: Path | None = None,
         detector: Detector | None = None,
     ) -> None:
+        require_boards(profile)
         hardware = profile.hardware
-        if not hardware.is_tofpet2:
-            raise ProfileError(f"{profile.name} has another readout than TOFPET2 boards: it is recorded, not served")
         self.profile = profile
         self.boards: list[PetsysFebd] = []
         self.trigger: ClockTrigger | None = None
