@@ -232,6 +232,15 @@ def test_a_source_out_of_place_speaks_for_the_whole_run():
     assert found[0].node == SCANNER
 
 
+def test_a_source_that_swapped_asics_put_out_of_place_is_no_cause():
+    rng = np.random.default_rng(2)
+    off = flagged("source_position", SCANNER, 5.6, "mm", Limits(warn_high=5.0))
+    both = np.concatenate([asic(4), asic(7)])
+    swapped = {"photopeak": at(both, rng.normal(0.0, 40.0, 128)), "module_time_offset": at(both, 250.0)}
+    found, _ = diagnose(TOPOLOGY, a_run([off], **swapped))
+    assert {(h.cause[:3], h.node) for h in found} == {("F21", "asic:0.0.4"), ("F21", "asic:0.0.7")}
+
+
 def test_a_chart_that_warns_inside_the_limits_makes_a_hypothesis_with_its_sigmas():
     run = a_run()
     run.channels = channel_table(TOPOLOGY)

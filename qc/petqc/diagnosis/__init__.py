@@ -117,7 +117,10 @@ def _signs(topology: Topology, run: Run, nodes: Sequence[Place], found: Mapping[
     single = single_signs(topology, run, nodes)
     of_all = [s for s in single if s.quantity in _OF_ALL]
     if any(s.quantity == "source" for s in of_all):
-        return of_all
+        # Crystals that go by each other's name put the source elsewhere, too; their energies do not know where it is.
+        if not scattered({q: one for q, one in found.items() if q == "energy"}, nodes):
+            return of_all
+        of_all = [s for s in of_all if s.quantity != "source"]
     swapped = scattered(dict(found), nodes)
     n_asics = sum(place.level == "asic" for place in nodes)
     if swapped and len(swapped) >= SAME * n_asics:
