@@ -83,69 +83,84 @@ def index_frames(
     Returns:
         Listed frames, their events, the position where the walk stopped, 1 if that is a malformed frame else 0.
     """
-    n_words = words.size
-    at = begin
-    n_listed = 0
-    n_hits = 0
+    # The account is kept in registers. Whether a frame is empty, or some before it were left out, no branch predictor
+    # can learn, so what does not count is added as nothing.
+    n_words = np.int64(words.size)
+    room = np.int64(position.size)
+    at = np.int64(begin)
+    n_listed = np.int64(0)
+    n_hits = np.int64(0)
+    malformed = np.int64(0)
+    last = state[S_LAST]
+    epoch = state[S_EPOCH]
+    kind = state[S_KIND]
+    frames = np.int64(0)
+    lost_frames = np.int64(0)
+    partly_lost = np.int64(0)
+    empty = np.int64(0)
+    all_hits = np.int64(0)
     while at < n_words:
         if at + 2 > n_words:
-            return n_listed, n_hits, at, 1
-        head = words[at]
-        second = words[at + 1]
-        n = int(second & np.uint64(0x7FFF))
-        size = int((head >> np.uint64(36)) & np.uint64(0x7FFF))
-        if size != n + 2 or at + size > n_words:
-            return n_listed, n_hits, at, 1
-        if n > 0 and n_listed > 0 and n_hits + n > max_hits:
+            malformed = np.int64(1)
             break
-        if n_listed >= position.size:
+        head = words[np.uint64(at)]
+        second = words[np.uint64(at + 1)]
+        n = np.int64(second & np.uint64(0x7FFF))
+        size = np.int64((head >> np.uint64(36)) & np.uint64(0x7FFF))
+        if (size != n + 2) | (at + size > n_words):
+            malformed = np.int64(1)
             break
-        frame = np.int64(head & np.uint64(FRAME_ID_MASK)) + state[S_EPOCH]
-        last = state[S_LAST]
-        if max(last, state[S_BEFORE]) >= 0 and frame < max(last, state[S_BEFORE]) - HALF_WRAP:
-            state[S_EPOCH] += FRAME_ID_MASK + 1
-            frame += FRAME_ID_MASK + 1
-        if last >= 0 and frame > last + HALF_WRAP:
-            frame -= FRAME_ID_MASK + 1  # sent before the counter wrapped, and late
-        if last >= 0 and frame <= last:
-            state[S_LATE] += 1
-            state[S_HITS] += n
-            state[S_LATE_HITS] += n
-            if not keep_late:
-                at += size
-                continue
-        else:
-            lost = (second & np.uint64(0x18000)) != np.uint64(0)
-            if last < 0:
+        if (n_hits + n > max_hits) & (n > 0) & (n_listed > 0):
+            break
+        if n_listed >= room:
+            break
+        frame = np.int64(head & np.uint64(FRAME_ID_MASK)) + epoch
+        late = False
+        if (last < 0) | (frame <= last) | (frame > last + HALF_WRAP):
+            newest = max(last, state[S_BEFORE])
+            if newest >= 0 and frame < newest - HALF_WRAP:
+                epoch += FRAME_ID_MASK + 1
+                frame += FRAME_ID_MASK + 1
+            if last >= 0 and frame > last + HALF_WRAP:
+                frame -= FRAME_ID_MASK + 1  # sent before the counter wrapped, and late
+            late = last >= 0 and frame <= last
+            if late:
+                state[S_LATE] += 1
+                state[S_LATE_HITS] += n
+            elif last < 0:
+                last = frame - 1
                 if state[S_FIRST] < 0:
                     state[S_FIRST] = frame
-            elif frame > last + 1:
-                missing = frame - last - 1
-                state[S_FRAMES] += missing
-                if state[S_KIND] == KIND_LOST or not compacted:
-                    state[S_LOST] += missing
-                else:
-                    state[S_EMPTY] += missing
-            state[S_FRAMES] += 1
-            state[S_HITS] += n
-            if n > 0:
-                state[S_KIND] = KIND_HITS
-                if lost:
-                    state[S_PARTLY_LOST] += 1
-            elif lost:
-                state[S_KIND] = KIND_LOST
-                state[S_LOST] += 1
-            else:
-                state[S_KIND] = KIND_EMPTY
-                state[S_EMPTY] += 1
-            state[S_LAST] = frame
-        if n > 0:
-            position[n_listed] = at
-            frame_id[n_listed] = frame
-            n_listed += 1
-            n_hits += n
+        all_hits += n
+        if late and not keep_late:
+            at += size
+            continue
+        if not late:
+            missing = frame - last - 1
+            frames += missing + 1
+            in_lost = kind == KIND_LOST or not compacted
+            lost_frames += missing if in_lost else 0
+            empty += 0 if in_lost else missing
+            lost = (second & np.uint64(0x18000)) != np.uint64(0)
+            partly_lost += np.int64(lost & (n > 0))
+            lost_frames += np.int64(lost & (n == 0))
+            empty += np.int64((not lost) & (n == 0))
+            kind = np.int64(KIND_HITS) if n > 0 else np.int64(KIND_LOST if lost else KIND_EMPTY)
+            last = frame
+        position[np.uint64(n_listed)] = at  # overwritten by the next one unless it has hits
+        frame_id[np.uint64(n_listed)] = frame
+        n_listed += np.int64(n > 0)
+        n_hits += n
         at += size
-    return n_listed, n_hits, at, 0
+    state[S_LAST] = last
+    state[S_EPOCH] = epoch
+    state[S_KIND] = kind
+    state[S_FRAMES] += frames
+    state[S_LOST] += lost_frames
+    state[S_PARTLY_LOST] += partly_lost
+    state[S_EMPTY] += empty
+    state[S_HITS] += all_hits
+    return n_listed, n_hits, at, malformed
 
 
 R_A0, R_A1, R_A2, R_STATE, R_SHIFT = range(5)
@@ -156,8 +171,11 @@ R_KEV, R_SATURATION, R_BELOW, R_ABOVE = range(12, 16)
 threshold: a0, a1, a2 and t0 of the E branch; of a row with charge: top, scale, v_low, code_low and code_high of
 `ChargeTable.ends`, whose slopes outside are in R_BELOW and R_ABOVE."""
 
-CHUNK = 256
+CHUNK = 128
 """Hits that go through each loop of `decode_hits` before the next ones: their rows fit the first cache."""
+
+FEW = 8
+"""Most hits of a frame that are copied without counting them."""
 
 LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 LG1, LG2, LG3, LG4 = (
@@ -262,145 +280,172 @@ def decode_hits(
     has_linear = linear.shape[0] > 0
     two = np.float32(2)
     four = np.float32(4)
-    word_of = np.empty(CHUNK, np.uint64)
+    word_of = np.empty(CHUNK + FEW, np.uint64)
+    start_of = np.empty(CHUNK + FEW, np.int64)
     row_of = np.empty(CHUNK, np.uint32)
-    start_of = np.empty(CHUNK, np.int64)
-    relative_of = np.empty(CHUNK, np.float64)
     cubic_of = np.empty(CHUNK, np.uint32)
-    along = np.empty(CHUNK, np.float32)
-    beyond = np.empty(CHUNK, np.float32)
+    is_tot = np.empty(CHUNK, np.bool_)
+    # One memory for what has one type: a compiler that knows the distances of columns takes several hits at a time.
+    singles = np.empty((18, CHUNK), np.float32)
+    a0, a1, a2, t_fine, t_root = singles[0], singles[1], singles[2], singles[3], singles[4]
+    b0, b1, b2, b3, b4 = singles[5], singles[6], singles[7], singles[8], singles[9]
+    e_fine, along, beyond, e_of, kev_of, limit_of = (
+        singles[10],
+        singles[11],
+        singles[12],
+        singles[13],
+        singles[14],
+        singles[15],
+    )
+    root_of, outside = singles[16], singles[17]
+    doubles = np.empty((8, CHUNK), np.float64)
+    relative_of, shift_of, began, ended = doubles[0], doubles[1], doubles[2], doubles[3]
+    spare = doubles[4:7]
     pieces = cubics.reshape(cubics.shape[0] * N_CUBICS, 4).view(np.float64)  # moved by eight bytes, not four
     two_halves = np.empty((CHUNK, 2), np.float64)
     piece = two_halves.view(np.float32)
-    e_of = np.empty(CHUNK, np.float32)
-    kev_of = np.empty(CHUNK, np.float32)
-    limit_of = np.empty(CHUNK, np.float32)
-    spare = np.empty((3, CHUNK), np.float64)
     out = np.uint64(first)
     f = 0
-    at = position[0] + 2 if n_frames > 0 else 0
+    done = np.int64(0)
+    safe = np.int64(words.size) - FEW
     while f < n_frames:
+        # The words of the next hits. How many a frame has no branch predictor can learn, so of those with few as many
+        # are copied as fit, and the next ones written over what was not theirs.
+        seen = np.int64(0)
+        while f < n_frames and seen < CHUNK:
+            begin = position[np.uint64(f)]
+            of_frame = np.int64(words[np.uint64(begin + 1)] & np.uint64(0x7FFF))
+            frame = frame_id[np.uint64(f)]
+            start = frame * whole_ps + np.int64(np.float64(frame) * rest_ps)
+            at = begin + 2 + done
+            left = min(of_frame - done, CHUNK - seen)
+            if at <= safe:
+                for k in range(FEW):
+                    word_of[np.uint64(seen + k)] = words[np.uint64(at + k)]
+                for k in range(FEW):
+                    start_of[np.uint64(seen + k)] = start
+            if left > FEW or at > safe:
+                for k in range(left):
+                    word_of[np.uint64(seen + k)] = words[np.uint64(at + k)]
+                    start_of[np.uint64(seen + k)] = start
+            seen += left
+            whole = left == of_frame - done
+            done = np.int64(0) if whole else done + left
+            f += np.int64(whole)
         # Whose hits they are, and whether they are calibrated.
         n = np.uint64(0)
-        seen = 0
-        while f < n_frames and seen < CHUNK:
-            begin = position[f]
-            end = begin + 2 + np.int64(words[begin + 1] & np.uint64(0x7FFF))
-            to = min(end, at + CHUNK - seen)
-            start = frame_id[f] * whole_ps + np.int64(np.float64(frame_id[f]) * rest_ps)
-            for k in range(at, to):
-                w = words[np.uint64(k)]  # unsigned indices spare the test for negative ones
-                chip = chip_row[w >> np.uint64(48)]
-                if chip < 0:
-                    tally[D_TRIGGER if chip == CHIP_TRIGGER else D_TDC] += 1
-                    continue
-                row = np.uint64(chip) + ((w >> np.uint64(40)) & np.uint64(255))
-                state = np.int64(rows[row, R_STATE])
-                if state >= ROW_DROP:
-                    tally[state - ROW_DROP] += 1
-                    continue
-                word_of[n] = w
-                row_of[n] = np.uint32(row)
-                start_of[n] = start
-                n += np.uint64(1)
-            seen += to - at
-            at = to
-            if at == end:
-                f += 1
-                if f < n_frames:
-                    at = position[f] + 2
-        # When they were, and where their charge stands on its curve.
-        m = np.uint64(0)
-        with_charge = False
-        for i in range(n):
+        for i in range(seen):
             w = word_of[np.uint64(i)]
-            row32 = row_of[np.uint64(i)]
-            row = np.uint64(row32)
-            t_fine = np.float32(((w >> np.uint64(10)) + np.uint64(27)) & np.uint64(1023))
-            e_fine = np.float32((w + np.uint64(27)) & np.uint64(1023))
-            t_coarse = np.int64((w >> np.uint64(30)) & np.uint64(1023))
-            a0 = rows[row, R_A0]
-            a1 = rows[row, R_A1]
-            under = a1 * a1 - four * (a0 - t_fine) * rows[row, R_A2]
-            if not under >= np.float32(0):
-                tally[D_CURVE] += 1
+            chip = chip_row[w >> np.uint64(48)]
+            if chip < 0:
+                tally[D_TRIGGER if chip == CHIP_TRIGGER else D_TDC] += 1
                 continue
-            q = two * (t_fine - a0) / (a1 + np.sqrt(under))
-            relative = (np.float64(t_coarse) - np.float64(q)) * period_ps - shift_ps[row, R_SHIFT // 2]
-            if rows[row, R_STATE] == np.float32(ROW_TOT):
-                b0 = rows[row, R_B0]
-                b1 = rows[row, R_B1]
-                under = b1 * b1 - four * (b0 - e_fine) * rows[row, R_B2]
-                if not under >= np.float32(0):
-                    tally[D_CURVE] += 1
-                    continue
-                along[m] = two * (e_fine - b0) / (b1 + np.sqrt(under))
-                cubic_of[m] = np.uint32(NO_CUBIC)
-            else:
-                inside = min(max(e_fine, rows[row, R_LOW]), rows[row, R_HIGH])
-                x = (np.sqrt(rows[row, R_TOP] - inside) - rows[row, R_V_LOW]) * rows[row, R_SCALE]
-                cubic = np.uint64(min(max(x, np.float32(0)), np.float32(N_CUBICS - 1)))
-                along[m] = x - np.float32(cubic)
-                cubic_of[m] = np.uint32(row * np.uint64(N_CUBICS) + cubic)
-                with_charge = True
-                beyond[m] = np.float32(0)
-                if inside != e_fine:
-                    tally[D_BEYOND] += 1
-                    beyond[m] = rows[row, R_ABOVE if e_fine > inside else R_BELOW] * (e_fine - inside)
-            word_of[m] = w
-            row_of[m] = row32
-            start_of[m] = start_of[np.uint64(i)]
-            relative_of[m] = relative
-            m += np.uint64(1)
-        # That piece of the curve; of hits without one, any.
-        if with_charge:
-            for i in range(m):
+            row = np.uint64(chip) + ((w >> np.uint64(40)) & np.uint64(255))
+            state = np.int64(rows[row, R_STATE])
+            if state >= ROW_DROP:
+                tally[state - ROW_DROP] += 1
+                continue
+            word_of[n] = w
+            row_of[n] = np.uint32(row)
+            start_of[n] = start_of[np.uint64(i)]
+            n += np.uint64(1)
+        # When they were.
+        n_tot = np.int64(0)
+        for i in range(n):
+            j = np.uint64(i)
+            row = np.uint64(row_of[j])
+            a0[j] = rows[row, R_A0]
+            a1[j] = rows[row, R_A1]
+            a2[j] = rows[row, R_A2]
+            b0[j] = rows[row, R_B0]
+            b1[j] = rows[row, R_B1]
+            b2[j] = rows[row, R_B2]
+            b3[j] = rows[row, R_END]
+            b4[j] = rows[row, R_HIGH]
+            shift_of[j] = shift_ps[row, R_SHIFT // 2]
+            of_time = rows[row, R_STATE] == np.float32(ROW_TOT)
+            is_tot[j] = of_time
+            n_tot += np.int64(of_time)
+        for i in range(n):
+            w = word_of[i]
+            t_coarse = np.int32((w >> np.uint64(30)) & np.uint64(1023))
+            e_coarse = np.int32((w >> np.uint64(20)) & np.uint64(1023))
+            e_coarse += np.int32(1024) if e_coarse - t_coarse < np.int32(-256) else np.int32(0)
+            t_fine[i] = np.float32(np.int32(((w >> np.uint64(10)) + np.uint64(27)) & np.uint64(1023)))
+            e_fine[i] = np.float32(np.int32((w + np.uint64(27)) & np.uint64(1023)))
+            began[i] = np.float64(t_coarse)
+            ended[i] = np.float64(e_coarse)
+        for i in range(n):
+            t_root[i] = np.sqrt(a1[i] * a1[i] - four * (a0[i] - t_fine[i]) * a2[i])
+            q = two * (t_fine[i] - a0[i]) / (a1[i] + t_root[i])
+            relative_of[i] = (began[i] - np.float64(q)) * period_ps - shift_of[i]
+        if n_tot > 0:  # How long they were over threshold.
+            for i in range(n):
+                root = np.sqrt(b1[i] * b1[i] - four * (b0[i] - e_fine[i]) * b2[i])
+                over = two * (e_fine[i] - b0[i]) / (b1[i] + root)
+                end_clk = ended[i] - np.float64(over) - np.float64(b3[i])
+                root_of[i] = root
+                e_of[i] = np.float32(end_clk * period_ns - relative_of[i] * 1e-3)
+        if n_tot < np.int64(n):  # Where their charge stands on its curve.
+            for i in range(n):
+                inside = min(max(e_fine[i], b3[i]), b4[i])
+                x = (np.sqrt(b0[i] - inside) - b2[i]) * b1[i]
+                whole = np.int32(min(max(x, np.float32(0)), np.float32(N_CUBICS - 1)))
+                along[i] = x - np.float32(whole)
+                outside[i] = e_fine[i] - inside
+                cubic_of[i] = row_of[i] * np.uint32(N_CUBICS) + np.uint32(whole)
+            for i in range(n):
                 j = np.uint64(i)
-                cubic = np.uint64(cubic_of[j])
-                cubic = np.uint64(0) if cubic == np.uint64(NO_CUBIC) else cubic
+                cubic = np.uint64(0) if is_tot[j] else np.uint64(cubic_of[j])
                 two_halves[j, 0] = pieces[cubic, 0]
                 two_halves[j, 1] = pieces[cubic, 1]
-        # What energy they had.
-        for i in range(m):
-            j = np.uint64(i)
-            w = word_of[j]
-            row = np.uint64(row_of[j])
-            relative = relative_of[j]
-            t_coarse = np.int64((w >> np.uint64(30)) & np.uint64(1023))
-            e_coarse = np.int64((w >> np.uint64(20)) & np.uint64(1023))
-            if e_coarse - t_coarse < -256:
-                e_coarse += 1024
-            if cubic_of[j] == np.uint32(NO_CUBIC):
-                end_clk = np.float64(e_coarse) - np.float64(along[j]) - np.float64(rows[row, R_END])
-                e = np.float32(end_clk * period_ns - relative * 1e-3)
-            else:
-                u = along[j]
-                t_eq = ((piece[j, 3] * u + piece[j, 2]) * u + piece[j, 1]) * u
-                t_eq += piece[j, 0]
-                t_eq += beyond[j]
-                e = np.float32(np.float64(t_eq) - (np.float64(e_coarse) - relative / period_ps))
-                if has_linear:
-                    base = np.float64(e)
+            for i in range(n):
+                j = np.uint64(i)
+                beyond[j] = np.float32(0)
+                if (outside[j] != np.float32(0)) & (not is_tot[j]):
+                    row = np.uint64(row_of[j])
+                    beyond[j] = rows[row, R_ABOVE if outside[j] > np.float32(0) else R_BELOW] * outside[j]
+                    tally[D_BEYOND] += np.int64(t_root[j] >= np.float32(0))
+            for i in range(n):
+                u = along[i]
+                t_eq = ((piece[i, 3] * u + piece[i, 2]) * u + piece[i, 1]) * u
+                t_eq += piece[i, 0]
+                t_eq += beyond[i]
+                e = np.float32(np.float64(t_eq) - (ended[i] - relative_of[i] / period_ps))
+                e_of[i] = e_of[i] if is_tot[i] else e
+                root_of[i] = root_of[i] if is_tot[i] else np.float32(0)
+            if has_linear:
+                for i in range(n):
+                    j = np.uint64(i)
+                    if is_tot[j]:
+                        continue
+                    row = np.uint64(row_of[j])
+                    base = np.float64(e_of[j])
                     curved = np.float64(linear[row, 3]) * base
                     if base > 0.0:
                         power = np.float64(linear[row, 1]) ** (base ** np.float64(linear[row, 2]))
                         curved += np.float64(linear[row, 0]) * (power - 1.0)
-                    e = np.float32(curved)
-            e_of[j] = e
-            if has_kev:
+                    e_of[j] = np.float32(curved)
+        if has_kev:
+            for i in range(n):
+                j = np.uint64(i)
+                row = np.uint64(row_of[j])
                 kev_of[j] = rows[row, R_KEV]
                 limit_of[j] = rows[row, R_SATURATION]
-        if has_kev:
-            undo_saturation(e_of, kev_of, limit_of, int(m), spare)
-        # Who has a finite energy: written in any case, and kept if so.
+            undo_saturation(e_of, kev_of, limit_of, int(n), spare)
+        # Who has a time and a finite energy: written in any case, and kept if so.
         before = out
-        for i in range(m):
+        n_curve = np.int64(0)
+        for i in range(n):
             j = np.uint64(i)
             e = e_of[j]
+            on_curve = (t_root[j] >= np.float32(0)) & (root_of[j] >= np.float32(0))
             time_ps[out] = start_of[j] + np.int64(np.floor(relative_of[j] + 0.5))
             energy[out] = e
             channel[out] = np.int32(row_of[j] >> np.uint32(2))
-            out += np.uint64(abs(e) < np.float32(np.inf))
-        tally[D_SATURATED] += np.int64(m) - np.int64(out - before)
+            n_curve += np.int64(not on_curve)
+            out += np.uint64(on_curve & (abs(e) < np.float32(np.inf)))
+        tally[D_CURVE] += n_curve
+        tally[D_SATURATED] += np.int64(n) - n_curve - np.int64(out - before)
     tally[D_KEPT] += np.int64(out) - first
     return np.int64(out)
