@@ -60,9 +60,24 @@ def test_newton_steps_bit_for_bit() -> None:
     truth = rng.uniform(20, 400, 400)
     code = np.rint(code_of_time(truth, p.astype(float))).astype(np.float32)
     start = (truth - rng.uniform(-20, 150, 400)).astype(np.float32)
-    wanted = time_of_code_newton(code, start, p)
-    ours = [vk._charge_time(c, s, row) for c, s, row in zip(code, start, p, strict=True)]
-    np.testing.assert_array_equal(np.array(ours, np.float32), wanted)
+    row = rng.permutation(400).astype(np.uint32)
+    wanted = time_of_code_newton(code[row], start[row], p[row])
+    for n in (0, 1, vk.LANES - 1, vk.LANES, 400):
+        ours = np.full(400, -7, np.float32)
+        vk.charge_times(code[row], start[row], row, n, p, ours)
+        np.testing.assert_array_equal(ours[:n], wanted[:n])
+        assert (ours[n:] == -7).all()
+
+
+def test_one_curve_without_an_answer_does_not_change_the_others() -> None:
+    p = np.zeros((vk.LANES, 10), np.float32)
+    p[:, 0], p[:, 1], p[:, 2] = 60, 2, -2e-3
+    p[3] = 0  # flat: its steps never become small
+    code, start = np.full(vk.LANES, 200, np.float32), np.linspace(10, 90, vk.LANES, dtype=np.float32)
+    row, ours = np.arange(vk.LANES, dtype=np.uint32), np.zeros(vk.LANES, np.float32)
+    vk.charge_times(code, start, row, vk.LANES, p, ours)
+    others = np.arange(vk.LANES) != 3
+    np.testing.assert_array_equal(ours[others], time_of_code_newton(code, start, p)[others])
 
 
 def test_events_are_copied_with_their_frame() -> None:

@@ -64,7 +64,7 @@ def index_frames(
     state: NDArray[np.int64],
     position: NDArray[np.int64],
     frame_id: NDArray[np.int64],
-) -> tuple[int, int, int, int]:
+) -> tuple[np.int64, np.int64, np.int64, np.int64]:
     """Walk frame headers from `begin`, do the accounting of frames and list the frames that have hits.
 
     Stops at the end of the words, before a frame that would exceed max_hits (but never before the first), when the
@@ -305,7 +305,7 @@ def decode_hits(
     two_halves = np.empty((CHUNK, 2), np.float64)
     piece = two_halves.view(np.float32)
     out = np.uint64(first)
-    f = 0
+    f = np.int64(0)
     done = np.int64(0)
     safe = np.int64(words.size) - FEW
     while f < n_frames:

@@ -60,7 +60,7 @@ def _heapsort(a: NDArray[np.int64], first: int, last: int) -> None:
 
 
 @kernel
-def _partition(a: NDArray[np.int64], first: int, last: int) -> int:
+def _partition(a: NDArray[np.int64], first: int, last: int) -> np.int64:
     """Move the pivot to a[first], part the rest around it; where the upper part begins."""
     low, middle, high = first + 1, first + (last - first) // 2, last - 1
     x, y, z = a[low] >> PAYLOAD_BITS, a[middle] >> PAYLOAD_BITS, a[high] >> PAYLOAD_BITS
@@ -74,18 +74,19 @@ def _partition(a: NDArray[np.int64], first: int, last: int) -> int:
         pick = high if y < z else middle
     a[first], a[pick] = a[pick], a[first]
     pivot = a[first] >> PAYLOAD_BITS
-    i = first + 1
-    j = last
+    one = np.uint64(1)  # unsigned indices spare the test for negative ones
+    i = np.uint64(first + 1)
+    j = np.uint64(last)
     while True:
         while a[i] >> PAYLOAD_BITS < pivot:
-            i += 1
-        j -= 1
+            i += one
+        j -= one
         while pivot < a[j] >> PAYLOAD_BITS:
-            j -= 1
+            j -= one
         if i >= j:
-            return i
+            return np.int64(i)
         a[i], a[j] = a[j], a[i]
-        i += 1
+        i += one
 
 
 @kernel
@@ -112,9 +113,9 @@ def introsort(a: NDArray[np.int64], n: int) -> None:
             pending += 1
             last = cut
     for i in range(1, n):
-        value = a[i]
-        j = i
-        while j > 0 and value >> PAYLOAD_BITS < a[j - 1] >> PAYLOAD_BITS:
-            a[j] = a[j - 1]
-            j -= 1
+        j = np.uint64(i)
+        value = a[j]
+        while j > np.uint64(0) and value >> PAYLOAD_BITS < a[j - np.uint64(1)] >> PAYLOAD_BITS:
+            a[j] = a[j - np.uint64(1)]
+            j -= np.uint64(1)
         a[j] = value

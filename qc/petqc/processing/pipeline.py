@@ -87,9 +87,10 @@ class FrameWalk:
         """
         at = 0
         while at < words.size:
-            n_frames, n_hits, at, malformed = k.index_frames(
+            indexed = k.index_frames(
                 words, at, _BLOCK_HITS, self._compacted, self._keep_late, self.state, self.position, self.frame_id
             )
+            n_frames, n_hits, at, malformed = (int(x) for x in indexed)
             yield n_frames, n_hits
             if malformed:
                 raise BadInputError(
