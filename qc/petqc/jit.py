@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -32,9 +33,32 @@ def kernel_of_given_arrays(function: F) -> F:
     return _compiled(function, _nrt=False)
 
 
+@functools.cache
+def _without_blas() -> None:
+    """Let numba not look for BLAS: it loads all of scipy.linalg to see that it is there, a third of a start.
+
+    Only kernels that compute covariances or convolutions would miss it, and they would say so.
+    """
+    from numba.np import linalg
+
+    found = getattr(linalg, "ensure_blas", None)
+    if found is None or "numba.np.arraymath" in sys.modules:
+        return
+
+    def not_asked() -> None:
+        raise ImportError("numba is not asked for BLAS here")
+
+    linalg.ensure_blas = not_asked
+    try:
+        importlib.import_module("numba.np.arraymath")
+    finally:
+        linalg.ensure_blas = found
+
+
 def _compiled(function: F, **options: Any) -> F:
     import numba
 
+    _without_blas()
     decorate: Callable[[F], F] = cast("Any", numba.njit(cache=True, nogil=True, error_model="numpy", **options))
     compiled = decorate(function)
     # numba looks at the kernel's own file only. A kernel that calls one of another file would keep that one's old code
