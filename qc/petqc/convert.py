@@ -193,30 +193,39 @@ class _VendorChain:
         return self._records(self._chain.end(last_frame))
 
     def _records(self, events: VendorEvents) -> NDArray[Any]:
-        time, energy, channel = events.time_ps, events.output_energy, events.channel
-        strongest = events.member[events.first[:-1]]
-        n_hits = np.minimum(np.diff(events.first), 255)
-        self._counts["singles"] += int(strongest.size)
-        self._counts["singles_in_window"] += int(strongest.size)
+        n_photons = events.first.size - 1
+        self._counts["singles"] += n_photons
+        self._counts["singles_in_window"] += n_photons
         self._counts["prompts"] += int(events.pair.shape[0])
         if self._to == "singles":
-            return _filled("singles", time_ps=time, energy=energy, channel=channel)
-        if self._to == "groups":
             return _filled(
-                "groups", n=n_hits, time_ps=time[strongest], energy=energy[strongest], channel=channel[strongest]
+                "singles",
+                time_ps=events.time_ps,
+                energy=events.output_energy(slice(None)),
+                channel=events.channel,
             )
-        group_a, group_b = events.pair[:, 0], events.pair[:, 1]
-        a, b = strongest[group_a], strongest[group_b]
+        if self._to == "groups":
+            photon = np.arange(n_photons)
+            hit = events.strongest(photon)
+            return _filled(
+                "groups",
+                n=events.n_hits(photon),
+                time_ps=events.time_ps[hit],
+                energy=events.output_energy(hit),
+                channel=events.channel[hit],
+            )
+        photon_a, photon_b = np.ascontiguousarray(events.pair.T)
+        a, b = events.strongest(photon_a), events.strongest(photon_b)
         return _filled(
             "coincidences",
-            n_a=n_hits[group_a],
-            time_a_ps=time[a],
-            energy_a=energy[a],
-            channel_a=channel[a],
-            n_b=n_hits[group_b],
-            time_b_ps=time[b],
-            energy_b=energy[b],
-            channel_b=channel[b],
+            n_a=events.n_hits(photon_a),
+            time_a_ps=events.time_ps[a],
+            energy_a=events.output_energy(a),
+            channel_a=events.channel[a],
+            n_b=events.n_hits(photon_b),
+            time_b_ps=events.time_ps[b],
+            energy_b=events.output_energy(b),
+            channel_b=events.channel[b],
         )
 
 

@@ -167,7 +167,7 @@ def chip_rows(calibration: CalibrationSet, trigger_id: int | None) -> NDArray[np
     return chips
 
 
-class _Columns:
+class Columns:
     """Rows of parallel arrays with room to grow; the first n are in use."""
 
     def __init__(self, **dtypes: Any) -> None:
@@ -245,24 +245,24 @@ class PetqcPipeline:
         self._limit_unit = self._period_ps * 1e-3 if calibration.energy_unit == "ns" else 1.0
         self._half_ps = floor(settings.coincidence_window_ps / 2)
         self._delay_ps = round(settings.delay_ps)
-        self._hits = _Columns(**_HIT_TYPES)
-        self._decoded = (_Columns(**_HIT_TYPES), _Columns(**_HIT_TYPES))
+        self._hits = Columns(**_HIT_TYPES)
+        self._decoded = (Columns(**_HIT_TYPES), Columns(**_HIT_TYPES))
         self._n_hits_given = 0  # leading hits that were already given as hits, and wait for their group only
-        self._sort = _Columns(key=np.int64, spare=np.int64, energy=np.float32, channel=np.int32)
+        self._sort = Columns(key=np.int64, spare=np.int64, energy=np.float32, channel=np.int32)
         self._bucket = np.empty(0, np.int32)
-        self._singles = _Columns(time_ps=np.int64, energy=np.float32, channel=np.int32, n_hits=np.uint8)
-        self._pairable = _Columns(time_ps=np.int64, energy=np.float32, channel=np.int32, n_hits=np.uint8)
+        self._singles = Columns(time_ps=np.int64, energy=np.float32, channel=np.int32, n_hits=np.uint8)
+        self._pairable = Columns(time_ps=np.int64, energy=np.float32, channel=np.int32, n_hits=np.uint8)
         self._n_paired = 0  # leading singles whose pairs were already given, and that are kept to be looked at
-        self._scratch = _Columns(partners=np.int32, forward=np.int32, back=np.int32)
+        self._scratch = Columns(partners=np.int32, forward=np.int32, back=np.int32)
         self._occupied = np.empty(_MAP_WORDS, np.uint64)
         self._prompt = np.empty((1024, 2), np.int32)
         self._delayed = np.empty((1024, 2), np.int32)
         self._alone = np.empty(1024, np.bool_)
         # What the present call has to give back; the room stays from call to call.
-        self._given_hits = _Columns(**_HIT_TYPES)
-        self._given_singles = _Columns(time_ps=np.int64, energy=np.float32, channel=np.int32, n_hits=np.uint8)
-        self._given_prompts, self._given_delayed = _Columns(**_PAIR_TYPES), _Columns(**_PAIR_TYPES)
-        self._given_alone = _Columns(alone=np.bool_)
+        self._given_hits = Columns(**_HIT_TYPES)
+        self._given_singles = Columns(time_ps=np.int64, energy=np.float32, channel=np.int32, n_hits=np.uint8)
+        self._given_prompts, self._given_delayed = Columns(**_PAIR_TYPES), Columns(**_PAIR_TYPES)
+        self._given_alone = Columns(alone=np.bool_)
         self._tally = np.zeros(k.N_DROP, np.int64)
         self._group_tally = np.zeros(6, np.int64)
         self._counts = {"singles": 0, "singles_in_window": 0, "prompts": 0, "delayed": 0, "multiples": 0}
@@ -281,7 +281,7 @@ class PetqcPipeline:
         """The same blocks in the same order; while one goes through the later stages the next is decoded."""
         blocks = self._walk.blocks(words)
 
-        def decode(into: _Columns) -> int | None:
+        def decode(into: Columns) -> int | None:
             for n_frames, n_hits in blocks:
                 into.n = 0
                 self._decode(words, n_frames, n_hits, into)
@@ -337,7 +337,7 @@ class PetqcPipeline:
         whole = floor(frame_ps)
         return following * whole + floor(following * (frame_ps - whole)) - self._early_ps
 
-    def _decode(self, words: NDArray[np.uint64], n_frames: int, n_hits: int, hits: _Columns) -> None:
+    def _decode(self, words: NDArray[np.uint64], n_frames: int, n_hits: int, hits: Columns) -> None:
         calibration = self._calibration
         hits.reserve(hits.n + n_hits)
         decoded = k.decode_hits(
@@ -500,7 +500,7 @@ class PetqcPipeline:
         waiting.drop_first(past)
         self._n_paired = own_to - past
 
-    def _give_pairs(self, pair: NDArray[np.int32], n: int, shift_ps: int, given: _Columns) -> None:
+    def _give_pairs(self, pair: NDArray[np.int32], n: int, shift_ps: int, given: Columns) -> None:
         waiting = self._pairable
         given.reserve(given.n + n)
         pk.give_pairs(

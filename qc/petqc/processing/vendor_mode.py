@@ -15,7 +15,7 @@ import numpy as np
 from petqc.events import Coincidences, EnergyUnit, Hits, Singles
 from petqc.processing import DROP_REASONS, GROUP_REASONS, Processed, ProcessingAccount
 from petqc.processing import vendor_kernels as vk
-from petqc.processing.pipeline import FrameWalk, chip_rows, row_states
+from petqc.processing.pipeline import Columns, FrameWalk, chip_rows, row_states
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,14 +49,26 @@ class VendorEvents:
     energy_sum: NDArray[np.float32]
     pair: NDArray[np.int64]
 
-    @property
-    def output_energy(self) -> NDArray[np.float32]:
+    def output_energy(self, hit: NDArray[np.int64] | slice) -> NDArray[np.float32]:
         """Energies of hits as the vendor writes them: ns for time over threshold, clocks for charge."""
-        return np.where(self.tot, self.energy * _TOT_NS_PER_CLOCK, self.energy).astype(np.float32)
+        energy = self.energy[hit]
+        return np.where(self.tot[hit], energy * _TOT_NS_PER_CLOCK, energy).astype(np.float32, copy=False)
+
+    def strongest(self, photon: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The strongest hit of each of some photons."""
+        return self.member[self.first[photon]]
+
+    def n_hits(self, photon: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many hits some photons have, as far as a byte can say."""
+        n: NDArray[np.int64] = self.first[photon + 1] - self.first[photon]
+        return np.minimum(n, 255, out=n)
 
 
 class VendorChain:
-    """Frames in, events out, in the vendor's buffers; keeps an incomplete buffer from call to call."""
+    """Frames in, events out, in the vendor's buffers; keeps an incomplete buffer from call to call.
+
+    The memory of events is used again: they are valid until the next call.
+    """
 
     def __init__(self, calibration: CalibrationSet, settings: ProcessingSettings, trigger_id: int | None) -> None:
         self._calibration = calibration
@@ -64,20 +76,24 @@ class VendorChain:
         self._walk = FrameWalk(settings, keep_late=True)
         self._chip_row = chip_rows(calibration, trigger_id)
         self._row_state = row_states(calibration, vendor=True)
-        self._words = np.empty(0, np.uint64)
-        self._frames = np.empty(0, np.int64)
+        self._offset_clocks = (
+            calibration.offset_ps.astype(np.float32).astype(np.float64) / 5000.0
+        )  # kept as float there
+        self._waiting = Columns(words=np.uint64, frames=np.int64)
+        self._hits = Columns(time_ps=np.int64, energy=np.float32, channel=np.int32, tot=np.bool_, member=np.int64)
+        self._photons = Columns(first=np.int64, energy_sum=np.float32)
+        self._pair = np.empty((1024, 2), np.int64)
         self._tally = np.zeros(len(DROP_REASONS), np.int64)
         self._group_tally = np.zeros(6, np.int64)
 
     def run(self, words: NDArray[np.uint64]) -> VendorEvents:
         """Take whole frames, give the events of the buffers that they completed."""
-        event_parts, frame_parts = [self._words], [self._frames]
+        waiting = self._waiting
         for n_frames, n_hits in self._walk.blocks(words):
-            events, frames = np.empty(n_hits, np.uint64), np.empty(n_hits, np.int64)
-            vk.copy_events(words, self._walk.position, n_frames, events, frames)
-            event_parts.append(events)
-            frame_parts.append(frames)
-        self._words, self._frames = np.concatenate(event_parts), np.concatenate(frame_parts)
+            n = waiting.n
+            waiting.reserve(n + n_hits)
+            vk.copy_events(words, self._walk.position, n_frames, waiting["words"][n:], waiting["frames"][n:])
+            waiting.n = n + n_hits
         return self._buffers(closing=False)
 
     def end(self, last_frame: int | None) -> VendorEvents:
@@ -96,26 +112,22 @@ class VendorChain:
         )
 
     def _buffers(self, *, closing: bool) -> VendorEvents:
-        edges = vk.buffer_edges(self._frames, closing, _BUFFER_HITS, _EXPECTED_FRAME_HITS)
+        waiting, hits, photons = self._waiting, self._hits, self._photons
+        edges = vk.buffer_edges(waiting["frames"][: waiting.n], closing, _BUFFER_HITS, _EXPECTED_FRAME_HITS)
         used = int(edges[-1])
         settings, calibration = self._settings, self._calibration
-        n = used
-        time, energy = np.empty(n, np.int64), np.empty(n, np.float32)
-        channel, tot = np.empty(n, np.int32), np.empty(n, np.bool_)
-        member, first = np.empty(n, np.int64), np.zeros(n + 1, np.int64)
-        energy_sum = np.empty(n, np.float32)
-        room = n + 1024
-        tally, group_tally = self._tally.copy(), self._group_tally.copy()
+        hits.reserve(used)
+        photons.reserve(used + 1)
         while True:
-            pair = np.empty((room, 2), np.int64)
+            tally, group_tally = self._tally.copy(), self._group_tally.copy()
             n_hits, n_groups, n_pairs = vk.process_buffers(
-                self._words,
-                self._frames,
+                waiting["words"],
+                waiting["frames"],
                 edges,
                 self._chip_row,
                 self._row_state,
                 calibration.rows.tdc,
-                calibration.offset_ps.astype(np.float32).astype(np.float64) / 5000.0,  # kept as float there
+                self._offset_clocks,
                 calibration.rows.charge,
                 calibration.rows.linearisation,
                 calibration.region,
@@ -128,32 +140,31 @@ class VendorChain:
                 settings.group_min_energy,
                 settings.group_max_energy,
                 settings.coincidence_window_ps / 10000.0,
-                time,
-                energy,
-                channel,
-                tot,
-                member,
-                first,
-                energy_sum,
-                pair,
+                hits["time_ps"],
+                hits["energy"],
+                hits["channel"],
+                hits["tot"],
+                hits["member"],
+                photons["first"],
+                photons["energy_sum"],
+                self._pair,
                 tally,
                 group_tally,
             )
-            if n_pairs <= room:
+            if n_pairs <= self._pair.shape[0]:
                 break
-            room = n_pairs
-            tally, group_tally = self._tally.copy(), self._group_tally.copy()
+            self._pair = np.empty((n_pairs + n_pairs // 2, 2), np.int64)
         self._tally, self._group_tally = tally, group_tally
-        self._words, self._frames = self._words[used:], self._frames[used:]
+        waiting.drop_first(used)
         return VendorEvents(
-            time[:n_hits],
-            energy[:n_hits],
-            channel[:n_hits],
-            tot[:n_hits],
-            member[: first[n_groups]],
-            first[: n_groups + 1],
-            energy_sum[:n_groups],
-            pair[:n_pairs],
+            hits["time_ps"][:n_hits],
+            hits["energy"][:n_hits],
+            hits["channel"][:n_hits],
+            hits["tot"][:n_hits],
+            hits["member"][: photons["first"][n_groups]],
+            photons["first"][: n_groups + 1],
+            photons["energy_sum"][:n_groups],
+            self._pair[:n_pairs],
         )
 
 
@@ -206,5 +217,7 @@ class VendorPipeline:
             ),
             Coincidences.empty(self._unit),
             np.empty(0, np.bool_),
-            Hits(events.time_ps, events.output_energy, events.channel, self._unit) if self._keep_hits else None,
+            Hits(events.time_ps, events.output_energy(slice(None)), events.channel, self._unit)
+            if self._keep_hits
+            else None,
         )
