@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,3 +52,21 @@ def test_a_temporary_folder_only_if_it_is_ours_alone(tmp_path: Path, monkeypatch
     other = provided(monkeypatch, tmp_path)[0]
     assert other != str(usual)
     assert Path(other).stat().st_mode & 0o077 == 0
+
+
+def test_a_kernel_comes_without_scipy_and_blas_is_there_for_who_asks() -> None:
+    script = """
+import sys
+import numpy as np
+from petqc.calibration.charge_kernels import rising_range
+low, high = np.zeros(1), np.zeros(1)
+rising_range(np.array([[0.0], [1.0]] + 8 * [[0.0]]), low, high)
+print(high[0], "scipy.linalg" in sys.modules)
+from numba.np.linalg import ensure_blas
+ensure_blas()
+print("scipy.linalg" in sys.modules)
+"""
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert answer.splitlines()[0].endswith("False")
+    assert float(answer.split()[0]) > 1000.0
+    assert answer.split()[-1] == "True"
