@@ -16,24 +16,25 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from estimator_pulls import nema, simulated
+from estimator_rows import Row, attempt, covariance_at, model, parameters, row
+from estimator_times import PS, pairs_of_one_shape, time_peak, whole_peak
 
-from petqc.errors import QcError
 from petqc.event_times import GAP_BIN_PS, GAP_BINS
-from petqc.fits import PeakFit, slots_of
+from petqc.fits import slots_of
 from petqc.fits.dead_time import dead_time
 from petqc.fits.energy_fits import LYSO_RANGE
-from petqc.fits.kernels import A1, A2, EDGE, HIGH, LOW, MU1, MU2, N_PARAMETERS, S1, S2, STEP, TAIL, TAIL_WIDTH, expected
+from petqc.fits.kernels import A1, HIGH, LOW, MU1, MU2, N_PARAMETERS, S1, TAIL, TAIL_WIDTH, expected
 from petqc.fits.offsets import solve_offsets
 from petqc.fits.photopeaks import LU_EDGE_RATIO, PLAIN, PeakShape, fit_photopeak, fit_photopeaks
 from petqc.fits.randoms import module_ratios
 from petqc.fits.single_modules import single_widths
-from petqc.fits.time_peaks import fit_time_peak, fit_time_peaks
+from petqc.fits.time_peaks import fit_time_peak
 from petqc.lutetium import spectra as continua
 from petqc.lutetium.crystals import LINES_KEV
 from petqc.lutetium.lines import _SLOTS, _TAIL_KEV, _TAIL_SHARE, RANGE_KEV, fit_lines
@@ -45,110 +46,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KEV = np.arange(401) * 4.0
-PS = np.arange(-500, 501) * 10.0 - 0.5
-AIM_VARIANCE, AIM_BIAS = 1.05, 0.2
-
-
-@dataclass(frozen=True)
-class Row:
-    """One estimator at one truth. chance: standard deviation of `variance` that the number of draws leaves."""
-
-    name: str
-    values: int
-    bound: float
-    unit: str
-    variance: float
-    chance: float
-    bias: float
-    pull_mean: float
-    pull_spread: float
-    refused: float
-
-    def missed(self) -> bool:
-        """Whether an aim is missed beyond chance."""
-        return (
-            self.variance - 2.0 * self.chance > AIM_VARIANCE or abs(self.bias) - 2.0 / np.sqrt(self.values) > AIM_BIAS
-        )
-
-
-def row(
-    name: str,
-    found: NDArray[np.float64],
-    stated: NDArray[np.float64],
-    truth: NDArray[np.float64] | float,
-    bound: NDArray[np.float64] | float,
-    unit: str,
-) -> Row:
-    """Figures of draws; found and stated NaN where there was no number."""
-    found, stated = np.asarray(found, np.float64), np.asarray(stated, np.float64)
-    truth, bound = (np.broadcast_to(np.asarray(x, np.float64), found.shape) for x in (truth, bound))
-    known = np.isfinite(found)
-    n = int(known.sum())
-    off = (found - truth)[known] / bound[known]
-    pulls = (found - truth)[known] / stated[known]
-    variance = float(off.var(ddof=1))
-    # The spread of the variance from the fourth moment: tails make it larger than a Gaussian's.
-    fourth = float(np.mean((off - off.mean()) ** 4))
-    chance = float(np.sqrt(max(fourth - variance**2, 0.0) / n))
-    return Row(
-        name, n, float(np.sqrt(np.mean(bound**2))), unit, variance, chance, float(off.mean()),
-        float(pulls.mean()), float(pulls.std(ddof=1)), 1.0 - n / found.size,
-    )  # fmt: skip
-
-
-def covariance_at(
-    p: NDArray[np.float64],
-    slots: NDArray[np.int64],
-    constants: NDArray[np.float64],
-    edges: NDArray[np.float64],
-    first: int,
-    last: int,
-) -> NDArray[np.float64]:
-    """Inverse Fisher information of a binned model's free parameters, (11, 11)."""
-    part = edges[first : last + 1].copy()
-    mu, jac = np.empty(last - first), np.empty((N_PARAMETERS, last - first))
-    expected(p, constants, part, mu, jac)
-    n_free = int(slots.max()) + 1
-    free = np.zeros((n_free, mu.size))
-    for j in range(N_PARAMETERS):
-        if slots[j] >= 0:
-            free[slots[j]] += jac[j]
-    inverse = np.linalg.inv((free / np.maximum(mu, 1e-12)) @ free.T)
-    whole = np.zeros((N_PARAMETERS, N_PARAMETERS))
-    seen = np.flatnonzero(slots >= 0)
-    whole[np.ix_(seen, seen)] = inverse[np.ix_(slots[seen], slots[seen])]
-    return whole
-
-
-def model(
-    edges: NDArray[np.float64], constants: NDArray[np.float64] | None = None, **values: float
-) -> NDArray[np.float64]:
-    """Expected counts of the peak model."""
-    p = parameters(**values)
-    mu, jac = np.empty(edges.size - 1), np.empty((N_PARAMETERS, edges.size - 1))
-    expected(p, np.zeros(2) if constants is None else constants, edges, mu, jac)
-    return mu
-
-
-_NAMES = {
-    "A1": A1,
-    "MU1": MU1,
-    "S1": S1,
-    "A2": A2,
-    "MU2": MU2,
-    "S2": S2,
-    "STEP": STEP,
-    "LOW": LOW,
-    "HIGH": HIGH,
-    "EDGE": EDGE,
-}
-
-
-def parameters(**values: float) -> NDArray[np.float64]:
-    p = np.zeros(N_PARAMETERS)
-    for name, value in values.items():
-        p[_NAMES[name]] = value
-    return p
 
 
 # --- energy ----------------------------------------------------------------------------------------------------------
@@ -187,7 +84,7 @@ def photopeak(repeats: int) -> list[Row]:
     truth = _on_axis(p, shape.constants())
     found = np.full((repeats // 2, 4), np.nan)
     for k in range(repeats // 2):
-        fit = _try(
+        fit = attempt(
             lambda: fit_photopeak(
                 KEV,
                 rng.poisson(truth).astype(float),
@@ -235,129 +132,7 @@ def _of_peak(
     ]
 
 
-def _try(fit: Callable[[], object]):  # noqa: ANN202 - whatever the fit gives, or None
-    try:
-        return fit()
-    except QcError:
-        return None
-
-
-# --- time ------------------------------------------------------------------------------------------------------------
-
-
-def time_peak(repeats: int) -> list[Row]:
-    """CTR and position of the time peak, 390 ps on 20 % of randoms, without and with a second Gaussian."""
-    rng = np.random.default_rng(12)
-    rows = []
-    sigma = 390.0 / FWHM_OF_SIGMA
-    single = slots_of((A1,), (MU1,), (S1,), (LOW, HIGH))
-    double = slots_of((A1,), (MU1, MU2), (S1,), (A2,), (S2,), (LOW, HIGH))
-    for n, share in ((300, 0.0), (1000, 0.0), (3000, 0.0), (30_000, 0.0), (30_000, 0.1), (300_000, 0.1)):
-        flat = 0.25 * n / 10_000.0
-        p = parameters(A1=n * (1 - share), MU1=23.0, S1=sigma, LOW=flat, HIGH=flat)
-        if share:
-            p[A2], p[MU2], p[S2] = n * share, 23.0, 2.2 * sigma
-        mean, _ = _expected(p)
-        covariance = covariance_at(p, double if share else single, np.zeros(2), PS, 0, PS.size - 1)
-        times = repeats if n < 100_000 else repeats // 4
-        found = np.full((times, 4), np.nan)
-        for k in range(times):
-            counts = rng.poisson(mean).astype(float)
-            fit = _try(lambda c=counts: fit_time_peak(PS, c))
-            if fit is not None:
-                found[k] = fit.fwhm, fit.fwhm_error, fit.mu, fit.mu_error
-        truth, bound = _width_of(p, covariance)
-        name = f"{n} pairs" + (f", {100 * share:.0f} % wide" if share else "")
-        rows += [
-            row(f"CTR, {name}", found[:, 0], found[:, 1], truth, bound, "ps"),
-            row(
-                f"offset of a pair, {name}", found[:, 2], found[:, 3], 23.0, float(np.sqrt(covariance[MU1, MU1])), "ps"
-            ),
-        ]
-    return rows
-
-
-NO_BOUND = np.zeros((N_PARAMETERS, N_PARAMETERS))
-
-
-def _width_of(p: NDArray[np.float64], covariance: NDArray[np.float64] = NO_BOUND) -> tuple[float, float]:
-    """FWHM of the density and its bound."""
-    if p[S2] == 0.0:
-        return FWHM_OF_SIGMA * float(p[S1]), FWHM_OF_SIGMA * float(np.sqrt(covariance[S1, S1]))
-
-    def width(q: NDArray[np.float64]) -> float:
-        x = np.linspace(0.0, 5.0 * q[S1], 20_001)
-        y = q[A1] / q[S1] * np.exp(-0.5 * (x / q[S1]) ** 2) + q[A2] / q[S2] * np.exp(-0.5 * (x / q[S2]) ** 2)
-        return 2.0 * float(np.interp(-0.5 * y[0], -y, x))
-
-    gradient = np.zeros(N_PARAMETERS)
-    for j in (A1, S1, A2, S2):
-        step = np.zeros(N_PARAMETERS)
-        step[j] = 1e-3 * p[j]
-        gradient[j] = (width(p + step) - width(p - step)) / (2.0 * step[j])
-    return width(p), float(np.sqrt(gradient @ covariance @ gradient))
-
-
-SECOND_SHARE, SECOND_WIDER = 0.3, 1.24
-"""Of the second Gaussian: about what a ring's pairs of modules show."""
-
-
-def pairs_of_one_shape(repeats: int) -> list[Row]:
-    """CTR of sixteen pairs of modules, about 223 ps; the bound knows that their shape is the same, not which."""
-    rng = np.random.default_rng(18)
-    rows = []
-    for n in (3000, 30_000):
-        times = max(repeats // 40, 5)
-        found, stated, true = np.full((3, times, 16), np.nan)
-        for t in range(times):
-            sigma, mu = 90.0 * (1.0 + 0.02 * rng.standard_normal(16)), 8.0 * rng.standard_normal(16)
-            drawn = [_two(n, m, s) for m, s in zip(mu, sigma, strict=True)]
-            counts = np.stack([rng.poisson(_expected(p)[0]).astype(float) for p in drawn])
-            for k, fit in enumerate(fit_time_peaks(PS, counts, of_one_kind=True)):
-                if isinstance(fit, PeakFit):
-                    found[t, k], stated[t, k] = fit.fwhm, fit.fwhm_error
-            true[t] = [_width_of(p)[0] for p in drawn]
-        rows.append(row(f"CTR of one of 16 pairs of {n}", found - true, stated, 0.0, _bound_of_one(n), "ps"))
-    return rows
-
-
-def _two(
-    n: float, mu: float, sigma: float, share: float = SECOND_SHARE, wider: float = SECOND_WIDER
-) -> NDArray[np.float64]:
-    return parameters(
-        A1=(1.0 - share) * n, MU1=mu, S1=sigma, A2=share * n, MU2=mu, S2=wider * sigma, LOW=2e-6 * n, HIGH=2e-6 * n
-    )
-
-
-def _bound_of_one(n: float, n_pairs: int = 16, sigma: float = 90.0) -> float:
-    """Of the FWHM of one of many pairs, each with its area, place, width and randoms, and all with one shape."""
-    mean, jac = _expected(_two(n, 0.0, sigma))
-    own = [
-        (1.0 - SECOND_SHARE) * jac[A1] + SECOND_SHARE * jac[A2], jac[MU1] + jac[MU2],
-        jac[S1] + SECOND_WIDER * jac[S2], jac[LOW] + jac[HIGH],
-    ]  # fmt: skip
-    slopes = np.array([*own, n * (jac[A2] - jac[A1]), sigma * jac[S2]])
-    one = slopes / mean @ slopes.T
-    m = len(own)
-    whole = np.zeros((m * n_pairs + 2, m * n_pairs + 2))
-    whole[-2:, -2:] = n_pairs * one[m:, m:]
-    for k in range(n_pairs):
-        part = slice(m * k, m * (k + 1))
-        whole[part, part], whole[part, -2:], whole[-2:, part] = one[:m, :m], one[:m, m:], one[m:, :m]
-    gradient = np.zeros(len(whole))
-    of = {"sigma": sigma, "share": SECOND_SHARE, "wider": SECOND_WIDER}
-    for j, name in ((2, "sigma"), (-2, "share"), (-1, "wider")):
-        step = 1e-3 * of[name]
-        up, down = (_width_of(_two(n, 0.0, **{**of, name: of[name] + x}))[0] for x in (step, -step))
-        gradient[j] = (up - down) / (2.0 * step)
-    return float(np.sqrt(gradient @ np.linalg.solve(whole, gradient)))
-
-
-def _expected(p: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Expected counts and their slopes."""
-    mean, jac = np.empty(PS.size - 1), np.empty((N_PARAMETERS, PS.size - 1))
-    expected(p, np.zeros(2), PS, mean, jac)
-    return mean, jac
+# --- single modules, offsets -------------
 
 
 def single_modules(repeats: int) -> list[Row]:
@@ -383,7 +158,7 @@ def single_modules(repeats: int) -> list[Row]:
         times = max(repeats // 10, 20)
         found, stated = np.full((times, 8), np.nan), np.full((times, 8), np.nan)
         for t in range(times):
-            fits = [_try(lambda m=m: fit_time_peak(PS, rng.poisson(m).astype(float))) for m in means]
+            fits = [attempt(lambda m=m: fit_time_peak(PS, rng.poisson(m).astype(float))) for m in means]
             good = np.array([f is not None for f in fits])
             fwhm, error = (np.array([getattr(f, k) for f in fits if f is not None]) for k in ("fwhm", "fwhm_error"))
             solved = single_widths(fwhm, error, pairs[good, 0], pairs[good, 1], 8)
@@ -463,7 +238,7 @@ def rates(repeats: int) -> list[Row]:
     awake = np.clip((at + width - dead_ns) / width, 0.0, 1.0)
     shape = np.exp(-rate * (at + 0.5 * width) * 1e-9)
     gaps = rng.poisson(level * awake * shape, (repeats, GAP_BINS))
-    fits = [_try(lambda g=g: dead_time(g, rate)) for g in gaps]
+    fits = [attempt(lambda g=g: dead_time(g, rate)) for g in gaps]
     near = round(2000.0 / width)
     seen, free = float((level * awake * shape)[:near].sum()), float((level * shape)[near:].sum())
     # Two sums of counts, two unknowns: the bound of any estimator that does not know how the dead time ends.
@@ -505,7 +280,7 @@ def lutetium(repeats: int) -> list[Row]:
         for k in range(repeats // 2):
             counts = np.zeros(100)
             counts[first:last] = rng.poisson(mean)
-            fit = _try(lambda c=counts: fit_lines(c))
+            fit = attempt(lambda c=counts: fit_lines(c))
             if fit is not None:
                 error = np.sqrt(np.diag(fit.fit.covariance)) * fit.fit.scale
                 found[k] = fit.fit.parameters[MU1], error[MU1], fit.fit.parameters[MU2], error[MU2]
@@ -527,7 +302,7 @@ def lutetium(repeats: int) -> list[Row]:
 # --- output ----------------------------------------------------------------------------------------------------------
 
 DRAWN: tuple[Callable[[int], list[Row]], ...] = (
-    photopeak, time_peak, pairs_of_one_shape, single_modules, offsets, rates, lutetium,
+    photopeak, time_peak, whole_peak, pairs_of_one_shape, single_modules, offsets, rates, lutetium,
 )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/source_position.py [--places 10] [--seed 1]
 
-Gammas go through the simulated crystals of the bench and of the small ring; what each module absorbs is one energy,
+Gammas go through the simulated crystals of bench, small ring and SIGNA; what each module absorbs is one energy,
 and its strongest crystal is where the line ends. No electronics, no randoms. Every place is drawn from ±10 mm in x, y
 and z.
 Along the axis of a line or an annulus there is no number.
@@ -30,13 +30,17 @@ if TYPE_CHECKING:
 
     from petqc_simulators.profile import Profile
 
-LINES = {1_000: 12, 10_000: 8, 100_000: 1}
+LINES = {500: 8, 1_000: 8, 10_000: 4, 100_000: 1}
 """Lines of a run, and how many runs of each place."""
 FWHM_AT_511 = 0.105
 WINDOW_KEV = (425.0, 650.0)
 _AT_ONCE = 60_000
 _FARTHEST_MM = 18.0
-_SHAPES = {"bench": ("point", "line"), "ring-small": ("point", "line", "extended")}
+_SHAPES = {
+    "bench": ("point", "line"),
+    "ring-small": ("point", "line", "extended"),
+    "signa": ("point", "line", "extended"),
+}
 
 
 def with_source(name: str, shape: str) -> Profile:

@@ -71,6 +71,7 @@ def _chart(
     learned, after = split(now, past, accepted)
     judged.results.extend(_crystals(run, store, [p.run_id for p in learned], [p.run_id for p in after[:-1]]))
     warn(run, judged)
+    _onsets(run, store)
 
 
 def _crystals(run: Run, store: Store, learned: Sequence[str], since: Sequence[str]) -> list[CheckResult]:
@@ -134,6 +135,24 @@ def _past(run: Run, store: Store) -> list[PastRun]:
         most=MOST_RUNS,
     )
     return [PastRun.of_values(s.run_id, _day(s.started_at), s.calibration_ids, s.values) for s in stored]
+
+
+def _onsets(run: Run, store: Store) -> None:
+    """How bias outputs that the diagnosis names came to where they are."""
+    from petqc.charts.onset import CHECK, PastPeak, asked, tell_onset
+    from petqc.charts.onset import MOST_RUNS as RUNS_ASKED
+
+    nodes = asked(run)
+    if not nodes:
+        return
+    stored = store.values(
+        run.kind, scanner=run.scanner, simulated=run.simulated, checks=(CHECK,), most=RUNS_ASKED, nodes=nodes
+    )
+    past = [
+        PastPeak(s.run_id, _day(s.started_at), s.calibration_ids, {node: v for (_, node), (v, _) in s.values.items()})
+        for s in stored
+    ]
+    tell_onset(run, _day(run.started_at), past)
 
 
 def _day(text: str) -> float:

@@ -263,7 +263,10 @@ class QcInput(CheckInput):
         return self.time_fits([pair])[0]
 
     def time_fits(self, pairs: list[int]) -> list[PeakFit | Refusal]:
-        """The same of many pairs at once. Those of two modules have one shape, and so are fitted all together."""
+        """The same of many pairs at once.
+
+        Those of two modules have one shape, and so are fitted all together; that of a single one, or of all, is fitted.
+        """
         wanted = [pair for pair in pairs if pair not in self._times]
         if max(wanted, default=-1) >= 0:
             every = dict.fromkeys([*wanted, *self.histograms.searched_pairs])
@@ -273,7 +276,7 @@ class QcInput(CheckInput):
             if not spectra:
                 continue
             counts = np.stack([counts for _, counts in spectra])
-            fits = fit_time_peaks(spectra[0][0], counts, of_one_kind=len(some) > 1)
+            fits = fit_time_peaks(spectra[0][0], counts, of_one_kind=True)
             for pair, row, found in zip(some, counts, fits, strict=True):
                 self._times[pair] = found if isinstance(found, PeakFit) else Refusal(str(found), int(row.sum()))
         return [self._times[pair] for pair in pairs]

@@ -58,6 +58,7 @@ def test_the_stated_error_is_true_though_lines_are_known_to_a_crystal_only(m):
             errors.append(found.error_mm)
     spread = np.sqrt((np.array(pulls) ** 2).mean(axis=0))
     assert (spread < 1.25).all(), spread
+    assert (spread > 0.23).all(), "an error too large is no truer"
     assert np.max(errors) < 0.25, "a fortieth of a crystal"
 
 

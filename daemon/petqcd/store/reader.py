@@ -148,9 +148,9 @@ class Reader:
         return document
 
     def values(
-        self, kind: str, *, scanner: str, simulated: bool, checks: Sequence[str], most: int
+        self, kind: str, *, scanner: str, simulated: bool, checks: Sequence[str], most: int, nodes: Sequence[str] = ()
     ) -> list[StoredValues]:
-        """Results of scanner and modules of the last runs that could measure, oldest first, without their documents.
+        """Results of scanner, modules and the nodes named, of the last runs that could measure, oldest first.
 
         Args:
             kind: of the runs.
@@ -158,6 +158,7 @@ class Reader:
             simulated: whether they were.
             checks: ids.
             most: runs.
+            nodes: beside scanner and modules.
         """
         c = schema.runs.c
         of_runs = (
@@ -177,16 +178,16 @@ class Reader:
             page = {
                 r["sequence"]: StoredValues(r["run_id"], r["started_at"], json.loads(r["ids"] or "{}")) for r in rows
             }
-            self._fill(page, checks)
+            self._fill(page, checks, nodes)
             found += page.values()
         return found[::-1]
 
-    def _fill(self, page: Mapping[int, StoredValues], checks: Sequence[str]) -> None:
+    def _fill(self, page: Mapping[int, StoredValues], checks: Sequence[str], nodes: Sequence[str]) -> None:
         r = schema.results.c
         query = (
             select(r.run, r.check_id, r.node, r.value, r.uncertainty, r.status)
             .where(r.run.in_(page), r.check_id.in_(checks), r.value.is_not(None))
-            .where(or_(r.node == "scanner", r.node.like("module:%")))
+            .where(or_(r.node == "scanner", r.node.like("module:%"), r.node.in_(nodes)))
         )
         for row in self._rows(query):
             one, place = page[row["run"]], (row["check_id"], row["node"])

@@ -64,7 +64,8 @@ class PeakFit:
     standard deviation each; fwtm: full width at a tenth of the maximum. chi2, n_free_bins (bins minus parameters),
     p_value: Pearson, exact counts; p_value_shape: the same allowing for SHAPE_TOLERANCE. scale: square root of
     chi2 / n_free_bins if above 1: errors of mu, fwhm and area are already multiplied by it. has_given_shape: its two
-    Gaussians are in the proportions of another peak.
+    Gaussians are in the proportions of another peak. kurtosis, kurtosis_error: excess kurtosis where that is what was
+    fitted of the shape (petqc.fits.time_shapes), else NaN.
     """
 
     parameters: NDArray[np.float64]
@@ -88,6 +89,8 @@ class PeakFit:
     scale: float
     log_likelihood: float
     has_given_shape: bool = False
+    kurtosis: float = math.nan
+    kurtosis_error: float = math.nan
 
     @property
     def sigma(self) -> float:

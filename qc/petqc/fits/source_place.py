@@ -32,16 +32,20 @@ MOST_LINES = 100_000
 DEPTH_ERROR_MM: Final = 0.5
 """How well the mean depth of a hit is known; what it does to the place is a part of its error."""
 PANEL_SHARE: Final = 0.018
-RING_SHARE: Final = 0.008
+RING_SHARE: Final = 0.007
+ACROSS_SHARE: Final = 0.004
 EXTENDED_SHARE: Final = 0.05
 """The place is found nearer to the middle of the detectors than it is, since what scatters over an edge is lost and
-what scatters away from it is not: by 1 to 2 % between panels, 0.7 % along the axis of a ring, nothing across it. A
-source as wide as an annulus, more of which is seen nearer to the middle, by 3 to 7 % across. So much of the way from
-the middle is not corrected but a part of the error. Simulated: benchmarks/source_position.py."""
-GRID_SHARE: Final = 0.012
-LINE_GRID_SHARE: Final = 0.12
-"""Of a pitch: what the grid of crystals leaves, however many lines there are; the second of a line between panels in
-the direction that is known least, from one panel to the other. A part of the error. Simulated, as above."""
+what scatters away from it is not: by 1 to 2 % between panels, 0.5 to 0.6 % along the axis of a ring, 0.2 to 0.5 %
+across it. Of a source as wide as an annulus it is 3 to 4 % further out. So much of the way from the middle is not
+corrected but a part of the error. Simulated: benchmarks/source_position.py."""
+PANEL_GRID: Final = 0.012
+RING_GRID: Final = 0.005
+NORMAL_GRID: Final = 0.05
+LINE_GRID: Final = 0.12
+"""Of a pitch: what the grid of crystals leaves, however many lines there are, a part of the error: between panels; in a
+ring, where lines have all directions; and between panels in the direction that is known least, from one panel to the
+other, for a point and for a line. Simulated, as above."""
 _THIN = 1e-9
 """Rings narrower than 6 thousandths of their radius (its fourth power) have no extent along their axis."""
 _CORE = 1.25
@@ -131,19 +135,30 @@ def find_source(
     found = _nearest(lines, pitch)
     deeper = _Lines.between((xyz - DEPTH_ERROR_MM * inwards) @ across, a, b)
     variance = _variance(lines, deeper, found, axis)
-    variance += np.eye(3) * (GRID_SHARE * pitch) ** 2
-    off = found.point - middles.mean(axis=0) @ across
-    if ring is None:
-        variance += np.diag((PANEL_SHARE * off) ** 2)
-    elif axis is None:
-        variance += np.outer(ring, ring) * (RING_SHARE * (off @ ring)) ** 2
-    if shape == "extended":
-        variance += np.diag((EXTENDED_SHARE * off) ** 2)
-    if shape == "line" and ring is None:
-        least = np.linalg.eigh(variance)[1][:, 2]
-        variance += np.outer(least, least) * (LINE_GRID_SHARE * pitch) ** 2
+    variance += _beyond_counts(found.point - middles.mean(axis=0) @ across, variance, pitch, ring, shape)
     error = np.sqrt(np.diag(variance))
     return SourcePlace(_three(found.point), _three(error), int(a.size), None if axis is None else _three(axis))
+
+
+def _beyond_counts(
+    off: NDArray[np.float64],
+    variance: NDArray[np.float64],
+    pitch: float,
+    ring: NDArray[np.float64] | None,
+    shape: SourceShape,
+) -> NDArray[np.float64]:
+    """(3, 3): what stays however many lines there are; off: from the middle; variance: without that."""
+    more = np.eye(3) * ((PANEL_GRID if ring is None else RING_GRID) * pitch) ** 2
+    if ring is None:
+        least = np.linalg.eigh(variance)[1][:, 2]
+        more += np.outer(least, least) * ((LINE_GRID if shape == "line" else NORMAL_GRID) * pitch) ** 2
+        more += np.diag((PANEL_SHARE * off) ** 2)
+    else:
+        along = (off @ ring) * ring
+        more += RING_SHARE**2 * np.outer(along, along) + np.diag((ACROSS_SHARE * (off - along)) ** 2)
+    if shape == "extended":
+        more += np.diag((EXTENDED_SHARE * off) ** 2)
+    return np.asarray(more)
 
 
 def mean_depth_mm(crystal_mm: float) -> float:

@@ -28,6 +28,7 @@ from petqc.fits import (
 )
 from petqc.fits.kernels import A1, A2, CONVERGED, HIGH, LOW, MU1, MU2, N_PARAMETERS, S1, S2, bins_of_a_tenth
 from petqc.fits.time_peak_kernels import time_peak_fits, time_start
+from petqc.fits.time_shapes import fit_shape
 from petqc.statistics import FWHM_OF_SIGMA, sparse_chi2_p_value
 
 if TYPE_CHECKING:
@@ -80,6 +81,31 @@ def fit_time_peak(
     raise found
 
 
+def fit_whole_peak(
+    edges: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    *,
+    min_p_value: float = MIN_P_VALUE,
+    min_net_counts: int = MIN_NET_COUNTS,
+) -> PeakFit:
+    """Fit the coincidence peak of all pairs together, whose shape nothing else tells: it is fitted along.
+
+    Args:
+        edges: (n + 1,) bin edges, only bins that lie wholly inside the coincidence window.
+        counts: (n,) counts.
+        min_p_value: lowest goodness of fit to accept.
+        min_net_counts: fewest counts in the peak.
+
+    Raises:
+        TooFewCountsError: fewer than min_net_counts in the peak.
+        FitFailedError: no convergence, edge of range, or the model does not describe the counts.
+
+    Source: daily-qc.md §2c; petqc.fits.time_shapes.
+    """
+    one = fit_time_peak(edges, counts, min_p_value=0.0, min_net_counts=min_net_counts, allow_second=False)
+    return accept(_judged_coarsely(fit_shape(one.edges, one.counts, one)), min_p_value, min_net_counts)
+
+
 def fit_time_peaks(
     edges: NDArray[np.float64],
     counts: NDArray[np.float64],
@@ -98,13 +124,18 @@ def fit_time_peaks(
         min_net_counts: as for fit_time_peak.
         allow_second: as for fit_time_peak.
         of_one_kind: the peaks are of the same events and detectors, so that all have the shape which they have together
-            in units of their widths, unless their counts say otherwise.
+            in units of their widths, unless their counts say otherwise. A single one is fitted as fit_whole_peak does.
 
     Returns:
         m fits, or why there is none.
 
     Source: daily-qc.md §2c.
     """
+    if of_one_kind and len(counts) == 1:
+        try:
+            return [fit_whole_peak(edges, counts[0], min_p_value=min_p_value, min_net_counts=min_net_counts)]
+        except QcError as problem:
+            return [problem]
     total = counts.sum(axis=1)
     enough = np.flatnonzero(total >= min_net_counts)
     found: list[PeakFit | QcError] = [
@@ -146,7 +177,7 @@ def fit_time_peaks(
 
 
 def _common_shape(edges: NDArray[np.float64], counts: NDArray[np.float64], ones: NDArray[np.float64]) -> PeakFit | None:
-    """Peak of all together, each moved and stretched onto the others; None: alone, or a Gaussian as far as that tells.
+    """Peak of all together, each moved and stretched onto the others; None: alone, or none that a fit describes.
 
     Those of an unusual width are left out: what widens a peak may change its shape.
 
@@ -167,14 +198,15 @@ def _common_shape(edges: NDArray[np.float64], counts: NDArray[np.float64], ones:
         below = np.concatenate(([0.0], np.cumsum(row)))
         together += np.diff(np.interp(mu + edges * s / sigma, edges, below))
     try:
-        found = fit_time_peak(edges, together)
+        return fit_whole_peak(edges, together)
     except QcError:
         return None
-    return found if found.is_double else None
 
 
 def _of_a_shape(edges: NDArray[np.float64], counts: NDArray[np.float64], one: PeakFit, like: PeakFit) -> PeakFit | None:
     """Two Gaussians in the proportions of `like`, whose own uncertainty belongs to the widths; None: no convergence."""
+    if not like.is_double:  # flatter than a Gaussian, as two of one mean cannot be: one is the nearest
+        return _with_shape_of(one, like)
     first, second = (float(like.parameters[j]) for j in (A1, A2))
     start = one.parameters.copy()
     start[A1], start[A2] = one.area * first / (first + second), one.area * second / (first + second)
@@ -182,9 +214,12 @@ def _of_a_shape(edges: NDArray[np.float64], counts: NDArray[np.float64], one: Pe
     start[S1] = one.fwhm * like.sigma / like.fwhm
     start[S2] = start[S1] * float(like.parameters[S2] / like.parameters[S1])
     try:
-        found = fit_from(edges, counts, start, _SLOTS_TIME_SHAPE)
+        return _with_shape_of(fit_from(edges, counts, start, _SLOTS_TIME_SHAPE), like)
     except FitFailedError:
         return None
+
+
+def _with_shape_of(found: PeakFit, like: PeakFit) -> PeakFit:
     return replace(
         found,
         fwhm_error=math.hypot(found.fwhm_error, found.fwhm * like.fwhm_error / like.fwhm),
