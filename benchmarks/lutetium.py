@@ -32,6 +32,7 @@ from petqc.lutetium import spectra as continua
 from petqc.lutetium.crystals import LINES_KEV, MATERIALS
 from petqc.lutetium.fits import LutetiumFits, decays_per_channel
 from petqc.lutetium.lines import Lines, fit_lines
+from petqc.lutetium.spectra import DECAYS_ERROR
 from petqc.lutetium.times import fit_flight
 from petqc.processing import ProcessingSettings, Processor
 from petqc.qc_input import Node, QcInput
@@ -105,7 +106,8 @@ def pulls_of(profile: str, seed: int, seconds: float) -> list[Pull]:
             true = scale[node.members].mean()
             found.append(Pull("scale of modules, continuum", continuum.scale, true, continuum.scale_error))
             decays = decays_per_channel(q) * node.members.size
-            found.append(Pull("decays seen, modules", continuum.decays / decays, 1.0, continuum.decays_error / decays))
+            decays_error = float(np.hypot(continuum.decays_error, DECAYS_ERROR * continuum.decays)) / decays
+            found.append(Pull("decays seen, modules", continuum.decays / decays, 1.0, decays_error))
     for node in q.nodes("asic"):
         lines = lu.lines(q, node)
         if not isinstance(lines, Refusal):

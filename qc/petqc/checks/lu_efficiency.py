@@ -11,12 +11,16 @@ from petqc.errors import TooFewCountsError
 from petqc.fits.energy_fits import Refusal
 from petqc.limits import Limits, Status
 from petqc.lutetium.fits import decays_per_channel
+from petqc.lutetium.spectra import DECAYS_ERROR
 from petqc.results import ChannelColumn
 
 if TYPE_CHECKING:
     from petqc.qc_input import QcInput
 
-_ABSOLUTE = "electrons of the fitted continuum, of the decays that the crystals' volume has in the live time"
+_ABSOLUTE = (
+    "electrons of the fitted continuum, of the decays that the crystals' volume has in the live time; as an absolute "
+    f"number within ± {100.0 * DECAYS_ERROR:.1f} % more, the same in every run (extrapolation below 240 keV)"
+)
 _RELATIVE = "electrons of the fitted continuum, of the mean module's (size or material of the crystals not known)"
 
 
@@ -35,8 +39,9 @@ _RELATIVE = "electrons of the fitted continuum, of the mean module's (size or ma
 def lu_efficiency(q: QcInput) -> CheckOutput:
     """Decays whose electron made a single, in per cent of those that there were, extrapolated below 240 keV.
 
-    The uncertainty is that of counting; volume, composition and half-life leave some per cent of the absolute number,
-    always the same. A column gives every channel's; it has no limits, as crystals at the rim lose more.
+    The uncertainty is that of counting, which a comparison with other runs needs. The absolute number is less sure by
+    the extrapolation, which the method states, and by volume, composition and half-life, always the same. A column
+    gives every channel's; it has no limits, as crystals at the rim lose more.
     """
     lu = q.lutetium
     if lu is None:

@@ -43,8 +43,9 @@ class BetaGammaPairs:
     """Pairs kept one by one; all (n,).
 
     beta, gamma: positions of the channels in the topology. dt_ps: gamma's time minus the electron's. beta_kev,
-    gamma_kev: energies. alone: whether the electron's single has one hit, so that the electron itself was timed; with
-    several the strongest may be a gamma that it came with, which was absorbed some millimetres further.
+    gamma_kev: energies. alone: whether both singles have one hit: of several the strongest is timed. Beside an
+    electron that may be a gamma that it came with, absorbed some millimetres further; of a scattered gamma it has less
+    energy than the whole, so that it is later than its single's energy says.
     """
 
     beta: NDArray[np.int32]
@@ -107,9 +108,10 @@ class LutetiumCounts:
         dt = pairs.time_a_ps - pairs.time_b_ps
         if keep:
             self.both_high += int((known & (pairs.energy_a > BETA_KEV) & (pairs.energy_b > BETA_KEV)).sum())
-        for beta, gamma, beta_kev, gamma_kev, beta_hits, sign in (
-            (index_a, index_b, pairs.energy_a, pairs.energy_b, pairs.n_hits_a, -1),
-            (index_b, index_a, pairs.energy_b, pairs.energy_a, pairs.n_hits_b, 1),
+        alone = (pairs.n_hits_a <= 1) & (pairs.n_hits_b <= 1)
+        for beta, gamma, beta_kev, gamma_kev, sign in (
+            (index_a, index_b, pairs.energy_a, pairs.energy_b, -1),
+            (index_b, index_a, pairs.energy_b, pairs.energy_a, 1),
         ):
             mine = known & (beta_kev > BETA_KEV) & (gamma_kev >= 0.0) & (gamma_kev < GAMMA_BIN_KEV * GAMMA_BINS)
             np.add.at(spectra, (gamma[mine], (gamma_kev[mine] / GAMMA_BIN_KEV).astype(np.int64)), np.uint32(1))
@@ -117,7 +119,7 @@ class LutetiumCounts:
                 continue
             self.beta_pairs += np.bincount(beta[mine], minlength=self.beta_pairs.size)
             mine &= np.logical_or.reduce([(gamma_kev > low) & (gamma_kev < high) for low, high in LINE_WINDOWS_KEV])
-            rows = np.stack([beta, gamma, sign * dt, beta_kev, gamma_kev, beta_hits <= 1])
+            rows = np.stack([beta, gamma, sign * dt, beta_kev, gamma_kev, alone])
             self._keep(rows[:, mine].astype(np.float32))
 
     def _keep(self, rows: NDArray[np.float32]) -> None:
