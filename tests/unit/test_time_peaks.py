@@ -10,6 +10,7 @@ import pytest
 from scipy import optimize
 from tests.unit.peak_models import NO_SHAPE, PS, model, time_peak
 
+from petqc.checks import ctr_fit
 from petqc.errors import FitFailedError, TooFewCountsError
 from petqc.fits import PeakFit
 from petqc.fits import kernels as fk
@@ -285,6 +286,9 @@ def test_a_spike_that_is_no_peak_is_a_doubt():
     assert len(singles) > 10
     alone = FWHM_OF_SIGMA * s / np.sqrt(2 * 34_000)
     assert np.median([f.fwhm_error for f in singles]) > 3.0 * alone
+    note = " ".join(note for f in singles for note in ctr_fit._honest(f, "modules 0.0.0 and 0.0.1"))
+    assert "its shape is another" in note, "what it means"
+    assert "four times as many pairs tell" in note, "what to do"
 
 
 def test_tied_parameters_keep_their_ratio():
