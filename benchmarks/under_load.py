@@ -7,8 +7,8 @@ Three times the same readers for so many seconds: all well, with a run in progre
 (SIGSTOP to the processes behind them), with runs being tried; well again. All the while ten scrapers read one byte a
 second of what they asked for. Times are a client's: connection, request, the whole answer.
 
-With --readings, each instrument has so many: what its driver reads is read, and repeated under other names up to there.
-So the wire has less to do than at a site with such instruments, and the daemon as much.
+With --readings, each instrument has so many: what its driver reads is read, and kept under other names as well up to
+there, once a poll. So the wire has less to do than at a site with such instruments, and the daemon as much.
 """
 
 from __future__ import annotations
@@ -90,14 +90,14 @@ def tell():
 
 asyncio.events.Handle._run = watched
 threading.Thread(target=tell, daemon=True).start()
-read = Instrument.readings
+keep = Instrument._keep
 
-def readings(self):
-    found = read(self)
+def keep_more(self, readings):
+    found = list(readings)
     more = range(len(found), {readings}) if found else ()
-    return found + [replace(found[n % len(found)], name=f"channel_{{n:02}}") for n in more]
+    keep(self, found + [replace(found[n % len(found)], name=f"channel_{{n:02}}") for n in more])
 
-Instrument.readings = readings
+Instrument._keep = keep_more
 from petqcd.cli import main
 main()
 """

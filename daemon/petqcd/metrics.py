@@ -43,19 +43,29 @@ _VERDICT_COUNTER: Mapping[str, str] = {
 
 @dataclass(slots=True)
 class _Series:
-    """One line of the text: name and labels as they are written, and the value."""
+    """One line of the text: name and labels as they are written, and the value. line: of a value, as written last."""
 
     written: str
     value: float = 0.0
+    line: tuple[float, str] | None = None
+
+    def text(self) -> str:
+        """The line. Values may be set meanwhile: what was written is known with the value that it is of."""
+        value, known = self.value, self.line
+        if known is None or known[0] != value:
+            known = self.line = value, f"{self.written}{_number(value)}\n"
+        return known[1]
 
 
 @dataclass(slots=True)
 class _Family:
-    """All series of a name, by their label values."""
+    """All series of a name, by their label values. changes: how many; text: as written last, after so many."""
 
     metric: Metric
     head: str
     series: dict[tuple[str, ...], _Series] = field(default_factory=dict)
+    changes: int = 0
+    text: tuple[int, str] | None = None
 
     @classmethod
     def of(cls, metric: Metric) -> _Family:
@@ -69,7 +79,16 @@ class _Family:
             pairs = sorted(zip(self.metric.labels, values, strict=True))
             written = ",".join(f'{label}="{_escaped(value)}"' for label, value in pairs)
             found = self.series[values] = _Series(f"{self.metric.name}{{{written}}} ")
+            self.changes += 1
         return found
+
+    def put(self, values: tuple[str, ...], value: float, *, adds: bool = False) -> None:
+        """Give a series its value, or add to it; the same value is no change."""
+        series = self.series.get(values) or self.child(values)
+        value = series.value + value if adds else value
+        if series.value != value:
+            series.value = value
+            self.changes += 1
 
 
 def _escaped(value: str) -> str:
@@ -78,6 +97,26 @@ def _escaped(value: str) -> str:
 
 def _number(value: float) -> str:
     return repr(value) if math.isfinite(value) else "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
+
+
+class Gauge:
+    """One series of a gauge that is set again and again: its labels are looked at once."""
+
+    __slots__ = ("_family", "_lock", "_values")
+
+    def __init__(self, family: _Family, values: tuple[str, ...], lock: threading.Lock) -> None:
+        self._family, self._values, self._lock = family, values, lock
+
+    def set(self, value: float) -> None:
+        """Give it its value."""
+        with self._lock:
+            self._family.put(self._values, float(value))
+
+    def clear(self) -> None:
+        """Take it away, as it has no value that could be believed; it is back with the next `set`."""
+        with self._lock:
+            if self._family.series.pop(self._values, None) is not None:
+                self._family.changes += 1
 
 
 class Metrics:
@@ -92,13 +131,12 @@ class Metrics:
         self._known = {"scanner": scanner, "device": device}
         self._lock = threading.Lock()
         self._families = {metric.name: _Family.of(metric) for metric in METRICS}
-        self._changes = 0
         self._making = threading.Lock()
         self._text: tuple[int, bytes] | None = None
         for metric in METRICS:
             is_of_board = metric.labels == DEVICE and not metric.name.startswith("petqc_instrument_")
             if (metric.labels == ("scanner",) or is_of_board) and "celsius" not in metric.name:
-                self._child(metric.name, {})
+                self._families[metric.name].child(self._values(metric.name, {}))
         self.set("petqc_start_time_seconds", clock.unix_s())
         self.set("petqc_simulated", float(simulated))
         self.set("petqc_run_verdict", -1)
@@ -116,9 +154,9 @@ class Metrics:
             self.set("petqc_calibration_made_timestamp_seconds", 0, kind=name)
 
     def text(self) -> bytes:
-        """The exposition text; made again only after a change. Takes its time, during which values may be set."""
+        """The exposition text; only what changed is written anew. Takes its time, during which values may be set."""
         with self._making:
-            changes = self._changes
+            changes = sum(family.changes for family in self._families.values())
             if self._text is None or self._text[0] != changes:
                 self._text = changes, self._written().encode()
             return self._text[1]
@@ -126,29 +164,30 @@ class Metrics:
     def _written(self) -> str:
         parts = []
         for family in self._families.values():
-            parts.append(family.head)
-            with self._lock:
-                series = [*family.series.values()]
-            parts.extend([f"{one.written}{_number(one.value)}\n" for one in series])
+            changes = family.changes
+            if family.text is None or family.text[0] != changes:
+                with self._lock:
+                    series = [*family.series.values()]
+                family.text = changes, family.head + "".join([one.text() for one in series])
+            parts.append(family.text[1])
         return "".join(parts)
+
+    def gauge(self, name: str, **labels: str) -> Gauge:
+        """A series to set again and again; scanner and device are filled in. There is none before its first value."""
+        return Gauge(self._families[name], self._values(name, labels), self._lock)
 
     def set(self, name: str, value: float, **labels: str) -> None:
         """Give a gauge its value; scanner and device are filled in."""
-        with self._lock:
-            self._child(name, labels).value = float(value)
-            self._changes += 1
+        self.gauge(name, **labels).set(value)
 
     def clear(self, name: str, **labels: str) -> None:
         """Take a gauge away that has no value that could be believed; it is back with the next `set`."""
-        with self._lock:
-            if self._families[name].series.pop(self._values(name, labels), None) is not None:
-                self._changes += 1
+        self.gauge(name, **labels).clear()
 
     def add(self, name: str, amount: float = 1, **labels: str) -> None:
         """Advance a counter."""
         with self._lock:
-            self._child(name, labels).value += amount
-            self._changes += 1
+            self._families[name].put(self._values(name, labels), amount, adds=True)
 
     def run_stored(self, run: Run, *, finished_unix_s: float, duration_s: float) -> None:
         """Publish a run that is stored. A check without a number keeps its last value and that value's old time."""
@@ -204,9 +243,6 @@ class Metrics:
         name, factor = CHECK_METRICS.get(result.id), TO_BASE.get(result.unit)
         if name is not None and factor is not None:
             self.set(name, result.value * factor, module=module)
-
-    def _child(self, name: str, labels: Mapping[str, str]) -> _Series:
-        return self._families[name].child(self._values(name, labels))
 
     def _values(self, name: str, labels: Mapping[str, str]) -> tuple[str, ...]:
         known, wanted = self._known, self._families[name].metric.labels

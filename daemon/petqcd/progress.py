@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from petqcd.json_text import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -43,12 +46,17 @@ class Progress:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: what is cached needs a place
 class Event:
-    """One thing to tell: name is `progress`, `finished` or `device`."""
+    """One thing to tell: name is `progress`, `finished` or `device`; data: plain types that nobody changes any more."""
 
     name: str
     data: dict[str, Any]
+
+    @cached_property
+    def json(self) -> str:
+        """The data as JSON, written once for all who listen: all readings of a site are hundreds of kilobytes."""
+        return json_text(self.data).decode()
 
 
 class Bus:

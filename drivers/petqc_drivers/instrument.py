@@ -9,6 +9,7 @@ until the link is in step again.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from abc import ABC, abstractmethod
@@ -94,6 +95,8 @@ class Instrument(ABC):
         self.identity: Identity | None = None
         self.last_good_s: float | None = None
         self._readings: dict[tuple[str, str], Reading] = {}
+        self._aged: tuple[Reading, ...] = ()
+        self._aged_until_s = -math.inf
 
     @abstractmethod
     async def connect(self) -> Identity:
@@ -114,7 +117,7 @@ class Instrument(ABC):
             DriverError: It did not take the settings.
         """
 
-    async def poll(self) -> list[Reading]:
+    async def poll(self) -> tuple[Reading, ...]:
         """Ask for everything that it measures.
 
         Raises:
@@ -125,10 +128,15 @@ class Instrument(ABC):
         self._keep(await self._measured())
         return self.readings()
 
-    def readings(self) -> list[Reading]:
-        """The last ones, each as good as its age allows."""
+    def readings(self) -> tuple[Reading, ...]:
+        """The last ones, each as good as its age allows; the very same object until one is renewed or grows old."""
         now = time.monotonic()
-        return [_aged(reading, now) for reading in self._readings.values()]
+        if now > self._aged_until_s:
+            self._aged = tuple(_aged(reading, now) for reading in self._readings.values())
+            # Exactly as long as nothing more is stale; how old a stale one is, is told to the second.
+            fresh_until = (r.at_monotonic_s + STALE_AFTER_S for r in self._aged if r.quality is not Quality.ABSENT)
+            self._aged_until_s = min((until if until >= now else now + 1.0 for until in fresh_until), default=now)
+        return self._aged
 
     @property
     @abstractmethod
@@ -152,6 +160,7 @@ class Instrument(ABC):
         """Readings that were just taken, in a poll or on the way of something longer."""
         for reading in readings:
             self._readings[reading.name, reading.node] = reading
+        self._aged_until_s = -math.inf
 
     async def _measured(self) -> list[Reading]:
         """The same, sure to be answers to these questions."""

@@ -17,7 +17,7 @@ from petqcd.instruments.supervisor import InstrumentSupervisor
 from petqcd.progress import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from petqcd.config import InstrumentConfig
     from petqcd.metrics import Metrics
@@ -38,6 +38,8 @@ class Instruments:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._is_running = False
+        self.configs = self._told_of()
+        """Of all of them now; another object as soon as a simulator tells of others."""
 
     def __iter__(self) -> Iterator[InstrumentSupervisor]:
         """Every supervisor."""
@@ -89,12 +91,18 @@ class Instruments:
         """What is known of each, as plain types."""
         return [one.document() for one in self]
 
-    async def documents_in_turns(self) -> list[dict[str, Any]]:
-        """The same; between two of them others have their turn, as thousands of readings take their time."""
-        found = []
+    async def documents_in_turns(self, known: Mapping[str, dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+        """The same; between two of them others have their turn, as thousands of readings take their time.
+
+        known: documents that somebody has already, by name.
+        """
+        found, known = [], known or {}
         for one in list(self):
-            found.append(one.document())
-            await asyncio.sleep(0)
+            if one.name in known:
+                found.append(known[one.name])
+            else:
+                found.append(one.document())
+                await asyncio.sleep(0)
         return found
 
     def told(self, configs: Iterable[InstrumentConfig]) -> None:
@@ -109,6 +117,10 @@ class Instruments:
             self._all[config.name] = InstrumentSupervisor(config, self._bus, self._metrics)
             if self._is_running:
                 self._begin(config.name)
+        self.configs = self._told_of()
+
+    def _told_of(self) -> tuple[InstrumentConfig, ...]:
+        return tuple(one.config for one in self._all.values())
 
     async def run(self) -> None:
         """Supervise until cancelled."""
@@ -125,7 +137,7 @@ class Instruments:
                         log.exception("%s could not be published; the others are", one.name)
                     await asyncio.sleep(0)
                 if self._all and self._bus.has_listeners:
-                    self._bus.publish(Event("readings", {"devices": self.documents()}))
+                    self._bus.publish(Event("readings", {"devices": await self.documents_in_turns()}))
         finally:
             self._is_running = False
             tasks = {*self._tasks.values(), *self._ending}

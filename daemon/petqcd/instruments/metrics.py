@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from petqc_drivers.device import Quality
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from petqc_drivers.device import Reading
     from petqcd.config import InstrumentConfig
     from petqcd.instruments.supervisor import InstrumentSupervisor
-    from petqcd.metrics import Metrics
+    from petqcd.metrics import Gauge, Metrics
 
 READING_METRICS: Final = {
     "V": ("petqc_reading_volts", 1.0),
@@ -32,6 +33,16 @@ _FAULTS: Final = ("timeouts", "unasked_bytes", "babble", "lost", "abandoned")
 _MODULE: Final = "module:"
 
 
+@dataclass(frozen=True, slots=True)
+class _Gauges:
+    """Of one reading. factor: to the base unit of its value."""
+
+    quality: Gauge
+    value: Gauge
+    at: Gauge
+    factor: float
+
+
 class InstrumentMetrics:
     """The series of one instrument; all of them that have no reading exist from the start."""
 
@@ -39,8 +50,20 @@ class InstrumentMetrics:
         self._metrics = metrics
         self._device, self._module = config.name, config.module
         self._faults = 0
-        for name in ("petqc_device_up", "petqc_device_last_success_timestamp_seconds", "petqc_instrument_waiting"):
-            metrics.set(name, 0, device=self._device)
+        self._of_readings: dict[tuple[str, str, str], _Gauges | None] = {}
+        self._published: tuple[Reading, ...] = ()
+        self._up, self._success, self._waiting = (
+            metrics.gauge(name, device=self._device)
+            for name in (
+                "petqc_device_up",
+                "petqc_device_last_success_timestamp_seconds",
+                "petqc_instrument_waiting",
+            )
+        )
+        self._state = metrics.gauge("petqc_instrument_state", device=self._device)
+        self._bias = metrics.gauge("petqc_bias_state", device=self._device)
+        for gauge in (self._up, self._success, self._waiting):
+            gauge.set(0)
         for name in ("polls", "polls_failed", "losses", "link_faults"):
             metrics.add(f"petqc_instrument_{name}_total", 0, device=self._device)
 
@@ -55,38 +78,51 @@ class InstrumentMetrics:
         self._metrics.add("petqc_instrument_losses_total", device=self._device)
 
     def publish(self, supervisor: InstrumentSupervisor) -> None:
-        """What is known now."""
-        self._set("petqc_device_up", float(supervisor.answers))
-        self._set("petqc_instrument_state", STATE_CODE[supervisor.state])
-        self._set("petqc_instrument_waiting", supervisor.waiting)
+        """What is known now; of readings, what changed since the last time."""
+        self._up.set(float(supervisor.answers))
+        self._state.set(STATE_CODE[supervisor.state])
+        self._waiting.set(supervisor.waiting)
         if supervisor.bias is not None:
-            self._set("petqc_bias_state", BIAS_CODE[supervisor.bias])
-        last_s = supervisor.driver.last_good_s
-        if last_s is not None:
-            self._set("petqc_device_last_success_timestamp_seconds", _unix_s(last_s))
+            self._bias.set(BIAS_CODE[supervisor.bias])
         counters = supervisor.driver.link_counters
         faults = sum(counters.get(name, 0) for name in _FAULTS)
-        self._metrics.add("petqc_instrument_link_faults_total", max(faults - self._faults, 0), device=self._device)
+        if faults > self._faults:
+            self._metrics.add("petqc_instrument_link_faults_total", faults - self._faults, device=self._device)
         self._faults = faults
-        for reading in supervisor.readings():
-            self._reading(reading)
+        readings, last_s = supervisor.readings(), supervisor.driver.last_good_s
+        offset_s = clock.unix_s() - clock.monotonic_s()
+        if last_s is not None:
+            self._success.set(_moment(last_s + offset_s))
+        if readings is not self._published:
+            self._published = readings
+            for reading in readings:
+                self._reading(reading, offset_s)
 
-    def _set(self, name: str, value: float) -> None:
-        self._metrics.set(name, value, device=self._device)
-
-    def _reading(self, reading: Reading) -> None:
-        place = self._place(reading)
-        found = READING_METRICS.get(reading.unit)
-        if place is None or found is None:
+    def _reading(self, reading: Reading, offset_s: float) -> None:
+        key = reading.name, reading.node, reading.unit
+        if key not in self._of_readings:
+            self._of_readings[key] = self._gauges(reading)
+        gauges = self._of_readings[key]
+        if gauges is None:
             return
-        name, factor = found
-        labels = {"device": self._device, **place}
-        self._metrics.set("petqc_reading_quality", QUALITY_CODE[reading.quality], **labels)
+        gauges.quality.set(QUALITY_CODE[reading.quality])
         if reading.value is None:
-            self._metrics.clear(name, **labels)
+            gauges.value.clear()
             return
-        self._metrics.set(name, factor * reading.value, **labels)
-        self._metrics.set("petqc_reading_last_success_timestamp_seconds", _unix_s(reading.at_monotonic_s), **labels)
+        gauges.value.set(gauges.factor * reading.value)
+        gauges.at.set(_moment(reading.at_monotonic_s + offset_s))
+
+    def _gauges(self, reading: Reading) -> _Gauges | None:
+        """Of a reading that is published; None: it is not."""
+        place, found = self._place(reading), READING_METRICS.get(reading.unit)
+        if place is None or found is None:
+            return None
+        labels = {"device": self._device, **place}
+        quality, value, at = (
+            self._metrics.gauge(name, **labels)
+            for name in ("petqc_reading_quality", found[0], "petqc_reading_last_success_timestamp_seconds")
+        )
+        return _Gauges(quality, value, at, found[1])
 
     def _place(self, reading: Reading) -> dict[str, str] | None:
         """The labels that say what and where; None for pairs of modules, of which there may be thousands."""
@@ -100,5 +136,6 @@ class InstrumentMetrics:
         return None
 
 
-def _unix_s(at_monotonic_s: float) -> float:
-    return clock.unix_s() - (clock.monotonic_s() - at_monotonic_s)
+def _moment(unix_s: float) -> float:
+    """To the millisecond: finer is not known, and would be another number at every look."""
+    return round(unix_s, 3)

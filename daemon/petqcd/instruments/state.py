@@ -94,8 +94,8 @@ def believable(reading: Reading) -> Reading:
     return replace(reading, value=None, quality=Quality.BAD, reason=f"{reading.value!r} is no number")
 
 
-def reading_document(reading: Reading) -> dict[str, Any]:
-    """A reading as plain types; its age is of now."""
+def reading_document(reading: Reading, now_s: float) -> dict[str, Any]:
+    """A reading as plain types, with its age at a moment of the monotonic clock."""
     return {
         "name": reading.name,
         "node": reading.node,
@@ -103,6 +103,6 @@ def reading_document(reading: Reading) -> dict[str, Any]:
         "unit": reading.unit,
         "measured": reading.measured,
         "quality": str(reading.quality),
-        "age_s": round(clock.monotonic_s() - reading.at_monotonic_s, 3),
+        "age_s": round(now_s - reading.at_monotonic_s, 3),
         "reason": reading.reason,
     }

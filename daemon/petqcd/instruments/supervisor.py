@@ -86,6 +86,8 @@ class InstrumentSupervisor:
         self._poll_due_s = 0.0
         self._served_one = False
         self._back_off = BackOff()
+        self._told: tuple[Reading, ...] = ()
+        self._believed: tuple[Reading, ...] = ()
         self._publish()
 
     # -- what others ask -----------------------------------------------------------------------------------------------
@@ -126,9 +128,15 @@ class InstrumentSupervisor:
         """How many requests wait."""
         return len(self._queue)
 
-    def readings(self) -> list[Reading]:
-        """The last ones, each as good as its age allows; empty before the first poll. No value is a NaN."""
-        return [believable(reading) for reading in self.driver.readings()]
+    def readings(self) -> tuple[Reading, ...]:
+        """The last ones, each as good as its age allows; empty before the first poll. No value is a NaN.
+
+        The very same object as before says that nothing changed.
+        """
+        told = self.driver.readings()
+        if told is not self._told:
+            self._told, self._believed = told, tuple(believable(reading) for reading in told)
+        return self._believed
 
     def belief(self) -> tuple[Quality, str]:
         """How far what it says can be believed as a whole, and why not."""
@@ -198,7 +206,8 @@ class InstrumentSupervisor:
         """Everything that is known, as plain types for JSON."""
         identity, driver, last_s = self.driver.identity, self.driver, self.driver.last_good_s
         source = driver if isinstance(driver, BiasSource) else None
-        age_s = None if last_s is None else clock.monotonic_s() - last_s
+        now_s = clock.monotonic_s()
+        age_s = None if last_s is None else now_s - last_s
         return {
             "name": self.name,
             "kind": self.config.kind,
@@ -218,7 +227,7 @@ class InstrumentSupervisor:
             "can_energise": self.config.can_energise,
             "commanded_v": None if source is None or source.commanded is None else source.commanded.value,
             "trip": None if source is None else trip_document(source.trip),
-            "readings": [reading_document(reading) for reading in self.readings()],
+            "readings": [reading_document(reading, now_s) for reading in self.readings()],
             "waiting": self.waiting,
             "link": self.driver.link_counters,
         }

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from petqcd.config import PetqcConfig
     from petqcd.instruments.collection import Instruments
     from petqcd.instruments.supervisor import InstrumentSupervisor
-    from petqcd.metrics import Metrics
+    from petqcd.metrics import Gauge, Metrics
     from petqcd.off.kept_outputs import KeptOutputs
     from petqcd.security.audit import Audit
 
@@ -60,7 +60,7 @@ _ITSELF = daemon_itself("interlocks")
 
 @dataclass(slots=True)
 class Unit:
-    """One bias source as it is watched. ruling: of the last look, for people."""
+    """One bias source as it is watched. ruling: of the last look; gauges: of each permit, given and bypassed."""
 
     permits: Permits
     capture: Capture
@@ -71,6 +71,7 @@ class Unit:
     off_tried_s: float = -1e9
     limits_asked_s: float = -1e9
     is_busy: bool = False
+    gauges: dict[str, tuple[Gauge, Gauge]] = field(default_factory=dict)
 
 
 class BiasWatch:
@@ -303,12 +304,17 @@ class BiasWatch:
             self._alarms.condition(kind, name, is_wrong=is_wrong, detail=detail)
 
     def _publish(self, name: str, now_s: float) -> None:
-        bypassed = {one.permit for one in self.bypasses.holding(now_s) if one.device == name}
+        bypassed = self.bypasses.of(name, now_s)
         unit = self.unit(name)
         for permit in unit.permits.rules:
-            labels = {"device": name, "permit": permit}
-            self._metrics.set("petqc_permit_given", float(not unit.permits.objection(permit, now_s)), **labels)
-            self._metrics.set("petqc_permit_bypassed", float(permit in bypassed), **labels)
+            if permit not in unit.gauges:
+                unit.gauges[permit] = (
+                    self._metrics.gauge("petqc_permit_given", device=name, permit=permit),
+                    self._metrics.gauge("petqc_permit_bypassed", device=name, permit=permit),
+                )
+            is_given, is_bypassed = unit.gauges[permit]
+            is_given.set(float(not unit.permits.objection(permit, now_s)))
+            is_bypassed.set(float(permit in bypassed))
 
     def _keep_story(self, story: dict[str, Any]) -> None:
         folder = self._state_dir / FAULTS

@@ -17,6 +17,7 @@ from petqcd.interlocks import permit_sources
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from petqc_drivers.device import Reading
     from petqcd.config import InstrumentConfig, PetqcConfig, TemperatureRange
     from petqcd.instruments.collection import Instruments
     from petqcd.interlocks.permits import Permit
@@ -59,7 +60,7 @@ def left_out(configs: Iterable[InstrumentConfig]) -> list[str]:
 
 
 class Conditions:
-    """Asked from the event loop; asks no device.
+    """Asked from the event loop, for each of many outputs several times a second; asks no device.
 
     Args:
         config: the daemon's.
@@ -69,9 +70,22 @@ class Conditions:
     def __init__(self, config: PetqcConfig, instruments: Instruments) -> None:
         self._config, self._instruments = config, instruments
         self._along: dict[str, tuple[InstrumentConfig, list[PermitConfig]]] = {}
+        self._configs = instruments.configs
+        self._of: dict[str, list[PermitConfig]] = {}
+        self._given: dict[int, tuple[PermitConfig, tuple[Reading, ...], Permit | None]] = {}
 
     def of(self, output: str) -> list[PermitConfig]:
         """Those that an output needs, by its name: a bias source, or the readout."""
+        if self._configs is not self._instruments.configs:
+            self._configs = self._instruments.configs
+            self._of.clear()
+            self._given.clear()
+        known = self._of.get(output)
+        if known is None:
+            known = self._of[output] = self._found(output)
+        return known
+
+    def _found(self, output: str) -> list[PermitConfig]:
         found = [one for one in self._config.permit if not one.of or output in one.of]
         modules = self._modules(output)
         for supervisor in self._instruments:
@@ -86,15 +100,21 @@ class Conditions:
         return found
 
     def given(self, conditions: Iterable[PermitConfig]) -> list[Permit]:
-        """What is known of them now; of what is not among them nothing is known."""
+        """What is known of them now; of what is not among them nothing is known.
+
+        One condition may be that of every output, so what the same readings said is not asked of them again.
+        """
         found = []
         for one in conditions:
             try:
                 asked = self._instruments[one.device]
             except NotFoundError:
                 continue
-            permit = permit_sources.of_reading(one, asked.readings(), asked.config.poll_s)
-            found += [] if permit is None else [permit]
+            readings, known = asked.readings(), self._given.get(id(one))
+            if known is None or known[0] is not one or known[1] is not readings:
+                permit = permit_sources.of_reading(one, readings, asked.config.poll_s)
+                known = self._given[id(one)] = one, readings, permit
+            found += [] if known[2] is None else [known[2]]
         return found
 
     def _modules(self, output: str) -> set[str]:

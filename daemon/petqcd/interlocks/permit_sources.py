@@ -91,7 +91,7 @@ def of_trip(trip: Trip, now_s: float) -> Permit:
     return Permit(permits.NO_TRIP, not trip.causes, Quality.GOOD, now_s, "latch", reason)
 
 
-def of_reading(config: PermitConfig, readings: list[Reading], poll_s: float) -> Permit | None:
+def of_reading(config: PermitConfig, readings: Sequence[Reading], poll_s: float) -> Permit | None:
     """What an instrument's reading says; None: there is no such reading, so nothing is known.
 
     Where there are several of the name, all of them must be within; the worst one speaks.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from petqcd import clock
 from petqcd.errors import DaemonError, NotFoundError, TooManyError
 from petqcd.metrics import CONTENT_TYPE
 from petqcd.off.safe_state import worst
+from petqcd.progress import Event
 from petqcd.web import run_view
 from petqcd.web.accounts import Nothing, add_accounts, add_management
 from petqcd.web.bias import add_bias
@@ -28,11 +28,12 @@ from petqcd.web.failures import failure
 from petqcd.web.faults import add_faults
 from petqcd.web.gate import Gate, GatedRoute, Who, signed
 from petqcd.web.guard import LOCAL_HOSTS, SOCKET_HOST, Guard
+from petqcd.web.json_answer import in_thread
 from petqcd.web.maintenance import add_maintenance
 from petqcd.web.results import add_results
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterator
 
     from starlette.types import ASGIApp
 
@@ -166,11 +167,6 @@ class _Exposition:
                 self._text = await asyncio.to_thread(self._metrics.text)
                 self._begun_s = begun_s
             return self._text
-
-
-async def in_thread(document: Mapping[str, Any]) -> Response:
-    """An answer in JSON that is written in another thread: of many devices it is long, and others wait."""
-    return await asyncio.to_thread(JSONResponse, document)
 
 
 def _add_reading(app: FastAPI, daemon: Daemon) -> None:
@@ -349,17 +345,17 @@ def _last(daemon: Daemon) -> dict[str, Any] | None:
 
 async def _events(daemon: Daemon, streams: set[object]) -> AsyncIterator[str]:
     with daemon.bus.listen() as queue, _counted(queue, streams):
-        yield _event("state", daemon.status())
+        yield _told(Event("state", daemon.status()))
         while True:
             try:
                 async with asyncio.timeout(HEARTBEAT_S):
                     event = await queue.get()
             except TimeoutError:
-                yield _event("alive", {})
+                yield _told(Event("alive", {}))
                 continue
             if event is None:
                 return
-            yield _event(event.name, event.data)
+            yield _told(event)
 
 
 @contextmanager
@@ -371,5 +367,5 @@ def _counted(one: object, among: set[object]) -> Iterator[None]:
         among.discard(one)
 
 
-def _event(name: str, data: dict[str, Any]) -> str:
-    return f"event: {name}\ndata: {json.dumps(data, allow_nan=False)}\n\n"
+def _told(event: Event) -> str:
+    return f"event: {event.name}\ndata: {event.json}\n\n"

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Query
+from fastapi.responses import Response  # noqa: TC002 - the routes' signatures are read at run time
 from pydantic import BaseModel, ConfigDict, Field
 
 from petqcd import clock
@@ -17,7 +18,8 @@ from petqcd.interlocks.bias_control import Stored
 from petqcd.interlocks.bias_curve import CurvePlan
 from petqcd.interlocks.bypass import LONGEST_S
 from petqcd.web.accounts import Nothing  # noqa: TC001 - likewise
-from petqcd.web.gate import Who  # noqa: TC001 - the routes' signatures are read at run time
+from petqcd.web.gate import Who  # noqa: TC001 - likewise
+from petqcd.web.json_answer import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,9 +150,10 @@ def _add_voltage(app: FastAPI, daemon: Daemon) -> None:
             going_on[device] -= 1
 
     @app.get("/api/v1/bias")
-    async def sources() -> dict[str, Any]:
+    async def sources() -> Response:
         """Every bias source: output, trip, limits, permits, and what stands in the way of energising."""
-        return {"sources": versioned(await bias.documents_in_turns()), "readout": daemon.readout_watch.document()}
+        found = versioned(await bias.documents_in_turns())
+        return await in_thread({"sources": found, "readout": daemon.readout_watch.document()})
 
     @app.post("/api/v1/bias/{device}/on")
     async def on(device: str, body: Voltage) -> dict[str, Any]:
@@ -233,9 +236,9 @@ def _add_alarms(app: FastAPI, daemon: Daemon) -> None:
     keeper = daemon.alarms
 
     @app.get("/api/v1/alarms")
-    async def alarms(*, every: Annotated[bool, Query()] = False) -> dict[str, Any]:
+    async def alarms(*, every: Annotated[bool, Query()] = False) -> Response:
         """Alarms that are not normal, the worst first; `every`: all that are defined."""
-        return {"alarms": keeper.documents(every=every)}
+        return await in_thread({"alarms": keeper.documents(every=every)})
 
     @app.post("/api/v1/alarms/{alarm}/acknowledge")
     async def acknowledge(alarm: str, _body: Nothing, who: Who) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import select
 import time
 from typing import TYPE_CHECKING
@@ -15,8 +14,8 @@ def send_all(descriptor: int, send: Callable[[memoryview], int], data: bytes, ti
     """Send until all of it is taken, or the time is over; whether all was.
 
     Args:
-        descriptor: That does not block.
-        send: Takes some of it, and says how many bytes.
+        descriptor: Of what takes it.
+        send: Takes some of it, and says how many bytes; does not block.
         data: To send.
         timeout_s: For all of it.
 
@@ -25,8 +24,8 @@ def send_all(descriptor: int, send: Callable[[memoryview], int], data: bytes, ti
     """
     left, until = memoryview(data), time.monotonic() + timeout_s
     while left and (wait_s := until - time.monotonic()) > 0:
-        if not select.select([], [descriptor], [], wait_s)[1]:
-            break
-        with contextlib.suppress(BlockingIOError):
+        try:  # it nearly always takes all at once
             left = left[send(left) :]
+        except BlockingIOError:
+            select.select([], [descriptor], [], wait_s)
     return not left

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Request  # noqa: TC002 - the route's signature is read at run time
 from fastapi.responses import HTMLResponse  # noqa: TC002
+from markupsafe import Markup, escape
 
+from petqc.report.text import age, plain, unit_text
 from petqcd.web.bias import versioned
 from petqcd.web.gate import PAGE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from fastapi import FastAPI
 
     from petqcd.web.console.frame import Frame
@@ -25,8 +30,8 @@ def add(app: FastAPI, frame: Frame) -> None:
     @app.get("/devices", include_in_schema=False, response_class=PAGE)
     async def page(request: Request) -> HTMLResponse:
         daemon = frame.daemon
-        status = daemon.status(await daemon.instruments.documents_in_turns())
-        sources = versioned(await daemon.bias.documents_in_turns())
+        sources = {one["name"]: one for one in versioned(await daemon.bias.documents_in_turns())}
+        status = daemon.status(await daemon.instruments.documents_in_turns(sources))
         return await frame.page(
             request,
             "devices.html",
@@ -35,6 +40,40 @@ def add(app: FastAPI, frame: Frame) -> None:
             readout=status["readout_permits"],
             maintenance=status["maintenance"],
             devices=status["devices"],
-            sources={source["name"]: source for source in sources},
+            sources=sources,
             stale_s=STALE_S,
+            rows=rows,
         )
+
+
+def rows(readings: Sequence[Mapping[str, Any]]) -> Markup:
+    """The rows of the table of readings, see `reading_document`.
+
+    Thousands of rows are written here in a tenth of the time of a template, which looks at every value for itself.
+    """
+    found = []
+    for one in readings:
+        value, age_s = one["value"], one["age_s"]
+        is_old = age_s is None or age_s > STALE_S
+        about = one["name"], one["unit"], one["measured"], one["quality"], one["reason"]
+        before, between = _around(about, is_old=is_old, has_value=value is not None)
+        shown, old = "–" if value is None else plain(value), "–" if age_s is None else _age(round(age_s, 1))
+        found.append(f"{before}{shown}{between}{old}</td></tr>\n")
+    return Markup("".join(found))  # noqa: S704 - what comes from devices is escaped in _around
+
+
+_age = lru_cache(maxsize=1024)(age)
+
+
+@lru_cache(maxsize=8192)
+def _around(about: tuple[str, str, bool, str, str | None], *, is_old: bool, has_value: bool) -> tuple[str, str]:
+    """What stands before the number and between it and its age; the same from one look to the next."""
+    name, unit, is_measured, quality, reason = about
+    known = ["read" if is_measured else "commanded"] if has_value else []
+    said = ", ".join(known + ([] if quality == "good" else [quality]) + (["old"] if is_old else []))
+    because = f" <small>{escape(reason)}</small>" if reason else ""
+    stale = ' class="stale"' if is_old or not has_value else ""
+    return (
+        f'<tr{stale}><th scope="row">{escape(name)}</th><td class="n">',
+        f' {escape(unit_text(unit))}</td><td>{escape(said)}{because}</td><td class="n">',
+    )

@@ -43,7 +43,7 @@ def add(app: FastAPI, frame: Frame) -> None:
     async def today(request: Request) -> HTMLResponse:
         found = await asyncio.to_thread(_latest, daemon.store)
         kinds = [kind for kind in all_kinds().values() if not kind.name.startswith("calibrate-")]
-        status = daemon.status(await daemon.instruments.documents_in_turns())
+        status = daemon.status(devices=[])  # they are not on this page
         return await frame.page(
             request,
             "today.html",
