@@ -368,8 +368,8 @@ class History:
 def campaign(histories: int, seed: int) -> tuple[int, list[str]]:
     """Run them; how many things happened and what was wrong, with the seed of the history."""
     loop, wrong, happened = JumpingLoop(), [], 0
-    original = time.monotonic, time.time
-    time.monotonic, time.time = loop.time, loop.wall
+    original = time.monotonic, time.clock_gettime, time.time
+    time.monotonic, time.clock_gettime, time.time = loop.time, lambda _clock: loop.time(), loop.wall
     asyncio.set_event_loop(loop)
     try:
         for number in range(seed, seed + histories):
@@ -378,7 +378,7 @@ def campaign(histories: int, seed: int) -> tuple[int, list[str]]:
             happened += len(history.happened)
             wrong += [f"history {number}: {what}; {' '.join(history.happened)}" for what in history.wrong()]
     finally:
-        time.monotonic, time.time = original
+        time.monotonic, time.clock_gettime, time.time = original
         asyncio.set_event_loop(None)
         loop.close()
     return happened, wrong

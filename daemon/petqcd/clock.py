@@ -7,6 +7,8 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from petqc_drivers import clock as drivers_clock
+
 _ahead_s = 0.0
 
 
@@ -17,7 +19,12 @@ def let_pass(seconds: float) -> None:
 
 
 def monotonic_s() -> float:
-    """Seconds of the monotonic clock: deadlines, ages, rates."""
+    """Seconds of the monotonic clock: deadlines, ages, rates. It goes on while the host is suspended."""
+    return drivers_clock.monotonic_s()
+
+
+def awake_s() -> float:
+    """Seconds that this host was awake: how late a task is, which is not to be blamed for a suspension."""
     return time.monotonic()
 
 
@@ -33,7 +40,7 @@ def machine_s() -> float:
 
 def nanoseconds() -> tuple[int, int]:
     """Both clocks at one moment, in ns: monotonic, and since 1970; for logs of what happens within microseconds."""
-    return time.monotonic_ns(), time.time_ns()
+    return round(1e9 * monotonic_s()), time.time_ns()
 
 
 class _Timex(ctypes.Structure):

@@ -26,11 +26,11 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 async def watch(metrics: Metrics) -> None:
     """Publish until cancelled."""
     while True:
-        end_s = clock.monotonic_s() + PUBLISH_S
+        end_s = clock.awake_s() + PUBLISH_S
         latest_s = 0.0
-        while (asked_s := clock.monotonic_s()) < end_s:
+        while (asked_s := clock.awake_s()) < end_s:
             await asyncio.sleep(LOOK_S)
-            latest_s = max(latest_s, clock.monotonic_s() - asked_s - LOOK_S)
+            latest_s = max(latest_s, clock.awake_s() - asked_s - LOOK_S)
         metrics.set("petqc_loop_lag_max_seconds", latest_s)
         with suppress(OSError):  # no descriptor is left: what was published before shows where they went
             metrics.set("petqc_memory_bytes", memory_bytes())

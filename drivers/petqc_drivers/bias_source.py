@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Final
 
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.device import DeviceState, OutputState
 from petqc_drivers.errors import (
     DriverError,
@@ -148,7 +148,7 @@ class BiasSource(LinkedInstrument):
             DriverError: They could not be read; what is noted grows old.
         """
         self.limits_wrong = await self._limits_wrong()
-        self.limits_checked_s = time.monotonic()
+        self.limits_checked_s = monotonic_s()
 
     # -- off --------------------------------------------------------------------------------------------------------
 
@@ -271,7 +271,7 @@ class BiasSource(LinkedInstrument):
             raise StateError(f"switching on while the output is {self.output.value}", device=self.name)
         await self._check_before_on()
         self._not_overtaken(since)
-        self.limits_wrong, self.limits_checked_s = None, time.monotonic()
+        self.limits_wrong, self.limits_checked_s = None, monotonic_s()
         try:
             await self._enable(since)
             await self._ramp_to(target, since, held)
@@ -353,10 +353,10 @@ class BiasSource(LinkedInstrument):
                 next_v = min(next_v, limit.v_max.value)
             if abs(next_v - at_v) > limit.max_step_v:
                 raise LimitError(f"a step from {at_v:.3f} V to {next_v:.3f} V refused", device=self.name)
-            started = time.monotonic()
+            started = monotonic_s()
             confirmed = await self._step(self._guarded(target if is_last else Volts(next_v)), confirmed, since)
             moved_v, at_v = abs(confirmed.value - at_v), confirmed.value
-            await asyncio.sleep(max(started + moved_v / limit.slew_v_per_s - time.monotonic(), 0.0))
+            await asyncio.sleep(max(started + moved_v / limit.slew_v_per_s - monotonic_s(), 0.0))
 
     async def _step(self, sealed: SetOutput, confirmed: Volts | None, since: int) -> Volts:
         """One step of a ramp: sent, acknowledged and arrived, `commanded` then; a failure says what was confirmed."""
@@ -379,7 +379,7 @@ class BiasSource(LinkedInstrument):
             StateError: It tripped on the way, and is off.
             VerifyError: It does not become so.
         """
-        until = time.monotonic() + self._settle_timeout_s
+        until = monotonic_s() + self._settle_timeout_s
         while True:
             self._not_overtaken(since)
             at_v, is_on = await self._at()
@@ -388,7 +388,7 @@ class BiasSource(LinkedInstrument):
             self.trip.check_armed()
             if is_on and abs(at_v - wanted_v) <= self._tolerance_v:
                 return
-            if time.monotonic() >= until:
+            if monotonic_s() >= until:
                 raise VerifyError(
                     f"commanded {wanted_v:.3f} V, measured {at_v:.3f} V{'' if is_on else ', not on as it should'} "
                     f"after {self._settle_timeout_s:g} s",

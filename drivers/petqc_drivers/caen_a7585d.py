@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-import time
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from petqc_drivers import ascii_line
 from petqc_drivers.bias_source import LIVE, LIVE_V, BiasSource
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.device import OutputState, Quality, Reading
 from petqc_drivers.errors import (
     DriverError,
@@ -296,7 +296,7 @@ class CaenA7585d(BiasSource):
             await self._link.exchange(put(Register.ENABLE, 0), _whole_done, self._reply_timeout_s)
         await self._link.drain(QUIET_S, 1.0)
         reply = await self._link.exchange(get(Register.ENABLE), _whole_number, self._reply_timeout_s)
-        self.last_good_s = time.monotonic()
+        self.last_good_s = monotonic_s()
         return number(reply) == 0.0
 
     async def _lowest_after_off(self) -> None:
@@ -348,4 +348,4 @@ class CaenA7585d(BiasSource):
 
     def _reading(self, name: str, value: float, unit: str, *, doubt: str | None = None) -> Reading:
         quality = Quality.UNCERTAIN if doubt else Quality.GOOD
-        return Reading(name, self.name, value, unit, True, quality, time.monotonic(), doubt)
+        return Reading(name, self.name, value, unit, True, quality, monotonic_s(), doubt)

@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from petqc_drivers import plausible
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.device import DeviceState, Quality, Reading
 from petqc_drivers.errors import (
     DriverError,
@@ -63,7 +63,7 @@ class BackOff:
 
     def failed(self) -> float:
         """Seconds to wait after a failure."""
-        now = time.monotonic()
+        now = monotonic_s()
         if self._good_since is not None and now - self._good_since >= _GOOD_TRAFFIC_S:
             self._next_s = _FIRST_BACK_OFF_S
         self._good_since = None
@@ -72,7 +72,7 @@ class BackOff:
 
     def connected(self) -> None:
         """It answers; only some time of that makes the next wait short again."""
-        self._good_since = time.monotonic()
+        self._good_since = monotonic_s()
 
 
 class Instrument(ABC):
@@ -130,7 +130,7 @@ class Instrument(ABC):
 
     def readings(self) -> tuple[Reading, ...]:
         """The last ones, each as good as its age allows; the very same object until one is renewed or grows old."""
-        now = time.monotonic()
+        now = monotonic_s()
         if now > self._aged_until_s:
             self._aged = tuple(_aged(reading, now) for reading in self._readings.values())
             # Exactly as long as nothing more is stale; how old a stale one is, is told to the second.
@@ -167,7 +167,7 @@ class Instrument(ABC):
         return await self._measure()
 
     def _last_good(self) -> str:
-        return "never" if self.last_good_s is None else f"{time.monotonic() - self.last_good_s:.1f} s ago"
+        return "never" if self.last_good_s is None else f"{monotonic_s() - self.last_good_s:.1f} s ago"
 
 
 def _aged(reading: Reading, now: float) -> Reading:
@@ -313,7 +313,7 @@ class LinkedInstrument(Instrument):
         """An exchange whatever the step."""
         self._check_turn()
         reply = await self._link.exchange(request, whole, self._reply_timeout_s)
-        self.last_good_s = time.monotonic()
+        self.last_good_s = monotonic_s()
         return reply
 
     async def _resynchronise(self) -> Identity:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.errors import StateError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Trip:
         """It tripped; a new cause needs a new acknowledgement, the same one again does not."""
         if any(known.cause == cause for known in self._causes):
             return
-        self._causes.append(TripCause(cause, time.monotonic(), tuple(snapshot)))
+        self._causes.append(TripCause(cause, monotonic_s(), tuple(snapshot)))
         self._is_acknowledged = False
 
     def acknowledge(self) -> None:

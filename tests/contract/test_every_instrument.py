@@ -15,6 +15,7 @@ from tests.contract.fault_line import FaultyLine
 
 from petqc_drivers import bias_source, instrument, registry
 from petqc_drivers.bias_source import BiasSource
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.device import DeviceState, OutputState, Quality
 from petqc_drivers.errors import (
     ConnectError,
@@ -340,6 +341,6 @@ def test_back_off_begins_again_after_good_traffic(monkeypatch: pytest.MonkeyPatc
     for _ in range(9):
         clock.failed()
     clock.connected()
-    now = time.monotonic()
-    monkeypatch.setattr(instrument.time, "monotonic", lambda: now + 11.0)
+    now = monotonic_s()
+    monkeypatch.setattr(instrument, "monotonic_s", lambda: now + 11.0)
     assert clock.failed() < 1.0

@@ -58,6 +58,7 @@ class CancelledAt:
 def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     made = HISTORIES.JumpingLoop()
     monkeypatch.setattr(time, "monotonic", made.time)
+    monkeypatch.setattr(time, "clock_gettime", lambda _clock: made.time())
     yield made
     made.close()
 

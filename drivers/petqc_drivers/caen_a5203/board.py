@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import Counter
 from typing import TYPE_CHECKING, ClassVar
 
@@ -39,6 +38,7 @@ from petqc_drivers.caen_a5203.registers import (
 )
 from petqc_drivers.caen_a5203.settings import CaenA5203Settings
 from petqc_drivers.caen_a5203.stream import DataStream, StreamAccount
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.device import DeviceState, Quality, Reading
 from petqc_drivers.errors import (
     ConnectError,
@@ -162,7 +162,7 @@ class CaenA5203(Instrument):
                 device=s.name,
                 do="update it with the maker's tool",
             )
-        self.card, self.last_good_s = card, time.monotonic()
+        self.card, self.last_good_s = card, monotonic_s()
         return Identity(card.name, str(card.serial), f"{self.firmware[0]}.{self.firmware[1]}")
 
     # -- configuring ------------------------------------------------------------------------------------------------
@@ -257,7 +257,7 @@ class CaenA5203(Instrument):
             stream.begin(*sinks, *([] if self._intervals is None else [self._intervals]))
             for command in (Command.CLEAR, Command.TIME_RESET, Command.START):
                 await control.command(command)
-            self._started_s = time.monotonic()
+            self._started_s = monotonic_s()
             self.state = DeviceState.RUNNING
 
     def listen(self, sink: Callable[[ListEvents], None]) -> Callable[[], None]:
@@ -290,7 +290,7 @@ class CaenA5203(Instrument):
         stream = self._data()
         reason = stream.lost
         if self.state is DeviceState.RUNNING and reason is None:
-            since = time.monotonic() - (self._started_s if stream.service_s is None else stream.service_s)
+            since = monotonic_s() - (self._started_s if stream.service_s is None else stream.service_s)
             if since > self.settings.silence_s:
                 reason = f"running, and no service event for {since:.1f} s"
         if reason is not None:
@@ -311,7 +311,7 @@ class CaenA5203(Instrument):
                 await self._let_go()
                 self.state = DeviceState.FAULTED
                 raise
-        self.last_good_s = time.monotonic()
+        self.last_good_s = monotonic_s()
         return [*found, *self._of_service(), *self._of_intervals(found)]
 
     async def _registers(self) -> list[Reading]:
@@ -381,7 +381,7 @@ class CaenA5203(Instrument):
     ) -> Reading:
         quality = Quality.ABSENT if absent else Quality.BAD if wrong else Quality.GOOD
         reason = absent or "; ".join(wrong) or None
-        at_s = time.monotonic() if at_s is None else at_s
+        at_s = monotonic_s() if at_s is None else at_s
         return Reading(name, node or self.name, value, unit, value is not None, quality, at_s, reason)
 
     # -- the end ----------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import time
 from typing import TYPE_CHECKING, Self
 
 from petqc_drivers.caen_a5203 import picotdc, wire
@@ -21,6 +20,7 @@ from petqc_drivers.caen_a5203.registers import (
     Register,
     StatusBit,
 )
+from petqc_drivers.clock import Awake, monotonic_s
 from petqc_drivers.errors import (
     ConnectError,
     DeviceFaultError,
@@ -140,7 +140,7 @@ class Control:
     @property
     def heard_s_ago(self) -> float | None:
         """How long ago the board last answered; None: never."""
-        return None if self._heard_s is None else time.monotonic() - self._heard_s
+        return None if self._heard_s is None else monotonic_s() - self._heard_s
 
     async def read(self, register: Register) -> int:
         """The value of a register.
@@ -258,6 +258,7 @@ class Control:
         async with self._lock:
             if not self.is_open:
                 raise LinkLostError(f"{doing}: the connection is closed", device=self._device, do="connect again")
+            awake = Awake()
             try:
                 self._check_quiet(doing)
                 async with asyncio.timeout(self._reply_s):
@@ -284,10 +285,13 @@ class Control:
                     last_good=self._last_good(),
                     do="connect again; the board takes one client at a time",
                 )
+            if awake.no_more:  # what it says may be of long ago
+                self._end()
+                raise ReplyTimeoutError(f"{doing}: the host was suspended before the answer came", device=self._device)
             found = bytes(self._incoming.held[:n_bytes])
             del self._incoming.held[:n_bytes]
             self._check_quiet(doing)
-            self._heard_s = time.monotonic()
+            self._heard_s = monotonic_s()
             self.exchanges += 1
             return found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from petqc_drivers.caen_a5203.registers import LSB_PS
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.errors import LocalProtocolError
 
 if TYPE_CHECKING:
@@ -117,13 +117,13 @@ class RecentIntervals:
     def __call__(self, events: ListEvents) -> None:
         """Take the hits of some windows."""
         self._forget()
-        now = time.monotonic()
+        now = monotonic_s()
         if not self._parts or now - self._parts[-1][0] >= self._part_s:
             self._parts.append((now, Intervals(self._pairs, self._window_ps)))
         self._parts[-1][1](events)
 
     def _forget(self) -> None:
-        oldest = time.monotonic() - _PARTS * self._part_s
+        oldest = monotonic_s() - _PARTS * self._part_s
         while self._parts and self._parts[0][0] < oldest:
             self._parts.popleft()
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from petqc_drivers.caen_a5203.control import open_stream
 from petqc_drivers.caen_a5203.events import StreamParser
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.transport.recording import Tap
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class DataStream:
             skipped, damaged = parser.bytes_skipped, parser.events_damaged
             batch = parser.feed(data)
             for service in batch.service:
-                self.service, self.service_s = service, time.monotonic()
+                self.service, self.service_s = service, monotonic_s()
             self.account.service += len(batch.service)
             self._take(batch.lists)
             self.account.bytes_skipped += parser.bytes_skipped - skipped

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Final
 
 from petqc_drivers.bias_source import LIVE, LIVE_V
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.device import Quality, Reading
 from petqc_drivers.hamamatsu_c11204 import wire
 from petqc_drivers.hamamatsu_c11204.wire import Status
@@ -73,7 +73,7 @@ class Monitor:
         *,
         measured: bool = True,
     ) -> Reading:
-        return Reading(name, self._settings.name, value, unit, measured, quality, time.monotonic(), reason)
+        return Reading(name, self._settings.name, value, unit, measured, quality, monotonic_s(), reason)
 
     def current_ma(self, poll: Poll) -> float:
         """Of the output; the models scale it differently."""

@@ -8,10 +8,10 @@ switched on, and the output is switched on at its lowest only.
 from __future__ import annotations
 
 import contextlib
-import time
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from petqc_drivers.bias_source import BiasSource
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.device import OutputState
 from petqc_drivers.errors import (
     LimitError,
@@ -175,7 +175,7 @@ class HamamatsuC11204(BiasSource):
             return None
 
         reply = await self._link.exchange(request, whole, self._reply_timeout_s)
-        self.last_good_s = time.monotonic()
+        self.last_good_s = monotonic_s()
         return wire.parse_reply(mnemonic, reply[begins:])
 
     # -- on ------------------------------------------------------------------------------------------------------------

@@ -8,11 +8,11 @@ and after a loss of power it does not start by itself; nothing here does it inst
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from petqc_drivers import ascii_line
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.device import DeviceState, Quality, Reading
 from petqc_drivers.errors import (
     DeviceFaultError,
@@ -135,7 +135,7 @@ class JulaboCirculator(LinkedInstrument):
     def _made(
         self, name: str, value: float | None, unit: str, quality: Quality, reason: str | None, *, measured: bool = True
     ) -> Reading:
-        return Reading(name, self.name, value, unit, measured, quality, time.monotonic(), reason)
+        return Reading(name, self.name, value, unit, measured, quality, monotonic_s(), reason)
 
     def _fault(self) -> str | None:
         number, text = self.status
@@ -248,7 +248,7 @@ class JulaboCirculator(LinkedInstrument):
         line = self._line(wire.setting(command, value))
         async with self._turn:
             await self._pace()
-            self._free_at_s = time.monotonic() + wire.AFTER_OUT_S
+            self._free_at_s = monotonic_s() + wire.AFTER_OUT_S
             await self._link.send(line, self._reply_timeout_s)
             self._link.is_in_step = False  # a command that is not answered: the version must be the next line
         number, text = self.status = await self._status()
@@ -270,12 +270,12 @@ class JulaboCirculator(LinkedInstrument):
     async def _exchange(self, request: bytes, whole: Callable[[bytes], int | None]) -> bytes:
         await self._pace()
         reply = await super()._exchange(request, whole)
-        self._free_at_s = max(self._free_at_s, time.monotonic() + wire.AFTER_IN_S)
+        self._free_at_s = max(self._free_at_s, monotonic_s() + wire.AFTER_IN_S)
         return reply
 
     async def _pace(self) -> None:
         """Wait until it is ready for the next command."""
-        await asyncio.sleep(max(self._free_at_s - time.monotonic(), 0.0))
+        await asyncio.sleep(max(self._free_at_s - monotonic_s(), 0.0))
 
 
 def _whole(parse: Callable[[bytes], object]) -> Callable[[bytes], int | None]:

@@ -7,12 +7,12 @@ after the instrument told who it is.
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from petqc_drivers import ascii_line
 from petqc_drivers.bias_source import BiasSource
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.device import OutputState, Quality, Reading
 from petqc_drivers.errors import (
     DeviceFaultError,
@@ -172,7 +172,7 @@ class KeithleySmu(BiasSource):
         self, name: str, value: float | None, unit: str, quality: Quality, reason: str | None, *, measured: bool = True
     ) -> Reading:
         is_there = quality is not Quality.ABSENT
-        return Reading(name, self.name, value, unit, measured and is_there, quality, time.monotonic(), reason)
+        return Reading(name, self.name, value, unit, measured and is_there, quality, monotonic_s(), reason)
 
     async def _look(self) -> tuple[float | None, float | None, bool]:
         """Voltage, current and whether the output is on; nothing is measured while it is off."""
@@ -235,7 +235,7 @@ class KeithleySmu(BiasSource):
 
     async def _off_once(self) -> bool:
         reply = await self._link.exchange(wire.line(wire.OFF), _end_of_off, self._reply_timeout_s)
-        self.last_good_s = time.monotonic()
+        self.last_good_s = monotonic_s()
         return wire.text(reply).partition(";")[0].strip() == "0"
 
     async def _lowest_after_off(self) -> None:

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.errors import (
     DeviceFaultError,
     LocalProtocolError,
@@ -215,7 +216,7 @@ async def bring_up(febds: Mapping[Address, FebdSetUp], trigger: Board | None, cl
         VerifyError: If a configuration reads back differently.
         LocalProtocolError: If a setting does not fit its field or its chip is not there.
     """
-    started_s = time.monotonic()
+    started_s = monotonic_s()
     for attempt in range(1, TRIES + 1):
         try:
             for one in febds.values():
@@ -241,7 +242,7 @@ async def bring_up(febds: Mapping[Address, FebdSetUp], trigger: Board | None, cl
             synchronised_unix_s=sync_s,
             synchronised_within_s=within_s,
             tries=attempt,
-            duration_s=time.monotonic() - started_s,
+            duration_s=monotonic_s() - started_s,
         )
     raise AssertionError("unreachable")
 
@@ -283,16 +284,16 @@ async def _synchronise(
         generator, ports = trigger, await calibrate_trigger_links(boards, trigger)
         for board in boards.values():
             await board.write("sync", SYNC_ACCEPT)
-    before_s, unix_s = time.monotonic(), time.time()
+    before_s, unix_s = monotonic_s(), time.time()
     await generator.write("sync", SYNC_GENERATE)
-    within_s = time.monotonic() - before_s
+    within_s = monotonic_s() - before_s
     await generator.write("sync", 0)
     await asyncio.sleep(SYNC_PAUSE_S)
     for board in boards.values():
         await board.write("sync", 0)
     for board in (*boards.values(), *([] if trigger is None else [trigger])):
         tag_s = await board.read("time_tag") / CLOCK_HZ
-        wall_s = time.monotonic() - before_s
+        wall_s = monotonic_s() - before_s
         if tag_s > wall_s + SYNC_TOLERANCE_S:
             raise DeviceFaultError(
                 f"synchronisation failed: the time tag says {tag_s:.3f} s, {wall_s:.3f} s after it was restarted",

@@ -9,13 +9,13 @@ Source: TOFPET2 interface reference (vendor software revision 194662e, protocol 
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.errors import DeviceFaultError, RemoteProtocolError
 from petqc_drivers.petsys.asic import AsicVersion
 from petqc_drivers.petsys.frames import CLOCK_HZ
@@ -84,7 +84,7 @@ async def collect_channel_counters(
         RemoteProtocolError: If an answer has the wrong length.
     """
     tag %= 1 << _TAG_BITS
-    end_s = time.monotonic() + deadline_s
+    end_s = monotonic_s() + deadline_s
     counts: dict[int, NDArray[np.int64]] = {}
     waiting = list(chips)
     while True:
@@ -97,7 +97,7 @@ async def collect_channel_counters(
                 still.append(chip)
         if not still:
             return CounterReading({chip: counts[chip] for chip in chips}, tag)
-        if time.monotonic() > end_s:
+        if monotonic_s() > end_s:
             raise DeviceFaultError(
                 f"the channel counters of ASICs {still} did not bring the tag {tag:#04x} within {deadline_s:g} s",
                 device=board.name,

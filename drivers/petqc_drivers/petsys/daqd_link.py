@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from petqc_drivers.clock import Awake, monotonic_s
 from petqc_drivers.device import Quality, Reading
 from petqc_drivers.errors import (
     ConnectError,
@@ -232,7 +232,7 @@ class DaqdReadoutLink(CommandGate):
         for port in ports:
             found = await self.port_counters(port)
             counts = {"port_tx": found.tx, "port_rx": found.rx, "port_rx_bad": found.rx_bad}
-            is_counted, now_s = any(counts.values()), time.monotonic()
+            is_counted, now_s = any(counts.values()), monotonic_s()
             quality, reason = (
                 (Quality.GOOD, None) if is_counted else (Quality.ABSENT, "this kind of link counts nothing")
             )
@@ -242,7 +242,7 @@ class DaqdReadoutLink(CommandGate):
                 )
                 for name, n in counts.items()
             ]
-        now_s = time.monotonic()
+        now_s = monotonic_s()
         return readings + [
             Reading("temperature_card", f"card:{card}", value, "degC", True, Quality.GOOD, now_s)
             for card, value in enumerate(await self.card_temperatures())
@@ -273,13 +273,14 @@ class DaqdReadoutLink(CommandGate):
             for _ in range(tries):
                 if epoch != self._epoch:
                     raise OvertakenError(f"{what} dropped because switching off went first", device=self.name)
+                awake = Awake()
                 try:
                     answer = await self._try(function, payload, what, epoch)
                 except ReplyTimeoutError as error:
                     silent = error.what
                     continue
-                if answer is not None:
-                    self._last_good_s = time.monotonic()
+                if answer is not None and not awake.no_more:  # else what it says may be of long ago
+                    self._last_good_s = monotonic_s()
                     return answer
         raise ReplyTimeoutError(
             f"no reply to {what} in {tries} tries: {silent}",

@@ -14,11 +14,11 @@ import os
 import select
 import socket
 import threading
-import time
 from collections import Counter, deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.errors import DriverError, LinkLostError, ReplyTimeoutError
 from petqc_drivers.petsys.daqd_client import CONNECT_S, check_peer, connect_error
 from petqc_drivers.petsys.daqd_wire import (
@@ -205,8 +205,8 @@ class RingPump:
         self._intake.abort(error)
 
     def _finish(self) -> None:
-        deadline_s = time.monotonic() + ENDING_S
-        while not self._is_over and time.monotonic() < deadline_s:
+        deadline_s = monotonic_s() + ENDING_S
+        while not self._is_over and monotonic_s() < deadline_s:
             if not self._attempt(lambda: self._step(is_last=True)):
                 break
         self._is_over = True  # what comes now is in no account and must stay in the ring
@@ -271,7 +271,7 @@ class RingPump:
         self._read = pointer
 
     def _ask(self, request: Request, what: str) -> bytes:
-        deadline_s = time.monotonic() + REPLY_S
+        deadline_s = monotonic_s() + REPLY_S
         poller = select.poll()
         poller.register(self._socket, select.POLLIN)
         data, wanted = b"", reply_head_bytes(request.type)
@@ -279,8 +279,8 @@ class RingPump:
             self._socket.sendall(request.to_bytes())
             while len(data) < wanted:
                 if self._is_ending:
-                    deadline_s = min(deadline_s, time.monotonic() + ENDING_S)
-                left_s = deadline_s - time.monotonic()
+                    deadline_s = min(deadline_s, monotonic_s() + ENDING_S)
+                left_s = deadline_s - monotonic_s()
                 if left_s <= 0:
                     raise ReplyTimeoutError(f"no reply to {what}", device=self.name, do="the daemon hangs; restart it")
                 if not poller.poll(1000 * min(left_s, ENDING_S)):

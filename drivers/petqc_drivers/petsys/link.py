@@ -5,11 +5,11 @@ Source: TOFPET2 interface reference (vendor software revision 194662e, protocol 
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.errors import LocalProtocolError
 from petqc_drivers.petsys.registers import POWER_BIAS, REGISTERS
 from petqc_drivers.petsys.spi import CLOCK_FILTER, FPGA_FLASH, is_bias_output
@@ -204,4 +204,4 @@ class CommandGate(ABC):
 
 def ago(moment_s: float | None) -> str:
     """A moment on the monotonic clock in words."""
-    return "never" if moment_s is None else f"{time.monotonic() - moment_s:.1f} s ago"
+    return "never" if moment_s is None else f"{monotonic_s() - moment_s:.1f} s ago"

@@ -6,10 +6,10 @@ that these counters count is not known; a count that rises is a link to look at.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.device import Quality, Reading
 from petqc_drivers.petsys.registers import REGISTERS
 
@@ -79,7 +79,7 @@ async def read_counters(board: Board, address: str, chips: Iterable[int]) -> lis
     readings: list[Reading] = []
 
     def add(name: str, place: str, value: int, unit: str) -> None:
-        readings.append(Reading(name, place, float(value), unit, True, Quality.GOOD, time.monotonic()))
+        readings.append(Reading(name, place, float(value), unit, True, Quality.GOOD, monotonic_s()))
 
     for name, unit in _BOARD_COUNTERS.items():
         add(name, f"board:{address}", await board.read(name), unit)
@@ -91,7 +91,7 @@ async def read_counters(board: Board, address: str, chips: Iterable[int]) -> lis
         for lane in range(links):
             node, number = f"lane:{address}.{chip}.{lane}", links * chip + lane
             if number > _LAST_LANE:
-                reason, now_s = f"lane {number} is beyond what the board can select ({_LAST_LANE})", time.monotonic()
+                reason, now_s = f"lane {number} is beyond what the board can select ({_LAST_LANE})", monotonic_s()
                 absent = Quality.ABSENT
                 readings.append(Reading("asic_code_errors", node, None, "codes", False, absent, now_s, reason))
                 continue
@@ -119,7 +119,7 @@ async def read_clock_links(board: Board, address: str, links: Iterable[ClockLink
         elif link.expected is not None and value != link.expected:
             reason = f"the link shows {value:#06x} instead of {link.expected:#06x}"
         quality = Quality.BAD if reason else Quality.GOOD
-        node, now_s = f"link:{address}.{link.name}", time.monotonic()
+        node, now_s = f"link:{address}.{link.name}", monotonic_s()
         readings += [
             Reading("link_locked", node, float(locked), "", True, Quality.GOOD, now_s),
             Reading("link_value", node, float(value), "", True, quality, now_s, reason),
@@ -138,7 +138,7 @@ async def read_power_good(board: Board, kind: BoardKind, address: str) -> list[R
     """
     if kind.has_trimmed_supplies:
         return []
-    found, now_s = await board.read("power_good"), time.monotonic()
+    found, now_s = await board.read("power_good"), monotonic_s()
     return [
         Reading("supply_good", f"supply:{address}.{name}", float(found >> bit & 1), "", True, Quality.GOOD, now_s)
         for name, bit in (("lower", 2), ("upper", 3))

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.device import Quality, Reading
 from petqc_drivers.errors import DeviceFaultError, DriverError, RemoteProtocolError, VerifyError
 from petqc_drivers.limits import SetOutput, guard_harmless, guard_trim
@@ -387,7 +387,7 @@ class TrimmedSupplies:
                 await _set_trim(self._board, module, rail, TRIMS[module.variant][rail.name].lowest)
 
     async def _wait_good(self) -> None:
-        deadline_s = time.monotonic() + GOOD_DEADLINE_S
+        deadline_s = monotonic_s() + GOOD_DEADLINE_S
         while True:
             good = await read_good(self._board)
             bad = {
@@ -397,7 +397,7 @@ class TrimmedSupplies:
             }
             if not bad:
                 return
-            if time.monotonic() > deadline_s:
+            if monotonic_s() > deadline_s:
                 raise DeviceFaultError(
                     "supplies not good after "
                     f"{GOOD_DEADLINE_S:g} s: "
@@ -470,7 +470,7 @@ async def read_supplies(board: Board, address: str) -> list[Reading]:
     readings: list[Reading] = []
 
     def add(name: str, node: str, value: float | None, unit: str, quality: Quality, reason: str | None = None) -> None:
-        now_s = time.monotonic()
+        now_s = monotonic_s()
         readings.append(Reading(name, node, value, unit, value is not None, quality, now_s, reason))
 
     good = await read_good(board)

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from typing import TYPE_CHECKING, Final
 
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.device import DeviceState, OutputState, Reading
 from petqc_drivers.errors import (
     DeviceFaultError,
@@ -353,13 +353,13 @@ class PetsysReadout(ConnectedReadout):
 
     async def _wait_links(self, febd: FrontEndBoard) -> None:
         board, mask = febd.board(), sum(1 << chip for chip in febd.chips)
-        deadline_s = time.monotonic() + LINK_CHECK_S
+        deadline_s = monotonic_s() + LINK_CHECK_S
         while True:
             enabled = await board.read("receiver_enable")
             locked, decoded = await board.read("deserialiser_locked"), await board.read("decoder_good")
             if enabled == locked == decoded == mask:
                 return
-            if time.monotonic() > deadline_s:
+            if monotonic_s() > deadline_s:
                 raise DeviceFaultError(
                     f"data links of ASICs not up after {LINK_CHECK_S} s: enabled {enabled:#x}, locked {locked:#x}, "
                     f"decoded {decoded:#x}, configured {mask:#x}",

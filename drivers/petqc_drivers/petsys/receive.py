@@ -6,13 +6,13 @@ whole frames in order; the first one that is not is looked at by itself.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.errors import DriverError, LinkLostError, SinkFailedError
 from petqc_drivers.petsys.frames import (
     FRAME_ID_MODULO,
@@ -138,7 +138,7 @@ class FrameIntake:
         self._span = np.zeros(3, np.int64)
         self._given_at_once = 0
         self._gather(Datagrams(1), 0, 0)  # loaded before frames come; see warm_up
-        self._started_s = time.monotonic()
+        self._started_s = monotonic_s()
         self.last_frame_s: float | None = None
         """When a frame was last accepted, monotonic; may be read from another thread."""
 
@@ -277,7 +277,7 @@ class FrameIntake:
         """So many words more wait for the consumer; a full batch goes to it."""
         self._expected = (last_frame + 1) % FRAME_ID_MODULO
         self._stray_run = 0
-        self.last_frame_s = time.monotonic()
+        self.last_frame_s = monotonic_s()
         if self._used == 0:
             self._oldest_s = self.last_frame_s
         self._used += n_words
@@ -286,7 +286,7 @@ class FrameIntake:
 
     def due_in_s(self) -> float | None:
         """When `flush` is due, in seconds from now; None if nothing waits."""
-        return None if self._used == 0 else max(0.0, self._oldest_s + BATCH_S - time.monotonic())
+        return None if self._used == 0 else max(0.0, self._oldest_s + BATCH_S - monotonic_s())
 
     def flush(self) -> None:
         """Give what waits to the consumer."""
@@ -350,7 +350,7 @@ class FrameIntake:
             last_frame=last,
             kernel_drops=kernel_drops,
             receive_buffer_bytes=receive_buffer_bytes,
-            duration_s=time.monotonic() - self._started_s,
+            duration_s=monotonic_s() - self._started_s,
             failure=failure or self._failure,
         )
 

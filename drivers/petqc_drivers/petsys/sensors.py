@@ -9,10 +9,10 @@ Source: TOFPET2 interface reference (vendor software revision 194662e, protocol 
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.device import Quality, Reading
 from petqc_drivers.petsys.module_eeprom import ModuleEeprom, Sensor, SensorKind, has_eeprom, read_eeprom
 from petqc_drivers.petsys.spi import (
@@ -174,7 +174,7 @@ async def read_temperatures(
     known = {} if known is None else known
 
     def add(name: str, node: str, value: float | None, quality: Quality, reason: str | None) -> None:
-        now_s = time.monotonic()
+        now_s = monotonic_s()
         readings.append(Reading(name, node, value, "degC", value is not None, quality, now_s, reason))
 
     for module in modules:

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.device import OutputState, Quality, Reading
 from petqc_drivers.errors import (
     DeviceFaultError,
@@ -210,7 +210,7 @@ class BiasSupply:
             "V",
             measured=False,
             quality=Quality.GOOD if reason is None else Quality.UNCERTAIN,
-            at_monotonic_s=time.monotonic(),
+            at_monotonic_s=monotonic_s(),
             reason=reason,
         )
 
@@ -330,11 +330,11 @@ class BiasSupply:
     async def _ramp(self, board: Board, rounds: list[Round]) -> None:
         self.state = OutputState.RAMPING
         for this in rounds:
-            started_s = time.monotonic()
+            started_s = monotonic_s()
             for channel, output in this.steps:
                 await board.set_bias(output)
                 self._at[channel] = output.commanded
-            await asyncio.sleep(max(0.0, started_s + this.seconds - time.monotonic()))
+            await asyncio.sleep(max(0.0, started_s + this.seconds - monotonic_s()))
         await asyncio.sleep(self._settle_s)
         if self._link.epoch != board.since:
             raise OvertakenError("the ramp ended because switching off went first", device=self._link.name)

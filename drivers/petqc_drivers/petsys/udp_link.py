@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from petqc_drivers.clock import Awake, monotonic_s
 from petqc_drivers.errors import ConnectError, DriverError, LinkLostError, OvertakenError, ReplyTimeoutError, StateError
 from petqc_drivers.petsys.link import CommandGate, LinkAccount, ago
 from petqc_drivers.petsys.receive import FrameIntake, ReceiveAccount
@@ -152,6 +152,7 @@ class UdpReadoutLink(CommandGate):
                 answer: asyncio.Future[bytes] = loop.create_future()
                 self._waiting = (self._serial, answer)
                 self._counts["tries"] += 1
+                awake = Awake()
                 try:
                     self._receiver.send(Command(self._serial, function, payload).to_bytes())
                     async with asyncio.timeout(self._reply_timeout_s):
@@ -161,7 +162,9 @@ class UdpReadoutLink(CommandGate):
                     continue
                 finally:
                     self._waiting = None
-                self._last_good_s = time.monotonic()
+                if awake.no_more:  # what it says may be of long ago
+                    continue
+                self._last_good_s = monotonic_s()
                 return reply
         raise ReplyTimeoutError(
             f"no reply to {what} in {tries} tries of {self._reply_timeout_s} s",

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from typing import TYPE_CHECKING, Final
 
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.errors import DriverError, LinkLostError, OvertakenError
 from petqc_drivers.petsys.board import Board
 from petqc_drivers.petsys.frames import CLOCK_HZ
@@ -46,9 +46,9 @@ async def watch(
         limit_s: How long no frame may come.
         fail: Told what happened, once.
     """
-    began_s = checked_s = time.monotonic()
+    began_s = checked_s = monotonic_s()
     while True:
-        now_s, last_s = time.monotonic(), clock.last_frame_s
+        now_s, last_s = monotonic_s(), clock.last_frame_s
         silent_s = now_s - (last_s or began_s)
         if silent_s >= limit_s:
             fail(
@@ -68,7 +68,7 @@ async def watch(
             except DriverError as error:
                 fail(error)
                 return
-            checked_s = time.monotonic()
+            checked_s = monotonic_s()
             continue
         await asyncio.sleep(min(_WATCH_FRACTION * limit_s, limit_s - silent_s))
 

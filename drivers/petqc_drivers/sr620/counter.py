@@ -7,11 +7,11 @@ after the counter told who it is.
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from petqc_drivers import ascii_line
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.device import Quality, Reading
 from petqc_drivers.errors import (
     DeviceFaultError,
@@ -168,7 +168,7 @@ class Sr620(LinkedInstrument):
                 raw = await self._measurement(timeout_s)
         if raw is None:
             return None
-        self.last_good_s = time.monotonic()
+        self.last_good_s = monotonic_s()
         mean_s, jitter_s = wire.numbers(raw, 2)
         return _PS * mean_s, _PS * jitter_s
 
@@ -199,7 +199,7 @@ class Sr620(LinkedInstrument):
     def _reading(self, name: str, value: float | None, unit: str, quality: Quality, reason: str | None) -> Reading:
         clocks = self.settings.clocks
         node = self.name if not clocks or name == "clock_reference" else " - ".join(reversed(clocks))
-        return Reading(name, node, value, unit, value is not None, quality, time.monotonic(), reason)
+        return Reading(name, node, value, unit, value is not None, quality, monotonic_s(), reason)
 
 
 def _whole(parse: Callable[[bytes], object]) -> Callable[[bytes], int | None]:

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.errors import ConnectError, LinkLostError, LocalProtocolError, ReplyTimeoutError
 from petqc_drivers.transport.serial import SerialLine, TtyPort
 from petqc_drivers.transport.tcp import SocketPort
@@ -95,9 +95,9 @@ class _Bus:
 
     def _line(self, timeout_s: float) -> bytes:
         """Its first line: who it is, which afterwards marks the end of every turn."""
-        came, until = b"", time.monotonic() + timeout_s
+        came, until = b"", monotonic_s() + timeout_s
         while not came.endswith(b"\n"):
-            if time.monotonic() >= until:
+            if monotonic_s() >= until:
                 raise ConnectError(f"{self._name}: no adapter answers ({came[:40]!r})", do="check address and cable")
             came += self._port.read(0.05)
         if b"GPIB" not in came:
@@ -117,9 +117,9 @@ class _Bus:
         """What an instrument says in one turn; empty if it says nothing."""
         with _Turn(self, timeout_s):
             self._tell(f"addr {address}", "read eoi", "ver")
-            came, until = b"", time.monotonic() + _STUCK_S
+            came, until = b"", monotonic_s() + _STUCK_S
             while not came.endswith(self._fence):
-                if time.monotonic() >= until or len(came) > 1 << 20:
+                if monotonic_s() >= until or len(came) > 1 << 20:
                     self.lost()
                     raise LinkLostError(f"{self._name}: it does not end its turn", do="switch the adapter off and on")
                 came += self._port.read(0.05)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import select
-import time
 from typing import TYPE_CHECKING
+
+from petqc_drivers.clock import monotonic_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +23,8 @@ def send_all(descriptor: int, send: Callable[[memoryview], int], data: bytes, ti
     Raises:
         OSError: As `send` does.
     """
-    left, until = memoryview(data), time.monotonic() + timeout_s
-    while left and (wait_s := until - time.monotonic()) > 0:
+    left, until = memoryview(data), monotonic_s() + timeout_s
+    while left and (wait_s := until - monotonic_s()) > 0:
         try:  # it nearly always takes all at once
             left = left[send(left) :]
         except BlockingIOError:

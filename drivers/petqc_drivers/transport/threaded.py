@@ -14,11 +14,11 @@ import contextlib
 import logging
 import queue
 import threading
-import time
 from collections import Counter
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+from petqc_drivers.clock import Awake, monotonic_s
 from petqc_drivers.errors import ConnectError, DriverError, LinkLostError, RemoteProtocolError, ReplyTimeoutError
 from petqc_drivers.transport.recording import RecordedPort, Tap
 
@@ -213,19 +213,23 @@ class ThreadedLink:
             The bytes up to the end that `whole` gave.
 
         Raises:
-            ReplyTimeoutError: Nothing whole came; the link is out of step.
+            ReplyTimeoutError: Nothing whole came, or the host was suspended meanwhile; the link is out of step.
             RemoteProtocolError: It babbles, or `whole` said so; the link is out of step.
             LinkLostError: The session ended.
         """
-        until = time.monotonic() + timeout_s
+        until = monotonic_s() + timeout_s
+        awake = Awake()
 
         def job(stop: Stop) -> bytes:
             port = self._port()
             self._clear(port, until, stop)
-            port.write(request, max(until - time.monotonic(), SLICE_S))
+            port.write(request, max(until - monotonic_s(), SLICE_S))
             return self._read(port, whole, until, stop)
 
         reply = await self._call(job, timeout_s)
+        if awake.no_more:  # what it says may be of long ago
+            self.is_in_step = False
+            raise ReplyTimeoutError("the host was suspended before the reply was looked at", device=self.name)
         self.counters["exchanges"] += 1
         return reply
 
@@ -245,7 +249,7 @@ class ThreadedLink:
             RemoteProtocolError: It does not become quiet.
             LinkLostError: The session ended.
         """
-        until = time.monotonic() + timeout_s
+        until = monotonic_s() + timeout_s
 
         def job(stop: Stop) -> None:
             port = self._port()
@@ -330,8 +334,8 @@ class ThreadedLink:
 
     def _quiet(self, port: BlockingPort, quiet_s: float, until: float, stop: Stop) -> None:
         self._left_nothing = True
-        quiet_from = time.monotonic()
-        while (now := time.monotonic()) - quiet_from < quiet_s:
+        quiet_from = monotonic_s()
+        while (now := monotonic_s()) - quiet_from < quiet_s:
             stop.check()
             if now >= until:
                 self.counters["babble"] += 1
@@ -339,13 +343,13 @@ class ThreadedLink:
             dropped = len(port.read(min(quiet_s, port.longest_wait_s)))
             if dropped:
                 self.counters["unasked_bytes"] += dropped
-                quiet_from = time.monotonic()
+                quiet_from = monotonic_s()
 
     def _read(self, port: BlockingPort, whole: Callable[[bytes], int | None], until: float, stop: Stop) -> bytes:
         came = b""
         while True:
             stop.check()
-            left_s = until - time.monotonic()
+            left_s = until - monotonic_s()
             if left_s <= 0:
                 what = f"only {came[:40]!r} came" if came else "no reply"
                 self._tap.timeout(what)

@@ -13,10 +13,10 @@ import select
 import socket
 import struct
 import threading
-import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+from petqc_drivers.clock import monotonic_s
 from petqc_drivers.errors import ConnectError, DriverError, LinkLostError
 from petqc_drivers.transport.datagrams import Datagrams, address_word
 from petqc_drivers.transport.recording import Tap
@@ -257,7 +257,7 @@ class UdpReceiver:
         poller.register(wake, select.POLLIN)
         due: float | None = None
         while not self._is_closing:
-            wait_ms = None if due is None else max(0.0, 1000 * (due - time.monotonic()))
+            wait_ms = None if due is None else max(0.0, 1000 * (due - monotonic_s()))
             if any(fd == wake for fd, _ in poller.poll(wait_ms)):
                 os.eventfd_read(wake)
             # What had arrived before somebody asked must be received before the answer, or the end of an acquisition
@@ -269,7 +269,7 @@ class UdpReceiver:
             for _ in range(asked):
                 self._calls.popleft()()
             again_s = self._handler.pause()
-            due = None if again_s is None else time.monotonic() + again_s
+            due = None if again_s is None else monotonic_s() + again_s
 
     def _burst(self, sock: socket.socket) -> bool:
         """Receive what waits, but not for ever; True if nothing waits any more."""
