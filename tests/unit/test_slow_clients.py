@@ -132,3 +132,35 @@ def test_who_asks_nothing_makes_room_and_who_is_answered_does_not() -> None:
             assert all(read_to_the_end(one) == 0 for one in idle[:most])
 
     asyncio.run(served(work, most))
+
+
+def test_where_all_have_asked_whoever_reads_slowest_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slow_clients, "TO_JUDGE_S", 0.2)
+    most = 10
+
+    def work(port: int) -> None:
+        with ExitStack() as stack:
+            unread = [_asked(stack, port) for _ in range(most - 1)]
+            for one in unread:
+                assert one.recv(12) == b"HTTP/1.1 200"  # its answer is there
+            keen = _asked(stack, port)
+            n = len(keen.recv(12))
+            end_s = time.monotonic() + 0.4
+            while time.monotonic() < end_s:
+                n += len(keen.recv(1 << 12))
+            others = []
+            for _ in range(3):  # not one of them is told that there is no room
+                others.append(_asked(stack, port))
+                assert others[-1].recv(12) == b"HTTP/1.1 200"
+            assert n + read_to_the_end(keen) > len(ANSWER)
+            for one in unread[:3]:
+                _closed(one)
+            assert 12 + read_to_the_end(others[-1]) > len(ANSWER)
+
+    asyncio.run(served(work, most))
+
+
+def _asked(stack: ExitStack, port: int) -> socket.socket:
+    found = stack.enter_context(connected(port))
+    found.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    return found

@@ -2,7 +2,7 @@
 
 A client that sends its request byte by byte, or does not read what it asked for, is let go. Otherwise it would keep one
 of the listener's few places, and its answer, for as long as it likes. Where all places are taken, whoever asks nothing
-makes room for whoever comes.
+makes room for whoever comes, and where all have asked, whoever reads its answer the slowest.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ REQUEST_S = 20.0
 LOOK_S = 5.0
 LEAST_BYTES_PER_S = 1024.0
 """What must be read while something waits for the client; measured from look to look."""
+TO_JUDGE_S = 1.0
+"""So long an answer waits for its reader before it is said how fast that one reads."""
 
 
 class _Counted:
@@ -62,7 +64,7 @@ class ImpatientProtocol(H11Protocol):
         self._counted = _Counted(transport)
         self.asks_since_s = clock.monotonic_s()
         super().connection_made(self._counted)  # type: ignore[arg-type]  # it does all that a transport does
-        self._waited, self._read_bytes = False, 0
+        self._waited, self._read_bytes, self._looked_s = False, 0, self.asks_since_s
         self._next_look = asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -71,8 +73,9 @@ class ImpatientProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        """From here on the next request may be sent."""
-        self.asks_since_s = clock.monotonic_s()
+        """From here on the next request may be sent, and what was answered is to be read."""
+        self.asks_since_s = self._looked_s = clock.monotonic_s()
+        self._read_bytes = self._counted.given_bytes - self._counted.waiting_bytes
         super().on_response_complete()
 
     @property
@@ -82,16 +85,30 @@ class ImpatientProtocol(H11Protocol):
         is_made = cycle is not None and not cycle.response_complete and not cycle.more_body
         return is_made or self._counted.waiting_bytes > 0
 
+    def reads_bytes_per_s(self, now_s: float) -> float | None:
+        """How fast it reads what waits for it; None: nothing does, or not for long enough."""
+        waiting_bytes, seconds = self._counted.waiting_bytes, now_s - self._looked_s
+        if waiting_bytes == 0 or seconds < TO_JUDGE_S:
+            return None
+        return (self._counted.given_bytes - waiting_bytes - self._read_bytes) / seconds
+
     def make_room(self) -> None:
-        """Where all places are taken, let go of whoever has asked for nothing for the longest time."""
+        """Where all places are taken, let go of whoever has asked nothing for the longest time, else reads slowest."""
         if len(self.connections) < (self.limit_concurrency or math.inf):
             return
         others = [one for one in self.connections if isinstance(one, ImpatientProtocol) and one is not self]
         idle = [one for one in others if not one.is_answered]
+        now_s = clock.monotonic_s()
+        rates = [(rate, one) for one in others if (rate := one.reads_bytes_per_s(now_s)) is not None]
         if idle:
-            longest = min(idle, key=lambda one: one.asks_since_s)
-            longest.let_go("all places are taken, and it asks nothing")
-            self.connections.discard(longest)  # at once: the request of this one may be here already
+            goes, why = min(idle, key=lambda one: one.asks_since_s), "it asks nothing"
+        elif rates:
+            (rate, goes) = min(rates, key=lambda found: found[0])
+            why = f"it reads slowest, {rate:.0f} bytes a second"
+        else:
+            return  # all are being answered at this moment
+        goes.let_go(f"all places are taken, and {why}")
+        self.connections.discard(goes)  # at once: the request of this one may be here already
 
     def let_go(self, why: str) -> None:
         """End the connection at once."""
@@ -113,7 +130,7 @@ class ImpatientProtocol(H11Protocol):
         waiting_bytes = self._counted.waiting_bytes
         waits, read = waiting_bytes > 0, self._counted.given_bytes - waiting_bytes
         is_slow = waits and self._waited and read - self._read_bytes < LOOK_S * LEAST_BYTES_PER_S
-        self._waited, self._read_bytes = waits, read
+        self._waited, self._read_bytes, self._looked_s = waits, read, clock.monotonic_s()
         return f"{waiting_bytes} bytes wait and are not read" if is_slow else ""
 
     def _unasked(self) -> str:
