@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from random import Random
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
@@ -102,3 +103,27 @@ def test_values_may_be_set_while_a_text_is_made() -> None:
     finally:
         ended.set()
         thread.join()
+
+
+def test_after_any_changes_it_is_the_text_of_the_values_as_they_are() -> None:
+    """What did not change is not written anew: nothing of it may stay behind."""
+    random, changed = Random(7), Metrics("s", "board", simulated=True)
+    values = (0.0, 1.0, 1.0, math.nan, -2.5)
+    gauges = [changed.gauge("petqc_reading_volts", module="", device=f"d{n}", quantity="q") for n in range(4)]
+    for _ in range(300):
+        match random.randrange(4):
+            case 0:
+                random.choice(gauges).set(random.choice(values))
+            case 1:
+                random.choice(gauges).clear()
+            case 2:
+                changed.set("petqc_device_up", random.choice(values), device=f"d{random.randrange(3)}")
+            case _:
+                changed.add("petqc_runs_passed_total", random.randrange(2))
+        text = changed.text()
+        assert changed.text() is text
+        for family in changed._families.values():  # as if it had never been written
+            family.text = None
+            for series in family.series.values():
+                series.line = None
+        assert changed._written().encode() == text

@@ -150,6 +150,10 @@ class Change:
     at_unix_s: float
 
 
+def _worst_first(alarms: Iterable[Alarm]) -> list[Alarm]:
+    return sorted(alarms, key=lambda a: (a.state is State.NORMAL, a.is_silent, -a.severity, a.since_unix_s))
+
+
 @dataclass(slots=True)
 class Alarms:
     """All alarms of a scanner.
@@ -187,13 +191,12 @@ class Alarms:
 
     def all(self) -> list[Alarm]:
         """Every alarm, the worst first, normal ones last."""
-        return sorted(
-            self._alarms.values(), key=lambda a: (a.state is State.NORMAL, a.is_silent, -a.severity, a.since_unix_s)
-        )
+        return _worst_first(self._alarms.values())
 
     def documents(self) -> list[dict[str, Any]]:
-        """All that are not normal and quiet, as plain types."""
-        return [a.document() for a in self.all() if a.state is not State.NORMAL or a.is_put_aside]
+        """All that are not normal and quiet, as plain types; every page asks, and there are ten of each device."""
+        told = (a for a in self._alarms.values() if a.state is not State.NORMAL or a.is_put_aside)
+        return [a.document() for a in _worst_first(told)]
 
     # -- what conditions say -----------------------------------------------------------------------------------------
 

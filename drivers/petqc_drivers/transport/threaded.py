@@ -16,6 +16,7 @@ import queue
 import threading
 from collections import Counter
 from concurrent.futures import Future, InvalidStateError
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from petqc_drivers.clock import Awake, monotonic_s
@@ -91,19 +92,22 @@ class _Worker:
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.thread.start()
 
-    def submit(self, function: Callable[[], _T]) -> Future[_T]:
-        """Run it after those before."""
-        future: Future[_T] = Future()
+    def submit(self, function: Callable[[], _T]) -> asyncio.Future[_T]:
+        """Run it after those before; not at all, if what is given back was cancelled by then."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[_T] = loop.create_future()
 
         def job() -> None:
-            if not future.set_running_or_notify_cancel():
+            if future.cancelled():
                 return
             try:
                 result = function()
             except BaseException as error:  # noqa: BLE001 - goes to the caller
-                future.set_exception(error)
+                done = partial(_failed, future, error)
             else:
-                future.set_result(result)
+                done = partial(_finished, future, result)
+            with contextlib.suppress(RuntimeError):  # the loop is closed, nobody waits
+                loop.call_soon_threadsafe(done)
 
         self._jobs.put(job)
         return future
@@ -121,6 +125,16 @@ class _Worker:
             self.port = None
         with contextlib.suppress(InvalidStateError):  # whoever waited for it may have been cancelled
             self.ended.set_result(None)
+
+
+def _finished(future: asyncio.Future[_T], result: _T) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _failed(future: asyncio.Future[_T], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
 
 
 async def _came_back(future: asyncio.Future[Any], within_s: float) -> bool:
@@ -287,7 +301,7 @@ class ThreadedLink:
             raise LinkLostError("there is no session", device=self.name, do="connect again")
         was_in_step, self.is_in_step = self.is_in_step, False  # whatever ends this early leaves it so
         stop = self._stop = Stop()
-        future = asyncio.wrap_future(worker.submit(lambda: job(stop)))
+        future = worker.submit(lambda: job(stop))
         try:
             came_back = await _came_back(future, timeout_s + _GRACE_S)
         except asyncio.CancelledError:

@@ -43,6 +43,7 @@ def add(app: FastAPI, frame: Frame) -> None:
             sources=sources,
             stale_s=STALE_S,
             rows=rows,
+            permits=permits,
         )
 
 
@@ -60,6 +61,24 @@ def rows(readings: Sequence[Mapping[str, Any]]) -> Markup:
         shown, old = "–" if value is None else plain(value), "–" if age_s is None else _age(round(age_s, 1))
         found.append(f"{before}{shown}{between}{old}</td></tr>\n")
     return Markup("".join(found))  # noqa: S704 - what comes from devices is escaped in _around
+
+
+def permits(of_source: Sequence[Mapping[str, Any]]) -> Markup:
+    """The items of the list of permits, see `BiasControl.documents`; written here for the same reason."""
+    found = [
+        _permit(one["name"], one["why_not"], one["to_energise"], one["to_stay"], one["bypassed"]) for one in of_source
+    ]
+    return Markup("".join(found))  # noqa: S704 - escaped in _permit
+
+
+@lru_cache(maxsize=8192)
+def _permit(name: str, why_not: str, to_energise: bool, to_stay: bool, is_bypassed: bool) -> str:  # noqa: FBT001
+    bypassed = ", <b>bypassed</b>" if is_bypassed else ""
+    needed = " and ".join([*(["to energise"] if to_energise else []), *(["to stay on"] if to_stay else [])])
+    return (
+        f'<li><span aria-hidden="true">{"✖" if why_not else "✔"}</span> {escape(name)}: {escape(why_not or "given")}'
+        f"{bypassed} <small>{needed}</small></li>\n"
+    )
 
 
 _age = lru_cache(maxsize=1024)(age)
