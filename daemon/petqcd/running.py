@@ -136,7 +136,8 @@ class Services:
         """Readings of the board, and of the instruments when the measurement began and when it ended."""
         now_s = clock.monotonic_s()
         first, last = acquired.instruments_first, acquired.instruments_last or list(self.instruments())
-        before = [r for r in first if not any(r is other for other in last)]
+        unchanged = {id(r) for r in last}
+        before = [r for r in first if id(r) not in unchanged]
         return tuple(r for some in (before, last, acquired.readings) for r in environment(some, now_s))
 
     def context(

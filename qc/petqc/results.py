@@ -165,6 +165,19 @@ class EnvironmentReading:
     age_s: float
     reason: str | None = None
 
+    def document(self) -> dict[str, Any]:
+        """Plain types for JSON; a site has thousands of readings, and `asdict` looks into each value of each."""
+        return {
+            "name": self.name,
+            "node": self.node,
+            "value": self.value,
+            "unit": self.unit,
+            "measured": self.measured,
+            "quality": self.quality,
+            "age_s": self.age_s,
+            "reason": self.reason,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
@@ -265,7 +278,7 @@ class Run:
             "calibration_ids": dict(self.calibration_ids),
             "baselines": dict(self.baselines),
             "raw_files": [asdict(r) for r in self.raw_files],
-            "environment": [asdict(e) for e in self.environment],
+            "environment": [e.document() for e in self.environment],
             "account": dict(self.account),
             "checks": [{**asdict(c), "status": str(c.status)} for c in self.checks],
             "diagnosis": [{**asdict(h), "evidence": list(h.evidence)} for h in self.diagnosis],

@@ -100,6 +100,23 @@ class Polls:
         return {name: sum(at_s >= begun_s for at_s in found) for name, found in self.at_s.items()}
 
 
+def test_readings_that_nothing_renewed_are_the_very_same_for_a_run() -> None:
+    """By that a run knows what is still said of the instruments at its end as it was at its beginning."""
+
+    async def session() -> None:
+        async with running(HV, "julabo") as rig:
+            await until(lambda: all(one.answers for one in rig.instruments))
+            before, after = rig.instruments.readings(), rig.instruments.readings()
+            assert {one.node for one in before} == {"device:hamamatsu-c11204", "device:julabo"}
+            is_same = {one.name: one is other for one, other in zip(before, after, strict=True)}
+            assert is_same.pop("instrument_answers") is False  # that is asked now
+            assert len(is_same) > 5
+            assert all(is_same.values())
+            await until(lambda: all(one not in before for one in rig.instruments.readings()))
+
+    asyncio.run(session())
+
+
 def test_hung_babbling_slow_and_lying_devices_delay_nobody() -> None:
     """Five of six misbehave, each in its own way; the polls of the sixth come as often as when all are well."""
     phase_s = 2.0

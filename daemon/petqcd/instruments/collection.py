@@ -15,6 +15,7 @@ from petqcd.config import BiasSourceConfig
 from petqcd.errors import NotFoundError
 from petqcd.instruments.supervisor import InstrumentSupervisor
 from petqcd.progress import Event
+from petqcd.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -37,6 +38,7 @@ class Instruments:
         self._all = {config.name: InstrumentSupervisor(config, bus, metrics) for config in configs}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
+        self._of_place: dict[str, tuple[tuple[Reading, ...], tuple[Reading, ...]]] = {}
         self._is_running = False
         self.configs = self._told_of()
         """Of all of them now; another object as soon as a simulator tells of others."""
@@ -84,25 +86,30 @@ class Instruments:
             place = device_node(one.name)
             quality, reason = one.belief()
             answers = Reading(INSTRUMENT_ANSWERS, place, float(one.answers), "", True, quality, now_s, reason or None)
-            found += [answers, *(replace(r, node=place) if r.node == one.name else r for r in one.readings())]
+            found += [answers, *self._placed(one, place)]
         return found
+
+    def _placed(self, one: InstrumentSupervisor, place: str) -> tuple[Reading, ...]:
+        """Its readings, with it as their place where they have no other; the very same while nothing changed."""
+        readings, known = one.readings(), self._of_place.get(one.name)
+        if known is None or known[0] is not readings:
+            placed = tuple(replace(r, node=place) if r.node == one.name else r for r in readings)
+            known = self._of_place[one.name] = readings, placed
+        return known[1]
 
     def documents(self) -> list[dict[str, Any]]:
         """What is known of each, as plain types."""
         return [one.document() for one in self]
 
     async def documents_in_turns(self, known: Mapping[str, dict[str, Any]] | None = None) -> list[dict[str, Any]]:
-        """The same; between two of them others have their turn, as thousands of readings take their time.
+        """The same, with turns for others in between, as thousands of readings take their time.
 
         known: documents that somebody has already, by name.
         """
-        found, known = [], known or {}
+        found, known, turns = [], known or {}, Turns()
         for one in list(self):
-            if one.name in known:
-                found.append(known[one.name])
-            else:
-                found.append(one.document())
-                await asyncio.sleep(0)
+            found.append(known[one.name] if one.name in known else one.document())
+            await turns.next()
         return found
 
     def told(self, configs: Iterable[InstrumentConfig]) -> None:
@@ -130,12 +137,13 @@ class Instruments:
                 self._begin(name)
             while True:
                 await asyncio.sleep(TICK_S)
-                for one in list(self):  # between two of them others have their turn
+                turns = Turns()
+                for one in list(self):
                     try:
                         one.tick()
                     except Exception:
                         log.exception("%s could not be published; the others are", one.name)
-                    await asyncio.sleep(0)
+                    await turns.next()
                 if self._all and self._bus.has_listeners:
                     self._bus.publish(Event("readings", {"devices": await self.documents_in_turns()}))
         finally:

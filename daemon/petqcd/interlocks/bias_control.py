@@ -20,6 +20,7 @@ from petqcd.instruments.told import submit
 from petqcd.interlocks import bias_curve
 from petqcd.interlocks.operating_limits import OperatingLimits
 from petqcd.off.safe_state import SafeState
+from petqcd.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,12 +77,12 @@ class BiasControl:
         return [self._document(one) for one in self._instruments.bias_sources]
 
     async def documents_in_turns(self) -> list[dict[str, Any]]:
-        """The same; between two of them others have their turn."""
-        found = []
+        """The same, with turns for others in between."""
+        found, turns = [], Turns()
         for one in self._instruments.bias_sources:
             if self._instruments.has(one):  # its simulator may have ended meanwhile
                 found.append(self._document(one))
-            await asyncio.sleep(0)
+            await turns.next()
         return found
 
     def _document(self, supervisor: InstrumentSupervisor) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from petqcd.interlocks.permit_sources import HostHealth
 from petqcd.interlocks.permits import Permits, Ruling
 from petqcd.readout.supervisor import BiasState
 from petqcd.security.access import daemon_itself
+from petqcd.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -175,10 +176,11 @@ class BiasWatch:
     # -- one look -----------------------------------------------------------------------------------------------------
 
     async def _look(self) -> None:
-        """Once at everything: permits, trips, alarms, what is written. Between two devices others have their turn."""
+        """Once at everything: permits, trips, alarms, what is written; with turns for others in between."""
+        turns = Turns()
         for supervisor in list(self._instruments):
             self._look_at_one(supervisor)
-            await asyncio.sleep(0)
+            await turns.next()
         now_s = clock.monotonic_s()
         for bypass in self.bypasses.ended(now_s):
             self._do(self._audit.note(_ITSELF, "bypass", bypass.device, ended=bypass.permit), "note a bypass")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 from contextlib import asynccontextmanager, contextmanager
@@ -13,6 +12,7 @@ from petqc.formats.bundle import ENVIRONMENT, PETQC_JSON, begin_bundle, is_bundl
 from petqc_drivers.transport.recording import recorded
 from petqc_drivers.uninterrupted import uninterrupted
 from petqcd import clock
+from petqcd.json_text import json_text
 from petqcd.measurement import keep_configuration
 from petqcd.recording.wires import WireLogs
 
@@ -169,9 +169,9 @@ def _environment(folder: Path) -> Iterator[Callable[[Sequence[ReadingLike]], Non
                 "quality": str(r.quality),
                 "reason": r.reason,
             }
-            lines.append(json.dumps(reading, allow_nan=False) + "\n")
+            lines.append(json_text(reading) + b"\n")
         try:
-            os.write(file, "".join(lines).encode())
+            os.write(file, b"".join(lines))
         except OSError as error:
             log.warning("%s: %s", folder / ENVIRONMENT, error)
 

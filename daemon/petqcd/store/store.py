@@ -150,7 +150,7 @@ class Store(Reader):
         Raises:
             StoreError: not stored; the run was not claimed, another one is stored already, or the disk refuses.
         """
-        document = run.to_json()
+        document = await asyncio.to_thread(run.to_json)  # with the readings of a site it is long
         head = {
             "state": "finished",
             "finished_at": run.finished_at,

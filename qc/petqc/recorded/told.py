@@ -7,7 +7,7 @@ scan of, readings that were taken twice, and the run's own settings.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final
 
 from petqc.errors import BadInputError
@@ -27,7 +27,7 @@ _NOT_KEPT: Final = ("raw_files", "reference")
 def write_context(folder: Path, context: RunContext) -> None:
     """Keep what the analysis is told beside the events."""
     document = {f.name: getattr(context, f.name) for f in fields(context) if f.name not in _NOT_KEPT}
-    document["environment"] = [asdict(reading) for reading in context.environment]
+    document["environment"] = [reading.document() for reading in context.environment]
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False, default=dict) + "\n"
     (folder / CONTEXT_JSON).write_text(text, encoding="utf-8")
 
