@@ -443,6 +443,8 @@ def test_a_daemon_that_stood_still_first_knows_nothing_and_then_commands_nothing
             hv = b.daemon.instruments["hv"]
             await b.post("/api/v1/bias/hv/on", volts=50.0)
             monkeypatch.setattr(instrument, "STALE_AFTER_S", 1.0)
+            told = {one.name: one.readings() for one in b.daemon.instruments}
+            await b.until(lambda: all(one.readings() is not told[one.name] for one in b.daemon.instruments), "read")
             before = b.supplies.raised()
             time.sleep(1.1)  # noqa: ASYNC251 - that is the fault
             assert not any(r.quality is Quality.GOOD for r in hv.readings())
