@@ -391,18 +391,22 @@ async def _wanted(one: FebdSetUp) -> BoardBringUp:
     if links not in _LINKS:
         raise DeviceFaultError(f"{links + 1} links per ASIC; 1, 2 or 4 are possible", device=board.name)
     link_fields = {"tx_nlinks": _LINKS[links], "tx_ddr": speed & 1, "tdc_clk_div": speed >> 1}
-    return BoardBringUp(
-        chips=chips,
-        globals={
-            chip: one.settings.global_configuration(version).replace({**link_fields, "tx_mode": _TX_DATA})
-            for chip, version in chips.items()
-        },
-        channels={
-            (chip, channel): one.settings.channel_configuration(version, chip, channel)
-            for chip, version in chips.items()
-            for channel in range(_N_CHANNELS)
-        },
-    )
+
+    def settings() -> BoardBringUp:
+        return BoardBringUp(
+            chips=chips,
+            globals={
+                chip: one.settings.global_configuration(version).replace({**link_fields, "tx_mode": _TX_DATA})
+                for chip, version in chips.items()
+            },
+            channels={
+                (chip, channel): one.settings.channel_configuration(version, chip, channel)
+                for chip, version in chips.items()
+                for channel in range(_N_CHANNELS)
+            },
+        )
+
+    return await asyncio.to_thread(settings)  # thousands of channels, during which nobody else would be answered
 
 
 async def _configure_for_training(one: FebdSetUp, wanted: BoardBringUp) -> None:
