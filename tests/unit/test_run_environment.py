@@ -62,6 +62,8 @@ def test_readings_when_it_began_and_ended_and_a_silent_one_is_no_pass(
                 "instrument_answers", "bias_voltage", "bias_current", "temperature_sipm",
             }  # fmt: skip
             monkeypatch.setattr(instrument, "STALE_AFTER_S", 0.1)
+            told = rig["julabo"].readings()
+            await until(lambda: rig["julabo"].readings() is not told)
             rig.lines["julabo"].is_frozen = True
             await until(lambda: not rig["julabo"].answers)
             bad = await run()
