@@ -67,10 +67,25 @@ SLOW, USERS, USER_S, SCRAPE_S = 10, 5, 1.0, 0.5
 PAGES = ("/", "/runs", "/trends", "/devices", "/alarms", "/api/v1/status", "/api/v1/devices")
 
 
-WATCHED = """\
-import asyncio.events, json, threading, time
+MORE_READINGS = """\
 from dataclasses import replace
 from petqc_drivers.instrument import Instrument
+
+keep = Instrument._keep
+
+def keep_more(self, readings):
+    found = list(readings)
+    more = range(len(found), {readings}) if found else ()
+    keep(self, found + [replace(found[n % len(found)], name=f"channel_{{n:02}}") for n in more])
+
+Instrument._keep = keep_more
+from petqcd.cli import main
+main()
+"""
+"""The daemon, whose instruments have more readings than their drivers read, where that is asked for."""
+WATCHED = (
+    """\
+import asyncio.events, json, threading, time
 
 run, slices = asyncio.events.Handle._run, []
 
@@ -90,19 +105,11 @@ def tell():
 
 asyncio.events.Handle._run = watched
 threading.Thread(target=tell, daemon=True).start()
-keep = Instrument._keep
-
-def keep_more(self, readings):
-    found = list(readings)
-    more = range(len(found), {readings}) if found else ()
-    keep(self, found + [replace(found[n % len(found)], name=f"channel_{{n:02}}") for n in more])
-
-Instrument._keep = keep_more
-from petqcd.cli import main
-main()
 """
-"""The daemon, which tells the processor time of every piece of work that its event loop does at once for more than 10
-ms, and whose instruments have more readings than their drivers read, where that is asked for."""
+    + MORE_READINGS
+)
+"""The same, and it tells the processor time of every piece of work that its event loop does at once for more than 10
+ms."""
 
 
 def serve_instruments(number: int) -> None:
@@ -256,20 +263,26 @@ def at_once(path: Path, begin_unix_s: float, end_unix_s: float) -> dict[str, Any
     return {"longest_cpu_ms": longest[0]["cpu_ms"] if longest else 0.0, **over, "longest": longest}
 
 
+def all_answer(client: Client) -> dict[str, Any]:
+    """Wait until every device answers, two minutes at most; what is known of them then."""
+    end_s = time.monotonic() + 120
+    known: dict[str, Any] = {"instruments": []}
+    while time.monotonic() < end_s:
+        known = client.get("/api/v1/devices")
+        ready = not client.get("/api/v1/status")["missing"]
+        if ready and all(one["answers"] for one in known["instruments"]):
+            break
+        time.sleep(0.5)
+    return known
+
+
 def measure(folder: Path, devices: int, seconds: float, readings: int) -> dict[str, Any]:
     slices = folder / "slices"
     program = [sys.executable, "-c", WATCHED.format(path=str(slices), readings=readings)]
     with instruments(devices - 1) as (instruments_pid, tables), serving(folder, CONFIG + tables, program) as daemon:
         pid, client = daemon.process.pid, Client(daemon.state_dir)
         say("waiting until every device answers")
-        end_s = time.monotonic() + 120
-        known: dict[str, Any] = {"instruments": []}
-        while time.monotonic() < end_s:
-            known = client.get("/api/v1/devices")
-            ready = not client.get("/api/v1/status")["missing"]
-            if ready and all(one["answers"] for one in known["instruments"]):
-                break
-            time.sleep(0.5)
+        known = all_answer(client)
         hung = [instruments_pid, *children(pid)]
         found: dict[str, Any] = {
             "machine": machine(),
