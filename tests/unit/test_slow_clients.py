@@ -9,13 +9,14 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+import pytest
+
 from petqcd.web import slow_clients
 from petqcd.web.server import Connections, make_server, tcp_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import pytest
     from starlette.types import Receive, Scope, Send
 
 ANSWER = b"x" * (16 << 20)
@@ -134,30 +135,40 @@ def test_who_asks_nothing_makes_room_and_who_is_answered_does_not() -> None:
     asyncio.run(served(work, most))
 
 
-def test_where_all_have_asked_whoever_reads_slowest_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("look_s", [0.3, 60.0])
+def test_where_all_have_asked_whoever_reads_slowest_makes_room(monkeypatch: pytest.MonkeyPatch, look_s: float) -> None:
+    """However long ago they were looked at."""
     monkeypatch.setattr(slow_clients, "TO_JUDGE_S", 0.2)
+    monkeypatch.setattr(slow_clients, "LOOK_S", look_s)
+    monkeypatch.setattr(slow_clients, "LEAST_BYTES_PER_S", -1.0)  # not to be let go for that
     most = 10
 
     def work(port: int) -> None:
         with ExitStack() as stack:
-            unread = [_asked(stack, port) for _ in range(most - 1)]
+            unread = [_asked(stack, port) for _ in range(most - 2)]  # the last place is for whoever comes
             for one in unread:
                 assert one.recv(12) == b"HTTP/1.1 200"  # its answer is there
             keen = _asked(stack, port)
             n = len(keen.recv(12))
             end_s = time.monotonic() + 0.4
-            while time.monotonic() < end_s:
+            while time.monotonic() < end_s:  # it reads, and is not at the end
                 n += len(keen.recv(1 << 12))
+                time.sleep(0.001)
             others = []
             for _ in range(3):  # not one of them is told that there is no room
                 others.append(_asked(stack, port))
                 assert others[-1].recv(12) == b"HTTP/1.1 200"
             assert n + read_to_the_end(keen) > len(ANSWER)
-            for one in unread[:3]:
-                _closed(one)
+            assert sum(_is_closed(one) for one in [*unread, *others]) == 3  # one for each, who reads is not among them
             assert 12 + read_to_the_end(others[-1]) > len(ANSWER)
 
     asyncio.run(served(work, most))
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP | select.POLLHUP | select.POLLERR)
+    return bool(poll.poll(0))
 
 
 def _asked(stack: ExitStack, port: int) -> socket.socket:

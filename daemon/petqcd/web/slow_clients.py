@@ -65,6 +65,7 @@ class ImpatientProtocol(H11Protocol):
         self.asks_since_s = clock.monotonic_s()
         super().connection_made(self._counted)  # type: ignore[arg-type]  # it does all that a transport does
         self._waited, self._read_bytes, self._looked_s = False, 0, self.asks_since_s
+        self._read_per_s: float | None = None  # until the last look, of what waits
         self._next_look = asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -75,7 +76,7 @@ class ImpatientProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """From here on the next request may be sent, and what was answered is to be read."""
         self.asks_since_s = self._looked_s = clock.monotonic_s()
-        self._read_bytes = self._counted.given_bytes - self._counted.waiting_bytes
+        self._read_bytes, self._read_per_s = self._counted.given_bytes - self._counted.waiting_bytes, None
         super().on_response_complete()
 
     @property
@@ -88,8 +89,10 @@ class ImpatientProtocol(H11Protocol):
     def reads_bytes_per_s(self, now_s: float) -> float | None:
         """How fast it reads what waits for it; None: nothing does, or not for long enough."""
         waiting_bytes, seconds = self._counted.waiting_bytes, now_s - self._looked_s
-        if waiting_bytes == 0 or seconds < TO_JUDGE_S:
+        if waiting_bytes == 0:
             return None
+        if seconds < TO_JUDGE_S:
+            return self._read_per_s
         return (self._counted.given_bytes - waiting_bytes - self._read_bytes) / seconds
 
     def make_room(self) -> None:
@@ -127,10 +130,11 @@ class ImpatientProtocol(H11Protocol):
 
     def _unread(self) -> str:
         """Whether it reads too slowly what waits for it."""
-        waiting_bytes = self._counted.waiting_bytes
+        now_s, waiting_bytes = clock.monotonic_s(), self._counted.waiting_bytes
+        self._read_per_s = self.reads_bytes_per_s(now_s)
         waits, read = waiting_bytes > 0, self._counted.given_bytes - waiting_bytes
         is_slow = waits and self._waited and read - self._read_bytes < LOOK_S * LEAST_BYTES_PER_S
-        self._waited, self._read_bytes, self._looked_s = waits, read, clock.monotonic_s()
+        self._waited, self._read_bytes, self._looked_s = waits, read, now_s
         return f"{waiting_bytes} bytes wait and are not read" if is_slow else ""
 
     def _unasked(self) -> str:
