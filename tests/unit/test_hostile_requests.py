@@ -106,7 +106,7 @@ def test_many_who_listen_and_do_not_read_are_dropped_and_the_others_hear_everyth
         return reader, client
 
     async def hears(reader: asyncio.StreamReader) -> None:
-        await reader.readuntil(f'"n": {n_events - 1},'.encode())
+        await reader.readuntil(f'"n":{n_events - 1},'.encode())
 
     async def work() -> None:
         async with daemon(tmp_path, board_config) as d:
