@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from petqc.charts.judge import PastRun
     from petqc.results import CheckResult, Run
     from petqcd.store import Store
+    from petqcd.store.rows import StoredValues
 
 log = logging.getLogger(__name__)
 
@@ -123,35 +124,32 @@ def _values(check: str, columns: Mapping[str, NDArray[Any]]) -> CrystalValues | 
     return CrystalValues(columns["channel"], module, value, error)
 
 
+def _stored(
+    run: Run, store: Store, checks: Sequence[str], *, most: int, nodes: Sequence[str] = ()
+) -> list[StoredValues]:
+    """Of earlier runs of the same kind on the same scanner, oldest first, with any calibration."""
+    return store.values(run.kind, scanner=run.scanner, simulated=run.simulated, checks=checks, most=most, nodes=nodes)
+
+
 def _past(run: Run, store: Store) -> list[PastRun]:
-    """Earlier runs of the same kind on the same scanner, oldest first, with any calibration."""
+    """Earlier runs with what is charted, oldest first."""
     from petqc.charts.judge import CHARTED, TEMPERATURE, PastRun
 
-    stored = store.values(
-        run.kind,
-        scanner=run.scanner,
-        simulated=run.simulated,
-        checks=(*CHARTED, TEMPERATURE),
-        most=MOST_RUNS,
-    )
+    stored = _stored(run, store, (*CHARTED, TEMPERATURE), most=MOST_RUNS)
     return [PastRun.of_values(s.run_id, _day(s.started_at), s.calibration_ids, s.values) for s in stored]
 
 
 def _onsets(run: Run, store: Store) -> None:
     """How bias outputs that the diagnosis names came to where they are."""
-    from petqc.charts.onset import CHECK, PastPeak, asked, tell_onset
+    from petqc.charts.judge import PastRun
+    from petqc.charts.onset import CHECK, asked, tell_onset
     from petqc.charts.onset import MOST_RUNS as RUNS_ASKED
 
     nodes = asked(run)
     if not nodes:
         return
-    stored = store.values(
-        run.kind, scanner=run.scanner, simulated=run.simulated, checks=(CHECK,), most=RUNS_ASKED, nodes=nodes
-    )
-    past = [
-        PastPeak(s.run_id, _day(s.started_at), s.calibration_ids, {node: v for (_, node), (v, _) in s.values.items()})
-        for s in stored
-    ]
+    stored = _stored(run, store, (CHECK,), most=RUNS_ASKED, nodes=nodes)
+    past = [PastRun(s.run_id, _day(s.started_at), s.calibration_ids, s.values) for s in stored]
     tell_onset(run, _day(run.started_at), past)
 
 

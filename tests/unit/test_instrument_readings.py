@@ -22,7 +22,7 @@ class Kept(Instrument):
     """Knows what it is given."""
 
     async def connect(self) -> Identity:
-        raise NotImplementedError
+        return Identity("what it is given")
 
     @property
     def is_open(self) -> bool:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from tests.unit.run_documents import usual_run
 
-from petqc.charts.onset import PastPeak, tell_onset
+from petqc.charts.judge import PastRun
+from petqc.charts.onset import CHECK, tell_onset
 from petqc.limits import Limits, Status
 from petqc.results import CheckResult, Hypothesis, Run
 from petqcd import charts
@@ -41,8 +42,11 @@ def a_run(kev: float, *, number: int = 99, first: str = STEP, calibration: str =
     )  # fmt: skip
 
 
-def past(values: np.ndarray, calibration: str = "a") -> list[PastPeak]:
-    return [PastPeak(f"run-{k}", float(k), {"tdc": calibration}, {NODE: float(v)}) for k, v in enumerate(values)]
+def past(values: np.ndarray, calibration: str = "a") -> list[PastRun]:
+    return [
+        PastRun(f"run-{k}", float(k), {"tdc": calibration}, {(CHECK, NODE): (float(v), 0.8)})
+        for k, v in enumerate(values)
+    ]
 
 
 def noisy(values: np.ndarray) -> np.ndarray:
@@ -88,7 +92,7 @@ def test_a_step_some_runs_ago_is_still_one() -> None:
     ],
     ids=["few", "other calibration", "has not moved", "neither"],
 )
-def test_runs_that_do_not_tell_change_nothing(before: list[PastPeak]) -> None:
+def test_runs_that_do_not_tell_change_nothing(before: list[PastRun]) -> None:
     run = a_run(488.0)
     was = list(run.diagnosis)
     tell_onset(run, 12.0, before)

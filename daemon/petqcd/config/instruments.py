@@ -19,8 +19,8 @@ from petqcd.interlocks.bias_limits import Finite, MaxStepV, SlewVPerS
 
 LONGEST_POLL_S = 5.0
 PollS = Annotated[Finite, Field(ge=0.2, le=LONGEST_POLL_S)]
-_CLOCK = re.compile(r"reference|\d{1,2}\.\d{1,2}\.\d{1,2}")
-Module = Annotated[str, Field(pattern=r"^\d{1,2}\.\d{1,2}\.\d{1,2}$")]
+_MODULE = r"\d{1,2}\.\d{1,2}\.\d{1,2}"
+Module = Annotated[str, Field(pattern=f"^{_MODULE}$")]
 
 
 OF_INTERLOCKS = frozenset(
@@ -306,7 +306,7 @@ class Sr620Config(InstrumentConfig):
     @field_validator("clocks")
     @classmethod
     def _of_a_and_b(cls, clocks: tuple[str, ...]) -> tuple[str, ...]:
-        if clocks and (len(clocks) != 2 or not all(_CLOCK.fullmatch(clock) for clock in clocks)):
+        if clocks and (len(clocks) != 2 or not all(re.fullmatch(f"reference|{_MODULE}", clock) for clock in clocks)):
             raise ValueError(
                 f"{list(clocks)}: two are needed, of what is at A and at B: reference, or a module as "
                 'PORT.SLAVE.INDEX, for example ["reference", "0.0.1"]'

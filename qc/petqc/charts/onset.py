@@ -6,7 +6,7 @@ is its own command. The runs before tell them apart: a step is between two runs,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
@@ -16,8 +16,9 @@ from petqc.limits import Status
 from petqc.verdict import likely
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from petqc.charts.judge import PastRun
     from petqc.results import Hypothesis, Run
 
 CHECK: Final = "bias_peak"
@@ -36,16 +37,6 @@ _LEAST_NOISE = 5e-4
 """Of the photopeak: less than this two runs never differ by."""
 
 
-@dataclass(frozen=True, slots=True)
-class PastPeak:
-    """Photopeaks of bias outputs in an earlier run, keV by node."""
-
-    run_id: str
-    at_d: float
-    calibration_ids: Mapping[str, str]
-    kev: Mapping[str, float]
-
-
 def asked(run: Run) -> list[str]:
     """Bias outputs of which the diagnosis says that they have drifted or jumped."""
     return list(dict.fromkeys(h.node for h in run.diagnosis if _is_asked(h)))
@@ -55,7 +46,7 @@ def _is_asked(hypothesis: Hypothesis) -> bool:
     return hypothesis.node.startswith("bias:") and hypothesis.cause.partition(" ")[0] in {_DRIFT, _STEP}
 
 
-def tell_onset(run: Run, at_d: float, past: Sequence[PastPeak]) -> None:
+def tell_onset(run: Run, at_d: float, past: Sequence[PastRun]) -> None:
     """Put into the diagnosis how each output that is asked about came to where it is, and rank its causes by that.
 
     Args:
@@ -67,10 +58,12 @@ def tell_onset(run: Run, at_d: float, past: Sequence[PastPeak]) -> None:
     before = likely(run)
     for node in asked(run):
         now = next((c.value for c in run.checks if c.id == CHECK and c.node == node), None)
-        known = [p for p in same if node in p.kev]
+        known = [p for p in same if (CHECK, node) in p.values]
         if now is None or len(known) < LEAST_RUNS:
             continue
-        told, cause = _onset([*(p.kev[node] for p in known), now], [*(p.at_d for p in known), at_d], known[-1].run_id)
+        told, cause = _onset(
+            [*(p.values[CHECK, node][0] for p in known), now], [*(p.at_d for p in known), at_d], known[-1].run_id
+        )
         if told:
             run.diagnosis[:] = _ranked(run.diagnosis, node, told, cause)
     if (after := likely(run)) != before and run.verdict is not Status.PASS and before:
