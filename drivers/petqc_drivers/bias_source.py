@@ -396,6 +396,10 @@ class BiasSource(LinkedInstrument):
                 )
             await asyncio.sleep(LOOK_EVERY_S)
 
+    def _is_news(self, *, is_on: bool) -> bool:
+        """Whether something follows from what the device says of its output: it is not as it was known."""
+        return is_on == (self.output is OutputState.OFF)
+
     def _took_note(self, *, is_on: bool) -> None:
         """What the device says of its output, against what was known of it."""
         if not is_on and self.output in {OutputState.ON, OutputState.RAMPING, OutputState.ADOPTED}:

@@ -29,6 +29,8 @@ from petqc_drivers.limits import HardLimit, SetOutput, Volts, guard, guard_enabl
 from petqc_drivers.transport.serial import SerialLine, check_address, serial_link
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from petqc_drivers.transport.threaded import ThreadedLink
 
 LINE: Final = SerialLine(baud=115200)
@@ -59,6 +61,11 @@ class Register(IntEnum):
     FIRMWARE = 252
     SERIAL = 254
 
+
+_OWN_LIMITS: Final = (
+    (Register.OVER_VOLTAGE, "the supply's own voltage limit"),
+    (Register.OVER_CURRENT, "the supply's own current limit"),
+)
 
 # -- bytes ------------------------------------------------------------------------------------------------------------
 
@@ -194,6 +201,15 @@ class CaenA7585dSettings:
             raise LimitError(f"hard limit of {self.limit.channel}: 20 to 85 V of {self.name}", device=self.name)
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What it said of itself, and what of that is a reason to trip."""
+
+    readings: list[Reading]
+    is_on: bool
+    causes: list[str]
+
+
 class CaenA7585d(BiasSource):
     """One supply on its line."""
 
@@ -304,7 +320,8 @@ class CaenA7585d(BiasSource):
         await self._link.exchange(payload, _whole_done, self._reply_timeout_s)
 
     async def _at(self) -> tuple[float, bool]:
-        looked = await self._look()
+        """Sure each time: a ramp goes on from here, and a set-point that is read back looks like a voltage."""
+        looked = await self._look(follows=lambda _: True)
         self._keep(looked)
         readings = {reading.name: reading for reading in looked}
         return readings["bias_voltage"].value or 0.0, bool(readings["bias_on"].value)
@@ -318,12 +335,23 @@ class CaenA7585d(BiasSource):
 
     async def _measure(self) -> list[Reading]:
         before = len(self.trip.causes)
-        readings = await self._look()
+        readings = await self._look(follows=lambda asked: bool(asked.causes) or self._is_news(is_on=asked.is_on))
         if len(self.trip.causes) > before:
             await self.off()
         return readings
 
-    async def _look(self) -> list[Reading]:
+    async def _look(self, *, follows: Callable[[_Asked], bool]) -> list[Reading]:
+        """Ask, latch what is a reason to trip, and note what it says of its output.
+
+        follows: whether anything does, so that replies must be known to be to these questions.
+        """
+        asked = await self._sure(self._asked, follows)
+        for cause in asked.causes:
+            self.trip.latch(cause, asked.readings)
+        self._took_note(is_on=asked.is_on)
+        return asked.readings
+
+    async def _asked(self) -> _Asked:
         is_on = await self._get(Register.ENABLE)
         volts, amps_ma = await self._get(Register.OUTPUT_V), await self._get(Register.OUTPUT_MA)
         readings = [
@@ -332,19 +360,13 @@ class CaenA7585d(BiasSource):
             self._reading("temperature_sipm", await self._get(Register.SENSOR_DEGC), "degC"),
             self._reading("bias_on", is_on, ""),
         ]
-        for register, cause in (
-            (Register.OVER_VOLTAGE, "the supply's own voltage limit"),
-            (Register.OVER_CURRENT, "the supply's own current limit"),
-        ):
-            if await self._get(register) and is_on:
-                self.trip.latch(cause, readings)
+        causes = [cause for register, cause in _OWN_LIMITS if await self._get(register)]
         limit, most_ma = self.settings.limit, self.settings.most_current_ma
-        if is_on and limit is not None and limit.beyond_v(volts) > self.settings.tolerance_v:
-            self.trip.latch(f"measured {volts:.3f} V, the hard limit ends at {limit.v_max}", readings)
-        if is_on and amps_ma > _OVER_LIMIT * most_ma:
-            self.trip.latch(f"measured {amps_ma:.3f} mA, allowed are {most_ma:g} mA", readings)
-        self._took_note(is_on=bool(is_on))
-        return readings
+        if limit is not None and limit.beyond_v(volts) > self.settings.tolerance_v:
+            causes.append(f"measured {volts:.3f} V, the hard limit ends at {limit.v_max}")
+        if amps_ma > _OVER_LIMIT * most_ma:
+            causes.append(f"measured {amps_ma:.3f} mA, allowed are {most_ma:g} mA")
+        return _Asked(readings, bool(is_on), causes if is_on else [])
 
     def _reading(self, name: str, value: float, unit: str, *, doubt: str | None = None) -> Reading:
         quality = Quality.UNCERTAIN if doubt else Quality.GOOD

@@ -13,9 +13,9 @@ import math
 import random
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
 
-from petqc_drivers import plausible
+from petqc_drivers import ascii_line, plausible
 from petqc_drivers.clock import monotonic_s
 from petqc_drivers.device import DeviceState, Quality, Reading
 from petqc_drivers.errors import (
@@ -29,9 +29,11 @@ from petqc_drivers.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from petqc_drivers.transport.threaded import ThreadedLink
+
+_Found = TypeVar("_Found")
 
 CONNECT_S: Final = 3.0
 """To open a session."""
@@ -202,13 +204,32 @@ class LinkedInstrument(Instrument):
             async with self._turn:
                 await self._link.open(CONNECT_S)
                 self.identity = await self._resynchronise()
-                await self._observe()
+                await self._observe_in_step()
         except BaseException:
             self.state = DeviceState.FAULTED
             await self._link.aclose()
             raise
         self.state = DeviceState.IDENTIFIED
         return self.identity
+
+    async def _observe_in_step(self) -> None:
+        """Look, and then make sure who it is; once more from the beginning if replies may have been to others."""
+        for _ in range(2):
+            before = self._link.counters["unasked_bytes"]
+            await self._observe()
+            try:
+                await self._confirm()
+            except RemoteProtocolError:
+                if not self._link.is_open:
+                    raise
+            else:
+                if self._link.is_in_step and self._link.counters["unasked_bytes"] == before:
+                    return
+            await self._resynchronise()
+        raise self._never_quiet()
+
+    def _never_quiet(self) -> RemoteProtocolError:
+        return RemoteProtocolError("bytes keep coming that nobody asked for", device=self.name)
 
     async def _measured(self) -> list[Reading]:
         """What it measures, and then who it is.
@@ -233,15 +254,44 @@ class LinkedInstrument(Instrument):
             raise
         if found is None:
             await self._give_up()
-            raise RemoteProtocolError("bytes keep coming that nobody asked for", device=self.name)
+            raise self._never_quiet()
         return found
 
     async def _measured_in_step(self) -> list[Reading] | None:
         before = self._link.counters["unasked_bytes"]
         found = await self._measure()
+        return found if await self._in_step_since(before) else None
+
+    async def _in_step_since(self, unasked_bytes: int) -> bool:
+        """Make sure who answers; whether nothing came that nobody asked for since that counter was so much."""
+        await self._make_sure()
+        return self._link.counters["unasked_bytes"] == unasked_bytes
+
+    async def _make_sure(self) -> None:
         async with self._turn:
             await (self._confirm() if self._link.is_in_step else self._resynchronise())
-        return found if self._link.counters["unasked_bytes"] == before else None
+
+    async def _sure(self, look: Callable[[], Awaitable[_Found]], follows: Callable[[_Found], bool]) -> _Found:
+        """What `look` finds; where something follows from it, made sure that replies were to these questions.
+
+        Raises:
+            DriverError: It could not be asked, or twice nobody could be sure.
+        """
+        for _ in range(2):
+            if not self._link.is_in_step:
+                await self._make_sure()
+            before = self._link.counters["unasked_bytes"]
+            found = await look()
+            if not follows(found):
+                return found
+            try:
+                if await self._in_step_since(before):
+                    return found
+            except (ReplyTimeoutError, RemoteProtocolError):
+                if not self._link.is_open:
+                    raise
+                self._link.is_in_step = False
+        raise self._never_quiet()
 
     async def _give_up(self) -> None:
         """It must be connected again; but switching off interrupts whatever goes on, and goes on with the link."""
@@ -315,6 +365,13 @@ class LinkedInstrument(Instrument):
         reply = await self._link.exchange(request, whole, self._reply_timeout_s)
         self.last_good_s = monotonic_s()
         return reply
+
+    def _last_line(self, raw: bytes) -> bytes:
+        """The line that ends a reply before which late ones were passed over: those were not asked for, and count."""
+        line = ascii_line.last_line(raw)
+        passed_over = raw[: raw.rindex(line)].strip() if line else b""
+        self._link.counters["unasked_bytes"] += len(passed_over)
+        return line
 
     async def _resynchronise(self) -> Identity:
         """Wait until nothing comes any more, then make sure who answers.

@@ -106,6 +106,19 @@ def repeated() -> Fault:
     return fault
 
 
+def again_instead(n: int, gap_s: float) -> Fault:
+    """The n-th reply from now on, counted from 0, once more where the next one should be; that and all others later."""
+    seen: list[bytes] = []
+
+    def fault(reply: bytes) -> Pieces:
+        seen.append(reply)
+        if len(seen) <= n + 1:
+            return [(0.0, reply)]
+        return [*([(0.0, seen[n])] if len(seen) == n + 2 else []), (gap_s, reply)]
+
+    return fault
+
+
 def truncated(kept: int) -> Fault:
     """Only its beginning."""
     return lambda reply: [(0.0, reply[:kept])]

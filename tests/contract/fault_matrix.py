@@ -73,11 +73,6 @@ class Row:
     def __str__(self) -> str:
         return self.id
 
-    @property
-    def is_patient(self) -> bool:
-        """Its replies are waited for."""
-        return not self.codes or self.how == "repeat"
-
 
 ROWS = (
     Row("delay", "each reply 30 ms late", "SER-07, TCP-07", faults.late(0.03), codes=frozenset()),
@@ -104,10 +99,20 @@ OTHER_CODES: Final = {
 }
 
 
+def codes(subject: Subject, row: Row) -> frozenset[str]:
+    """The errors that a fault may end in there."""
+    return OTHER_CODES.get((subject.name, row.id), row.codes)
+
+
+def is_patient(subject: Subject, row: Row) -> bool:
+    """Replies are waited for, however busy the machine is: it does not end in a time-out, or need not."""
+    return "reply-timeout" not in codes(subject, row) or row.how == "repeat"
+
+
 def allowed(subject: Subject, row: Row) -> frozenset[str]:
     """The ends that a fault may have."""
     state = "failed" if isinstance(subject, ReadoutSubject) else "faulted"
-    ends = frozenset(f"{state}: {code}" for code in OTHER_CODES.get((subject.name, row.id), row.codes))
+    ends = frozenset(f"{state}: {code}" for code in codes(subject, row))
     return ends | {IDENTIFIED_RIGHT} if row.may_be_right or not row.codes else ends
 
 
@@ -188,7 +193,7 @@ class InstrumentSubject:
 
     async def _quick(self, device: Instrument, address: str, row: Row) -> Instrument:
         """One that waits as short as the fault allows, connected."""
-        if row.is_patient:
+        if is_patient(self, row):
             return device
         await device.aclose()
         quick = self.case.device(address, QUICK_S)
@@ -249,7 +254,7 @@ class ReadoutSubject:
         """The state that the fault ends in."""
         scanner = await asyncio.to_thread(Scanner, load_profile("bench"), seed=3)  # others are connecting meanwhile
         with self._served(folder, row, scanner) as (relay, make, stop):
-            link = make(PATIENT_S if row.is_patient else QUICK_S)
+            link = make(PATIENT_S if is_patient(self, row) else QUICK_S)
             try:
                 await link.open()
                 before = await look(link, 0, 0)

@@ -58,6 +58,8 @@ ROWS: Final = (
     MatrixRow("SER-11", "a flood without an end", "`fault`, at most 64 KiB kept", (f"{EACH}::babble",
               f"{EVERY}::test_babble_without_an_end_is_bounded")),
     MatrixRow("SER-12", "said twice, other line ends, lines unasked for", "right, or `fault`", (f"{EACH}::repeat",
+              f"{EVERY}::test_a_reply_that_comes_again_in_place_of_the_next",
+              "contract/test_bias_replies_again.py::test_what_is_claimed_is_so",
               "contract/test_links.py::test_twice_and_more_than_asked")),
     MatrixRow("SER-13", "no number where one should be", "`remote-protocol`, no value",
               ("golden/test_julabo_bytes.py::nonsense", "golden/test_keithley_smu_bytes.py::nonsense",

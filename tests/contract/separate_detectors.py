@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from petqc_drivers.petsys.frames import pack_frames
-from petqc_simulators.physics.detector import Block
+from petqc_simulators.physics.blocks import Block
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

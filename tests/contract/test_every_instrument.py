@@ -26,7 +26,7 @@ from petqc_drivers.errors import (
     StateError,
     WrongIdentityError,
 )
-from petqc_drivers.instrument import BackOff, Instrument
+from petqc_drivers.instrument import BackOff, Instrument, LinkedInstrument
 from petqc_drivers.julabo import wire as julabo_wire
 
 if TYPE_CHECKING:
@@ -58,16 +58,29 @@ class Bench:
         for name, (value, tolerance) in self.case.truth(self.board).items():
             assert found[name].value == pytest.approx(value, abs=tolerance), name
 
+    async def right_or_connected_again(self, device: Instrument) -> bool:
+        """Poll: what is read is true, or it fails and is connected again; whether it was read."""
+        try:
+            await device.poll()
+        except DriverError:
+            if not device.is_open:
+                await device.connect()
+            return False
+        self.right(device)
+        return True
+
     def untouched(self) -> None:
         """Nobody told it anything."""
         assert len(self.case.told(self.board)) == self.told_before
 
 
 @contextlib.asynccontextmanager
-async def connected(case: Case, listen: str = "tcp://127.0.0.1:0") -> AsyncIterator[tuple[Bench, Instrument]]:
+async def connected(
+    case: Case, listen: str = "tcp://127.0.0.1:0", reply_s: float = REPLY_TIMEOUT_S
+) -> AsyncIterator[tuple[Bench, Instrument]]:
     bench = Bench(case)
     with case.served(bench.board, bench.line, listen) as address:
-        device = case.device(address)
+        device = case.device(address, reply_s)
         try:
             await device.connect()
             yield bench, device
@@ -129,17 +142,58 @@ def test_a_reply_that_is_not_as_it_should_be(case: Case, fault: Any) -> None:
         async with connected(case) as (bench, device):
             for n in case.replies:
                 bench.line.fault = faults.nth(n, fault)
-                try:
-                    await device.poll()
-                except DriverError:
-                    if not device.is_open:
-                        await device.connect()
-                else:
-                    bench.right(device)
+                await bench.right_or_connected_again(device)
                 bench.line.fault = None
                 await device.poll()
                 bench.right(device)
             bench.untouched()
+
+    asyncio.run(session())
+
+
+def _noticed(device: Instrument) -> int:
+    return sum(device.link_counters.get(name, 0) for name in ("unasked_bytes", "resynchronised"))
+
+
+@each
+def test_a_reply_that_comes_again_in_place_of_the_next(case: Case) -> None:
+    """Whichever it is: the right values or an error; nothing trips, and nothing is switched."""
+
+    async def session() -> None:
+        async with connected(case, reply_s=2.0) as (bench, device):  # no reply is lost, a busy machine takes its time
+            for n in range(9):
+                replies, noticed = bench.line.replies, _noticed(device)
+                bench.line.fault = faults.again_instead(n, 0.01)
+                if await bench.right_or_connected_again(device) and isinstance(device, LinkedInstrument):
+                    assert bench.line.replies <= replies + n + 1 or _noticed(device) > noticed
+                await asyncio.sleep(0.05)  # what is late still comes
+                bench.line.fault = None
+                await device.poll()
+                bench.right(device)
+                if isinstance(device, BiasSource):
+                    assert not device.trip.causes
+            bench.untouched()
+
+    asyncio.run(session())
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [None, faults.dropped(), faults.doubled(0.0), faults.babbled(99)],
+    ids=["none", "dropped", "doubled", "babbled"],
+)
+def test_what_trips_it_does_so_although_the_reply_that_makes_sure_is_lost(fault: Any) -> None:
+    case = next(case for case in CASES if case.name == "caen-a7585d")
+
+    async def session() -> None:
+        async with connected(case) as (bench, device):
+            bench.board.load_ma = lambda _volts: 1.5
+            sure = 6  # after the six that it asks for
+            bench.line.fault = None if fault is None else faults.nth(sure, fault)
+            await device.poll()
+            assert [one.cause for one in device.trip.causes] == ["measured 1.500 mA, allowed are 1 mA"]
+            assert device.output is OutputState.OFF
+            assert not bench.board.is_on
 
     asyncio.run(session())
 

@@ -18,7 +18,8 @@ from petqc_simulators.boards.witness import judge
 from petqc_simulators.faults import Fault
 from petqc_simulators.instrument_serving import served_beside
 from petqc_simulators.physics import electronics as el
-from petqc_simulators.physics.detector import BLOCK_S, nominal_controls
+from petqc_simulators.physics.blocks import BLOCK_S
+from petqc_simulators.physics.controls import nominal_controls
 from petqc_simulators.profile import ProfileError, load_profile
 
 if TYPE_CHECKING:

@@ -108,20 +108,28 @@ class HamamatsuC11204(BiasSource):
     # -- readings ---------------------------------------------------------------------------------------------------
 
     async def _measure(self) -> list[Reading]:
-        poll = await self._poll()
+        poll, cause = await self._poll()
         readings = self._monitor.readings(poll, self.output, self.commanded)
-        cause = self._monitor.over_limit(poll)
         if cause is not None:
             self.trip.latch(cause, readings)
             await self.off()
         return readings
 
-    async def _poll(self) -> Poll:
-        """Status and monitors, and what they say of the output."""
-        poll = wire.Poll.from_data(await self._query("HPO"))
+    async def _poll(self) -> tuple[Poll, str | None]:
+        """Status and monitors, what they say of the output, and a reason to trip.
+
+        A reply that comes again is of before; so where something follows, it is made sure that this one is not.
+        """
+        poll, cause = await self._sure(
+            self._asked, lambda asked: asked[1] is not None or self._is_news(is_on=wire.Status.HV_ON in asked[0].status)
+        )
         self.status = poll.status
         self._took_note(is_on=wire.Status.HV_ON in poll.status)
-        return poll
+        return poll, cause
+
+    async def _asked(self) -> tuple[Poll, str | None]:
+        poll = wire.Poll.from_data(await self._query("HPO"))
+        return poll, self._monitor.over_limit(poll)
 
     # -- asking and telling -----------------------------------------------------------------------------------------
 
@@ -189,7 +197,8 @@ class HamamatsuC11204(BiasSource):
                 device=self.name,
                 do="petqc bias stored says what it keeps, and stores what is inside the limit and stays off",
             )
-        if wire.Status.HV_ON in (await self._poll()).status:
+        poll, _ = await self._poll()
+        if wire.Status.HV_ON in poll.status:
             raise StateError("it is on already", device=self.name)
 
     async def _limits_wrong(self) -> str | None:
@@ -218,10 +227,9 @@ class HamamatsuC11204(BiasSource):
         return guard.set_voltage(request, self.settings.limit, channel=self.name, added=added)
 
     async def _at(self) -> tuple[float, bool]:
-        poll = await self._poll()
+        poll, cause = await self._poll()
         readings = self._monitor.readings(poll, self.output, self.commanded)
         self._keep(readings)
-        cause = self._monitor.over_limit(poll)
         if cause is not None:
             self.trip.latch(cause, readings)
         added_v = 0.0
@@ -276,10 +284,8 @@ class HamamatsuC11204(BiasSource):
     async def _clear_trip(self) -> str | None:
         """HRE: what latched in the supply is cleared, and its output stays off."""
         wire.parse_reply("HRE", await self._tell(wire.request("HRE"), wire.end_of_frame))
-        poll = await self._poll()
-        if wire.Status.HV_ON in poll.status:
-            return f"status {int(poll.status):#06x}"
-        return self._monitor.over_limit(poll)
+        poll, cause = await self._poll()
+        return f"status {int(poll.status):#06x}" if wire.Status.HV_ON in poll.status else cause
 
 
 def _is_error(raw: bytes) -> bool:

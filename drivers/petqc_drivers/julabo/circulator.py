@@ -95,7 +95,7 @@ class JulaboCirculator(LinkedInstrument):
 
     async def _identify(self) -> Identity:
         raw = await self._paced("version", wire.end_of_version)
-        version = wire.text(ascii_line.last_line(raw))
+        version = wire.text(self._last_line(wire.plain(raw)))
         if self.settings.model.upper() not in version.upper():
             raise WrongIdentityError(
                 f"{version!r} is no {self.settings.model}", device=self.name, do="check which cable is in which port"

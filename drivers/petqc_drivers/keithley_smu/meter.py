@@ -89,6 +89,17 @@ class IvPoint:
     is_limiting: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What it said of itself; nothing is measured while it is off."""
+
+    volts: float | None
+    amps: float | None
+    is_on: bool
+    is_limiting: bool
+    interlock: Reading | None
+
+
 class KeithleySmu(BiasSource):
     """One source meter.
 
@@ -119,7 +130,7 @@ class KeithleySmu(BiasSource):
 
     async def _identify(self) -> Identity:
         raw = await self._exchange(wire.line(wire.IDENTITY), wire.end_of_identity)
-        model, serial, firmware = wire.identity(raw)
+        model, serial, firmware = wire.identity(self._last_line(raw))
         if (model, serial) != (self.settings.model, self.settings.serial):
             raise WrongIdentityError(
                 f"it is a {model} with serial number {serial}, configured is a {self.settings.model} with "
@@ -142,18 +153,19 @@ class KeithleySmu(BiasSource):
     # -- readings ---------------------------------------------------------------------------------------------------
 
     async def _measure(self) -> list[Reading]:
-        volts, amps, is_on = await self._look()
-        readings = self._told(volts, amps, is_on=is_on)
-        if self._judge(volts, amps, readings):
+        asked = await self._look()
+        readings = self._told(asked)
+        if self._judge(asked, readings):
             await self.off()
         return readings
 
-    def _told(self, volts: float | None, amps: float | None, *, is_on: bool) -> list[Reading]:
+    def _told(self, asked: _Asked) -> list[Reading]:
+        amps, is_on = asked.amps, asked.is_on
         reason = None if is_on else "output off"
         quality = Quality.GOOD if is_on else Quality.ABSENT
         commanded = None if self.commanded is None else self.commanded.value
         return [
-            self._reading("bias_voltage", volts, "V", quality, reason),
+            self._reading("bias_voltage", asked.volts, "V", quality, reason),
             self._reading("bias_current", None if amps is None else 1e3 * amps, "mA", quality, reason),
             self._reading(
                 "bias_commanded",
@@ -174,23 +186,28 @@ class KeithleySmu(BiasSource):
         is_there = quality is not Quality.ABSENT
         return Reading(name, self.name, value, unit, measured and is_there, quality, monotonic_s(), reason)
 
-    async def _look(self) -> tuple[float | None, float | None, bool]:
-        """Voltage, current and whether the output is on; nothing is measured while it is off."""
-        await self._look_at_interlock()
+    async def _look(self) -> _Asked:
+        """Ask, and note what it says of its output; replies may be another question's."""
+        asked = await self._sure(
+            self._asked, lambda asked: self._cause(asked) is not None or self._is_news(is_on=asked.is_on)
+        )
+        self._interlock, self.is_limiting = asked.interlock, asked.is_limiting
+        self._took_note(is_on=asked.is_on)
+        return asked
+
+    async def _asked(self) -> _Asked:
+        interlock = await self._asked_interlock()
         (is_on,) = await self._numbers(wire.OUTPUT)
-        self._took_note(is_on=bool(is_on))
         if not is_on:
-            self.is_limiting = False
-            return None, None, False
+            return _Asked(None, None, False, False, interlock)
         volts, amps = await self._numbers(self.model.read, 2)
         (is_limiting,) = await self._numbers(self.model.tripped)
-        self.is_limiting = bool(is_limiting)
-        return volts, amps, True
+        return _Asked(volts, amps, True, bool(is_limiting), interlock)
 
-    async def _look_at_interlock(self) -> None:
+    async def _asked_interlock(self) -> Reading | None:
         """Whether its interlock line is closed; one that it does not use says nothing."""
         if not self._reads_interlock:
-            return
+            return None
         is_used: float | None = 1.0
         if self.model.interlock_can_be_unused:
             (is_used,) = await self._numbers(wire.INTERLOCK_USED)
@@ -199,15 +216,20 @@ class KeithleySmu(BiasSource):
         reason = None if is_closed else "its interlock is open"
         if not is_used:
             is_closed, reason = None, "its interlock is switched off at the instrument (:OUTP:INT:STAT)"
-        self._interlock = self._reading("interlock_closed", is_closed, "", quality, reason)
+        return self._reading("interlock_closed", is_closed, "", quality, reason)
 
-    def _judge(self, volts: float | None, amps: float | None, readings: Sequence[Reading]) -> bool:
-        """Latch a trip if there is a reason."""
-        limit, cause = self.settings.limit, None
+    def _cause(self, asked: _Asked) -> str | None:
+        """A reason to trip, if there is one."""
+        volts, amps, limit = asked.volts, asked.amps, self.settings.limit
         if volts is not None and limit is not None and limit.beyond_v(volts) > self.settings.tolerance_v:
-            cause = f"measured {volts:.3f} V, the hard limit is {limit.v_min} to {limit.v_max}"
-        elif amps is not None and abs(amps) > _OVER_LIMIT * self.settings.most_current_a:
-            cause = f"measured {amps:.3e} A, allowed are {self.settings.most_current_a:.3e} A"
+            return f"measured {volts:.3f} V, the hard limit is {limit.v_min} to {limit.v_max}"
+        if amps is not None and abs(amps) > _OVER_LIMIT * self.settings.most_current_a:
+            return f"measured {amps:.3e} A, allowed are {self.settings.most_current_a:.3e} A"
+        return None
+
+    def _judge(self, asked: _Asked, readings: Sequence[Reading]) -> bool:
+        """Latch a trip if there is a reason."""
+        cause = self._cause(asked)
         if cause is not None:
             self.trip.latch(cause, readings)
         return cause is not None
@@ -286,11 +308,11 @@ class KeithleySmu(BiasSource):
         return guard.set_voltage(request, self.settings.limit, channel=self.name)
 
     async def _at(self) -> tuple[float, bool]:
-        volts, amps, is_on = await self._look()
-        readings = self._told(volts, amps, is_on=is_on)
+        asked = await self._look()
+        readings = self._told(asked)
         self._keep(readings)
-        self._judge(volts, amps, readings)
-        return volts or 0.0, is_on and volts is not None
+        self._judge(asked, readings)
+        return asked.volts or 0.0, asked.is_on and asked.volts is not None
 
     async def _clear_trip(self) -> str | None:
         """The instrument latches nothing; off is off."""
@@ -323,10 +345,10 @@ class KeithleySmu(BiasSource):
                         raise
                 await asyncio.sleep(settle_s)
                 self._not_overtaken(since)
-                volts, amps, is_on = await self._look()
-                if not is_on or volts is None or amps is None:
+                asked = await self._look()
+                if not asked.is_on or asked.volts is None or asked.amps is None:
                     raise VerifyError("no reading while the output should be on", device=self.name)
-                measured.append(IvPoint(volts, amps, self.is_limiting))
+                measured.append(IvPoint(asked.volts, asked.amps, asked.is_limiting))
                 if self.is_limiting:
                     break
         finally:

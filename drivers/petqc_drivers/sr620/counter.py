@@ -95,7 +95,7 @@ class Sr620(LinkedInstrument):
 
     async def _identify(self) -> Identity:
         raw = await self._exchange(wire.line(wire.IDENTITY), wire.end_of_identity)
-        model, serial, firmware = wire.identity(raw)
+        model, serial, firmware = wire.identity(self._last_line(raw))
         if (model, serial) != ("SR620", self.settings.serial):
             raise WrongIdentityError(
                 f"it is a {model} with serial number {serial}, configured is one with {self.settings.serial}",

@@ -369,7 +369,11 @@ class ThreadedLink:
                 self._tap.timeout(what)
                 raise ReplyTimeoutError(what, do="check cable and device")
             came += port.read(min(left_s, port.longest_wait_s))
-            end = whole(came)
+            try:
+                end = whole(came)
+            except RemoteProtocolError:
+                self.counters["unasked_bytes"] += len(came)  # no reply to this question
+                raise
             if end is not None:
                 if len(came) > end:
                     self.counters["unasked_bytes"] += len(came) - end

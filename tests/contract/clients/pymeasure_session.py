@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 
 from pymeasure.instruments.keithley import Keithley2400, Keithley2450
 
@@ -17,6 +18,7 @@ smu.enable_source()
 found["set"] = smu.source_voltage
 found["below"] = smu.current
 smu.source_voltage = 55.0
+time.sleep(0.5)  # the output goes to its level in tens of milliseconds
 found["above"] = smu.current
 found["limit"] = smu.compliance_current
 smu.source_voltage = 0.0

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 
 os.environ["HOME"] = tempfile.mkdtemp()  # where it would keep logs and settings
 
@@ -19,6 +20,7 @@ smu.output_enabled(True)
 found["set"] = smu.source.voltage()
 found["below"] = smu.sense.current()
 smu.source.voltage(55.0)
+time.sleep(0.5)  # the output goes to its level in tens of milliseconds
 found["above"] = smu.sense.current()
 found["on"] = smu.output_enabled()
 smu.source.voltage(0.0)
