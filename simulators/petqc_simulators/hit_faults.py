@@ -14,8 +14,8 @@ from petqc.calibration.charge import charge_table, code_of_time, time_of_code
 from petqc.calibration.tdc import FINE_OFFSET, code_of_interval, interval_of_code
 from petqc.formats.petsys_frames import CLOCKS_PER_FRAME, FRAME_ID_BITS, FRAME_SIZE_MASK, N_EVENTS_MASK
 from petqc.formats.petsys_tables import BRANCH_E, BRANCH_T
+from petqc_simulators.physics.blocks import Block
 from petqc_simulators.physics.crystal import CLOCK_PS
-from petqc_simulators.physics.detector import Block
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from petqc_simulators.physics.detector import Block
+from petqc_simulators.physics.blocks import Block
 from petqc_simulators.profile import ProfileError
 from petqc_simulators.timed_faults import TimedFaults
 

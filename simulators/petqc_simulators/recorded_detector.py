@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from petqc_simulators.hit_faults import HitFaults
-from petqc_simulators.physics.detector import BLOCK_FRAMES, BLOCK_S, MODE_NORMAL, Block, Controls, Detector
+from petqc_simulators.physics.blocks import BLOCK_FRAMES, BLOCK_S, Block
+from petqc_simulators.physics.controls import MODE_NORMAL, Controls
+from petqc_simulators.physics.detector import Detector
 from petqc_simulators.physics.draw import stream
 from petqc_simulators.physics.electronics import ACCEPTED
 from petqc_simulators.profile import ProfileError

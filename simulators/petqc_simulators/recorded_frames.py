@@ -21,7 +21,7 @@ from petqc.formats.petsys_frames import (
     N_EVENTS_MASK,
 )
 from petqc.formats.petsys_raw import RawReader
-from petqc_simulators.physics.detector import BLOCK_FRAMES, BLOCK_S, Block
+from petqc_simulators.physics.blocks import BLOCK_FRAMES, BLOCK_S, Block
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from petqc.formats.petsys_raw import RawHeader, RawWriter
 from petqc_simulators.config_files import write_config_folder
 from petqc_simulators.faults import Fault
-from petqc_simulators.physics.detector import BLOCK_FRAMES, BLOCK_S, Controls, Detector
+from petqc_simulators.physics.blocks import BLOCK_FRAMES, BLOCK_S
+from petqc_simulators.physics.detector import Detector
+from petqc_simulators.physics.photons_ahead import PhotonsAhead
 from petqc_simulators.profile import load_profile
 from petqc_simulators.truth import compute_truth
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from petqc_simulators.physics.controls import Controls
     from petqc_simulators.profile import Profile
 
 
@@ -74,17 +78,26 @@ def write_recording(
         prepare(detector)
     detector.settle()
     configured = detector.plan.configured(chosen)
-    config = write_config_folder(config_folder or prefix.parent / "config", configured, detector.draw)
     blocks = math.ceil(seconds / BLOCK_S)
     header = RawHeader(all_charge=True, trigger_id=chosen.hardware.trigger_id, sync_epoch_s=sync_epoch_s)
     hits = 0
-    with RawWriter(prefix, header, context={"simulated": True}) as writer:
+    with (
+        ThreadPoolExecutor(1, "configuration") as beside,
+        RawWriter(prefix, header, context={"simulated": True}) as writer,
+        PhotonsAhead() as detector.ahead,
+    ):
+        configuring = beside.submit(
+            write_config_folder, config_folder or prefix.parent / "config", configured, detector.draw
+        )
         writer.start_step()
         for _ in range(blocks):
+            if configuring.done():
+                configuring.result()  # what is wrong there is told at once
             block = detector.advance()
             writer.write(block.words)
             hits += block.words.size - 2 * (block.starts.size - 1)
         writer.end_step(last_frame=blocks * BLOCK_FRAMES - 1)
+        config = configuring.result()
     truth = {} if truth_seconds == 0 else compute_truth(chosen, seed, planted, seconds=truth_seconds)
     if truth:
         write_truth(prefix.parent / "truth.json", truth)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from petqc_simulators.link_faults import COMMANDS, FRAMES, LinkFaults
-from petqc_simulators.physics.detector import BLOCK_S
+from petqc_simulators.physics.blocks import BLOCK_S
 from petqc_simulators.profile import ProfileError
 
 if TYPE_CHECKING:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from petqc_simulators.instrument_server import WireSide
-    from petqc_simulators.physics.detector import Block
+    from petqc_simulators.physics.blocks import Block
     from petqc_simulators.profile import Profile
 
 _WHY_NOT = {

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from petqc_drivers.petsys.registers import POWER_BIAS
-from petqc_simulators.physics.detector import BLOCK_S
+from petqc_simulators.physics.blocks import BLOCK_S
 from petqc_simulators.physics.electronics import ACCEPTED
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from petqc_drivers.errors import RemoteProtocolError
-from petqc_simulators.physics.detector import BLOCK_S
+from petqc_simulators.physics.blocks import BLOCK_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -16,8 +16,9 @@ import numpy as np
 from petqc.channel_map import asic_node, channel_node, module_node, pair_node
 from petqc_simulators.densities import FWHM_PER_SIGMA, mixture_density, peak_and_fwhm
 from petqc_simulators.physics import electronics as el
+from petqc_simulators.physics.blocks import BLOCK_S
 from petqc_simulators.physics.crystal import CHANNEL, CLOCK_PS, DECAY, DEPOSIT_COLUMNS, ZE, ZT, E, T
-from petqc_simulators.physics.detector import BLOCK_S, Detector
+from petqc_simulators.physics.detector import Detector
 from petqc_simulators.physics.emission import crystal_volume_mm3
 from petqc_simulators.physics.placement import in_coincidence
 from petqc_simulators.physics.source import LU176_ENDPOINT_KEV, LU176_GAMMAS_KEV, source_model

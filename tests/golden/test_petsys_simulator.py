@@ -27,7 +27,9 @@ from petqc_simulators.boards.petsys_febd import PetsysFebd, data_datagrams
 from petqc_simulators.boards.spi_devices import Ad5535, Eeprom, Ltc2668, Max111xx, Max5136, SpiDevice, WordOut, transfer
 from petqc_simulators.boards.temperature_sensors import SENSORS, adc_code
 from petqc_simulators.boards.tmp104_chain import Tmp104Chain
-from petqc_simulators.physics.detector import Block, Detector, PulseTrain
+from petqc_simulators.physics.blocks import Block
+from petqc_simulators.physics.controls import PulseTrain
+from petqc_simulators.physics.detector import Detector
 from petqc_simulators.profile import MEZZANINES, MODULE_CHIPS, MODULE_PLACES, Profile, load_profile
 
 if TYPE_CHECKING:

@@ -88,7 +88,7 @@ async def runs(folder: Path, number: int, *, is_plain: bool) -> None:
         return Player(blocks, frames)
 
     async with Daemon(config, folder / "state", make) as daemon:
-        house = process_memory.Housekeeping(lambda: daemon.runs.progress is None)
+        house = process_memory.Housekeeping(lambda: daemon.runs.progress is None, lambda: None)
         keeping = None if is_plain else asyncio.create_task(house.run())
         daemon.runs.ended = house.run_ended
         for n in range(number):

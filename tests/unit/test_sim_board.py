@@ -47,7 +47,8 @@ from petqc_simulators.boards.spi_devices import Eeprom, transfer
 from petqc_simulators.boards.temperature_sensors import adc_code
 from petqc_simulators.boards.witness import BiasWitness, judge
 from petqc_simulators.faults import Fault
-from petqc_simulators.physics.detector import BLOCK_FRAMES, BLOCK_S, Detector
+from petqc_simulators.physics.blocks import BLOCK_FRAMES, BLOCK_S
+from petqc_simulators.physics.detector import Detector
 from petqc_simulators.profile import load_profile
 from petqc_simulators.server import BoardServer, parse_listen
 

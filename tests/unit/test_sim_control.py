@@ -14,7 +14,8 @@ from petqc_simulators import control
 from petqc_simulators.boards.frame_clock import FrameClock
 from petqc_simulators.faults import Fault
 from petqc_simulators.live_faults import DetectorFaults, LiveFaults
-from petqc_simulators.physics.detector import BLOCK_S, Detector
+from petqc_simulators.physics.blocks import BLOCK_S
+from petqc_simulators.physics.detector import Detector
 from petqc_simulators.profile import ProfileError, load_profile
 from petqcd.errors import RefusedError, UnreachableError
 from petqcd.readout.simulator_control import SimulatorControl

@@ -29,7 +29,8 @@ from petqc_simulators.boards.frame_ring import FrameRing
 from petqc_simulators.boards.petsys_clktgr import ClockTrigger
 from petqc_simulators.boards.petsys_daqd import MOST_WAITING, DaqdServer
 from petqc_simulators.boards.petsys_febd import PetsysFebd
-from petqc_simulators.physics.detector import Block, Detector
+from petqc_simulators.physics.blocks import Block
+from petqc_simulators.physics.detector import Detector
 from petqc_simulators.profile import load_profile
 
 if TYPE_CHECKING:

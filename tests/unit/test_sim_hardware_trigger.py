@@ -20,7 +20,7 @@ from petqc_drivers.petsys.hardware_trigger import (
 from petqc_simulators.boards.hardware_trigger import BoardTrigger, HardwareTrigger
 from petqc_simulators.boards.registers import RegisterFile, WordMemory
 from petqc_simulators.config_files import regions_of_modules, tables
-from petqc_simulators.physics.detector import Block
+from petqc_simulators.physics.blocks import Block
 from petqc_simulators.physics.draw import draw_detector
 from petqc_simulators.profile import load_profile
 

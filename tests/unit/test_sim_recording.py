@@ -18,13 +18,15 @@ from petqc_simulators import __main__ as command_line
 from petqc_simulators.densities import mixture_density, peak_and_fwhm
 from petqc_simulators.physics import electronics as el
 from petqc_simulators.physics.crystal import CHANNEL, DEPOSIT_COLUMNS, E, T
-from petqc_simulators.physics.detector import Controls, Detector
+from petqc_simulators.physics.detector import Detector
 from petqc_simulators.profile import load_profile
 from petqc_simulators.recording import write_recording
 from petqc_simulators.truth import compute_truth
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from petqc_simulators.physics.controls import Controls
 
 BENCH = load_profile("bench")
 

@@ -17,7 +17,7 @@ from petqc.formats.petsys_raw import RawHeader, RawReader, RawWriter, pack_frame
 from petqc_simulators.effects import Effects
 from petqc_simulators.faults import Fault
 from petqc_simulators.hit_faults import REFUSED, HitFaults
-from petqc_simulators.physics.detector import BLOCK_FRAMES, Block
+from petqc_simulators.physics.blocks import BLOCK_FRAMES, Block
 from petqc_simulators.profile import ProfileError, load_profile
 from petqc_simulators.recorded_detector import RecordedDetector
 from petqc_simulators.recorded_frames import RecordedFrames, account_of

@@ -13,7 +13,8 @@ from petqc_drivers.petsys.registers import REGISTERS
 from petqc_simulators.boards.petsys_febd import PetsysFebd
 from petqc_simulators.boards.scanner import Scanner
 from petqc_simulators.config_files import tables
-from petqc_simulators.physics.detector import BLOCK_FRAMES, BLOCK_S, Detector
+from petqc_simulators.physics.blocks import BLOCK_FRAMES, BLOCK_S
+from petqc_simulators.physics.detector import Detector
 from petqc_simulators.physics.draw import draw_detector
 from petqc_simulators.physics.placement import crystal_middles_mm, in_coincidence
 from petqc_simulators.profile import PROFILES, ProfileError, load_profile

@@ -11,7 +11,8 @@ from petqc_simulators import control
 from petqc_simulators.days import Days
 from petqc_simulators.faults import Fault
 from petqc_simulators.live_faults import DetectorFaults, LiveFaults
-from petqc_simulators.physics.detector import BLOCK_S, Detector
+from petqc_simulators.physics.blocks import BLOCK_S
+from petqc_simulators.physics.detector import Detector
 from petqc_simulators.profile import ProfileError, load_profile
 from petqc_simulators.scenario import load_scenario, scenario_names
 from petqcd.config import SimulatorConfig

@@ -10,7 +10,8 @@ import pytest
 
 from petqc_drivers.petsys.frames import frame_event_counts, frame_ids
 from petqc_simulators.boards.frame_clock import FrameClock
-from petqc_simulators.physics.detector import BLOCK_FRAMES, BLOCK_S, Block, Detector
+from petqc_simulators.physics.blocks import BLOCK_FRAMES, BLOCK_S, Block
+from petqc_simulators.physics.detector import Detector
 from petqc_simulators.physics.repetition import Repetition
 from petqc_simulators.profile import ProfileError, Repeated, load_profile
 

@@ -22,7 +22,7 @@ from petqc_simulators.device_faults import DeviceFaults
 from petqc_simulators.faults import EVERY_KIND, Fault
 from petqc_simulators.link_faults import FaultySide, LinkFaults
 from petqc_simulators.live_faults import LiveFaults
-from petqc_simulators.physics.detector import Block
+from petqc_simulators.physics.blocks import Block
 from petqc_simulators.profile import ProfileError, load_profile
 from petqc_simulators.server import BoardServer
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from petqc_simulators.physics.detector import BLOCK_S
+from petqc_simulators.physics.blocks import BLOCK_S
 from petqc_simulators.physics.repetition import Repetition
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from petqc_simulators.physics.detector import Block, Detector
+    from petqc_simulators.physics.blocks import Block
+    from petqc_simulators.physics.detector import Detector
 
 
 class FrameClock:

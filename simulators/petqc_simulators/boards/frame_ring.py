@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from petqc_simulators.physics.detector import Block
+    from petqc_simulators.physics.blocks import Block
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.jit import kernel
-from petqc_simulators.physics.detector import Block
+from petqc_simulators.physics.blocks import Block
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -39,13 +39,13 @@ from petqc_drivers.petsys.frames import FRAME_ID_MODULO
 from petqc_drivers.petsys.wire import Reply, WireError
 from petqc_simulators.boards.frame_ring import FrameRing
 from petqc_simulators.link_faults import COMMANDS, LinkFaults
-from petqc_simulators.physics.detector import BLOCK_S
+from petqc_simulators.physics.blocks import BLOCK_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from petqc_simulators.physics.detector import Block
+    from petqc_simulators.physics.blocks import Block
 
 TICK_S = BLOCK_S / 2
 LONGEST_STEP_S = 4 * BLOCK_S

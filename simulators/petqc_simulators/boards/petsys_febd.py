@@ -43,7 +43,9 @@ from petqc_simulators.boards.spi_devices import SpiDevice, transfer
 from petqc_simulators.boards.supplies_8k import Supplies8k
 from petqc_simulators.boards.tmp104_chain import Tmp104Chain
 from petqc_simulators.boards.witness import BiasWitness
-from petqc_simulators.physics.detector import BLOCK_S, Controls, Detector, PulseTrain
+from petqc_simulators.physics.blocks import BLOCK_S
+from petqc_simulators.physics.controls import Controls, PulseTrain
+from petqc_simulators.physics.detector import Detector
 from petqc_simulators.physics.electronics import FRAME_CLK
 from petqc_simulators.physics.emission import CLOCK_S
 from petqc_simulators.profile import MODULE_PLACES, ProfileError
@@ -57,7 +59,7 @@ if TYPE_CHECKING:
     from petqc_simulators.boards.bias_mezzanine import Mezzanine
     from petqc_simulators.boards.front_end_module import FrontEndModule
     from petqc_simulators.faults import Fault
-    from petqc_simulators.physics.detector import Block
+    from petqc_simulators.physics.blocks import Block
     from petqc_simulators.profile import Profile
 
 WITH_TRIGGER, WITHOUT_TRIGGER = 0x0001, 0x0000

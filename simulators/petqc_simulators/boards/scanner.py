@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from petqc_simulators.boards.petsys_daqd import Unit
     from petqc_simulators.faults import Fault
-    from petqc_simulators.physics.detector import Block
+    from petqc_simulators.physics.blocks import Block
     from petqc_simulators.profile import Profile
 
 

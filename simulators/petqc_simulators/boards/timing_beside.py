@@ -14,7 +14,7 @@ import numpy as np
 
 from petqc_simulators.boards.caen_a5203 import SERVICE_EVERY_S, CaenA5203Board
 from petqc_simulators.boards.sr620 import ClockPair, Sr620
-from petqc_simulators.physics.detector import BLOCK_S
+from petqc_simulators.physics.blocks import BLOCK_S
 from petqc_simulators.physics.fast_outputs import FastOutputs
 
 if TYPE_CHECKING:

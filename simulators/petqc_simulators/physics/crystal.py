@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from petqc.jit import kernel_of_given_arrays
+from petqc.jit import kernel_inlined
+from petqc_simulators.physics.directions import deflected
+from petqc_simulators.physics.pcg64 import exponential, uniform
+from petqc_simulators.physics.placement import ALONG_X, OUT, SHIFT_X, SHIFT_Y
+from petqc_simulators.physics.rays import FACE, HALF_HEIGHT, HALF_WIDTH, LENGTH, Meeting, Vector, meet
 from petqc_simulators.physics.source import ELECTRON_KEV
 
 if TYPE_CHECKING:
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 CLOCK_PS = 5000.0
 LIGHT_MM_PER_CLK = 299.792458e-3 * CLOCK_PS
 """Distance that light travels in one clock of 5 ns, in mm."""
+
+_CLK_PER_MM = 1.0 / LIGHT_MM_PER_CLK
 
 TABLE_KEV = 1501
 _ABSORB_KEV = 12.0
@@ -31,6 +36,10 @@ _PHOTO_CM2_PER_G_511 = 0.037
 # energy and the time of a hit, the number of the decay, the channel.
 T, E, ZE, ZT, DECAY, CHANNEL = 0, 1, 2, 3, 4, 5
 DEPOSIT_COLUMNS = 6
+
+# Indices of the geometry numbers beyond those of rays.py: crystals per mm along x and y, columns, rows, clocks that
+# light takes for one mm of crystal; then the place of each crystal among its module's channels, column by column.
+PER_MM_X, PER_MM_Y, COLUMNS, ROWS, LIGHT_CLK_PER_MM, PLACES = range(5, 11)
 
 
 def klein_nishina_cm2(energy_kev: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -55,19 +64,14 @@ def attenuation_tables(crystal: Crystal) -> NDArray[np.float64]:
     return np.ascontiguousarray(np.stack([per_mm, photo / total], axis=1))
 
 
-@kernel_of_given_arrays
-def _enter(low: float, high: float, position: float, direction: float) -> tuple[float, float]:
-    """Distances at which a ray enters and leaves a slab."""
-    if direction == 0.0:
-        if low <= position <= high:
-            return -1e30, 1e30
-        return 1e30, -1e30
-    a = (low - position) / direction
-    b = (high - position) / direction
-    return min(a, b), max(a, b)
+def free_paths(crystal: Crystal) -> NDArray[np.float64]:
+    """As attenuation_tables, but with the mean free path in mm, (TABLE_KEV, 2)."""
+    table = attenuation_tables(crystal)
+    table[:, 0] = 1.0 / table[:, 0]
+    return table
 
 
-@kernel_of_given_arrays
+@kernel_inlined
 def _deposit(
     deposits: NDArray[np.float64],
     first: int,
@@ -91,7 +95,7 @@ def _deposit(
     return n + 1
 
 
-@kernel_of_given_arrays
+@kernel_inlined
 def deposit_at(
     deposits: NDArray[np.float64],
     first: int,
@@ -107,153 +111,99 @@ def deposit_at(
 ) -> int:
     """Leave energy at a point of a module; the light then travels to the SiPM on the crystal's outer end.
 
-    u, v, w: the point in the module's own axes (see placement.py), w outwards from the scanner's middle. geometry: half
-    width x, half width y, pitch x, face distance, length (mm), columns, rows, light index, square of the distance from
-    a module's middle to its corners (mm2), pitch y, columns and rows of an ASIC's crystals.
+    u, v, w: the point in the module's own axes (see placement.py), w outwards from the scanner's middle. geometry: see
+    emission.geometry_numbers.
     """
-    columns = int(geometry[5])
-    rows = int(geometry[6])
-    column = min(max(int((u + geometry[0]) / geometry[2]), 0), columns - 1)
-    row = min(max(int((v + geometry[1]) / geometry[9]), 0), rows - 1)
-    to_sensor_mm = geometry[3] + geometry[4] - w
-    block_columns = int(geometry[10])
-    block_rows = int(geometry[11])
-    block = row // block_rows * (columns // block_columns) + column // block_columns
-    inside = row % block_rows * block_columns + column % block_columns
-    channel = module * rows * columns + block * block_rows * block_columns + inside
-    light_clk = to_sensor_mm * geometry[7] / LIGHT_MM_PER_CLK
+    columns = int(geometry[COLUMNS])
+    rows = int(geometry[ROWS])
+    column = min(max(int((u + geometry[HALF_WIDTH]) * geometry[PER_MM_X]), 0), columns - 1)
+    row = min(max(int((v + geometry[HALF_HEIGHT]) * geometry[PER_MM_Y]), 0), rows - 1)
+    channel = module * columns * rows + int(geometry[PLACES + column * rows + row])
+    light_clk = (geometry[FACE] + geometry[LENGTH] - w) * geometry[LIGHT_CLK_PER_MM]
     return _deposit(deposits, first, n, clk + light_clk, energy_kev, decay, channel)
 
 
-@kernel_of_given_arrays
-def _deposit_in(
-    deposits: NDArray[np.float64],
-    first: int,
-    n: int,
-    x: float,
-    y: float,
-    z: float,
-    clk: float,
-    energy_kev: float,
-    decay: float,
-    module: int,
-    geometry: NDArray[np.float64],
-    modules: NDArray[np.float64],
-) -> int:
-    m = modules[module]
-    u = x * m[3] + y * m[4] + z * m[5] - m[9]
-    v = x * m[6] + y * m[7] + z * m[8] - m[10]
-    w = x * m[0] + y * m[1] + z * m[2]
-    return deposit_at(deposits, first, n, u, v, w, clk, energy_kev, decay, module, geometry)
+@kernel_inlined
+def _compton(words: NDArray[np.uint64], energy_kev: float) -> tuple[float, float]:
+    """By how much less energy a scattered photon has, and cosine of its angle. By Kahn's rejection method.
+
+    Both branches of the method draw as many numbers: values are chosen, not ways, so that nothing is guessed wrong.
+    """
+    k = energy_kev / ELECTRON_KEV
+    whole = 1.0 + 2.0 * k
+    split = whole / (9.0 + 2.0 * k)
+    per_whole, per_k = 1.0 / whole, 1.0 / k
+    while True:
+        is_low = uniform(words) <= split
+        part = 1.0 + 2.0 * k * uniform(words)
+        high, kept_low, kept_high = whole / part, 1.0 / part, part * per_whole
+        ratio = part if is_low else high
+        kept = kept_low if is_low else kept_high
+        cosine = 1.0 - (ratio - 1.0) * per_k
+        low_accept, high_accept = 4.0 * (kept - kept * kept), 0.5 * (cosine * cosine + kept)
+        accept = low_accept if is_low else high_accept
+        if uniform(words) <= accept:
+            return ratio, cosine
 
 
-@kernel_of_given_arrays
+@kernel_inlined
 def track(
-    rng: np.random.Generator,
+    words: NDArray[np.uint64],
     deposits: NDArray[np.float64],
     first: int,
     n: int,
-    x: float,
-    y: float,
-    z: float,
-    ux: float,
-    uy: float,
-    uz: float,
+    at: Vector,
+    along: Vector,
     energy_kev: float,
     clk: float,
     decay: float,
     inside: int,
+    meeting: Meeting,
     geometry: NDArray[np.float64],
     modules: NDArray[np.float64],
-    attenuation: NDArray[np.float64],
+    paths: NDArray[np.float64],
 ) -> int:
     """Follow one photon until it is absorbed or gone; the deposits of this decay are rows first .. n of `deposits`.
 
-    inside: the module in which it begins, -1 if in none. Compton angles by Kahn's rejection method. Returns the new
-    number of deposits.
+    words: of the random stream. at, along: where it begins (mm) and whither. inside: the module in which it begins, -1
+    if in none. meeting: its first one, as `meet` finds it. modules: placements, (PLACEMENT_COLUMNS, modules). paths:
+    see free_paths. Returns the new number of deposits.
     """
-    face = geometry[3]
-    back = geometry[3] + geometry[4]
-    for _ in range(32):
-        entry = 1e30
-        leave = 1e30
-        # A photon that is in a module meets no other one first.
-        begin = max(inside, 0)
-        end = inside + 1 if inside >= 0 else modules.shape[0]
-        inside = -1
-        for module in range(begin, end):
-            m = modules[module]
-            # A ray that misses the sphere around a module, or has it behind itself, misses the module.
-            cx = m[11] - x
-            cy = m[12] - y
-            cz = m[13] - z
-            along = cx * ux + cy * uy + cz * uz
-            square = cx * cx + cy * cy + cz * cz
-            if square > geometry[8] and (along < 0.0 or square - along * along > geometry[8]):
-                continue
-            near_w, far_w = _enter(face, back, x * m[0] + y * m[1] + z * m[2], ux * m[0] + uy * m[1] + uz * m[2])
-            near_u, far_u = _enter(
-                -geometry[0], geometry[0], x * m[3] + y * m[4] + z * m[5] - m[9], ux * m[3] + uy * m[4] + uz * m[5]
-            )
-            near_v, far_v = _enter(
-                -geometry[1], geometry[1], x * m[6] + y * m[7] + z * m[8] - m[10], ux * m[6] + uy * m[7] + uz * m[8]
-            )
-            near = max(near_u, near_v, near_w, 0.0)
-            far = min(far_u, far_v, far_w)
-            if far > near + 1e-9 and near < entry:
-                entry = near
-                leave = far
-                inside = module
-        if inside < 0:
-            if end - begin == modules.shape[0]:
+    x, y, z = at
+    ux, uy, uz = along
+    met, entry, leave = meeting
+    for turn in range(32):
+        if turn:
+            met, entry, leave = meet((x, y, z), (ux, uy, uz), inside, 1, geometry, modules)[0]
+        if met < 0:
+            if inside < 0:
                 return n
-            continue  # it was on the very edge of the module
-        row = min(int(energy_kev), TABLE_KEV - 1)
-        path = entry + rng.standard_exponential() / attenuation[row, 0]
-        if path >= leave:
-            step = leave + 1e-6
-            x += ux * step
-            y += uy * step
-            z += uz * step
-            clk += step / LIGHT_MM_PER_CLK
-            m = modules[inside]
-            if x * m[0] + y * m[1] + z * m[2] > back:
-                return n  # out at the back: all modules are on the other side of that plane
             inside = -1
-            continue
+            continue  # it was on the very edge of the module
+        inside = met
+        out_x, out_z = modules[OUT, inside], modules[OUT + 2, inside]
+        row = min(int(energy_kev), TABLE_KEV - 1)
+        path = entry + exponential(words) * paths[row, 0]
+        is_out = path >= leave
+        if is_out:
+            path = leave + 1e-6
         x += ux * path
         y += uy * path
         z += uz * path
-        clk += path / LIGHT_MM_PER_CLK
-        if energy_kev < _ABSORB_KEV or rng.random() < attenuation[row, 1]:
-            return _deposit_in(deposits, first, n, x, y, z, clk, energy_kev, decay, inside, geometry, modules)
-        k = energy_kev / ELECTRON_KEV
-        split = (1.0 + 2.0 * k) / (9.0 + 2.0 * k)
-        while True:
-            if rng.random() <= split:
-                ratio = 1.0 + 2.0 * k * rng.random()
-                accept = 4.0 * (1.0 / ratio - 1.0 / (ratio * ratio))
-            else:
-                ratio = (1.0 + 2.0 * k) / (1.0 + 2.0 * k * rng.random())
-                cosine = 1.0 - (ratio - 1.0) / k
-                accept = 0.5 * (cosine * cosine + 1.0 / ratio)
-            if rng.random() <= accept:
-                break
+        clk += path * _CLK_PER_MM
+        w = x * out_x + z * out_z
+        if is_out:
+            if w > geometry[FACE] + geometry[LENGTH]:
+                return n  # out at the back: all modules are on the other side of that plane
+            inside = -1
+            continue
+        u = x * modules[ALONG_X, inside] + z * modules[ALONG_X + 2, inside] - modules[SHIFT_X, inside]
+        v = y - modules[SHIFT_Y, inside]
+        if energy_kev < _ABSORB_KEV or uniform(words) < paths[row, 1]:
+            return deposit_at(deposits, first, n, u, v, w, clk, energy_kev, decay, inside, geometry)
+        ratio, cosine = _compton(words, energy_kev)
         after = energy_kev / ratio
-        cosine = 1.0 - (ratio - 1.0) / k
-        n = _deposit_in(deposits, first, n, x, y, z, clk, energy_kev - after, decay, inside, geometry, modules)
+        n = deposit_at(deposits, first, n, u, v, w, clk, energy_kev - after, decay, inside, geometry)
         energy_kev = after
-        sine = math.sqrt(max(0.0, 1.0 - cosine * cosine))
-        azimuth = 2.0 * math.pi * rng.random()
-        forward = sine * math.cos(azimuth)
-        across = sine * math.sin(azimuth)
-        side_length = math.sqrt(max(0.0, 1.0 - uz * uz))
-        if side_length < 1e-6:
-            ux, uy, uz = forward, across, cosine * (1.0 if uz > 0.0 else -1.0)
-        else:
-            vx = ux * cosine + (ux * uz * forward - uy * across) / side_length
-            vy = uy * cosine + (uy * uz * forward + ux * across) / side_length
-            uz = uz * cosine - side_length * forward
-            ux = vx
-            uy = vy
+        ux, uy, uz = deflected(ux, uy, uz, cosine, uniform(words))
     return n

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,10 +13,13 @@ from scipy.special import ndtr
 from petqc_simulators.effects import Effects
 from petqc_simulators.fault_plan import FaultPlan
 from petqc_simulators.physics import electronics as el
-from petqc_simulators.physics.crystal import CHANNEL, CLOCK_PS, DECAY, DEPOSIT_COLUMNS, ZE, ZT, E, T
-from petqc_simulators.physics.draw import Draw, draw_detector, stream
+from petqc_simulators.physics.blocks import BLOCK_FRAMES, BLOCK_S, Block
+from petqc_simulators.physics.controls import MODE_NORMAL, MODE_TEST_PULSE, Controls, nominal_controls
+from petqc_simulators.physics.crystal import CHANNEL, CLOCK_PS, DECAY, ZE, ZT, E, T
+from petqc_simulators.physics.draw import draw_detector, stream
 from petqc_simulators.physics.emission import CLOCK_S, Emission
 from petqc_simulators.physics.sipm import SipmState, dark_pulse_rate_hz, dark_staircase_hz, sipm_state
+from petqc_simulators.physics.working_memory import WorkingMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,13 +27,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from petqc_simulators.faults import Fault
+    from petqc_simulators.physics.controls import PulseTrain
+    from petqc_simulators.physics.photons_ahead import PhotonsAhead
     from petqc_simulators.profile import Profile, Share
 
-BLOCK_FRAMES = 1024
-BLOCK_S = BLOCK_FRAMES * el.FRAME_CLK * CLOCK_S
 _BLOCK_CLK = float(BLOCK_FRAMES * el.FRAME_CLK)
 _AHEAD_CLK = float(el.FRAME_CLK)
 """Deposits are made one frame ahead of what is emitted, so that pile-up and late latching are complete."""
+_WAITS_BLOCKS = 20
+"""For so many blocks, a tenth of a second, noise with all bias off may go on as it was before new settings."""
 THRESHOLD_NOISE_STEPS = 0.5
 """Standard deviation of the baseline's noise, in threshold steps."""
 NOISE_CROSSINGS_HZ = 5.0e7
@@ -38,7 +43,6 @@ NOISE_CROSSINGS_HZ = 5.0e7
 _NOISE_HZ = 2.0e5
 """Rate of a comparator whose thresholds all lie in the baseline."""
 T1_BEST_STEPS = 20.0
-MODE_NORMAL, MODE_TEST_PULSE = 0, 1
 INTEGRATION_CLK_PER_CODE = 1.8
 """Integration time per step of min_intg_time and max_intg_time: code 34 is about 0.3 us. The true scale is not
 documented; it cancels in the calibration, which measures the integrated time itself."""
@@ -50,99 +54,9 @@ _BASELINE_FOLLOWS = 0.1
 """Share of the way that the baseline goes towards the mean rate in one block: 50 ms."""
 
 
-@dataclass(frozen=True, slots=True)
-class PulseTrain:
-    """A board's pulse generator, in clocks: one pulse every interval, `phase` after a frame's beginning."""
-
-    length_clk: int
-    interval_clk: int
-    phase_clk: float
-
-
-@dataclass(frozen=True, slots=True)
-class Controls:
-    """Everything that the readout sets, of a detector or a share of it; (n,) in its channel order, bias_v (outputs,).
-
-    bias_v: voltage asked of the bias outputs (0: off). is_read: the channel's ASIC is powered, out of reset and sends.
-    trigger_mode: 0 light, 1 test pulse, others off. vth: (n, 3) codes of T1, T2, E, a higher code is a lower
-    threshold; baseline: (n, 2) trims of T and E.
-    """
-
-    bias_v: NDArray[np.float64]
-    is_read: NDArray[np.bool_]
-    trigger_mode: NDArray[np.int64]
-    vth: NDArray[np.int64]
-    baseline: NDArray[np.int64]
-    is_charge: NDArray[np.bool_]
-    integration: NDArray[np.int64]
-    test_pulse: PulseTrain | None = None
-
-    def with_share(self, share: Share, given: Controls) -> Controls:
-        """The settings of a detector when those of a share of it are changed; the pulse generator is not among them."""
-        changed = {}
-        for item in fields(self):
-            if item.name != "test_pulse":
-                changed[item.name] = getattr(self, item.name).copy()
-                part = share.outputs if item.name == "bias_v" else share.channels
-                changed[item.name][part] = getattr(given, item.name)
-        return replace(self, **changed)
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Consecutive frames. words: (w,) uint64 whole frames; starts: (n_frames + 1,) place of each frame in words."""
-
-    first_frame: int
-    words: NDArray[np.uint64]
-    starts: NDArray[np.int64]
-
-
-@dataclass(slots=True)
-class _Buffers:
-    """Working memory of one detector; times are clocks since the first frame of the next block."""
-
-    deposits: NDArray[np.float64]
-    n_deposits: int
-    hits_f: NDArray[np.float64]
-    hits_i: NDArray[np.int64]
-    words: NDArray[np.uint64]
-    n_hits: int
-    state_f: NDArray[np.float64]
-    state_i: NDArray[np.int64]
-    starts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BLOCK_FRAMES + 1, np.int64))
-
-    @classmethod
-    def empty(cls, channels: int) -> _Buffers:
-        rows = 8192
-        return cls(
-            deposits=np.empty((rows, DEPOSIT_COLUMNS)),
-            n_deposits=0,
-            hits_f=np.empty((rows, el.HIT_FLOATS)),
-            hits_i=np.empty((rows, el.HIT_INTS), np.int64),
-            words=np.empty(rows, np.uint64),
-            n_hits=0,
-            state_f=np.full((channels, el.STATE_FLOATS), -1e9),
-            state_i=np.concatenate([np.full((channels, 1), -1), np.zeros((channels, 1))], axis=1).astype(np.int64),
-        )
-
-    def add_deposits(self, rows: int) -> NDArray[np.float64]:
-        """New rows at the end of the deposits."""
-        before, self.n_deposits = self.n_deposits, self.n_deposits + rows
-        if self.n_deposits > self.deposits.shape[0]:
-            larger = np.empty((2 * self.n_deposits, DEPOSIT_COLUMNS))
-            larger[:before] = self.deposits[:before]
-            self.deposits = larger
-        return self.deposits[before : self.n_deposits]
-
-    def make_room(self, rows: int) -> None:
-        if rows <= self.hits_f.shape[0]:
-            return
-        n = self.n_hits
-        hits_f, hits_i, words = self.hits_f[:n], self.hits_i[:n], self.words[:n]
-        self.hits_f = np.empty((2 * rows, el.HIT_FLOATS))
-        self.hits_i = np.empty((2 * rows, el.HIT_INTS), np.int64)
-        self.words = np.empty(2 * rows, np.uint64)
-        self.hits_f[:n], self.hits_i[:n], self.words[:n] = hits_f, hits_i, words
+def _without_last_zeros(qdc: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Polynomials without the powers that none of them has."""
+    return np.ascontiguousarray(qdc[:, : np.flatnonzero(qdc.any(axis=0))[-1] + 1])
 
 
 def _neighbours(profile: Profile) -> NDArray[np.int64]:
@@ -156,22 +70,6 @@ def _neighbours(profile: Profile) -> NDArray[np.int64]:
     return np.asarray(at[module, beside, row], np.int64)
 
 
-def nominal_controls(profile: Profile, draw: Draw) -> Controls:
-    """What a readout sets that follows the written configuration: calibrated thresholds and bias, charge mode."""
-    n = profile.geometry.channels
-    e = profile.electronics
-    vth = np.clip(np.trunc(draw.zero - np.array([e.vth_t1, e.vth_t2, e.vth_e])), 0, 63).astype(np.int64)
-    return Controls(
-        bias_v=draw.output_v(draw.bias_code),
-        is_read=np.ones(n, np.bool_),
-        trigger_mode=np.zeros(n, np.int64),
-        vth=vth,
-        baseline=draw.baseline.copy(),
-        is_charge=np.ones(n, np.bool_),
-        integration=np.full(n, 34, np.int64),
-    )
-
-
 class Detector:
     """Source, crystals, SiPMs and ASICs of one seed. `set` changes what the readout controls; `advance` sees on.
 
@@ -182,6 +80,8 @@ class Detector:
             channels: what else looks at the same photons. It must not keep or change them.
         signal_delay_ps: (modules,) how much later signals come from a module than on the calibration day: its front
             end or cable, before anything that times them. Settable, a defect; acts once something else is set.
+        ahead: follows the photons of the next block while hits of this one are made; None: one after the other. Hits
+            are the same.
     """
 
     def __init__(
@@ -201,8 +101,9 @@ class Detector:
         self._loss_rng = stream(seed, stream_name + " loss")
         self._gids = profile.absolute_channels().astype(np.uint64)
         self._tdc = self.draw.tdc
+        self._qdc = _without_last_zeros(self.draw.qdc)
         self._largest_frame = el.MAX_EVENTS_BEHIND_DAEMON if profile.hardware.clock_trigger else el.MAX_FRAME_EVENTS
-        self._buffers = _Buffers.empty(profile.geometry.channels)
+        self._buffers = WorkingMemory.empty(profile.geometry.channels)
         self._onsets: list[float] = []
         self._varies_at_s = math.inf
         self._neighbour = _neighbours(profile)
@@ -211,8 +112,10 @@ class Detector:
         self._pulses: dict[int, tuple[slice, PulseTrain]] = {}
         self._is_blind = False
         self._stale = True
+        self._waited = 0
         self._lock = threading.Lock()
         self.onlooker: Callable[[NDArray[np.float64], NDArray[np.float64]], None] | None = None
+        self.ahead: PhotonsAhead | None = None
         self.slices_lost = 0
         self.frame = 0
         self.restart()
@@ -261,6 +164,7 @@ class Detector:
             ProfileError: it cannot be planted here, or not while it runs.
         """
         with self._lock:
+            self._give_up_ahead()
             if fault.kind.id == "F26" and fault.size > self.plan.farthest_source_mm:
                 farther = Emission(self.profile, self.emission.rng, fault.size)
                 farther.clock[:] = self.emission.clock
@@ -298,7 +202,8 @@ class Detector:
         """Synchronisation: frame ids begin at 0, nothing from before is sent."""
         self.plan.let_pass(self.now_s)
         self.frame = 0
-        self._buffers = _Buffers.empty(self.profile.geometry.channels)
+        self._give_up_ahead()
+        self._buffers = WorkingMemory.empty(self.profile.geometry.channels)
         self.emission.clock[0] = -1.0
         self._onsets = self.plan.onsets_s()
         self._set_in()
@@ -495,17 +400,21 @@ class Detector:
         elif self.now_s >= self._varies_at_s:
             self._set_in()
 
+    def _is_due(self) -> bool:
+        """Whether what has changed matters now: in the dark, settings of channel after channel are taken together."""
+        is_dark = self._is_blind and not (self._pulses or self.bias_v.any() or self.controls.bias_v.any())
+        self._waited = self._waited + 1 if is_dark and self._waited < _WAITS_BLOCKS else 0
+        return self._waited == 0
+
     def _advance(self) -> Block:
         b = self._buffers
         self._look_at_faults()
         self.advance_bias(BLOCK_S)
-        if self._stale:
+        if self._stale and self._is_due():
+            self._give_up_ahead()
             self.refresh()
         until = _BLOCK_CLK + _AHEAD_CLK
-        if self._is_blind:
-            self.emission.pass_over(until)
-        else:
-            b.deposits, b.n_deposits = self.emission.generate(until, b.deposits, b.n_deposits)
+        is_ahead = self._see_photons(b, until)
         if self._pulses:
             self._add_test_pulses()
         el.sort_by_time(b.deposits, b.n_deposits)
@@ -539,7 +448,7 @@ class Detector:
             BLOCK_FRAMES,
             self._largest_frame,
             self.parameters,
-            self.draw.qdc,
+            self._qdc,
             b.hits_f,
             b.hits_i,
             b.words,
@@ -549,12 +458,33 @@ class Detector:
             b.starts,
             self.counters,
         )
-        self.emission.shift(_BLOCK_CLK)
+        if not is_ahead:
+            self.emission.shift(_BLOCK_CLK)
         b.deposits[:left, T] -= _BLOCK_CLK
         el.shift_state(b.state_f, b.hits_f, b.n_hits, _BLOCK_CLK)
         block = Block(self.frame, out[:n_words], b.starts.copy())
         self.frame += BLOCK_FRAMES
         return self._through_link(block)
+
+    def _see_photons(self, b: WorkingMemory, until_clk: float) -> bool:
+        """Deposits of this block; whether those of the next one are being made, with the origin of time moved to it."""
+        if self._is_blind:
+            self.emission.pass_over(until_clk)
+            return False
+        if self.ahead is not None and self.ahead.is_going_on:
+            deposits = self.ahead.take()
+            b.add_deposits(len(deposits))[:] = deposits
+        else:
+            b.deposits, b.n_deposits = self.emission.generate(until_clk, b.deposits, b.n_deposits)
+        if self.ahead is None or not self.is_steady:
+            return False
+        self.emission.shift(_BLOCK_CLK)
+        self.ahead.begin(self.emission, until_clk)
+        return True
+
+    def _give_up_ahead(self) -> None:
+        if self.ahead is not None:
+            self.ahead.give_up()
 
     def _leak(self, words: NDArray[np.uint64], channel: NDArray[np.int64]) -> None:
         """Let some of these hits go by the name of the next crystal: its tables make energy and time of them."""

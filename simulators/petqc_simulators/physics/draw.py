@@ -115,7 +115,8 @@ def _qdc(rng: np.random.Generator, rows: int) -> NDArray[F64]:
     table[:, 1] = rng.normal(3.0, 0.15, rows)
     table[:, 2] = rng.normal(-1.2e-3, 2e-4, rows)
     table[:, 3] = np.clip(rng.normal(1e-6, 3e-7, rows), 1e-7, None)
-    return np.array([[float(f"{value:.9g}") for value in row] for row in table], F64)
+    table[:, :4] = [[float(f"{value:.9g}") for value in row] for row in table[:, :4].tolist()]
+    return table
 
 
 def draw_detector(profile: Profile, seed: int) -> Draw:

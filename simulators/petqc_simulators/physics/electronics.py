@@ -14,6 +14,7 @@ import numpy as np
 
 from petqc.jit import kernel, kernel_of_given_arrays
 from petqc_simulators.physics.crystal import CHANNEL, DECAY, ZE, ZT, E, T
+from petqc_simulators.physics.machine import ask_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,6 +64,9 @@ HIT_INTS = 4
 ACCEPTED, BELOW, DEAD, NO_BUFFER, PILED, LOST_IN_FRAME = range(6)
 COUNTERS = 6
 
+_AHEAD = 16
+"""How many deposits or hits ahead of its use a channel's memory is asked for."""
+
 
 @kernel_of_given_arrays
 def light_kev(energy: float, deviate: float, light_variance: float, noise_variance: float) -> float:
@@ -84,7 +88,7 @@ def timing_sigma_clk(energy: float, parameters: NDArray[np.float64]) -> float:
 @kernel_of_given_arrays
 def charge_units(light: float, parameters: NDArray[np.float64]) -> float:
     """Charge of a pulse with the SiPM's saturation, in clocks of baseline current."""
-    return float(-parameters[SATURATION_UNIT] * math.expm1(-light * parameters[CELL_SHARE]))
+    return float(parameters[SATURATION_UNIT] * (1.0 - math.exp(-light * parameters[CELL_SHARE])))
 
 
 @kernel_of_given_arrays
@@ -140,6 +144,13 @@ def digitise(
     """
     used = 0
     for i in range(n_deposits):
+        if i + _AHEAD < n_deposits:
+            later = int(deposits[i + _AHEAD, CHANNEL])
+            ask_for(parameters, later)
+            ask_for(state_f, later)
+            ask_for(state_i, later)
+            soon = int(deposits[i + _AHEAD // 2, CHANNEL])
+            ask_for(tdc, soon * 4 + state_i[soon, _NEXT_TAC])
         clk = deposits[i, T]
         if clk >= until_clk:
             break
@@ -271,6 +282,9 @@ def emit(
     for channel in range(state_i.shape[0]):
         state_i[channel, _LAST_HIT] = -1
     for i in range(n_hits):
+        if i + _AHEAD < n_hits:
+            ask_for(qdc, hits_i[i + _AHEAD, ROW])
+            ask_for(parameters, hits_i[i + _AHEAD, HIT_CHANNEL])
         frame = hits_i[i, FRAME]
         if frame >= n_frames:
             hits_f[kept] = hits_f[i]

@@ -7,21 +7,31 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from petqc.jit import kernel_of_given_arrays
+from petqc.jit import kernel_inlined, kernel_of_given_arrays
 from petqc_simulators.physics.crystal import (
     CHANNEL,
     CLOCK_PS,
     DECAY,
+    LIGHT_MM_PER_CLK,
     ZE,
     ZT,
     E,
     T,
-    attenuation_tables,
     deposit_at,
+    free_paths,
     track,
 )
-from petqc_simulators.physics.placement import placements
-from petqc_simulators.physics.source import LU176_GAMMA_YIELD, LU176_GAMMAS_KEV, beta_quantiles, source_model
+from petqc_simulators.physics.directions import around, turned
+from petqc_simulators.physics.pcg64 import exponential, move_on, normal, uniform, words_of
+from petqc_simulators.physics.placement import ALONG_X, OUT, SHIFT_X, SHIFT_Y, placements
+from petqc_simulators.physics.rays import FACE, HALF_HEIGHT, HALF_WIDTH, LENGTH, Vector, meet
+from petqc_simulators.physics.source import (
+    ELECTRON_KEV,
+    LU176_GAMMA_YIELD,
+    LU176_GAMMAS_KEV,
+    beta_quantiles,
+    source_model,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,24 +49,24 @@ _ROOM = 128  # most deposits that one decay can leave behind
 
 
 def geometry_numbers(profile: Profile) -> NDArray[np.float64]:
-    """The geometry as the kernels read it; see crystal.deposit_at."""
+    """The geometry as the kernels read it; the indices are those of rays.py and crystal.py."""
     g = profile.geometry
-    return np.array(
-        [
-            g.width_mm / 2,
-            g.height_mm / 2,
-            g.pitches_mm[0],
-            g.face_distance_mm,
-            g.crystal_length_mm,
-            g.columns,
-            g.rows,
-            profile.crystal.light_speed_index,
-            (g.width_mm / 2) ** 2 + (g.height_mm / 2) ** 2 + (g.crystal_length_mm / 2) ** 2 + 1e-3,
-            g.pitches_mm[1],
-            *g.block,
-        ],
-        np.float64,
-    )
+    column, row = (place[: g.crystals_per_module] for place in g.places)
+    places = np.empty((g.columns, g.rows))
+    places[column, row] = np.arange(g.crystals_per_module)
+    numbers = [
+        g.width_mm / 2,
+        g.height_mm / 2,
+        g.face_distance_mm,
+        g.crystal_length_mm,
+        (g.width_mm / 2) ** 2 + (g.crystal_length_mm / 2) ** 2 + 1e-3,
+        1.0 / g.pitches_mm[0],
+        1.0 / g.pitches_mm[1],
+        g.columns,
+        g.rows,
+        profile.crystal.light_speed_index / LIGHT_MM_PER_CLK,
+    ]
+    return np.concatenate([numbers, places.ravel()])
 
 
 def crystal_volume_mm3(profile: Profile) -> float:
@@ -101,8 +111,8 @@ class Emission:
             ]
         )
         self.geometry = geometry_numbers(profile)
-        self.modules = placements(geometry)
-        self.attenuation = attenuation_tables(profile.crystal)
+        self.modules = np.ascontiguousarray(placements(geometry).T)
+        self.paths = free_paths(profile.crystal)
         self.beta = beta_quantiles()
         self.lines = np.array([LU176_GAMMAS_KEV, LU176_GAMMA_YIELD])
         self.extra = np.zeros((geometry.channels, 2))
@@ -119,14 +129,15 @@ class Emission:
 
     def generate(self, until_clk: float, deposits: NDArray[np.float64], n: int) -> tuple[NDArray[np.float64], int]:
         """Add the deposits of every decay before until_clk to rows n .. of the array, which grows as needed."""
+        words = words_of(self.rng)
         while True:
             n, done = _generate(
-                self.rng,
+                words,
                 until_clk,
                 self.numbers,
                 self.geometry,
                 self.modules,
-                self.attenuation,
+                self.paths,
                 self.beta,
                 self.lines,
                 self.extra,
@@ -135,6 +146,7 @@ class Emission:
                 n,
             )
             if done:
+                move_on(self.rng, words)
                 return deposits, n
             larger = np.empty((2 * deposits.shape[0] + 4 * _ROOM, deposits.shape[1]))
             larger[:n] = deposits[:n]
@@ -153,9 +165,40 @@ class Emission:
         self.clock[0] -= clk
 
 
-@kernel_of_given_arrays
+@kernel_inlined
+def _place(words: NDArray[np.uint64], numbers: NDArray[np.float64]) -> Vector:
+    """A point of the source, in mm."""
+    radius = numbers[_RADIUS]
+    if numbers[_IS_CYLINDER] > 0.0:
+        inner = numbers[_INNER_RADIUS]
+        out = math.sqrt(inner * inner + (radius * radius - inner * inner) * uniform(words))
+        cosine, sine = turned(uniform(words))
+        x, y, z = out * cosine, 0.0, out * sine
+    else:
+        while True:
+            x = 2.0 * uniform(words) - 1.0
+            y = 2.0 * uniform(words) - 1.0
+            z = 2.0 * uniform(words) - 1.0
+            if x * x + y * y + z * z <= 1.0:
+                break
+        x, y, z = x * radius, y * radius, z * radius
+    y += numbers[_LENGTH] * (uniform(words) - 0.5) + numbers[_Y]
+    return x + numbers[_X], y, z + numbers[_Z]
+
+
+@kernel_inlined
+def _aimed(words: NDArray[np.uint64], numbers: NDArray[np.float64]) -> Vector:
+    """A direction of those that can meet the modules: close to the plane of a ring, or to the axis of panels."""
+    if numbers[_SIN_BAND] > 0.0:
+        uy = numbers[_SIN_BAND] * (2.0 * uniform(words) - 1.0)
+        ux, uz, _ = around(uy, uniform(words))
+        return ux, uy, uz
+    return around(numbers[_COS_CONE] + (1.0 - numbers[_COS_CONE]) * uniform(words), uniform(words))
+
+
+@kernel_inlined
 def _source_decay(
-    rng: np.random.Generator,
+    words: NDArray[np.uint64],
     deposits: NDArray[np.float64],
     n: int,
     clk: float,
@@ -163,140 +206,78 @@ def _source_decay(
     numbers: NDArray[np.float64],
     geometry: NDArray[np.float64],
     modules: NDArray[np.float64],
-    attenuation: NDArray[np.float64],
+    paths: NDArray[np.float64],
 ) -> int:
+    """The two photons of an annihilation, on one line, and the gamma, as far as they are there and aimed."""
     first = n
-    radius = numbers[_RADIUS]
-    if numbers[_IS_CYLINDER] > 0.0:
-        inner = numbers[_INNER_RADIUS]
-        out = math.sqrt(inner * inner + (radius * radius - inner * inner) * rng.random())
-        around = 2.0 * math.pi * rng.random()
-        x = out * math.cos(around)
-        y = 0.0
-        z = out * math.sin(around)
-    else:
-        while True:
-            x = 2.0 * rng.random() - 1.0
-            y = 2.0 * rng.random() - 1.0
-            z = 2.0 * rng.random() - 1.0
-            if x * x + y * y + z * z <= 1.0:
-                break
-        x *= radius
-        y *= radius
-        z *= radius
-    x += numbers[_X]
-    y += numbers[_LENGTH] * (rng.random() - 0.5) + numbers[_Y]
-    z += numbers[_Z]
-    kind = rng.random()
-    pair_only = numbers[_PAIR_SHARE]
-    both = numbers[_PAIR_SHARE] + numbers[_GAMMA_SHARE]
-    for photon in range(2):
-        if (photon == 0 and kind >= both) or (photon == 1 and kind < pair_only):
+    at = _place(words, numbers)
+    kind = uniform(words)
+    has_pair = kind < numbers[_PAIR_SHARE] + numbers[_GAMMA_SHARE]
+    has_gamma = kind >= numbers[_PAIR_SHARE]
+    along = 0.0, 0.0, 0.0
+    ahead = behind = -1, 0.0, 0.0
+    for photon in range(3):
+        if not (has_gamma if photon == 2 else has_pair):
             continue
-        if numbers[_SIN_BAND] > 0.0:
-            uy = numbers[_SIN_BAND] * (2.0 * rng.random() - 1.0)
-            sine = math.sqrt(1.0 - uy * uy)
-            azimuth = 2.0 * math.pi * rng.random()
-            ux = sine * math.cos(azimuth)
-            uz = sine * math.sin(azimuth)
+        energy_kev = ELECTRON_KEV
+        if photon == 1:
+            along, ahead = (-along[0], -along[1], -along[2]), behind
         else:
-            uz = numbers[_COS_CONE] + (1.0 - numbers[_COS_CONE]) * rng.random()
-            sine = math.sqrt(1.0 - uz * uz)
-            azimuth = 2.0 * math.pi * rng.random()
-            ux = sine * math.cos(azimuth)
-            uy = sine * math.sin(azimuth)
-        if photon == 0:
-            n = track(
-                rng, deposits, first, n, x, y, z, ux, uy, uz, 510.999, clk, decay, -1, geometry, modules, attenuation
-            )
-            n = track(
-                rng, deposits, first, n, x, y, z, -ux, -uy, -uz, 510.999, clk, decay, -1, geometry, modules, attenuation
-            )
-        else:
-            if rng.random() < 0.5:
-                uz = -uz
-            n = track(
-                rng,
-                deposits,
-                first,
-                n,
-                x,
-                y,
-                z,
-                ux,
-                uy,
-                uz,
-                numbers[_GAMMA_KEV],
-                clk,
-                decay,
-                -1,
-                geometry,
-                modules,
-                attenuation,
-            )
+            along = _aimed(words, numbers)
+            if photon == 2:
+                energy_kev = numbers[_GAMMA_KEV]
+                if uniform(words) < 0.5:
+                    along = along[0], along[1], -along[2]
+            ahead, behind = meet(at, along, -1, 2 if photon == 0 else 1, geometry, modules)
+        n = track(words, deposits, first, n, at, along, energy_kev, clk, decay, -1, ahead, geometry, modules, paths)
     return n
 
 
-@kernel_of_given_arrays
+@kernel_inlined
 def _lutetium_decay(
-    rng: np.random.Generator,
+    words: NDArray[np.uint64],
     deposits: NDArray[np.float64],
     n: int,
     clk: float,
     decay: float,
     geometry: NDArray[np.float64],
     modules: NDArray[np.float64],
-    attenuation: NDArray[np.float64],
+    paths: NDArray[np.float64],
     beta: NDArray[np.float64],
     lines: NDArray[np.float64],
 ) -> int:
+    """A decay somewhere in the crystals: its electron stays, each of its gammas is followed or stays as well."""
     first = n
-    u = geometry[0] * (2.0 * rng.random() - 1.0)
-    v = geometry[1] * (2.0 * rng.random() - 1.0)
-    w = geometry[3] + geometry[4] * rng.random()
-    module = int(rng.random() * modules.shape[0])
-    m = modules[module]
-    x = m[0] * w + m[3] * (u + m[9]) + m[6] * (v + m[10])
-    y = m[1] * w + m[4] * (u + m[9]) + m[7] * (v + m[10])
-    z = m[2] * w + m[5] * (u + m[9]) + m[8] * (v + m[10])
-    local = beta[int(rng.random() * beta.shape[0])]
+    u = geometry[HALF_WIDTH] * (2.0 * uniform(words) - 1.0)
+    v = geometry[HALF_HEIGHT] * (2.0 * uniform(words) - 1.0)
+    w = geometry[FACE] + geometry[LENGTH] * uniform(words)
+    module = int(uniform(words) * modules.shape[1])
+    side = u + modules[SHIFT_X, module]
+    at = (
+        modules[OUT, module] * w + modules[ALONG_X, module] * side,
+        v + modules[SHIFT_Y, module],
+        modules[OUT + 2, module] * w + modules[ALONG_X + 2, module] * side,
+    )
+    local = beta[int(uniform(words) * beta.shape[0])]
     for line in range(lines.shape[1]):
-        if rng.random() >= lines[1, line]:
-            local += lines[0, line]
+        energy_kev = lines[0, line]
+        if uniform(words) >= lines[1, line]:
+            local += energy_kev
             continue
-        uz = 2.0 * rng.random() - 1.0
-        sine = math.sqrt(1.0 - uz * uz)
-        azimuth = 2.0 * math.pi * rng.random()
-        n = track(
-            rng,
-            deposits,
-            first,
-            n,
-            x,
-            y,
-            z,
-            sine * math.cos(azimuth),
-            sine * math.sin(azimuth),
-            uz,
-            lines[0, line],
-            clk,
-            decay,
-            module,
-            geometry,
-            modules,
-            attenuation,
-        )
+        along = around(2.0 * uniform(words) - 1.0, uniform(words))
+        ahead, _ = meet(at, along, module, 1, geometry, modules)
+        n = track(words, deposits, first, n, at, along, energy_kev, clk, decay, module, ahead, geometry, modules, paths)
     return deposit_at(deposits, first, n, u, v, w, clk, local, decay, module, geometry)
 
 
 @kernel_of_given_arrays
 def _generate(
-    rng: np.random.Generator,
+    words: NDArray[np.uint64],
     until_clk: float,
     numbers: NDArray[np.float64],
     geometry: NDArray[np.float64],
     modules: NDArray[np.float64],
-    attenuation: NDArray[np.float64],
+    paths: NDArray[np.float64],
     beta: NDArray[np.float64],
     lines: NDArray[np.float64],
     extra: NDArray[np.float64],
@@ -309,29 +290,29 @@ def _generate(
         clock[0] = max(clock[0], until_clk)
         return n, True
     if clock[0] < 0.0:
-        clock[0] = rng.standard_exponential() / total
+        clock[0] = exponential(words) / total
     while clock[0] < until_clk:
         if n + _ROOM > deposits.shape[0]:
             return n, False
         clk = clock[0]
         decay = clock[1]
         first = n
-        kind = rng.random() * total
+        kind = uniform(words) * total
         if kind < numbers[_SOURCE_RATE]:
-            n = _source_decay(rng, deposits, n, clk, decay, numbers, geometry, modules, attenuation)
+            n = _source_decay(words, deposits, n, clk, decay, numbers, geometry, modules, paths)
         elif kind < numbers[_SOURCE_RATE] + numbers[_LU_RATE]:
-            n = _lutetium_decay(rng, deposits, n, clk, decay, geometry, modules, attenuation, beta, lines)
+            n = _lutetium_decay(words, deposits, n, clk, decay, geometry, modules, paths, beta, lines)
         else:
-            channel = np.searchsorted(extra[:, 0], rng.random() * numbers[_EXTRA_RATE])
+            channel = np.searchsorted(extra[:, 0], uniform(words) * numbers[_EXTRA_RATE])
             channel = min(channel, extra.shape[0] - 1)
             deposits[n, T] = clk
-            deposits[n, E] = extra[channel, 1] + 30.0 * rng.standard_exponential()
+            deposits[n, E] = extra[channel, 1] + 30.0 * exponential(words)
             deposits[n, DECAY] = decay
             deposits[n, CHANNEL] = channel
             n += 1
         for i in range(first, n):
-            deposits[i, ZE] = rng.standard_normal()
-            deposits[i, ZT] = rng.standard_normal()
-        clock[0] += rng.standard_exponential() / total
+            deposits[i, ZE] = normal(words)
+            deposits[i, ZT] = normal(words)
+        clock[0] += exponential(words) / total
         clock[1] += 1.0
     return n, True

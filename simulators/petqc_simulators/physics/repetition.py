@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc_drivers.petsys.frames import FRAME_ID_BITS, FRAME_ID_MODULO
-from petqc_simulators.physics.detector import Block
+from petqc_simulators.physics.blocks import Block
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
