@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 MOST_TIMES_AS_LONG = 1000.0
 """More is no advice: something else is wrong."""
+_AT_ONCE = 2
+"""Checks that run side by side. Most of their time is spent in compiled code, which leaves the interpreter free."""
+_BEGUN_FIRST = ("timing_width", "ctr_fit", "photopeak")
+"""Checks by which what many others wait for is made early: the time offsets, which need the time peaks of pairs of
+modules before long, and the photopeaks."""
 
 __all__ = ["RunContext", "SourceShape", "analyse", "analyse_file", "invalid_run"]
 
@@ -29,7 +34,7 @@ def analyse(histograms: QcHistograms, context: RunContext, lutetium: LutetiumCou
         lutetium: beta-gamma pairs of a run without a source; with them, its checks are those of such a run.
     """
     from petqc.channel_spectra import of_run
-    from petqc.checks import checks_of
+    from petqc.checks import checks_of, run_checks
     from petqc.checks.source_seen import is_source_missing
     from petqc.verdict import SCAN, SCAN_BY_LUTETIUM, conclude
 
@@ -44,7 +49,8 @@ def analyse(histograms: QcHistograms, context: RunContext, lutetium: LutetiumCou
     is_forgotten = fits is None and is_source_missing(shared)
     if is_forgotten:
         checks = tuple(c for c in checks if c.id == "source_seen" or c in needs_none)
-    outputs = [(c, c.function(shared)) for c in checks]
+    shared.histograms.pairs()  # joins what was kept piece by piece, before two ask for it
+    outputs = run_checks(checks, shared, at_once=_AT_ONCE, first=_BEGUN_FIRST)
     words = SCAN if fits is None else SCAN_BY_LUTETIUM
     run = conclude(histograms.topology, context, outputs, words)
     run.channel_spectra = of_run(shared)

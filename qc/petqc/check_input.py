@@ -12,7 +12,7 @@ import numpy as np
 from petqc.channel_map import SCANNER, channel_node
 from petqc.limits import Limits, Status
 from petqc.results import CheckResult
-from petqc.statistics import channel_sigmas, family_sigmas
+from petqc.statistics import channel_sigmas, family_sigmas, robust_spread
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -303,7 +303,7 @@ class CheckInput(ABC):
                 results.append(self.missing(check_id, node, unit, n, why, needed=node.level != "scanner"))
                 continue
             median = float(np.median(mine))
-            spread = 1.4826 * float(np.median(np.abs(mine - median)))
+            spread = robust_spread(mine)
             error = math.hypot(_MEDIAN_ERROR * spread / math.sqrt(mine.size), common * median)
             results.append(self.judge(check_id, node, median, unit, error, n, method=method))
         return results

@@ -10,6 +10,7 @@ import numpy as np
 
 from petqc.calibration import CalibrationSet, acquisition_of
 from petqc.errors import BadInputError
+from petqc.feeding import feed_step
 from petqc.formats.petsys_config import PetsysConfig, load_config
 from petqc.formats.petsys_events import DTYPES
 from petqc.formats.petsys_ldat import open_event_writer
@@ -26,13 +27,10 @@ if TYPE_CHECKING:
     from petqc.formats.damage import Damage
     from petqc.formats.petsys_event_text import TextWriter
     from petqc.formats.petsys_ldat_write import LdatWriter
-    from petqc.formats.petsys_raw import RawStep
     from petqc.processing import Processed, ProcessingAccount
     from petqc.processing.vendor_mode import VendorEvents
 
 Target = Literal["singles", "groups", "coincidences"]
-
-_BLOCK_WORDS = 1 << 19  # 4 MiB of the recording at a time: this and what it becomes is all that is in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +94,7 @@ def convert(
             before = 0
             for number, step in enumerate(reader.steps):
                 writer.start_step(step.step1, step.step2)
-                _convert_step(reader, number, step, chain, writer, before, progress)
+                _convert_step(reader, number, chain, writer, before, progress)
                 writer.end_step()
                 damages += reader.damages
                 before += step.end - step.begin
@@ -107,23 +105,15 @@ def convert(
 def _convert_step(
     reader: RawReader,
     number: int,
-    step: RawStep,
     chain: _Chain,
     writer: LdatWriter | TextWriter,
     bytes_before: int,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    n_damages = 0
-    for words in reader.blocks(_BLOCK_WORDS, step=number):
-        if len(reader.damages) > n_damages:  # frames that are missing here were not lost by the detector
-            n_damages = len(reader.damages)
-            writer.write(chain.end(None))
-        writer.write(chain.feed(words))
+    for records in feed_step(reader, number, chain.feed, chain.end):
+        writer.write(records)
         if progress is not None:
             progress(bytes_before + reader.bytes_read, reader.size)
-    writer.write(chain.end(None if reader.damages else step.last_frame))
-    if progress is not None:
-        progress(bytes_before + reader.bytes_read, reader.size)
 
 
 class _PetqcChain:

@@ -139,10 +139,10 @@ def analyse_dark(
         topology: all channels of the board.
         context: everything else that is known about the run.
     """
-    from petqc.checks import checks_of
+    from petqc.checks import checks_of, run_checks
 
     shared = DarkInput(count_dark(points, disc_calibration, topology), topology, context)
-    return conclude(topology, context, [(c, c.function(shared)) for c in checks_of("dark")], WORDS)
+    return conclude(topology, context, run_checks(checks_of("dark"), shared), WORDS)
 
 
 def count_dark(points: Sequence[CounterPoint], disc_calibration: NDArray[np.void], topology: Topology) -> DarkCounts:

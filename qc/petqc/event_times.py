@@ -21,6 +21,8 @@ noise, which randoms shall show and not average away."""
 GAP_BIN_PS = 200_000
 GAP_BINS = 1250
 """Gaps up to 250 us: several times the longest dead time that is looked for."""
+_CHUNK = 1024
+"""Singles that go through the loop of `fill_times` before their gaps are counted."""
 
 # State of the filling: the slice that is open (-1: none), and whether it was entered from the one before it.
 _OPEN, _IS_WHOLE = 0, 1
@@ -114,38 +116,48 @@ def fill_times(
     products: NDArray[np.float64],
     gaps: NDArray[np.int64],
 ) -> None:
-    """See EventTimes; state: (2,) slice that is open, whether it is whole; now: (n_modules,) its counts."""
+    """See EventTimes; state: (2,) slice that is open, whether it is whole; now: (n_modules,) its counts.
+
+    Gaps are counted in a short loop of their own, as spectra are (`histograms.fill_energy`).
+    """
     n_modules = now.size
-    span = np.uint64(GAP_BIN_PS * gaps.shape[1])
+    bins = gaps.shape[1]
+    flat = gaps.reshape(gaps.size)
+    places = np.empty(_CHUNK, np.uint32)
+    span = np.uint64(GAP_BIN_PS * bins)
     begin = state[_OPEN] * SLICE_PS  # of a slice that is not open yet: before all times
     end = begin + SLICE_PS
-    for k in range(time_ps.size):
-        c = channel[k]
-        i = index[c] if 0 <= c < index.size else -1
-        if i < 0:
-            continue
-        row = np.uint64(i)  # unsigned indices spare the test for negative ones
-        m = np.uint64(module[row])
-        t = time_ps[k]
-        gap = np.uint64(t - last_ps[row])  # from the future: far beyond the axis
-        last_ps[row] = t
-        # Whether they count no branch predictor can learn, so what does not count is added as nothing.
-        on_axis = gap < span
-        gaps[m, gap // np.uint64(GAP_BIN_PS) if on_axis else np.uint64(0)] += np.int64(on_axis)
-        if not begin <= t < end:
-            here = t // SLICE_PS
-            begin = here * SLICE_PS
-            end = begin + SLICE_PS
-            follows = here == state[_OPEN] + 1 and state[_OPEN] >= 0
-            if follows and state[_IS_WHOLE] == 1:
-                n_slices[0] += 1
+    for first in range(0, time_ps.size, _CHUNK):
+        n_on_axis = np.uint64(0)
+        for k in range(np.uint64(first), np.uint64(min(first + _CHUNK, time_ps.size))):
+            c = channel[k]
+            i = index[np.uint64(c)] if 0 <= c < index.size else -1
+            if i < 0:
+                continue
+            row = np.uint64(i)  # unsigned indices spare the test for negative ones
+            m = np.uint64(module[row])
+            t = time_ps[k]
+            gap = np.uint64(t - last_ps[row])  # from the future: far beyond the axis
+            last_ps[row] = t
+            # Whether it counts no branch predictor can learn: it is written in any case, and kept if so.
+            places[n_on_axis] = np.uint32(m * np.uint64(bins) + gap // np.uint64(GAP_BIN_PS))
+            n_on_axis += np.uint64(gap < span)
+            if not begin <= t < end:
+                here = t // SLICE_PS
+                begin = here * SLICE_PS
+                end = begin + SLICE_PS
+                follows = here == state[_OPEN] + 1 and state[_OPEN] >= 0
+                if follows and state[_IS_WHOLE] == 1:
+                    n_slices[0] += 1
+                    for a in range(n_modules):
+                        in_slices[a] += now[a]
+                        if now[a] > 0:
+                            for b in range(a):
+                                products[a, b] += float(now[a]) * float(now[b])
                 for a in range(n_modules):
-                    in_slices[a] += now[a]
-                    if now[a] > 0:
-                        for b in range(a):
-                            products[a, b] += float(now[a]) * float(now[b])
-            for a in range(n_modules):
-                now[a] = 0
-            state[_OPEN] = here
-            state[_IS_WHOLE] = 1 if follows else 0
-        now[m] += np.int64(low <= energy[k]) & np.int64(energy[k] <= high)
+                    now[a] = 0
+                state[_OPEN] = here
+                state[_IS_WHOLE] = 1 if follows else 0
+            now[m] += np.int64(low <= energy[k]) & np.int64(energy[k] <= high)
+        for k in range(n_on_axis):
+            flat[np.uint64(places[np.uint64(k)])] += 1

@@ -404,9 +404,9 @@ def fill_energy(
     places = np.empty(_CHUNK, np.uint32)
     for begin in range(0, channel.size, _CHUNK):
         m = np.uint64(0)
-        for k in range(begin, min(begin + _CHUNK, channel.size)):
+        for k in range(np.uint64(begin), np.uint64(min(begin + _CHUNK, channel.size))):
             c = channel[k]
-            i = index[c] if 0 <= c < index.size else -1
+            i = index[np.uint64(c)] if 0 <= c < index.size else -1
             if i < 0:
                 unknown += 1
                 continue

@@ -118,7 +118,7 @@ def analyse_housekeeping(
         topology: all channels of the board.
         context: everything else that is known about the run.
     """
-    from petqc.checks import checks_of
+    from petqc.checks import checks_of, run_checks
 
     shared = HousekeepingInput(by_place(first), by_place(last), watched_s, ages, topology, context)
-    return conclude(topology, context, [(c, c.function(shared)) for c in checks_of("housekeeping")], WORDS)
+    return conclude(topology, context, run_checks(checks_of("housekeeping"), shared), WORDS)

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
-_MARK = b"from petqc.jit import kernel"
+_MARK = b"from petqc.jit import"
+_one_at_a_time = threading.Lock()
 
 
 def kernel(function: F) -> F:
@@ -33,6 +35,24 @@ def kernel_of_given_arrays(function: F) -> F:
     return _compiled(function, _nrt=False)
 
 
+def kernel_inlined(function: F) -> F:
+    """The same for a small one that other kernels call for every event: its code becomes part of theirs.
+
+    Arrays are then not handed over number by number at each call.
+    """
+    return _compiled(function, _nrt=False, forceinline=True)
+
+
+def instruction(function: Callable[..., Any]) -> Any:
+    """What a processor can do and Python cannot say: the function gives a call's signature and what writes its code.
+
+    Only kernels can call it.
+    """
+    from numba.extending import intrinsic
+
+    return intrinsic(function)
+
+
 @functools.cache
 def _without_blas() -> None:
     """Let numba not look for BLAS: it loads all of scipy.linalg to see that it is there, a third of a start.
@@ -41,18 +61,18 @@ def _without_blas() -> None:
     """
     from numba.np import linalg
 
-    found = getattr(linalg, "ensure_blas", None)
-    if found is None or "numba.np.arraymath" in sys.modules:
-        return
-
     def not_asked() -> None:
         raise ImportError("numba is not asked for BLAS here")
 
-    linalg.ensure_blas = not_asked
-    try:
-        importlib.import_module("numba.np.arraymath")
-    finally:
-        linalg.ensure_blas = found
+    with _one_at_a_time:  # checks are imported by several threads
+        found = getattr(linalg, "ensure_blas", None)
+        if found is None or "numba.np.arraymath" in sys.modules:
+            return
+        linalg.ensure_blas = not_asked
+        try:
+            importlib.import_module("numba.np.arraymath")
+        finally:
+            linalg.ensure_blas = found
 
 
 def _compiled(function: F, **options: Any) -> F:

@@ -195,7 +195,7 @@ def analyse_mr_delta(phases: Sequence[QcInput], degc: Sequence[dict[str, float]]
         degc: temperatures of each, see `MrDeltaInput`.
         context: of the whole run.
     """
-    from petqc.checks import checks_of
+    from petqc.checks import checks_of, run_checks
 
     shared = MrDeltaInput(phases, degc, context)
-    return conclude(shared.topology, context, [(c, c.function(shared)) for c in checks_of("mr-delta")], WORDS)
+    return conclude(shared.topology, context, run_checks(checks_of("mr-delta"), shared), WORDS)

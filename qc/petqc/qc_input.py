@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from petqc.check_input import SCANNER_SIGMAS, CheckInput, Node, channel_name, wi
 from petqc.errors import QcError, TooFewCountsError
 from petqc.fits import PeakFit, times_to_reach
 from petqc.fits.depth import USUAL_CRYSTAL_MM
-from petqc.fits.energy_fits import ANNIHILATION_KEV, LYSO_RANGE, Refusal, bulk, find_tail, fit_energy
+from petqc.fits.energy_fits import ANNIHILATION_KEV, LYSO_RANGE, Refusal, bulk, find_tail, fit_energy, fit_plain
 from petqc.fits.kernels import EDGE
 from petqc.fits.offset_fits import TimeOffsets, solve_run
 from petqc.fits.peaks import TwoHumps, find_peaks, two_humps
@@ -26,6 +27,7 @@ from petqc.fits.photopeaks import (
 )
 from petqc.fits.source_place import SourcePlace, SourceShape, find_source
 from petqc.fits.time_peaks import fit_time_peaks
+from petqc.made_once import MadeOnce
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,6 +50,9 @@ __all__ = [
     "resolution_percent",
     "widened",
 ]
+
+_OWN_LEADS = 2.0
+"""Singles for each decay in the crystals below which most are the crystals' own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,21 +104,16 @@ class RunContext:
 
 @dataclass(slots=True)
 class QcInput(CheckInput):
-    """Histograms and context, handed to every check; fits are made once and shared."""
+    """Histograms and context, handed to every check; fits are made once and shared, between threads, too."""
 
     histograms: QcHistograms
     context: RunContext
-    _energy: dict[str, PeakFit | Refusal] = field(default_factory=dict)
-    _lines: dict[str, list[PeakFit]] = field(default_factory=dict)
-    _humps: dict[str, TwoHumps | None] = field(default_factory=dict)
     by_tail: dict[str, tuple[float, float]] = field(default_factory=dict)
-    _times: dict[int, PeakFit | Refusal] = field(default_factory=dict)
-    _offsets: TimeOffsets | Refusal | None = None
-    _channels: PeakFits | None = None
-    _tail: tuple[float, float, float] | None = None
-    _place: SourcePlace | None = None
     lutetium: LutetiumFits | None = None
-    times_as_long: float = 1.0
+    _made: MadeOnce = field(default_factory=MadeOnce)
+    _times: dict[int, PeakFit | Refusal] = field(default_factory=dict)
+    _fitting_times: threading.Lock = field(default_factory=threading.Lock)
+    _wanted: list[float] = field(default_factory=lambda: [1.0])
 
     @property
     def topology(self) -> Topology:
@@ -147,6 +147,30 @@ class QcInput(CheckInput):
         live = self.context.live_time_s
         return live if live is not None and live > 0 else None
 
+    def own_decays(self) -> float | None:
+        """Decays of Lu-176 in all crystals; None: not known, or nothing of a source to compare with them."""
+        from petqc.lutetium.fits import decays_per_channel
+
+        context = self.context
+        if context.source == "none" or not (context.has_singles and context.has_pair_search):
+            return None
+        try:
+            return decays_per_channel(self) * len(self.topology)
+        except TooFewCountsError:
+            return None
+
+    @property
+    def is_mostly_own(self) -> bool:
+        """Most singles are of the crystals' own lutetium, whose lines are as high as the source's, or higher.
+
+        Each of its decays gives about one.
+        """
+        return self._made.get("is_mostly_own", self._compare_with_own)
+
+    def _compare_with_own(self) -> bool:
+        decays = self.own_decays()
+        return decays is not None and bool(self.histograms.singles.sum() < _OWN_LEADS * decays)
+
     def counts_wanted(self, wanted: float, found: float, error: float) -> str:
         """Ask for a longer run: words for a reason, with how long, where that is known."""
         if found <= 0.0:
@@ -158,7 +182,12 @@ class QcInput(CheckInput):
 
     def want(self, times_as_long: float) -> None:
         """A number that is missing would be there after so many times as long."""
-        self.times_as_long = max(self.times_as_long, times_as_long)
+        self._wanted.append(times_as_long)
+
+    @property
+    def times_as_long(self) -> float:
+        """So many times as long, and every number that was missing would be there."""
+        return max(self._wanted)
 
     def spectrum(self, members: NDArray[np.int64]) -> NDArray[np.float64]:
         """Energy spectrum of some channels together, (n bins,)."""
@@ -167,81 +196,89 @@ class QcInput(CheckInput):
 
     def energy_fit(self, node: Node) -> PeakFit | Refusal:
         """Photopeak of a node's summed spectrum."""
-        if node.name not in self._energy:
-            found = self._energy[node.name] = fit_energy(self, node)
-            if isinstance(found, Refusal):
-                self.want(found.times_as_long)
-        return self._energy[node.name]
+        return self._made.get(("energy", node.name), lambda: self._fit_energy(node))
+
+    def _fit_energy(self, node: Node) -> PeakFit | Refusal:
+        found = fit_energy(self, node)
+        if isinstance(found, Refusal):
+            self.want(found.times_as_long)
+        return found
+
+    def plain_fit(self, node: Node) -> PeakFit | Refusal:
+        """The same with nothing that belongs to the peak but step and line, which such a fit starts from."""
+        return self._made.get(("plain", node.name), lambda: fit_plain(self, node))
 
     def humps(self, node: Node) -> TwoHumps | None:
         """Two peaks where one photopeak is expected, if the node's spectrum has them."""
-        if node.name not in self._humps:
-            edges, counts = self.histograms.energy_edges, self.spectrum(node.members)
-            low, high = (
-                (0.6 * ANNIHILATION_KEV, 1.5 * ANNIHILATION_KEV)
-                if self.is_kev
-                else bulk(self.histograms.energy_edges, counts)
-            )
-            try:
-                # One channel has one gain: a second hump there is Compton scatter or another line.
-                several = node.members.size > 1
-                edge = LU_EDGE_RATIO if self.is_kev else 0.0
-                self._humps[node.name] = two_humps(edges, counts, low, high, edge_ratio=edge) if several else None
-            except QcError:
-                self._humps[node.name] = None
-        return self._humps[node.name]
+        if self.is_mostly_own:
+            return None  # lutetium and source have a hump each
+        return self._made.get(("humps", node.name), lambda: self._find_humps(node))
+
+    def _find_humps(self, node: Node) -> TwoHumps | None:
+        if node.members.size < 2:
+            return None  # one channel has one gain: a second hump there is Compton scatter or another line
+        edges, counts = self.histograms.energy_edges, self.spectrum(node.members)
+        try:
+            if not self.is_kev:
+                return two_humps(edges, counts, *bulk(edges, counts))
+            low, high = 0.6 * ANNIHILATION_KEV, 1.5 * ANNIHILATION_KEV
+            return two_humps(edges, counts, low, high, edge_ratio=LU_EDGE_RATIO)
+        except QcError:
+            return None
 
     def lines(self, node: Node) -> list[PeakFit]:
         """Every line of a spectrum in a unit of its own, the most significant first."""
-        if node.name not in self._lines:
-            self._lines[node.name] = fit_lines(self.histograms.energy_edges, self.spectrum(node.members))
-        return self._lines[node.name]
+        return self._made.get(
+            ("lines", node.name), lambda: fit_lines(self.histograms.energy_edges, self.spectrum(node.members))
+        )
 
     def channel_fits(self) -> PeakFits:
         """Photopeak of every channel; it is looked for around its module's peak."""
-        if self._channels is None:
-            h = self.histograms
-            n = len(h.topology)
-            centre = np.full(n, ANNIHILATION_KEV if self.is_kev else math.nan)
-            sigma, edge = centre * 0.05, np.zeros(n)
-            by_tail = np.zeros((n, 2))
-            for node in self.nodes("module"):
-                fit = self.energy_fit(node)
-                if isinstance(fit, PeakFit):
-                    # The sum of many channels is wider than one, but as a width to look for it will do.
-                    centre[node.members], sigma[node.members] = fit.mu, fit.sigma
-                    live = max(int((h.singles[node.members] > 0).sum()), 1)
-                    edge[node.members] = float(fit.parameters[EDGE]) / live
-                    by_tail[node.members] = self.by_tail.get(node.name, (0.0, 0.0))
-                elif not self.is_kev:
-                    peaks = find_peaks(h.energy_edges, self.spectrum(node.members))
-                    if peaks:
-                        centre[node.members], sigma[node.members] = peaks[0].position, peaks[0].sigma
-            middle = 0.5 * float(h.energy_edges[-1])
-            centre, sigma = np.nan_to_num(centre, nan=middle), np.nan_to_num(sigma, nan=0.05 * middle)
-            tail, _, missing = self.energy_tail()
-            shape = PeakShape(missing, tail, LU_EDGE_RATIO, 0.0) if self.is_kev else PLAIN
-            fits = fit_photopeaks(
-                h.energy_edges,
-                h.energy_counts,
-                centre,
-                sigma,
-                shape=shape,
-                tail=np.full(n, tail),
-                edge=edge,
-                relative_range=LYSO_RANGE if self.is_kev else (0.75, 1.25),
-            )
-            self._channels = replace(
-                fits,
-                mu_error=np.hypot(fits.mu_error, by_tail[:, 0]),
-                fwhm_error=np.hypot(fits.fwhm_error, by_tail[:, 1]),
-            )
-        return self._channels
+        return self._made.get("channel_fits", self._fit_channels)
+
+    def _fit_channels(self) -> PeakFits:
+        h = self.histograms
+        n = len(h.topology)
+        centre = np.full(n, ANNIHILATION_KEV if self.is_kev else math.nan)
+        sigma, edge = centre * 0.05, np.zeros(n)
+        by_tail = np.zeros((n, 2))
+        for node in self.nodes("module"):
+            fit = self.energy_fit(node)
+            if isinstance(fit, PeakFit):
+                # The sum of many channels is wider than one, but as a width to look for it will do.
+                centre[node.members], sigma[node.members] = fit.mu, fit.sigma
+                live = max(int((h.singles[node.members] > 0).sum()), 1)
+                edge[node.members] = float(fit.parameters[EDGE]) / live
+                by_tail[node.members] = self.by_tail.get(node.name, (0.0, 0.0))
+            elif not self.is_kev:
+                peaks = find_peaks(h.energy_edges, self.spectrum(node.members))
+                if peaks:
+                    centre[node.members], sigma[node.members] = peaks[0].position, peaks[0].sigma
+        middle = 0.5 * float(h.energy_edges[-1])
+        centre, sigma = np.nan_to_num(centre, nan=middle), np.nan_to_num(sigma, nan=0.05 * middle)
+        tail, _, missing = self.energy_tail()
+        shape = PeakShape(missing, tail, LU_EDGE_RATIO, 0.0) if self.is_kev else PLAIN
+        fits = fit_photopeaks(
+            h.energy_edges,
+            h.energy_counts,
+            centre,
+            sigma,
+            shape=shape,
+            tail=np.full(n, tail),
+            edge=edge,
+            relative_range=LYSO_RANGE if self.is_kev else (0.75, 1.25),
+        )
+        return replace(
+            fits,
+            mu_error=np.hypot(fits.mu_error, by_tail[:, 0]),
+            fwhm_error=np.hypot(fits.fwhm_error, by_tail[:, 1]),
+        )
 
     @property
     def fitted(self) -> PeakFits | None:
-        """Photopeaks of every channel, if a check asked for them."""
-        return self._channels
+        """Photopeaks of every channel, if a check asked for them and they could be fitted."""
+        found: PeakFits | None = self._made.found("channel_fits")
+        return found
 
     def energy_tail(self) -> tuple[float, float, float]:
         """Share of full-energy events that lack light below the hit threshold, its error, and that threshold.
@@ -250,13 +287,11 @@ class QcInput(CheckInput):
         the sum. The threshold is where the spectrum begins; the share is fitted to the summed spectrum of each module
         and averaged, since a single module, ASIC or channel has not the counts to tell it from a shift of the peak.
         """
-        if self._tail is None:
-            self._tail = find_tail(self)
-        return self._tail
+        return self._made.get("energy_tail", lambda: find_tail(self))
 
     def assume_tail(self, tail: tuple[float, float, float]) -> None:
         """Take the share of missing light as given (as `energy_tail` gives it) in place of looking for it."""
-        self._tail = tail
+        self._made.give("energy_tail", tail)
 
     def time_fit(self, pair: int) -> PeakFit | Refusal:
         """Coincidence peak of a pair of modules, or of all pairs together (-1)."""
@@ -267,18 +302,18 @@ class QcInput(CheckInput):
 
         Those of two modules have one shape, and so are fitted all together; that of a single one, or of all, is fitted.
         """
-        wanted = [pair for pair in pairs if pair not in self._times]
-        if max(wanted, default=-1) >= 0:
-            every = dict.fromkeys([*wanted, *self.histograms.searched_pairs])
-            wanted = [pair for pair in every if pair not in self._times]
-        for some in ([pair for pair in wanted if pair < 0], [pair for pair in wanted if pair >= 0]):
-            spectra = [self.time_spectrum(pair) for pair in some]
-            if not spectra:
-                continue
-            counts = np.stack([counts for _, counts in spectra])
-            fits = fit_time_peaks(spectra[0][0], counts, of_one_kind=True)
-            for pair, row, found in zip(some, counts, fits, strict=True):
-                self._times[pair] = found if isinstance(found, PeakFit) else Refusal(str(found), int(row.sum()))
+        with self._fitting_times:
+            wanted = [pair for pair in pairs if pair not in self._times]
+            if max(wanted, default=-1) >= 0:
+                wanted = sorted({*wanted, *self.histograms.searched_pairs} - self._times.keys())
+            for some in ([pair for pair in wanted if pair < 0], [pair for pair in wanted if pair >= 0]):
+                spectra = [self.time_spectrum(pair) for pair in some]
+                if not spectra:
+                    continue
+                counts = np.stack([counts for _, counts in spectra])
+                fits = fit_time_peaks(spectra[0][0], counts, of_one_kind=True)
+                for pair, row, found in zip(some, counts, fits, strict=True):
+                    self._times[pair] = found if isinstance(found, PeakFit) else Refusal(str(found), int(row.sum()))
         return [self._times[pair] for pair in pairs]
 
     def source_place(self) -> SourcePlace:
@@ -287,20 +322,19 @@ class QcInput(CheckInput):
         Raises:
             TooFewCountsError: too few lines, lines that do not cross, or no map of the crystals.
         """
-        if self._place is None:
-            topology, about = self.histograms.topology, self.context
-            if not np.isfinite(topology.xyz_mm).all():
-                raise TooFewCountsError("there is no map that says where the crystals are")
-            a, b, _ = self.histograms.pairs()
-            length = about.crystal_mm[2] if about.crystal_mm else USUAL_CRYSTAL_MM
-            self._place = find_source(topology, a, b, crystal_mm=length, shape=about.source)
-        return self._place
+        return self._made.get("source_place", self._find_source)
+
+    def _find_source(self) -> SourcePlace:
+        topology, about = self.histograms.topology, self.context
+        if not np.isfinite(topology.xyz_mm).all():
+            raise TooFewCountsError("there is no map that says where the crystals are")
+        a, b, _ = self.histograms.pairs()
+        length = about.crystal_mm[2] if about.crystal_mm else USUAL_CRYSTAL_MM
+        return find_source(topology, a, b, crystal_mm=length, shape=about.source)
 
     def time_offsets(self) -> TimeOffsets | Refusal:
         """Offsets of all channels, and what they leave of each kept pair."""
-        if self._offsets is None:
-            self._offsets = solve_run(self)
-        return self._offsets
+        return self._made.get("time_offsets", lambda: solve_run(self))
 
     def time_spectrum(self, pair: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Edges and counts of prompt time differences, only the bins that lie wholly inside the window."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import threading
 
 import numpy as np
 
@@ -16,12 +16,25 @@ _PITCH_MM, _APART_MM = 6.4, 100.0
 _N_SINGLES, _N_PAIRS = 30_000, 8_000
 _SIGMA_KEV, _SIGMA_PS, _WINDOW_PS, _SECONDS = 23.0, 95.0, 10_000, 1.0
 
+_once = threading.Lock()
+_done = threading.Event()
 
-@functools.cache
+
 def rehearse() -> None:
+    """Go once through the analysis, in this process; whoever else asks meanwhile waits for it.
+
+    It takes a second or so where kernels are cached.
+    """
+    with _once:
+        if not _done.is_set():
+            go_through()
+            _done.set()
+
+
+def go_through() -> None:
     """Fill histograms of two small modules that face each other, fit them and write their report to nowhere.
 
-    What comes of it is thrown away. A process does it once; it takes a second or so where kernels are cached.
+    What comes of it is thrown away.
     """
     from petqc.analysis import analyse
     from petqc.report import render_html

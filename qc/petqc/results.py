@@ -61,6 +61,22 @@ class CheckResult:
             if number is not None and not math.isfinite(number):
                 raise ValueError(f"{self.id} at {self.node}: {number} is not a number to give")
 
+    def document(self) -> dict[str, Any]:
+        """Plain types only, written out: a run of a whole scanner has thousands."""
+        return {
+            "id": self.id,
+            "node": self.node,
+            "value": self.value,
+            "unit": self.unit,
+            "uncertainty": self.uncertainty,
+            "n": self.n,
+            "limits": {side: getattr(self.limits, side) for side in self.limits.__slots__},
+            "status": str(self.status),
+            "reason": self.reason,
+            "baseline": self.baseline,
+            "method": self.method,
+        }
+
     @property
     def is_chart(self) -> bool:
         """Whether it compares with the history, rather than being measured."""
@@ -280,7 +296,7 @@ class Run:
             "raw_files": [asdict(r) for r in self.raw_files],
             "environment": [e.document() for e in self.environment],
             "account": dict(self.account),
-            "checks": [{**asdict(c), "status": str(c.status)} for c in self.checks],
+            "checks": [c.document() for c in self.checks],
             "diagnosis": [{**asdict(h), "evidence": list(h.evidence)} for h in self.diagnosis],
             "notes": list(self.notes),
             **({} if self.calibration_set is None else {"calibration_set": self.calibration_set}),

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 FWHM_OF_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 """Of a Gaussian."""
+SIGMA_OF_MAD = 1.4826
+"""Standard deviation of a Gaussian over the median of its absolute deviations."""
 FAMILY_FALSE_ALARM = 0.01
 """Chance per day that any of all channels is flagged by noise alone. Source: daily-qc.md §0.5 (1 % per day)."""
 CHANNEL_SIGMAS = 5.0
@@ -129,4 +131,4 @@ def robust_spread(values: NDArray[np.float64]) -> float:
     """Standard deviation of the bulk of a sample, from its median absolute deviation."""
     if not values.size:
         return 0.0
-    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
+    return SIGMA_OF_MAD * float(np.median(np.abs(values - np.median(values))))

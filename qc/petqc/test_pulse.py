@@ -201,10 +201,10 @@ def analyse_test_pulse(
         topology: all channels of the board.
         context: everything else that is known about the run.
     """
-    from petqc.checks import checks_of
+    from petqc.checks import checks_of, run_checks
 
     shared = PulseInput(measure_pulses(points, tdc, qdc, topology), topology, context)
-    return conclude(topology, context, [(c, c.function(shared)) for c in checks_of("test-pulse")], WORDS)
+    return conclude(topology, context, run_checks(checks_of("test-pulse"), shared), WORDS)
 
 
 def measure_pulses(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 from petqc.limits import Status
 from petqc.results import Run
+from petqcd import records
+
+if TYPE_CHECKING:
+    from petqcd.store import Store
 
 
 def usual_run(**changes: Any) -> Run:
@@ -24,3 +29,19 @@ def usual_run(**changes: Any) -> Run:
         "scanner": "bench",
     }
     return Run(**{**usual, **changes})
+
+
+async def stored(store: Store, run: Run) -> None:
+    """Put a run into a history as the daemon does, with its files."""
+    await store.begin_run(
+        run.run_id,
+        kind=run.kind,
+        scanner=run.scanner or "bench",
+        simulated=True,
+        started_at=run.started_at,
+        config_hash="",
+    )
+    folder = store.folder_of(run.run_id)
+    folder.mkdir(parents=True)
+    await asyncio.to_thread(records.write_files, run, folder)
+    await store.finish_run(run)

@@ -11,7 +11,8 @@ from petqc.calibrate import EventPoint
 from petqc.calibrate.charge import ChargePlan, fit
 from petqc.calibration.charge import charge_table, code_of_time, time_of_code
 from petqc.formats.petsys_tables import TABLES
-from petqc_simulators.physics.detector import Detector, PulseTrain
+from petqc_simulators.physics.controls import PulseTrain
+from petqc_simulators.physics.detector import Detector
 from petqc_simulators.profile import load_profile
 
 BENCH = load_profile("bench")

@@ -10,7 +10,8 @@ import pytest
 from petqc.calibrate import EventPoint
 from petqc.calibrate.tdc import CLOCK_PS, TdcPlan, fit
 from petqc.errors import BadInputError
-from petqc_simulators.physics.detector import Detector, PulseTrain
+from petqc_simulators.physics.controls import PulseTrain
+from petqc_simulators.physics.detector import Detector
 from petqc_simulators.profile import load_profile
 
 BENCH = load_profile("bench")

@@ -24,7 +24,8 @@ from petqc.formats.petsys_tables import TABLES
 from petqc.limits import Status
 from petqc.processing import ProcessingSettings, Processor, joined
 from petqc_simulators.config_files import write_config_folder
-from petqc_simulators.physics.detector import BLOCK_S, Detector
+from petqc_simulators.physics.blocks import BLOCK_S
+from petqc_simulators.physics.detector import Detector
 from petqc_simulators.profile import load_profile
 
 WINDOW_PS = 10_000.0

@@ -10,15 +10,18 @@ import numpy as np
 import pytest
 
 from petqc import checks as checks_folder
+from petqc import diagnosis
 from petqc.analysis import RunContext, analyse
 from petqc.channel_map import Topology
-from petqc.checks import all_checks, check, get_check
+from petqc.checks import all_checks, check, checks_of, get_check, run_checks, unused_hits
 from petqc.errors import BadInputError
 from petqc.events import Coincidences, Singles
 from petqc.fits.offsets import Depths, solve_offsets
 from petqc.histograms import HistogramSettings, QcHistograms
 from petqc.limits import Limits, Status
+from petqc.processing import DROP_REASONS
 from petqc.qc_input import QcInput, widened
+from petqc.report import render_html
 
 N = 512
 COLUMN, ROW = np.tile(np.arange(16), 32), np.tile(np.repeat(np.arange(16), 16), 2)
@@ -384,6 +387,23 @@ def test_a_source_that_was_forgotten_is_no_broken_detector(singles, pairs, seen)
     assert run.find("dead_channels")
 
 
+@pytest.mark.parametrize(("singles", "is_told"), [(1.3, True), (4.0, False)])
+def test_where_the_crystals_own_line_is_the_highest_the_photopeak_is_still_the_sources(singles, is_told):
+    """A weak source: the line of 307 keV is as high as that of 511 keV, or twice; the crystals say which is meant."""
+    toy = Toy(14, n_singles=round(singles * OWN_SINGLES))
+    drawn = toy.singles()
+    is_own = toy.rng.random(len(drawn)) < 0.35
+    drawn.energy[is_own] = toy.rng.normal(307.0, 0.14 * 307.0 / 2.35482, int(is_own.sum()))
+    toy.singles = lambda: drawn
+    peak = toy.run(**LYSO).find("photopeak")
+    if is_told:
+        assert peak.value == pytest.approx(511.0, abs=1.0)
+        drawn.energy[np.abs(drawn.energy - 511.0) < 60.0] = 100.0
+        assert toy.run(**LYSO).find("photopeak").value is None  # and no other line is taken for it
+    else:  # a source that makes four times as many: what stands highest is its photopeak, wherever that is
+        assert peak.value == pytest.approx(307.0, abs=3.0)
+
+
 def test_without_knowing_the_crystals_nobody_says_whether_a_source_is_there():
     run = Toy(12, n_pairs=0, n_singles=OWN_SINGLES).run()
     assert not [c for c in run.checks if c.id == "source_seen"]
@@ -519,7 +539,8 @@ def test_parallax_is_fitted_along():
     blind = solve_offsets(a, b, dt, N, window_ps=window, start_ps=start, sigma_ps=93.0)
     further = distance[a] - distance[b]
     depths = Depths(np.minimum(np.abs(further) / 0.5, 15).astype(np.int16), np.sign(further).astype(np.int8), 16)
-    seeing = solve_offsets(a, b, dt, N, window_ps=window, start_ps=start, sigma_ps=93.0, depths=depths)
+    solution = solve_offsets(a, b, dt, N, window_ps=window, start_ps=start, sigma_ps=93.0, depths=depths)
+    seeing = solution.with_errors()
     truth = toy.offset - toy.offset.mean()
     assert (blind.offset_ps - truth).std() > 2.0 * (seeing.offset_ps - truth).std()
     assert ((seeing.offset_ps - truth) / seeing.error_ps).std() < 1.5
@@ -596,3 +617,79 @@ def test_a_crystal_with_counts_and_without_a_photopeak_is_no_pass(healthy):
     assert "channel 0.0.1.13" in found.reason
     assert output.column.status[77] == str(Status.WARN)
     assert np.isnan(output.column.value[77])
+
+
+@pytest.mark.parametrize(
+    ("dropped", "value", "status", "why"),
+    [
+        ({}, 0.0, Status.PASS, None),
+        ({"saturated": 900, "not_mapped": 100}, 10.0, Status.WARN, "most of them: at or above the saturation of the"),
+        ({"no_tdc_calibration": 7000}, 70.0, Status.FAIL, "most of them: no TDC calibration of their channels"),
+        ({"trigger_record": 5000, "outside_tdc_curve": 100}, 2.0, Status.PASS, "most of them: their fine times lie"),
+    ],
+)
+def test_hits_that_are_not_used_are_told_with_the_commonest_reason(dropped, value, status, why):
+    account = {**ACCOUNT, "hits": 10_000, **{f"hits_dropped.{name}": n for name, n in dropped.items()}}
+    run = Toy(n_pairs=2000, n_singles=2000).run(account=account)
+    found = run.find("unused_hits")
+    assert (found.value, found.status) == (pytest.approx(value), status)
+    assert (found.reason or "").startswith(why or "")
+    assert (found.reason is None) is (why is None)
+    assert any(h.cause.startswith("F27") for h in run.diagnosis) is (status is not Status.PASS)
+
+
+def test_without_hits_there_is_no_share_of_them():
+    assert Toy(n_pairs=2000, n_singles=2000).run().find("unused_hits") is None
+    assert Toy(n_pairs=2000, n_singles=2000).run(account={**ACCOUNT, "hits": 0}).find("unused_hits") is None
+
+
+def test_every_reason_to_drop_a_hit_has_words():
+    assert set(unused_hits._WHY) | {"kept", unused_hits._NOT_OF_THE_DETECTOR} == set(DROP_REASONS)
+
+
+def test_a_check_that_breaks_has_no_number_and_the_others_go_on(caplog):
+    def breaks(_):
+        raise ZeroDivisionError("division by zero")
+
+    shared = QcInput(Toy().histograms(), RunContext("toy", elapsed_s=SECONDS, live_time_s=SECONDS, account=ACCOUNT))
+    whole = checks_of("source")
+    well = {one.id: output.results for one, output in run_checks(whole, shared)}
+    for broken in whole:
+        asked = [replace(c, function=breaks) if c.id == broken.id else c for c in whole]
+        for one, output in run_checks(asked, shared):
+            if one.id != broken.id:
+                assert output.results == well[one.id]
+                continue
+            (result,) = output.results
+            assert (result.id, result.value, result.status) == (broken.id, None, Status.INVALID)
+            assert result.reason is not None
+            assert "did not work (ZeroDivisionError: division by zero)" in result.reason
+    assert "the check photopeak of run toy" in caplog.text
+    assert "division by zero" in caplog.text
+
+
+@pytest.mark.parametrize("broken", ["photopeak", "dead_channels"])
+def test_a_run_with_a_check_that_breaks_is_not_passed_and_keeps_its_numbers(monkeypatch, tmp_path, broken):
+    def breaks(_):
+        raise IndexError("index 7 is out of bounds")
+
+    monkeypatch.setitem(checks_folder._REGISTRY, broken, replace(get_check(broken), function=breaks))
+    run = Toy().run()
+    assert run.verdict is Status.INVALID
+    assert "did not work (IndexError: index 7 is out of bounds)" in run.sentence
+    assert run.find("ctr_fit").status is Status.PASS
+    run.save(tmp_path)
+    assert "did not work" in render_html(run)
+
+
+def test_a_diagnosis_that_breaks_loses_nothing(monkeypatch):
+    def breaks(*_):
+        raise ValueError("no such place")
+
+    toy = Toy()
+    toy.gain[:256] = 1.2
+    monkeypatch.setattr(diagnosis, "deviations", breaks)
+    run = toy.run()
+    assert run.verdict is Status.FAIL
+    assert not run.diagnosis
+    assert any(n.startswith("Diagnosis: it did not work (ValueError: no such place)") for n in run.notes)

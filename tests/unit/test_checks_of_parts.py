@@ -8,6 +8,7 @@ import pytest
 from petqc.analysis import RunContext, analyse
 from petqc.channel_map import Topology
 from petqc.checks import get_check
+from petqc.checks import time_tails as tt
 from petqc.checks.bias_peak import bias_peak
 from petqc.checks.time_tails import time_tails
 from petqc.checks.timing_width import timing_width
@@ -77,7 +78,7 @@ def test_widths_of_groups_are_found_under_randoms_with_honest_errors():
     for _ in range(30):
         group = rng.integers(0, 3, 9_000)
         value = np.where(rng.random(9_000) < 0.2, rng.uniform(-5000, 5000, 9_000), rng.normal(0.0, true[group]))
-        found = group_widths(value, group, 4, window_ps=10_000.0, start_ps=100.0, min_pairs=100)
+        found = group_widths(value, (group,), 4, window_ps=10_000.0, start_ps=100.0, min_pairs=100)
         assert np.isnan(found.sigma_ps[3])
         pulls.append((found.sigma_ps[:3] - true) / found.error_ps[:3])
     assert abs(np.mean(pulls)) < 0.35
@@ -89,12 +90,22 @@ def test_widths_of_groups_are_those_of_plain_python_and_of_each_group_alone():
     group = rng.integers(0, 5, 3_000)
     value = np.where(rng.random(3_000) < 0.3, rng.uniform(-2000, 2000, 3_000), rng.normal(0.0, 60.0 + 20.0 * group))
     value = value.astype(np.float32)
-    compiled = gw._peaks(value, group, 6, 4000.0, 100.0)
-    plain = gw._peaks.py_func(value, group, 6, 4000.0, 100.0)
+    groups = (group.astype(np.int32),)
+    compiled = gw._peaks(value, groups, 6, 4000.0, 100.0)
+    plain = gw._peaks.py_func(value, groups, 6, 4000.0, 100.0)
     for one, other in zip(compiled, plain, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12)
-    alone = gw._peaks(value[group == 3], np.zeros(int((group == 3).sum()), np.int64), 1, 4000.0, 100.0)
+    alone = gw._peaks(value[group == 3], (np.zeros(int((group == 3).sum()), np.int32),), 1, 4000.0, 100.0)
     assert [column[0] for column in alone] == [column[3] for column in compiled]
+
+
+def test_a_pair_counts_in_two_groups_as_if_it_were_there_twice():
+    rng = np.random.default_rng(10)
+    value, a, b = rng.normal(0.0, 80.0, 3_000).astype(np.float32), *rng.integers(0, 5, (2, 3_000)).astype(np.int32)
+    both = gw._peaks(value, (a, b), 5, 4000.0, 100.0)
+    twice = gw._peaks(np.concatenate([value, value]), (np.concatenate([a, b]),), 5, 4000.0, 100.0)
+    for one, other in zip(both, twice, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_wide_asic_is_told_by_pairs_of_many_modules_and_only_the_pairs_of_two():
@@ -129,6 +140,42 @@ def test_a_second_place_in_time_of_one_channel_is_named_with_its_share_and_dista
     assert float(distance.split()[0]) == pytest.approx(450.0, abs=80.0)
     ratio = next(r for r in output.results if r.id == "time_tails" and r.node == "scanner")
     assert ratio.value == pytest.approx(1.823, abs=0.05)
+
+
+def test_times_are_counted_as_numpy_counts_them():
+    rng = np.random.default_rng(11)
+    a, b = rng.integers(0, 6, (2, 5_000)).astype(np.int32)
+    edges = np.arange(-8, 9) * tt.BIN_PS
+    residual = np.concatenate([rng.normal(0.0, 120.0, 4_960), np.full(6, np.nan), edges, -edges]).astype(np.float32)
+    by_kernel = []
+    for count in (tt._count, tt._count.py_func):
+        counts, of_all = np.zeros((6, 16), np.uint32), np.zeros(16)
+        count(a, b, residual, edges, counts, of_all)
+        by_kernel.append(counts)
+        known = np.isfinite(residual)
+        np.testing.assert_array_equal(of_all, np.histogram(residual[known], edges)[0])
+        for channel in range(6):
+            late = np.concatenate([residual[known & (a == channel)], -residual[known & (b == channel)]])
+            late = late[late < edges[-1]]  # the upper edge is outside
+            np.testing.assert_array_equal(counts[channel], np.histogram(late, edges)[0])
+    np.testing.assert_array_equal(*by_kernel)
+
+
+def test_an_excess_is_where_neighbouring_bins_have_most_above_the_usual():
+    rng = np.random.default_rng(12)
+    counts, usual = rng.poisson(4.0, (7, 40)).astype(np.uint32), rng.random(36)
+    far, total = np.arange(36) % 3 != 0, counts.sum(axis=1).astype(np.float64)
+    there = np.array([np.convolve(row, np.ones(5), "valid") for row in counts])
+    wanted = np.where(far, there - np.outer(total, usual), -np.inf)
+    for find in (tt._find_excess, tt._find_excess.py_func):
+        at, excess = np.zeros(7, np.int64), np.full(7, -np.inf)
+        find(counts, total, usual, far, at, excess)
+        np.testing.assert_array_equal(at, wanted.argmax(axis=1))
+        np.testing.assert_array_equal(excess, wanted.max(axis=1))
+        nowhere, none = np.zeros(7, np.int64), np.full(7, -np.inf)
+        find(counts, total, usual, np.zeros(36, np.bool_), nowhere, none)
+        assert (nowhere == 0).all()
+        assert np.isneginf(none).all()
 
 
 def test_outputs_whose_channels_have_too_few_counts_are_judged_by_their_sum():

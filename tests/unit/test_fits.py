@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from numba.core.errors import TypingError
 from scipy import integrate, optimize, stats
 from tests.unit.peak_models import KEV, NO_SHAPE, model, photopeak
 
@@ -13,6 +14,7 @@ from petqc.errors import FitFailedError, TooFewCountsError
 from petqc.fits import fit_two_peaks
 from petqc.fits import kernels as fk
 from petqc.fits import photopeak_kernels as pk
+from petqc.fits import row_kernels as rk
 from petqc.fits.energy_fits import LYSO_RANGE
 from petqc.fits.peaks import find_peaks, nema_width, onset, two_humps
 from petqc.fits.photopeaks import LU_EDGE_RATIO, PeakShape, apparent_peak, fit_lines, fit_photopeak, fit_photopeaks
@@ -23,6 +25,7 @@ from petqc.statistics import (
     family_sigmas,
     mean_bound,
     pearson_p_value,
+    pearson_p_values,
     robust_spread,
     sigma_bound,
     sparse_chi2_p_value,
@@ -92,6 +95,57 @@ def test_compiled_fit_equals_python():
     assert results[0][0] == results[1][0]
     for a, b in zip(results[0][1:], results[1][1:], strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_exponentials_and_logarithms_of_rows():
+    rng = np.random.default_rng(3)
+    scratch = np.empty((2, 4001))
+    z = np.concatenate([np.linspace(-37.6, 37.6, 3999), [0.0, 1e-9]])
+    f, twin = np.empty(4001), np.empty(4001)
+    rk.bells(z, f, *scratch)
+    rk.bells.py_func(z, twin, *scratch)
+    np.testing.assert_array_equal(f, twin)
+    np.testing.assert_allclose(f, np.exp(-0.5 * z**2), rtol=3e-16 + 1e-18, atol=0)
+    rk.bells(1e3 * z, f, *scratch)
+    assert (f[:1000] < 1e-300).all(), "too far away it is as good as none"
+    x = np.concatenate([np.exp(rng.uniform(-30.0, 30.0, 3900)), 1.0 + np.linspace(-1e-3, 1e-3, 101)])
+    y = np.empty(4001)
+    rk.logarithms(x, y, *scratch)
+    rk.logarithms.py_func(x, twin, *scratch)
+    np.testing.assert_array_equal(y, twin)
+    np.testing.assert_allclose(y, np.log(x), rtol=3e-16, atol=1e-19)
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 8, 64, 115])
+def test_sums_of_rows(n):
+    x, y = np.random.default_rng(n).standard_normal((2, n))
+    each = np.zeros(8)
+    whole = n - n % 8
+    for k in range(0, whole, 8):
+        each += x[k : k + 8] * y[k : k + 8]
+    for k in range(whole, n):
+        each[0] += x[k] * y[k]
+    assert rk.dot(x, y) == ((each[0] + each[4]) + (each[2] + each[6])) + ((each[1] + each[5]) + (each[3] + each[7]))
+    assert rk.dot(x, y) == pytest.approx(np.dot(x, y), rel=1e-12, abs=1e-12)
+    assert rk.total(x) == rk.total.py_func(x) == rk.dot(x, np.ones(n))
+
+
+def test_likelihood_and_pearsons_sums_equal_numpy():
+    rng = np.random.default_rng(4)
+    mu = rng.uniform(0.0, 50.0, 77)
+    counts, scratch = rng.poisson(mu).astype(float), np.empty((3, 77))
+    mu[:3], counts[:3] = 0.0, (0.0, 1.0, 2.0)
+    floor = np.maximum(mu, 1e-12)
+    assert fk.negative_log_likelihood(counts, mu) == pytest.approx(np.sum(floor - counts * np.log(floor)), rel=1e-13)
+    assert fk.negative_log_likelihood(counts, mu) == fk.negative_log_likelihood.py_func(counts, mu)
+    for bad in (np.nan, np.inf):
+        mu[5] = bad
+        assert not np.isfinite(fk.negative_log_likelihood(counts, mu))
+    mu[5] = 3.0
+    found = fk.pearson_sums(counts, mu, 0.02, scratch)
+    assert found == fk.pearson_sums.py_func(counts, mu, 0.02, scratch)
+    chi2, _ = pearson_p_values(counts, mu, 4, (0.0, 0.02))
+    np.testing.assert_allclose(found, [*chi2, np.sum(1.0 / np.maximum(mu, 1e-3))], rtol=1e-12)
 
 
 def test_upper_tail_of_the_normal_distribution():
@@ -421,3 +475,9 @@ def test_a_fit_whose_bounds_pull_it_to_and_fro_converges() -> None:
     )
     assert fit.mu == pytest.approx(509.21, abs=0.02)
     assert fit.fwhm == pytest.approx(79.59, abs=0.05)
+
+
+def test_products_of_rows_that_do_not_lie_side_by_side_are_refused():
+    rows = np.ones((8, 8))
+    with pytest.raises(TypingError, match="not contiguous"):
+        rk.dot(rows[:, 0], rows[0])

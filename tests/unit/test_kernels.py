@@ -313,6 +313,19 @@ def test_sorting_keeps_the_order_of_equals(times: list[int], scale: int, start: 
     np.testing.assert_array_equal(ours[2], order.astype(np.int32))
 
 
+def test_late_hits_are_inserted_unless_there_are_too_many() -> None:
+    rng = np.random.default_rng(9)
+    n = 2000
+    for disorder, done in ((3, True), (1000, False)):
+        time = np.arange(n) + rng.integers(0, disorder, n)
+        columns = [time, np.arange(n, dtype=np.float32), np.arange(n, dtype=np.int32)]
+        wanted = [column[np.argsort(time, kind="stable")] for column in columns]
+        assert ek.insert_late_hits(*columns, n) == done
+        if done:
+            for ours, theirs in zip(columns, wanted, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize("gap_ps", [1_000_000, (1 << 40) - 100_000, 1 << 41])
 def test_sorting_of_crowded_times_with_a_gap(gap_ps: int) -> None:
     """All but one hit fall into one bucket: this must neither be slow nor wrong."""
@@ -393,7 +406,7 @@ def test_ordering_of_singles(times: list[int]) -> None:
     order = np.argsort(time, kind="stable")
     columns = [time, np.arange(n, dtype=np.float32), np.arange(n, dtype=np.int32), np.arange(n).astype(np.uint8)]
     wanted = [column[order] for column in columns]
-    ek.order_singles(*columns, n)
+    ek.order_singles(*columns, 0, n)
     for ours, theirs in zip(columns, wanted, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 

@@ -88,22 +88,18 @@ def test_events_are_copied_with_their_frame() -> None:
     assert frames.tolist() == [7, 7, 7, 9]
 
 
-def test_singles_are_given_and_kept_for_pairing() -> None:
+def test_singles_in_the_energy_window_are_kept_for_pairing() -> None:
     rng = np.random.default_rng(5)
     n = 200
     time, energy = np.sort(rng.integers(0, 1000, n)), rng.uniform(0, 100, n).astype(np.float32)
     channel, hits = rng.integers(0, 10, n).astype(np.int32), rng.integers(1, 9, n).astype(np.uint8)
-    channel_of = (np.arange(10) * 64 + 5).astype(np.int32)
-    out = [np.zeros(n + 3, column.dtype) for column in (time, energy, channel, hits)]
-    kept = [np.zeros(n + 5, column.dtype) for column in (time, energy, channel, hits)]
-    end = ek.give_singles(time, energy, channel, hits, n, channel_of, 25.0, float(energy[7]), 3, *out, 4, *kept)
+    kept = [np.zeros(n + 4, column.dtype) for column in (time, energy, channel, hits)]
+    end = ek.select_singles(time, energy, channel, hits, 25.0, float(energy[7]), 4, *kept)
     inside = (energy >= 25) & (energy <= energy[7])
     assert end == 4 + inside.sum()
-    for column, given_, waiting in zip((time, energy, channel, hits), out, kept, strict=True):
-        wanted = channel_of[column] if column is channel else column
-        np.testing.assert_array_equal(given_[3:], wanted)
+    for column, waiting in zip((time, energy, channel, hits), kept, strict=True):
         np.testing.assert_array_equal(waiting[4:end], column[inside])
-        assert not given_[:3].any()
+        assert not waiting[:4].any()
 
 
 @pytest.mark.parametrize("shift", [0, 1000])

@@ -165,3 +165,9 @@ def test_colours_leave_out_one_per_cent_at_each_end_and_survive_equal_values() -
     assert equal is not None
     assert equal.low < 511.0 < equal.high
     assert maps.colour_range(np.full(4, np.nan)) is None
+
+
+def test_commands_are_marked_and_everything_else_is_escaped() -> None:
+    said = text.with_commands("Run `petqc calibrate <tdc>` & repeat")
+    assert said == "Run <code>petqc calibrate &lt;tdc&gt;</code> &amp; repeat"
+    assert text.with_commands("") == ""

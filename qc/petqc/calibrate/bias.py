@@ -27,6 +27,7 @@ from petqc.channel_map import SCANNER
 from petqc.errors import BadInputError, FitFailedError, TooFewCountsError
 from petqc.limits import Limits
 from petqc.results import CheckResult, Spectrum
+from petqc.statistics import robust_spread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -255,7 +256,7 @@ def _of_outputs(
         good = rows[np.isfinite(breakdown[rows]) & np.isfinite(error[rows])] if rows.size else rows
         if good.size:
             middle = float(np.median(breakdown[good]))
-            spread = 1.4826 * float(np.median(np.abs(breakdown[good] - middle)))
+            spread = robust_spread(breakdown[good])
             near = np.abs(breakdown[good] - middle) <= 5.0 * np.hypot(max(spread, 0.01), error[good])
             good = good[near]
         if good.size * 2 < max(rows.size, 1):

@@ -25,6 +25,7 @@ from petqc.calibration.tdc import interval_of_code
 from petqc.errors import BadInputError
 from petqc.formats.petsys_tables import BRANCH_T, TABLES, absolute_of, set_address
 from petqc.limits import Limits
+from petqc.statistics import SIGMA_OF_MAD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,8 +50,6 @@ _HIGHEST_CODE = 1023.0 - _SATURATION_MARGIN_CODES
 _ROUNDING_VARIANCE = 1.0 / 12.0
 _OUTLIER_SIGMA = 6.0
 _PASSES = 3
-_SIGMA_OF_MEDIAN = 1.4826
-"""Standard deviation over the median size, of Gaussian residuals."""
 _STRAY = 0.2
 """A group with fewer hits than this share of a usual one is none of the pulse's."""
 _GRID = 257
@@ -231,7 +230,7 @@ def _fit_row(
             break
         residual = np.abs(mean - np.polynomial.polynomial.polyval(t, found.p))
         # A curve that no polynomial follows has residuals everywhere: those are told, not left out.
-        spread = _SIGMA_OF_MEDIAN * float(np.median(residual))
+        spread = SIGMA_OF_MAD * float(np.median(residual))
         inside = residual <= _OUTLIER_SIGMA * np.sqrt(variance + spread**2)
         if (inside == use).all():
             break

@@ -15,6 +15,7 @@ import numpy as np
 
 from petqc.calibrate.bias_outputs import Output, parse_output
 from petqc.errors import BadInputError, FitFailedError, TooFewCountsError
+from petqc.statistics import robust_spread
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -162,7 +163,7 @@ def _parabola(v: NDArray[np.float64], i: NDArray[np.float64], start: float | Non
     # The slope of ln I is largest somewhat above the breakdown, where the leakage no longer counts.
     used = (v > start - _BELOW_V) & (v < start + _ABOVE_V)
     step = np.diff(i[used])
-    quiet = 1.4826 * float(np.median(np.abs(step - np.median(step)))) / math.sqrt(2.0)
+    quiet = robust_spread(step) / math.sqrt(2.0)
     weight = 1.0 / np.hypot(max(quiet, 1e-15), _RELATIVE_NOISE * i[used])
     grid = np.linspace(start - 3.0, start + 0.5, 176)
     at = float(grid[np.argmin([_misfit(v[used], i[used], weight, b) for b in grid])])

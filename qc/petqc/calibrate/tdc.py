@@ -20,6 +20,7 @@ from petqc.calibrate.outcome import column, refusal_notes, refused, summary
 from petqc.errors import BadInputError
 from petqc.formats.petsys_tables import BRANCH_E, BRANCH_T, TABLES, set_address
 from petqc.limits import Limits
+from petqc.statistics import SIGMA_OF_MAD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,8 +48,6 @@ _RANGE_CLK = 1.05
 """The intervals of one interpolator span one clock; more means that its hits do not belong to one pulse."""
 _ROUNDING_VARIANCE = 1.0 / 12.0
 _OUTLIER_SIGMA = 6.0
-_SIGMA_OF_MEDIAN = 1.4826
-"""Standard deviation over the median size, of Gaussian residuals."""
 _PASSES = 3
 
 RESIDUAL = Limits(warn_high=12.0, fail_high=50.0)
@@ -193,7 +192,7 @@ def _fit_branch(groups: Groups, coarse: NDArray[np.int64], channels: NDArray[np.
         c, covariance = _quadratics(row[use], u[use], mean[use], n[use] / variance[row[use]], n_rows)
         residual = mean - _code(c[row], u)
         # A curve that is no parabola has residuals everywhere: those are told, not left out like a stray point's.
-        spread = _SIGMA_OF_MEDIAN * _median_of_rows(row, np.abs(residual), n_rows)
+        spread = SIGMA_OF_MAD * _median_of_rows(row, np.abs(residual), n_rows)
         sigma = np.sqrt(variance[row] / n + _ROUNDING_VARIANCE + spread[row] ** 2)
         outside = ~(np.abs(residual) <= _OUTLIER_SIGMA * sigma)
         if (outside == ~use).all():

@@ -127,7 +127,7 @@ def fit(
             a, b, left, len(topology), window_ps=window_ps, start_ps=start, sigma_ps=sigma,
             without_pattern=False,
             depths=depth_classes(topology, xyz - source, a, b, crystal_mm), module=topology.module, group=topology.asic,
-        )  # fmt: skip
+        ).with_errors()  # fmt: skip
     except TooFewCountsError as error:
         raise BadInputError(str(error), do="check the source, its place and the coincidence window") from error
     return _outcome(pairs, previous, solved, place, left, window_ps)

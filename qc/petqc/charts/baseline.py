@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from petqc.statistics import SIGMA_OF_MAD
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -127,7 +129,7 @@ def _day_to_day(residual: NDArray[np.float64]) -> NDArray[np.float64]:
     steps = np.abs(np.diff(residual, axis=0))
     found = np.zeros(residual.shape[1])
     has = np.isfinite(steps).any(axis=0)
-    found[has] = 1.4826 * np.nanmedian(steps[:, has], axis=0) / np.sqrt(2.0)
+    found[has] = SIGMA_OF_MAD * np.nanmedian(steps[:, has], axis=0) / np.sqrt(2.0)
     return found
 
 

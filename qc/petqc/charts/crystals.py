@@ -13,7 +13,7 @@ import numpy as np
 
 from petqc.limits import Limits, Status
 from petqc.results import CheckResult
-from petqc.statistics import family_sigmas
+from petqc.statistics import SIGMA_OF_MAD, family_sigmas
 from petqc.verdict import say
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ LEAST_RUNS: Final = 10
 """Fewest runs of the baseline in which a crystal must have had a value."""
 _NAMED: Final = 3
 _LIMITS: Final = Limits(warn_high=0.5)
-_TO_SIGMA = 1.4826
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +135,7 @@ def _beyond(away: NDArray[np.float64], errors: NDArray[np.float64]) -> float:
     if not known.any():
         return 0.0
     n = len(away)
-    square = (_TO_SIGMA * np.median(np.abs(away[known]))) ** 2 * n / (n - 1.0)
+    square = (SIGMA_OF_MAD * np.median(np.abs(away[known]))) ** 2 * n / (n - 1.0)
     return float(np.sqrt(max(square - np.median(errors[known]) ** 2, 0.0)))
 
 

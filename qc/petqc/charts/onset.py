@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from petqc.limits import Status
+from petqc.statistics import SIGMA_OF_MAD
 from petqc.verdict import likely
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def tell_onset(run: Run, at_d: float, past: Sequence[PastRun]) -> None:
 def _onset(kev: Sequence[float], at_d: Sequence[float], last: str) -> tuple[str, str]:
     """A sentence, and the cause that it speaks for; two empty ones: the runs do not tell."""
     value = np.asarray(kev)
-    noise = 1.4826 * float(np.median(np.abs(np.diff(value[:-1])))) / np.sqrt(2.0)
+    noise = SIGMA_OF_MAD * float(np.median(np.abs(np.diff(value[:-1])))) / np.sqrt(2.0)
     noise = max(noise, _LEAST_NOISE * float(value[0]))
     way = float(value[-1] - np.median(value[: max(LEAST_RUNS // 2, value.size // 4)]))
     if abs(way) < _STANDS_OUT * noise:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import pkgutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -18,9 +20,11 @@ from petqc.errors import BadInputError
 from petqc.limits import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from petqc.results import ChannelColumn, CheckResult, Spectrum
+
+log = logging.getLogger(__name__)
 
 Data: TypeAlias = Literal["source", "lutetium", "dark", "housekeeping", "test-pulse", "mr-delta"]
 """What there was to look at: events of a source, events of the crystals' own lutetium (both `QcInput`), dark counts
@@ -141,3 +145,33 @@ def get_check(id: str) -> Check:  # noqa: A002 - the document's own word
     if id in _REGISTRY:
         return _REGISTRY[id]
     raise BadInputError(f"there is no check {id!r}", do="one of " + ", ".join(c.id for c in all_checks()))
+
+
+def run_checks(
+    checks: Sequence[Check], data: Any, *, at_once: int = 1, first: Sequence[str] = ()
+) -> list[tuple[Check, CheckOutput]]:
+    """What each check finds in the data, in their order. One that breaks has no number, says why, and the others go on.
+
+    Args:
+        checks: to be run.
+        data: what they look at.
+        at_once: how many run side by side; what they share must then stand being asked for by several.
+        first: ids of those that are begun before the others, in that order.
+    """
+    by_id = {one.id: one for one in checks}
+    order = [*(by_id[id_] for id_ in first if id_ in by_id), *(one for one in checks if one.id not in first)]
+    with ThreadPoolExecutor(at_once, "petqc-check") as pool:
+        begun = {one.id: pool.submit(_found, one, data) for one in order}
+    return [(one, begun[one.id].result()) for one in checks]
+
+
+def _found(one: Check, data: Any) -> CheckOutput:
+    try:
+        return one.function(data)
+    except Exception as error:
+        from petqc.channel_map import SCANNER
+        from petqc.results import CheckResult
+
+        log.exception("the check %s of run %s", one.id, data.context.run_id)
+        reason = f"the check itself did not work ({type(error).__name__}: {error}); the log says where"
+        return CheckOutput([CheckResult.missing(one.id, SCANNER, one.unit, 0, Limits(), reason)])

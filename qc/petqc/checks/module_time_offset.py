@@ -55,7 +55,7 @@ def module_time_offset(q: QcInput) -> CheckOutput:
     found = q.time_offsets()
     if isinstance(found, Refusal):
         return CheckOutput([q.missing("module_time_offset", where, "ps", found.n, found.reason, method=_METHOD)])
-    solved = found.solved
+    solved = found.solved.with_errors()
     if why := _too_few(q, solved):
         return CheckOutput([q.missing("module_time_offset", where, "ps", h.pairs_seen, why, method=_METHOD)])
     notes = []

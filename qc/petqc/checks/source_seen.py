@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from petqc.checks import CheckOutput, check
-from petqc.errors import TooFewCountsError
-from petqc.lutetium.fits import decays_per_channel
 
 if TYPE_CHECKING:
     from petqc.qc_input import QcInput
@@ -35,7 +33,7 @@ def source_seen(q: QcInput) -> CheckOutput:
     As few singles as that, and no true coincidence, are a run without a source: nothing that a source is needed for is
     then told. Where the crystals are not known to have lutetium, nobody can say.
     """
-    decays, singles = _decays(q), int(q.histograms.singles.sum())
+    decays, singles = q.own_decays(), int(q.histograms.singles.sum())
     if decays is None:
         return CheckOutput()
     (scanner,) = q.nodes("scanner")
@@ -49,19 +47,9 @@ def source_seen(q: QcInput) -> CheckOutput:
 
 def is_source_missing(q: QcInput) -> bool:
     """Whether a run that should have a source has none: no more than the crystals' own singles, and no pairs."""
-    decays, h = _decays(q), q.histograms
+    decays, h = q.own_decays(), q.histograms
     singles, prompts, delayed = int(h.singles.sum()), int(h.prompts.sum()), int(h.delayed.sum())
     true = prompts - 0.5 * delayed  # the delayed window is searched on both sides
     noise = (prompts + 0.25 * delayed) ** 0.5
     has_pairs = true > max(_TRUE_SHARE * singles, _SIGMAS * noise)
     return decays is not None and 0 < singles < _OWN_SINGLES * decays and not has_pairs
-
-
-def _decays(q: QcInput) -> float | None:
-    """Decays of the crystals' own; None: not known, or nothing to compare with them."""
-    if q.context.source == "none" or not (q.context.has_singles and q.context.has_pair_search):
-        return None
-    try:
-        return decays_per_channel(q) * len(q.topology)
-    except TooFewCountsError:
-        return None

@@ -13,6 +13,7 @@ from petqc.errors import QcError
 from petqc.fits.energy_fits import Refusal
 from petqc.fits.kernels import A2, S2
 from petqc.fits.time_peaks import fit_time_peak
+from petqc.jit import kernel
 from petqc.limits import Limits, Status
 from petqc.results import ChannelColumn
 from petqc.statistics import FWHM_OF_SIGMA, channel_sigmas
@@ -62,31 +63,56 @@ def time_tails(q: QcInput) -> CheckOutput:
     found = q.time_offsets()
     if isinstance(found, Refusal):
         return CheckOutput()  # the offsets say why
-    known = np.isfinite(found.residual_ps)
-    a, b, residual = found.a[known], found.b[known], found.residual_ps[known]
     half = 0.5 * float(q.histograms.settings.coincidence_window_ps)
     edges = np.arange(-math.floor(half / BIN_PS), math.floor(half / BIN_PS) + 1, dtype=np.float64) * BIN_PS
     # One row a channel; a positive time is this channel's being late.
-    counts = _by_channel(a, b, residual, edges, len(q.histograms.topology))
+    counts = np.zeros((len(q.histograms.topology), edges.size - 1), np.uint32)
+    of_all = np.zeros(edges.size - 1)
+    _count(found.a, found.b, found.residual_ps, edges, counts, of_all)
     scanner: tuple[Level, str] = ("scanner", SCANNER)
-    results = _of_node(q, scanner, edges, np.histogram(residual, edges)[0].astype(np.float64), remarks=True)
+    results = _of_node(q, scanner, edges, of_all, remarks=True)
     for node in q.nodes("asic"):
-        results += _of_node(q, node, edges, counts[node.members].sum(axis=0), remarks=False)
+        results += _of_node(q, node, edges, counts[node.members].sum(axis=0, dtype=np.float64), remarks=False)
     column, side = _side_peaks(q, edges, counts, found.solved.sigma_ps)
     return CheckOutput([*results, side], column)
 
 
-def _by_channel(
-    a: NDArray[np.int32], b: NDArray[np.int32], residual: NDArray[np.float32], edges: NDArray[np.float64], n: int
-) -> NDArray[np.float64]:
-    """Histogram of each channel's lateness, (n, bins)."""
+@kernel
+def _count(
+    a: NDArray[np.int32],
+    b: NDArray[np.int32],
+    residual: NDArray[np.float32],
+    edges: NDArray[np.float64],
+    counts: NDArray[np.uint32],
+    of_all: NDArray[np.float64],
+) -> None:
+    """Histograms of times, those that are no number left out.
+
+    Args:
+        a: (m,) channels of the pairs.
+        b: (m,).
+        residual: (m,) how much later a is than b.
+        edges: (bins + 1,) in steps of BIN_PS.
+        counts: (n, bins) how late each channel is, counted on.
+        of_all: (bins,) how much later a is, counted on; the last bin has its upper edge.
+    """
     bins = edges.size - 1
-    counts = np.zeros(n * bins)
-    for channel, late in ((a, residual), (b, -residual)):
-        at = np.floor((late - edges[0]) / BIN_PS).astype(np.int64)
-        inside = (at >= 0) & (at < bins)
-        counts += np.bincount(channel[inside].astype(np.int64) * bins + at[inside], minlength=n * bins)
-    return counts.reshape(n, bins)
+    for k in range(a.size):
+        late = float(residual[k])
+        if math.isnan(late):
+            continue
+        for channel, side in ((a[k], late), (b[k], -late)):
+            at = math.floor((side - edges[0]) / BIN_PS)
+            if 0 <= at < bins:
+                counts[channel, int(at)] += np.uint32(1)
+        if edges[0] <= late <= edges[bins]:
+            m = min(int((late - edges[0]) / BIN_PS), bins - 1)
+            # Rounding may have crossed an edge.
+            if late < edges[m]:
+                m -= 1
+            elif m + 1 < bins and late >= edges[m + 1]:
+                m += 1
+            of_all[m] += 1.0
 
 
 def _of_node(
@@ -124,25 +150,24 @@ def _of_node(
 
 
 def _side_peaks(
-    q: QcInput, edges: NDArray[np.float64], counts: NDArray[np.float64], sigma: float
+    q: QcInput, edges: NDArray[np.float64], counts: NDArray[np.uint32], sigma: float
 ) -> tuple[ChannelColumn, CheckResult]:
     """Channels whose times have a second place: counts two widths wide that all channels together do not have there."""
     topology = q.histograms.topology
-    total = counts.sum(axis=1)
-    everyone = counts.sum(axis=0)
+    total = counts.sum(axis=1, dtype=np.float64)
+    everyone = counts.sum(axis=0, dtype=np.float64)
     usual = everyone / max(float(everyone.sum()), 1.0)
     width = max(round(2.0 * sigma / BIN_PS), 1)
     window = np.ones(width)
-    there = np.array([np.convolve(row, window, "valid") for row in counts])
-    expected = np.outer(total, np.convolve(usual, window, "valid"))
+    usual_there = np.convolve(usual, window, "valid")
     middle = np.convolve(0.5 * (edges[:-1] + edges[1:]), window / width, "valid")
     far = np.abs(middle) > _FAR_SIGMAS * sigma + 0.5 * width * BIN_PS / 2.0
-    excess = np.where(far, there - expected, -np.inf)
-    at = np.argmax(excess, axis=1)
-    rows = np.arange(total.size)
+    at, excess = np.zeros(total.size, np.int64), np.full(total.size, -np.inf)
+    _find_excess(counts, total, usual_there, far, at, excess)
+    expected = total * usual_there[at]
     # A channel that is a little wider than the others has more at the foot of its peak: a tenth more is no side peak.
-    noise = np.sqrt(np.maximum(expected[rows, at], 1.0)) + 0.1 * expected[rows, at]
-    share = np.where(total >= MIN_PAIRS, excess[rows, at] / np.maximum(total, 1.0), np.nan)
+    noise = np.sqrt(np.maximum(expected, 1.0)) + 0.1 * expected
+    share = np.where(total >= MIN_PAIRS, excess / np.maximum(total, 1.0), np.nan)
     error = noise / np.maximum(total, 1.0)
     sigmas = channel_sigmas(total.size * max(int(far.sum()) // width, 1))
     status = np.where(np.isfinite(share), str(Status.PASS), str(Status.INVALID)).astype(object)
@@ -157,6 +182,39 @@ def _side_peaks(
     )  # fmt: skip
     told = "; ".join(f"{_name(topology.channels[i])}: {reason[i]}" for i in flagged[:3])
     return column, q.channels_outside("time_tails", status, told or None)
+
+
+@kernel
+def _find_excess(
+    counts: NDArray[np.uint32],
+    total: NDArray[np.float64],
+    usual: NDArray[np.float64],
+    far: NDArray[np.bool_],
+    at: NDArray[np.int64],
+    excess: NDArray[np.float64],
+) -> None:
+    """Where each channel has most above what is usual.
+
+    Args:
+        counts: (n, bins) how late each channel is.
+        total: (n,) their sums.
+        usual: (places,) share of counts in the window that begins at each bin.
+        far: (places,) where to look.
+        at: (n,) result: the place, 0 where there is none.
+        excess: (n,) result: counts there above the usual ones, as it is where there is none.
+    """
+    width = counts.shape[1] - usual.size + 1
+    for channel in range(counts.shape[0]):
+        inside = 0
+        for k in range(width - 1):
+            inside += counts[channel, k]
+        for place in range(usual.size):
+            inside += counts[channel, place + width - 1]
+            if far[place]:
+                more = inside - total[channel] * usual[place]
+                if more > excess[channel]:
+                    excess[channel], at[channel] = more, place
+            inside -= counts[channel, place]
 
 
 def _name(absolute: int) -> str:

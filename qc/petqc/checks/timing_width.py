@@ -53,33 +53,31 @@ def timing_width(q: QcInput) -> CheckOutput:
     if isinstance(found, Refusal):
         return CheckOutput()  # the offsets say why
     known = np.isfinite(found.residual_ps)
-    a, b = found.a[known].astype(np.int64), found.b[known].astype(np.int64)
+    a, b = found.a[known], found.b[known]
     residual = found.residual_ps[known]
     results, notes = _asics(q, found, a, b, residual)
     return CheckOutput(results, _channels(q, found, a, b, residual), notes=notes)
 
 
 def _asics(
-    q: QcInput, found: TimeOffsets, a: NDArray[np.int64], b: NDArray[np.int64], residual: NDArray[np.float32]
+    q: QcInput, found: TimeOffsets, a: NDArray[np.int32], b: NDArray[np.int32], residual: NDArray[np.float32]
 ) -> tuple[list[CheckResult], list[str]]:
     topology = q.histograms.topology
     n = len(topology.asic_nodes)
     if n < 2:
         return [], []
     window_ps, sigma = float(q.histograms.settings.coincidence_window_ps), found.solved.sigma_ps
-    asic_a, asic_b = topology.asic[a].astype(np.int64), topology.asic[b].astype(np.int64)
-    one, other = np.maximum(asic_a, asic_b), np.minimum(asic_a, asic_b)
-    number, group = np.unique(one * n + other, return_inverse=True)
-    of_pair = group_widths(residual, group, number.size, window_ps=window_ps, start_ps=sigma, min_pairs=MIN_PAIRS)
+    asic_a, asic_b = topology.asic[a], topology.asic[b]
+    number, group = _numbered(np.maximum(asic_a, asic_b) * np.int32(n) + np.minimum(asic_a, asic_b), n * n)
+    of_pair = group_widths(residual, (group,), number.size, window_ps=window_ps, start_ps=sigma, min_pairs=MIN_PAIRS)
     good = np.isfinite(of_pair.sigma_ps)
     first, second = np.divmod(number[good], n)
     alone = _single_variances(n, first, second, of_pair.sigma_ps[good] ** 2, of_pair.error_ps[good])
     notes = []
     if alone is None:
         both = group_widths(
-            np.concatenate([residual, residual]), np.concatenate([asic_a, asic_b]), n,
-            window_ps=window_ps, start_ps=sigma, min_pairs=MIN_NET_COUNTS,
-        )  # fmt: skip
+            residual, (asic_a, asic_b), n, window_ps=window_ps, start_ps=sigma, min_pairs=MIN_NET_COUNTS
+        )
         width, error, method = both.sigma_ps, both.error_ps, _PAIRS
         notes.append(
             "Pairs do not tell the timing of single ASICs apart (two facing groups of modules): each width is that of "
@@ -101,6 +99,16 @@ def _asics(
             )
         )  # fmt: skip
     return results, notes
+
+
+def _numbered(key: NDArray[np.int32], n_keys: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """The keys that there are, sorted, and for each of the given ones which it is."""
+    seen = np.zeros(n_keys, np.bool_)
+    seen[key] = True
+    there = np.flatnonzero(seen)
+    place = np.empty(n_keys, np.int32)
+    place[there] = np.arange(there.size, dtype=np.int32)
+    return there, place[key]
 
 
 def _single_variances(
@@ -137,12 +145,12 @@ def _single_variances(
 
 
 def _channels(
-    q: QcInput, found: TimeOffsets, a: NDArray[np.int64], b: NDArray[np.int64], residual: NDArray[np.float32]
+    q: QcInput, found: TimeOffsets, a: NDArray[np.int32], b: NDArray[np.int32], residual: NDArray[np.float32]
 ) -> ChannelColumn:
     topology = q.histograms.topology
     n = len(topology)
     of_channel = group_widths(
-        np.concatenate([residual, residual]), np.concatenate([a, b]), n,
+        residual, (a, b), n,
         window_ps=float(q.histograms.settings.coincidence_window_ps), start_ps=found.solved.sigma_ps,
         min_pairs=MIN_PAIRS,
     )  # fmt: skip

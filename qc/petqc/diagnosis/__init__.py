@@ -11,6 +11,7 @@ Source: daily-qc.md §3, root-cause logic.
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from petqc.channel_map import Topology
     from petqc.results import Run
 
+log = logging.getLogger(__name__)
+
 __all__ = ["diagnose", "diagnose_again"]
 
 _REMARK = "Diagnosis:"
@@ -43,7 +46,7 @@ MOST = 8
 _ECHO = 0.85
 """Timing that is off by less than this share of what another module's part is off by may be its echo."""
 _TIMES = frozenset({"width", "offset", "side_peak"})
-_OF_ALL = frozenset({"frames", "source", "window"})
+_OF_ALL = frozenset({"frames", "unused", "source", "window"})
 """Quantities of the whole run: they explain what else is off, and come first."""
 
 _OF_WINDOWS = frozenset({"prompts", "width"})
@@ -64,10 +67,21 @@ class _Group:
 def diagnose(topology: Topology, run: Run) -> tuple[list[Hypothesis], str]:
     """Ranked hypotheses, and a remark where something was flagged that none of them fits.
 
+    A diagnosis that breaks is a remark, too: what was measured and judged does not depend on it.
+
     Args:
         topology: the channels and what they are connected to.
         run: with its results and columns.
     """
+    try:
+        return _hypotheses(topology, run)
+    except Exception as error:
+        log.exception("the diagnosis of run %s", run.run_id)
+        told = f"{type(error).__name__}: {error}"
+        return [], f"{_REMARK} it did not work ({told}); what was measured and judged does not depend on it."
+
+
+def _hypotheses(topology: Topology, run: Run) -> tuple[list[Hypothesis], str]:
     flags = [c for c in run.checks if c.status in {Status.WARN, Status.FAIL}]
     is_out = np.zeros(len(topology), np.bool_)
     for column in run.columns:

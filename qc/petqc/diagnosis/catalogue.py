@@ -288,4 +288,10 @@ CATALOGUE: tuple[Cause, ...] = (
         "Compare the hashes of the calibration with those of the last good run, load the right set, and analyse this "
         "recording with it.",
     ),
+    Cause(
+        "F27", "calibration of another day, or of another scanner, loaded", {"scanner": 1.0},
+        ("unused", +1),
+        "See in the account of hits why they were not used, load the calibration set of this board and acquisition "
+        "mode, and analyse this recording with it.",
+    ),
 )  # fmt: skip

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Quantity: TypeAlias = Literal[
     "energy", "resolution", "offset", "width", "onset", "temperature", "dead", "hot", "side_peak", "scatter", "frames",
     "source", "singles", "prompts", "pairs", "dead_time", "dark", "shape", "mr_peak",
-    "interval", "clock", "reference", "window", "mixed", "tdc_scale",
+    "interval", "clock", "reference", "window", "mixed", "tdc_scale", "unused",
 ]  # fmt: skip
 
 
@@ -286,8 +286,10 @@ def steps(topology: Topology, one: Deviations, nodes: Sequence[Place], left_out:
                 continue
             mean = float(w @ d) / total
             gain = mean * mean * total
+            if gain < needed:
+                continue
             middle = float(np.median(d[w > 0]))
-            if gain < needed or middle * mean <= 0 or abs(middle) < 0.5 * abs(mean):
+            if middle * mean <= 0 or abs(middle) < 0.5 * abs(mean):
                 continue
             gains.append((gain, mean, place))
         best: tuple[float, float, Place] | None = None

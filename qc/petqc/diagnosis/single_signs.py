@@ -104,6 +104,9 @@ def _of_all(topology: Topology, run: Run) -> list[Sign]:
     elif (live := next(iter(_flagged(run, "live_time")), None)) is not None and live.value is not None:
         told = f"only {live.value:.1f} % of the time of the run was live"
         signs.append(Sign("frames", place, 100.0 - live.value, 0.0, "%", 0, told))
+    for unused in _flagged(run, "unused_hits"):
+        told = f"{unused.value:.1f} % of {unused.n} hits were not used, {unused.reason}"
+        signs.append(Sign("unused", place, unused.value or 0.0, 0.0, "%", 0, told))
     source = run.find("source_position")
     if source is not None and source.value is not None and source.status not in {Status.PASS, Status.NO_LIMITS}:
         parts = [run.find(f"source_position.{axis}") for axis in "xyz"]

@@ -30,6 +30,7 @@ NAMES: dict[str, str] = {
     "side_peak": "time peak",
     "scatter": "channels",
     "frames": "frames",
+    "unused": "hits",
     "source": "source",
     "singles": "singles rate",
     "prompts": "prompt rate",

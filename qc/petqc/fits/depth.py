@@ -55,16 +55,21 @@ def depth_classes(
     if not math.isfinite(pitch) or (near <= 0.0).any():
         return Depths.none()
     # Of pairs on one line once.
-    line, first = np.empty(a.size, np.int32), np.empty(a.size, np.int32)
+    order, first, begin = (np.empty(a.size + k, np.int32) for k in (0, 0, 1))
     nothing = Depths.none()
-    first = first[: number_lines(a, b, nothing.group, nothing.sign, n, line, first)]
+    count = number_lines(a, b, nothing.group, nothing.sign, n, order, first, begin)
+    first = first[:count]
     i, j = a[first], b[first]
     deeper = depth_difference(out[i], out[j], near[i], near[j], crystal_mm, pitch)
     size = np.abs(deeper)
     group = (size / crystal_mm * _CLASSES).astype(np.int16)  # no line: the whole length, a class of its own
     # A deeper hit is an earlier one; the sign is left to the fit.
     sign = np.where(size < _NEAR_MM, 0, np.sign(deeper)).astype(np.int8)
-    return Depths(np.minimum(group, np.int16(_CLASSES))[line], sign[line], _CLASSES + 1)
+    pairs = np.diff(begin[: count + 1])
+    of_pairs = Depths(np.empty(a.size, np.int16), np.empty(a.size, np.int8), _CLASSES + 1)
+    of_pairs.group[order] = np.repeat(np.minimum(group, np.int16(_CLASSES)), pairs)
+    of_pairs.sign[order] = np.repeat(sign, pairs)
+    return of_pairs
 
 
 def depth_difference(

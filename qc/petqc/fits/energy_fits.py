@@ -31,6 +31,9 @@ the continuum of Lu-176 behind its edge bends, which a straight line turns into 
 MODEL_POSITION, MODEL_WIDTH = 4e-5, 1e-3
 """Relative systematic uncertainties of a photopeak's position and FWHM: what the model leaves on spectra of simulated
 LYSO blocks without statistical noise (0.02 keV, 0.01 % of 511 keV)."""
+_NEAR = 0.12
+"""Where most counts are of lutetium in the crystals, the photopeak is looked for this near 511 keV, as a share of it:
+its other lines and the edge of their sum, at 307 and 597 keV, are further off."""
 _MANY = 20_000
 """Counts of a spectrum from which on step, tail and line can be told apart."""
 
@@ -47,8 +50,11 @@ class Refusal:
     times_as_long: float = 1.0
 
 
-def fit_energy(q: QcInput, node: Node, shape: PeakShape | None = None) -> PeakFit | Refusal:
-    """Photopeak of a node's summed spectrum, with everything that belongs to it; shape: instead of the measured one."""
+def fit_plain(q: QcInput, node: Node) -> PeakFit | Refusal:
+    """Photopeak of a node's summed spectrum alone, from any start: where a fit of all that belongs to it starts.
+
+    Of detectors that are not calibrated it is all there is.
+    """
     edges, counts = q.histograms.energy_edges, q.spectrum(node.members)
     n = int(counts.sum())
     if n < MIN_NET_COUNTS:
@@ -71,12 +77,25 @@ def fit_energy(q: QcInput, node: Node, shape: PeakShape | None = None) -> PeakFi
         for p in candidates(edges, counts)
         if 0.55 < p.position / ANNIHILATION_KEV < 1.6 and 0.02 < p.sigma / p.position < 0.15
     ]
+    if q.is_mostly_own:  # the line of 307 keV may stand out more than the source's
+        peaks = [p for p in peaks if abs(p.position / ANNIHILATION_KEV - 1.0) < _NEAR]
     if not peaks:
         return Refusal("no peak stands out of the spectrum", n)
     seed, width = peaks[0].position, peaks[0].sigma / peaks[0].position
     try:
-        # First alone, from any start; then with all that belongs to it, from there.
-        plain = fit_photopeak(edges, counts, seed, relative_sigma=width, min_p_value=0.0)
+        return fit_photopeak(edges, counts, seed, relative_sigma=width, min_p_value=0.0)
+    except (TooFewCountsError, FitFailedError) as problem:
+        return Refusal(str(problem), n, getattr(problem, "times_as_long", 1.0))
+
+
+def fit_energy(q: QcInput, node: Node, shape: PeakShape | None = None) -> PeakFit | Refusal:
+    """Photopeak of a node's summed spectrum, with everything that belongs to it; shape: instead of the measured one."""
+    plain = q.plain_fit(node)
+    if isinstance(plain, Refusal) or not q.is_kev:
+        return plain
+    edges, counts = q.histograms.energy_edges, q.spectrum(node.members)
+    n = int(counts.sum())
+    try:
         if shape is not None:
             return fit_photopeak(
                 edges,

@@ -35,7 +35,7 @@ class GroupWidths:
 
 def group_widths(
     residual_ps: NDArray[np.float32],
-    group: NDArray[np.int64],
+    groups: tuple[NDArray[np.int32], ...],
     n_groups: int,
     *,
     window_ps: float,
@@ -46,7 +46,7 @@ def group_widths(
 
     Args:
         residual_ps: (m,) time differences that should be zero.
-        group: (m,) group of each, 0 .. n_groups - 1.
+        groups: (m,) group of each, 0 .. n_groups - 1; two of them where each counts in two groups.
         n_groups: how many groups.
         window_ps: full width over which randoms are flat.
         start_ps: width to start from.
@@ -56,8 +56,8 @@ def group_widths(
     share of randoms in three widths around the peak.
     """
     total, sigma, share, pairs = _peaks(
-        np.ascontiguousarray(residual_ps, np.float32), np.ascontiguousarray(group, np.int64), n_groups,
-        float(window_ps), float(start_ps),
+        np.ascontiguousarray(residual_ps, np.float32), tuple(np.ascontiguousarray(g, np.int32) for g in groups),
+        n_groups, float(window_ps), float(start_ps),
     )  # fmt: skip
     good = pairs >= min_pairs
     # Randoms under the peak cost information: they are in the weights' variance.
@@ -68,19 +68,22 @@ def group_widths(
 
 @kernel
 def _peaks(
-    residual: NDArray[np.float32], group: NDArray[np.int64], n_groups: int, window: float, start: float
+    residual: NDArray[np.float32], groups: tuple[NDArray[np.int32], ...], n_groups: int, window: float, start: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Pairs in all, width, share of the peak and pairs in it of each group, (n_groups,) each.
 
     Squares are laid out group by group first, so that each group settles by itself and stays in the cache.
     """
-    begin = group_begins(group, n_groups)
-    square = np.empty(residual.size, np.float32)
+    begin = np.zeros(n_groups + 1, np.int64)
+    for group in groups:
+        begin += group_begins(group, n_groups)
+    square = np.empty(begin[-1], np.float32)
     at = begin[:-1].copy()
-    for k in range(group.size):
-        g = group[k]
-        square[at[g]] = residual[k] * residual[k]
-        at[g] += 1
+    for group in groups:
+        for k in range(group.size):
+            g = group[k]
+            square[at[g]] = residual[k] * residual[k]
+            at[g] += 1
     total, sigma = np.empty(n_groups), np.empty(n_groups)
     share, pairs = np.empty(n_groups), np.empty(n_groups)
     for g in range(n_groups):

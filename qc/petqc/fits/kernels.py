@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from petqc.fits.row_kernels import bells, dot, logarithms, total
 from petqc.jit import kernel
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def tail_over_exponential(a: float) -> float:
 
 
 @kernel
-def _normal(
+def normal(
     edges: NDArray[np.float64], mu: float, sigma: float, z: NDArray[np.float64], q: NDArray[np.float64],
     f: NDArray[np.float64], g: NDArray[np.float64],
 ) -> None:  # fmt: skip
@@ -81,8 +82,7 @@ def _normal(
     by_sigma = 1.0 / sigma
     for k in range(edges.size):
         z[k] = (edges[k] - mu) * by_sigma
-    for k in range(edges.size):
-        f[k] = math.exp(-0.5 * z[k] * z[k])
+    bells(z, f, q, g)
     for k in range(edges.size):  # without a call that stays one: several edges are then compiled into one step
         tail = f[k] * tail_over_exponential(abs(z[k]))
         q[k] = tail if z[k] >= 0.0 else 1.0 - tail
@@ -115,7 +115,7 @@ def expected(
     z, q, f, g = at_edges[0], at_edges[1], at_edges[2], at_edges[3]
     by_a1, by_mu1, by_s1, by_step, by_low, by_high = jac[A1], jac[MU1], jac[S1], jac[STEP], jac[LOW], jac[HIGH]
     a1, mu1, s1, step, low, high = p[A1], p[MU1], p[S1], p[STEP], p[LOW], p[HIGH]
-    _normal(edges, mu1, s1, z, q, f, g)
+    normal(edges, mu1, s1, z, q, f, g)
     per_s = a1 / s1
     for k in range(n):
         by_a1[k] = q[k] - q[k + 1]
@@ -143,7 +143,7 @@ def expected(
             by_tail[k] = by_step[k]
             by_mu1[k] += share * a1 * per_missing * (q[k] - q[k + 1])
             by_s1[k] += share * a1 * per_missing * (f[k] - f[k + 1])
-        _normal(edges, mu1 - width_missing, s1, z, q, f, g)
+        normal(edges, mu1 - width_missing, s1, z, q, f, g)
         for k in range(n):
             by_tail[k] = (by_tail[k] - s1 * (g[k + 1] - g[k])) * per_missing
             by_mu1[k] -= share * a1 * per_missing * (q[k] - q[k + 1])
@@ -157,7 +157,7 @@ def expected(
     by_edge[:] = 0.0
     if ratio > 0.0:
         root, height = math.sqrt(ratio), p[EDGE]
-        _normal(edges, ratio * mu1, root * s1, z, q, f, g)
+        normal(edges, ratio * mu1, root * s1, z, q, f, g)
         for k in range(n):
             by_edge[k] = edges[k + 1] - edges[k] - root * s1 * (g[k + 1] - g[k])
         for k in range(n):
@@ -170,7 +170,7 @@ def expected(
     by_s2[:] = 0.0
     if p[S2] != 0.0:
         a2, per_s2 = p[A2], p[A2] / p[S2]
-        _normal(edges, p[MU2], p[S2], z, q, f, g)
+        normal(edges, p[MU2], p[S2], z, q, f, g)
         for k in range(n):
             by_a2[k] = q[k] - q[k + 1]
         for k in range(n):
@@ -184,13 +184,14 @@ def expected(
 @kernel
 def negative_log_likelihood(counts: NDArray[np.float64], mu: NDArray[np.float64]) -> float:
     """Sum of mu - n·ln(mu)."""
-    total = 0.0
+    rows = np.empty((4, counts.size))
+    m, logarithm = rows[0], rows[1]
     for k in range(counts.size):
-        m = max(mu[k], _FLOOR)
-        total += m
-        if counts[k] > 0.0:
-            total -= counts[k] * math.log(m)
-    return total
+        m[k] = max(mu[k], _FLOOR)
+    logarithms(m, logarithm, rows[2], rows[3])
+    for k in range(counts.size):
+        m[k] -= counts[k] * logarithm[k]
+    return total(m)
 
 
 @kernel
@@ -226,47 +227,36 @@ def cholesky_solve(a: NDArray[np.float64], n: int, b: NDArray[np.float64]) -> No
 
 
 @kernel
-def add_pearson(counts: float, model: float, shape_tolerance: float, sums: NDArray[np.float64]) -> None:
-    """Add one bin to what says how well a model describes its counts.
+def pearson_sums(
+    counts: NDArray[np.float64], model: NDArray[np.float64], shape_tolerance: float, scratch: NDArray[np.float64]
+) -> tuple[float, float, float]:
+    """What says how well a model describes its counts.
 
     Args:
-        counts: of the bin.
-        model: expected counts of the bin.
+        counts: (n,) counts.
+        model: (n,) expected counts.
         shape_tolerance: see petqc.fits.SHAPE_TOLERANCE.
-        sums: (4 or more,) added to: Pearson's chi-square, the same with shape tolerance, (2 is left alone), and the sum
-            of 1 / expected.
+        scratch: (3 or more, n or more).
+
+    Returns:
+        Pearson's chi-square, the same with shape tolerance, and the sum of 1 / expected.
     """
-    mu = max(model, 1e-3)
-    squared = (counts - mu) * (counts - mu)
-    sums[0] += squared / mu
-    sums[1] += squared / (mu + (shape_tolerance * mu) ** 2)
-    sums[3] += 1.0 / mu
+    n = counts.size
+    plain, tolerant, inverse = scratch[0, :n], scratch[1, :n], scratch[2, :n]
+    for k in range(n):
+        mu = max(model[k], 1e-3)
+        plain[k] = (counts[k] - mu) * (counts[k] - mu)
+        inverse[k] = 1.0 / mu
+        tolerant[k] = plain[k] / (mu + (shape_tolerance * mu) * (shape_tolerance * mu))
+    for k in range(n):
+        plain[k] *= inverse[k]
+    return total(plain), total(tolerant), total(inverse)
 
 
 @kernel
 def bins_of_a_tenth(fwhm: float, width: float) -> int:
     """How many bins of a width make a tenth of a peak's FWHM: finer ones hold too little to show a wrong shape."""
     return max(1, math.floor(fwhm / 10.0 / width))
-
-
-@kernel
-def _dot(rows: NDArray[np.float64], a: int, b: int) -> float:
-    """Sum of products of two rows, in eight parts side by side: none waits for the one before it."""
-    n = rows.shape[1]
-    s0, s1, s2, s3, s4, s5, s6, s7 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    whole = n - n % 8
-    for k in range(0, whole, 8):
-        s0 += rows[a, k] * rows[b, k]
-        s1 += rows[a, k + 1] * rows[b, k + 1]
-        s2 += rows[a, k + 2] * rows[b, k + 2]
-        s3 += rows[a, k + 3] * rows[b, k + 3]
-        s4 += rows[a, k + 4] * rows[b, k + 4]
-        s5 += rows[a, k + 5] * rows[b, k + 5]
-        s6 += rows[a, k + 6] * rows[b, k + 6]
-        s7 += rows[a, k + 7] * rows[b, k + 7]
-    for k in range(whole, n):
-        s0 += rows[a, k] * rows[b, k]
-    return ((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7))
 
 
 _WEIGHT, _WEIGHTED, _PULL, _SLOPES = range(4)
@@ -320,6 +310,7 @@ def poisson_fit(
     jacobians = np.empty((2, N_PARAMETERS, n))
     jac, trial_jac = jacobians[0], jacobians[1]
     rows = np.empty((_SLOPES + n_free, n))
+    weight, weighted, pull = rows[_WEIGHT], rows[_WEIGHTED], rows[_PULL]
     trial_mu = np.empty(n)
     matrices = np.empty((2, n_free, n_free))
     fisher, packed = matrices[0], matrices[1]
@@ -339,21 +330,23 @@ def poisson_fit(
     value = best
     for steps in range(1, _MAX_STEPS + 1):  # noqa: B007 - the number of the last step is a result
         for k in range(n):
-            rows[_WEIGHT, k] = 1.0 / max(mu[k], _FLOOR)
+            weight[k] = 1.0 / max(mu[k], _FLOOR)
         for k in range(n):
-            rows[_PULL, k] = counts[k] * rows[_WEIGHT, k] - 1.0
-        rows[_SLOPES:] = 0.0
+            pull[k] = counts[k] * weight[k] - 1.0
         for j in range(N_PARAMETERS):
             if slot[j] >= 0:
-                a = _SLOPES + slot[j]
+                slope = rows[_SLOPES + slot[j]]
+                if first[slot[j]] == j:
+                    slope[:] = 0.0
                 for k in range(n):
-                    rows[a, k] += times[j] * jac[j, k]
+                    slope[k] += times[j] * jac[j, k]
         for a in range(n_free):
-            score[a] = _dot(rows, _SLOPES + a, _PULL)
+            slope = rows[_SLOPES + a]
+            score[a] = dot(slope, pull)
             for k in range(n):
-                rows[_WEIGHTED, k] = rows[_SLOPES + a, k] * rows[_WEIGHT, k]
+                weighted[k] = slope[k] * weight[k]
             for b in range(a + 1):
-                fisher[a, b] = _dot(rows, _WEIGHTED, _SLOPES + b)
+                fisher[a, b] = dot(weighted, rows[_SLOPES + b])
         # Solve for the step; a parameter that it takes over its bound goes to the bound instead and the others are
         # solved again with that. One on its bound that the likelihood pushes outwards stays there.
         for a in range(n_free):

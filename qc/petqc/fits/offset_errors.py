@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_array
 
-    from petqc.fits.offsets import Graph
+    from petqc.fits.offsets import Graph, Lines
 
 SAMPLES = 64
 """Solutions drawn: an error is known to 1 / sqrt(2 x 64) = 9 %."""
@@ -30,17 +30,26 @@ _MOST_STEPS = 200
 
 
 def components(
-    graph: Graph, weight: NDArray[np.float32], degree: NDArray[np.float64], least: float
+    lines: Lines, weight: NDArray[np.float32], degree: NDArray[np.float64], least: float
 ) -> NDArray[np.int64]:
     """Number of each channel's connected component, the largest is 0; -1: fewer than `least` pairs.
+
+    Args:
+        lines: those of m pairs.
+        weight: (m,) of pairs; one that is likelier no random connects its channels.
+        degree: (n,) sums of weights.
+        least: see above.
 
     Source: daily-qc.md §2d.1.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
+    graph = lines.graph
     good = degree >= least
-    edge = (weight > 0.5) & good[graph.a] & good[graph.b]
+    edge = good[graph.a] & good[graph.b]
+    if edge.size:
+        edge &= np.logical_or.reduceat(weight[lines.order] > 0.5, lines.begin[:-1])
     joint = coo_array((np.ones(int(edge.sum()), np.int8), (graph.a[edge], graph.b[edge])), shape=(graph.n, graph.n))
     _, label = connected_components(joint.tocsr(), directed=False)
     found = np.full(graph.n, -1, np.int64)
@@ -101,16 +110,26 @@ def coarse_inverse(graph: Graph, weight: NDArray[np.float32] | NDArray[np.float6
     return inverse_of_groups(joint)
 
 
-def told_by(graph: Graph, module: NDArray[np.int32], sums: NDArray[np.float64]) -> NDArray[np.float32]:
-    """How much of each pair's weight tells of a shift, (m,); sums: see offset_kernels.weigh."""
-    share = sums[..., 2] / np.maximum(sums[..., 1], 1e-9)
-    off = (graph.depth == graph.classes - 1).astype(np.int8) if graph.classes else 0
-    return np.asarray(np.clip(share, 0.02, 1.0).astype(np.float32)[off, module[graph.a], module[graph.b]])
+def told_shares(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How much of a weight tells of a shift, (2, modules, modules); sums: see offset_kernels.weigh."""
+    return np.asarray(np.clip(sums[..., 2] / np.maximum(sums[..., 1], 1e-9), 0.02, 1.0))
+
+
+def told_by(line: Graph, share: NDArray[np.float64], module: NDArray[np.int32]) -> NDArray[np.float64]:
+    """The same of the modules of each line, (lines,).
+
+    Args:
+        line: each line once.
+        share: see told_shares.
+        module: (n,) module of a channel.
+    """
+    off = (line.depth == line.classes - 1).astype(np.int8) if line.classes else 0
+    return np.asarray(share[off, module[line.a], module[line.b]])
 
 
 def covariance(
     graph: Graph,
-    weight: NDArray[np.float32],
+    weight: NDArray[np.float64],
     component: NDArray[np.int64],
     pattern: NDArray[np.float64] | None,
     sigma: float,
@@ -138,32 +157,57 @@ def covariance(
 
 
 @dataclass(frozen=True, slots=True)
-class Thinned:
-    """Every stride-th pair, what each tells, and their normal matrix, (n + classes, n + classes)."""
+class Sample:
+    """Every stride-th pair, at most MOST_SAMPLED of them, with what tells how noise pulls at its channels.
+
+    graph: the pairs. dt, weight: (m,) of each, the latter of the solution. share, module: see told_by.
+    """
 
     stride: int
     graph: Graph
-    tells: NDArray[np.float32]
+    dt: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    share: NDArray[np.float64]
+    module: NDArray[np.int32]
+
+    @classmethod
+    def of(
+        cls,
+        graph: Graph,
+        dt: NDArray[np.float32],
+        weight: NDArray[np.float32],
+        share: NDArray[np.float64],
+        module: NDArray[np.int32],
+    ) -> Sample:
+        """Of all pairs; arguments as above."""
+        stride = -(-graph.a.size // MOST_SAMPLED)
+        dt, weight = (each[::stride].copy() for each in (dt, weight))
+        return cls(stride, graph.every(stride), dt, weight, share, module)
+
+
+@dataclass(frozen=True, slots=True)
+class Thinned:
+    """A sample of the pairs, the lines it is on, what each of these tells, (lines,), and their normal matrix.
+
+    normal: (n + classes, n + classes).
+    """
+
+    sample: Sample
+    line: Graph
+    tells: NDArray[np.float64]
     normal: csr_array
 
     @classmethod
-    def of(cls, graph: Graph, tells: NDArray[np.float32]) -> Thinned:
-        """At most MOST_SAMPLED of the pairs.
-
-        Args:
-            graph: the pairs.
-            tells: (m,) weights of what each pair tells.
-        """
-        stride = -(-graph.a.size // MOST_SAMPLED)
-        thin, weight = graph.every(stride), np.ascontiguousarray(tells[::stride])
-        return cls(stride, thin, weight, thin.normal(weight))
+    def of(cls, sample: Sample) -> Thinned:
+        """The lines of a sample."""
+        lines = sample.graph.lines()
+        tells = lines.summed(sample.weight) * told_by(lines.graph, sample.share, sample.module)
+        return cls(sample, lines.graph, tells, lines.graph.normal(tells))
 
 
 def samples(
     thin: Thinned,
-    dt: NDArray[np.float32],
     x: NDArray[np.float64],
-    weight: NDArray[np.float32],
     degree: NDArray[np.float64],
     component: NDArray[np.int64],
     pattern: NDArray[np.float64] | None,
@@ -171,20 +215,18 @@ def samples(
     """Offsets as noise alone would make them, (n, SAMPLES).
 
     Args:
-        thin: of the m pairs.
-        dt: (m,) their time differences.
+        thin: a sample of the pairs.
         x: (n + classes,) the solution.
-        weight: (m,) weights of the solution.
-        degree: (n + classes,) their sums.
+        degree: (n + classes,) sums of the weights.
         component: (n,) see components.
         pattern: (n,) see without.
     """
-    g = thin.graph
-    dt, weight = (np.ascontiguousarray(v[:: thin.stride]) for v in (dt, weight))
+    some = thin.sample
+    g = some.graph
     right = np.empty((g.n + g.classes, SAMPLES))
-    shake(g.a, g.b, g.depth, g.sign, g.n, dt, x, weight, degree, _SEED, right)
+    shake(g.a, g.b, g.depth, g.sign, g.n, some.dt, x, some.weight, degree, _SEED, right)
     # Of every stride-th pair alone the noise is that much larger.
-    found = _solve(thin, right)[: g.n] / math.sqrt(thin.stride)
+    found = _solve(thin, right)[: g.n] / math.sqrt(some.stride)
     return without(centred(found, component), pattern)
 
 
@@ -195,7 +237,7 @@ def _solve(thin: Thinned, right: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     from scipy.sparse import csr_array
 
-    graph, normal = thin.graph, thin.normal
+    graph, normal = thin.line, thin.normal
     n = graph.n
     diagonal = normal.diagonal()
     scale = np.where(diagonal > 1e-6, 1.0 / np.maximum(diagonal, 1e-6), 0.0)[:, None]
@@ -239,7 +281,7 @@ def channel_errors(
     thin: Thinned, degree: NDArray[np.float64], drawn: NDArray[np.float64], sigma: float
 ) -> NDArray[np.float64]:
     """Error of each channel, (n,): what its own pairs leave, and that of its partners' mean, from the samples."""
-    n = thin.graph.n
+    n = thin.line.n
     normal = thin.normal[:n, :n]
     diagonal = normal.diagonal()
     partners = drawn - (normal @ drawn) / np.maximum(diagonal, 1e-9)[:, None]

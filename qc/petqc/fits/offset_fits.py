@@ -11,7 +11,7 @@ from petqc.errors import TooFewCountsError
 from petqc.fits import MIN_NET_COUNTS
 from petqc.fits.depth import USUAL_CRYSTAL_MM, depth_classes
 from petqc.fits.energy_fits import Refusal
-from petqc.fits.offsets import Depths, Offsets, solve_offsets
+from petqc.fits.offsets import Depths, Solution, solve_offsets
 from petqc.fits.time_peaks import rough_time_peak
 from petqc.statistics import FWHM_OF_SIGMA
 
@@ -35,7 +35,7 @@ class TimeOffsets:
     a source off the middle.
     """
 
-    solved: Offsets
+    solved: Solution
     a: NDArray[np.int32]
     b: NDArray[np.int32]
     residual_ps: NDArray[np.float32]

@@ -31,6 +31,7 @@ def weigh(
     depth: NDArray[np.int16],
     sign: NDArray[np.int8],
     n: int,
+    begin: NDArray[np.int32],
     module: NDArray[np.int32],
     dt: NDArray[np.float32],
     x: NDArray[np.float64],
@@ -38,25 +39,30 @@ def weigh(
     share: NDArray[np.float64],
     flat: float,
     weight: NDArray[np.float32],
+    summed: NDArray[np.float64],
     degree: NDArray[np.float64],
     right: NDArray[np.float64],
     sums: NDArray[np.float64],
 ) -> float:
     """Weights of all pairs (the probability that each is no random), and what the least-squares step needs of them.
 
+    Line by line: what pairs of a line have in common is looked up once.
+
     Args:
-        a: see above, as b, depth, sign, module, dt, x and share.
+        a: (lines,) see above, as b, depth and sign; of each line.
         b: .
         depth: .
         sign: .
         n: channels.
-        module: .
-        dt: .
+        begin: (lines + 1,) place of each line's first pair among the m pairs.
+        module: see above, as x and share.
+        dt: (m,) of pairs, line by line.
         x: .
         sigma: width of the weight.
         share: .
         flat: density of randoms, 1 over the window.
-        weight: (m,) result.
+        weight: (m,) result, line by line.
+        summed: (lines,) result: sum of the weights of each line.
         degree: (n + classes,) result: sum of weights of an unknown.
         right: (n + classes,) result: right side of the normal equations.
         sums: (2, modules, modules, 3) result: as share, pairs, weights, and what the weights tell of a shift: a
@@ -70,31 +76,39 @@ def weigh(
     sums[:] = 0.0
     squares = 0.0
     height = 1.0 / (sigma * math.sqrt(2.0 * math.pi))
+    narrow = 1.0 / sigma
     last = x.size - n - 1
-    for k in range(a.size):
-        i, j = a[k], b[k]
-        r = dt[k] - (x[i] - x[j])
+    for line in range(a.size):
+        i, j = a[line], b[line]
+        expected = x[i] - x[j]
         off = 0
         if depth.size:
-            r -= sign[k] * x[n + depth[k]]
-            off = 1 if depth[k] == last else 0
+            expected += sign[line] * x[n + depth[line]]
+            off = 1 if depth[line] == last else 0
         p, q = module[i], module[j]
-        s = share[off, p, q]
-        z = (r / sigma) ** 2
-        signal = s * height * math.exp(-0.5 * z)
-        w = signal / (signal + (1.0 - s) * flat)
-        weight[k] = w
-        squares += w * r * r
-        sums[off, p, q, 0] += 1.0
-        sums[off, p, q, 1] += w
-        sums[off, p, q, 2] += w * (1.0 - (1.0 - w) * z)
-        degree[i] += w
-        degree[j] += w
-        right[i] += w * r
-        right[j] -= w * r
-        if depth.size and sign[k] != 0:
-            degree[n + depth[k]] += w
-            right[n + depth[k]] += w * r * sign[k]
+        peak, random = share[off, p, q] * height, (1.0 - share[off, p, q]) * flat
+        total, pull, tells = 0.0, 0.0, 0.0
+        for k in range(begin[line], begin[line + 1]):
+            r = dt[k] - expected
+            z = (r * narrow) ** 2
+            signal = peak * math.exp(-0.5 * z)
+            w = signal / (signal + random)
+            weight[k] = w
+            total += w
+            pull += w * r
+            squares += w * r * r
+            tells += w * (1.0 - (1.0 - w) * z)
+        summed[line] = total
+        sums[off, p, q, 0] += begin[line + 1] - begin[line]
+        sums[off, p, q, 1] += total
+        sums[off, p, q, 2] += tells
+        degree[i] += total
+        degree[j] += total
+        right[i] += pull
+        right[j] -= pull
+        if depth.size and sign[line] != 0:
+            degree[n + depth[line]] += total
+            right[n + depth[line]] += pull * sign[line]
     return squares
 
 
@@ -105,8 +119,9 @@ def number_lines(
     depth: NDArray[np.int16],
     sign: NDArray[np.int8],
     n: int,
-    line: NDArray[np.int32],
+    order: NDArray[np.int32],
     first: NDArray[np.int32],
+    begin: NDArray[np.int32],
 ) -> int:
     """Number the lines of response, those of one channel a after the other; pairs of a line differ in nothing but dt.
 
@@ -118,31 +133,55 @@ def number_lines(
         depth: .
         sign: .
         n: channels.
-        line: (m,) result: number of each pair's line.
+        order: (m,) result: pairs line by line, those of a line in the order they came.
         first: (m,) result: a pair of each line, as many as there are lines.
+        begin: (m + 1,) result: place of each line's first pair in order, and the number of pairs at the end.
 
     Returns:
         Number of lines.
     """
-    begin = group_begins(a, n)
-    order = np.empty(a.size, np.int32)
+    bound = group_begins(a, n)
+    # Side by side what is looked at together: of the pairs of one channel a, the other channel and the pair's number.
+    near = np.empty((a.size, 2), np.int32)
+    at = bound[:-1].copy()
     for k in range(a.size):
-        order[begin[a[k]]] = k
-        begin[a[k]] += 1
+        m = at[a[k]]
+        near[m, 0], near[m, 1] = b[k], k
+        at[a[k]] += 1
     # By the other channel: the line that is open, and whose.
     place, whose = np.zeros(n, np.int32), np.full(n, -1, np.int32)
     count = 0
-    for m in range(order.size):
-        k = order[m]
-        i, j = a[k], b[k]
-        f = first[place[j]] if whose[j] == i else np.int32(k)
-        same = whose[j] == i and (depth.size == 0 or (depth[f] == depth[k] and sign[f] == sign[k]))
-        if not same:
-            place[j] = np.int32(count)
-            whose[j] = i
-            first[count] = k
-            count += 1
-        line[k] = place[j]
+    for i in range(n):
+        low, high, lines = bound[i], bound[i + 1], count
+        for m in range(low, high):
+            j, k = near[m, 0], near[m, 1]
+            same = whose[j] == i
+            if same and depth.size:
+                f = first[place[j]]
+                same = depth[f] == depth[k] and sign[f] == sign[k]
+            if not same:
+                place[j] = np.int32(count)
+                whose[j] = np.int32(i)
+                first[count] = k
+                begin[count] = 0
+                count += 1
+            near[m, 0] = place[j]
+            begin[place[j]] += 1
+        # Sizes become places, which move on as pairs are put there, and at last back.
+        total = low
+        for line in range(lines, count):
+            size = begin[line]
+            begin[line] = total
+            total += size
+        for m in range(low, high):
+            line = near[m, 0]
+            order[begin[line]] = near[m, 1]
+            begin[line] += 1
+        for line in range(count - 1, lines, -1):
+            begin[line] = begin[line - 1]
+        if count > lines:
+            begin[lines] = low
+    begin[count] = a.size
     return count
 
 
@@ -159,16 +198,25 @@ def apply_normal(
 ) -> None:
     """Normal matrix times a vector: the weighted graph Laplacian, bordered by the classes of depth."""
     out[:] = 0.0
+    # Lines of one channel a follow one another: its sum is kept at hand until another one's begins.
+    i, own, total = -1, 0.0, 0.0
     for k in range(a.size):
-        i, j = a[k], b[k]
-        d = x[i] - x[j]
+        j = b[k]
+        if a[k] != i:
+            if i >= 0:
+                out[i] = total
+            i = a[k]
+            own, total = x[i], out[i]
+        d = own - x[j]
         if depth.size:
             d += sign[k] * x[n + depth[k]]
         d *= weight[k]
-        out[i] += d
+        total += d
         out[j] -= d
         if depth.size:
             out[n + depth[k]] += d * sign[k]
+    if i >= 0:
+        out[i] = total
 
 
 @kernel

@@ -129,13 +129,15 @@ class Graph:
 
     def lines(self) -> Lines:
         """The same with every line of response once."""
-        line, first = np.empty(self.a.size, np.int32), np.empty(self.a.size, np.int32)
-        first = first[: number_lines(self.a, self.b, self.depth, self.sign, self.n, line, first)]
+        order, first, begin = (np.empty(self.a.size + k, np.int32) for k in (0, 0, 1))
+        count = number_lines(self.a, self.b, self.depth, self.sign, self.n, order, first, begin)
+        first = first[:count]
         depth = self.depth[first] if self.depth.size else self.depth
         sign = self.sign[first] if self.sign.size else self.sign
-        return Lines(replace(self, a=self.a[first], b=self.b[first], depth=depth, sign=sign), line)
+        graph = replace(self, a=self.a[first], b=self.b[first], depth=depth, sign=sign)
+        return Lines(graph, order, begin[: count + 1].copy())
 
-    def normal(self, weight: NDArray[np.float32]) -> csr_array:
+    def normal(self, weight: NDArray[np.float64]) -> csr_array:
         """Normal matrix of the least-squares problem, (n + classes, n + classes)."""
         from scipy.sparse import coo_array
 
@@ -158,27 +160,36 @@ class Graph:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """The lines of response that pairs are on, far fewer than pairs: the normal equations need only their weights.
+    """The lines of response that m pairs are on, far fewer than pairs: the normal equations need only their weights.
 
-    graph: each line once. line: (m,) number of each pair's line.
+    graph: each line once. order: (m,) pairs line by line. begin: (lines + 1,) place of each line's first pair there.
     """
 
     graph: Graph
-    line: NDArray[np.int32]
+    order: NDArray[np.int32]
+    begin: NDArray[np.int32]
 
     def summed(self, weight: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Weight of each line: the sum of those of its pairs, (m,)."""
-        sums = np.bincount(self.line, weights=weight, minlength=self.graph.a.size)
-        return sums.astype(np.float64, copy=False)
+        """Weight of each line, (lines,): the sum of those of its pairs, (m,)."""
+        if not self.order.size:
+            return np.zeros(0)
+        sums: NDArray[np.float64] = np.add.reduceat(weight[self.order], self.begin[:-1], dtype=np.float64)
+        return sums
+
+    def of_pairs(self, along: NDArray[np.float32]) -> NDArray[np.float32]:
+        """In the order in which the pairs came what is given line by line, (m,)."""
+        found = np.empty_like(along)
+        found[self.order] = along
+        return found
 
     def solve(
-        self, weight: NDArray[np.float32], degree: NDArray[np.float64], right: NDArray[np.float64],
+        self, summed: NDArray[np.float64], degree: NDArray[np.float64], right: NDArray[np.float64],
         coarse: NDArray[np.float64], *, depths: bool = True,
     ) -> NDArray[np.float64]:  # fmt: skip
         """Solution of the normal equations, (n + classes,), or of those of offsets alone, (n,).
 
         Args:
-            weight: (m,) of pairs.
+            summed: (lines,) weights.
             degree: sums of weights of the unknowns.
             right: right side.
             coarse: see conjugate_gradients.
@@ -187,10 +198,60 @@ class Lines:
         g = self.graph
         depth, sign = (g.depth, g.sign) if depths else (g.depth[:0], g.sign[:0])
         x = np.empty(right.size)
-        conjugate_gradients(
-            g.a, g.b, depth, sign, g.n, self.summed(weight), degree, right, g.group, coarse, _TOLERANCE, x
-        )
+        conjugate_gradients(g.a, g.b, depth, sign, g.n, summed, degree, right, g.group, coarse, _TOLERANCE, x)
         return x
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """What pairs count for in the end.
+
+    of_pairs: (m,) in the order in which they came. lines: those the pairs are on; summed: (lines,) their weights.
+    degree, sums: see offset_kernels.weigh.
+    """
+
+    of_pairs: NDArray[np.float32]
+    lines: Lines
+    summed: NDArray[np.float64]
+    degree: NDArray[np.float64]
+    sums: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """Solved offsets of n channels whose errors nobody has asked for yet.
+
+    offset_ps, component, sigma_ps, share: as in Offsets. x: (n + classes,) the unknowns. degree: of each of them, sum
+    of weights. pattern: see offset_errors.without. line, tells: each line once, and what it tells, (lines,); sample:
+    some of the pairs, for many channels.
+    """
+
+    offset_ps: NDArray[np.float64]
+    component: NDArray[np.int64]
+    sigma_ps: float
+    share: float
+    x: NDArray[np.float64]
+    degree: NDArray[np.float64]
+    pattern: NDArray[np.float64] | None
+    line: Graph
+    tells: NDArray[np.float64]
+    sample: errors.Sample | None
+
+    def with_errors(self) -> Offsets:
+        """How sure they are."""
+        n = self.offset_ps.size
+        known, error = self.component >= 0, np.full(n, np.nan)
+        covariance, drawn = None, None
+        if self.sample is not None:
+            thin = errors.Thinned.of(self.sample)
+            drawn = errors.samples(thin, self.x, self.degree, self.component, self.pattern)
+            error[known] = errors.channel_errors(thin, self.degree[:n], drawn, self.sigma_ps)[known]
+        else:
+            covariance = errors.covariance(self.line, self.tells, self.component, self.pattern, self.sigma_ps)
+            error[known] = np.sqrt(np.maximum(np.diag(covariance)[known], 0.0))
+        return Offsets(
+            self.offset_ps, error, self.degree[:n].copy(), self.component, self.sigma_ps, self.share, covariance, drawn
+        )
 
 
 @dataclass(slots=True)
@@ -215,7 +276,7 @@ def solve_offsets(
     without_pattern: bool = True,
     module: NDArray[np.int32] | None = None,
     group: NDArray[np.int32] | None = None,
-) -> Offsets:
+) -> Solution:
     """Solve for the offsets of n channels.
 
     Args:
@@ -255,23 +316,17 @@ def solve_offsets(
         stride = dt.size // _FIRST_PAIRS
         _improve(graph.every(stride), np.ascontiguousarray(dt[::stride]), window_ps, module, state, wide)
         wide = []
-    weight, degree, sums, lines = _improve(graph, dt, window_ps, module, state, wide)
-    component = errors.components(graph, weight, degree[:n], MIN_PAIRS)
-    pattern = _unseen(lines, weight, degree, component) if without_pattern else None
+    found = _improve(graph, dt, window_ps, module, state, wide)
+    degree = found.degree
+    component = errors.components(found.lines, found.of_pairs, degree[:n], MIN_PAIRS)
+    pattern = _unseen(found, component) if without_pattern else None
     x = errors.without(errors.centred(state.x[:n], component), pattern)
     offset = np.where(component >= 0, x, np.nan)
-    share = float(sums[..., 1].sum()) / dt.size
-    tells = weight * errors.told_by(graph, module, sums)
-    error = np.full(n, np.nan)
-    known = component >= 0
-    if n > DENSE:
-        thin = errors.Thinned.of(graph, tells)
-        drawn = errors.samples(thin, dt, state.x, weight, degree, component, pattern)
-        error[known] = errors.channel_errors(thin, degree[:n], drawn, state.sigma)[known]
-        return Offsets(offset, error, degree[:n].copy(), component, state.sigma, share, None, drawn)
-    covariance = errors.covariance(graph, tells, component, pattern, state.sigma)
-    error[known] = np.sqrt(np.maximum(np.diag(covariance)[known], 0.0))
-    return Offsets(offset, error, degree[:n].copy(), component, state.sigma, share, covariance)
+    share = float(found.sums[..., 1].sum()) / dt.size
+    told = errors.told_shares(found.sums)
+    tells = found.summed * errors.told_by(found.lines.graph, told, module)
+    sample = errors.Sample.of(graph, dt, found.of_pairs, told, module) if n > DENSE else None
+    return Solution(offset, component, state.sigma, share, state.x, degree, pattern, found.lines.graph, tells, sample)
 
 
 def _at_most(most: int, group: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -286,30 +341,27 @@ def _improve(
     module: NDArray[np.int32],
     state: _State,
     wide: list[float],
-) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64], Lines]:
-    """Improve offsets, width and shares in turn, first with the wide widths.
-
-    Returns:
-        The last weights, degrees and sums, and the lines of the graph.
-    """
+) -> _Weights:
+    """Improve offsets, width and shares in turn, first with the wide widths; the weights are the last ones."""
     size = state.x.size
     degree, right = np.empty(size), np.empty(size)
-    weight = np.empty(dt.size, np.float32)
     sums = np.empty((*state.share.shape, 3))
     coarse = np.zeros((0, 0))
     lines = graph.lines()
+    line, dt = lines.graph, dt[lines.order]
+    along, summed = np.empty(dt.size, np.float32), np.empty(line.a.size)
 
     def weights(sigma: float) -> float:
         return weigh(
-            graph.a, graph.b, graph.depth, graph.sign, graph.n, module, dt, state.x, sigma, state.share,
-            1.0 / window_ps, weight, degree, right, sums,
+            line.a, line.b, line.depth, line.sign, line.n, lines.begin, module, dt, state.x, sigma, state.share,
+            1.0 / window_ps, along, summed, degree, right, sums,
         )  # fmt: skip
 
     for round_ in range(_ROUNDS):
         squares = weights(wide[round_] if round_ < len(wide) else state.sigma)
         if round_ <= len(wide) and graph.n > DENSE:
-            coarse = errors.coarse_inverse(graph, weight)
-        step = lines.solve(weight, degree, right, coarse)
+            coarse = errors.coarse_inverse(line, summed)
+        step = lines.solve(summed, degree, right, coarse)
         state.x = state.x + step
         total = float(sums[..., 1].sum())
         state.share = _shares(sums)
@@ -318,7 +370,7 @@ def _improve(
         if round_ >= len(wide) and float(np.max(np.abs(step), initial=0.0)) < max(_SETTLED_PS, _SETTLED_SHARE * own):
             break
     weights(state.sigma)
-    return weight, degree, sums, lines
+    return _Weights(lines.of_pairs(along), lines, summed, degree, sums)
 
 
 def _shares(sums: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -328,18 +380,16 @@ def _shares(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.clip((signal + common) / (pairs + 1.0), 0.001, 0.999))
 
 
-def _unseen(
-    lines: Lines, weight: NDArray[np.float32], degree: NDArray[np.float64], component: NDArray[np.int64]
-) -> NDArray[np.float64] | None:
+def _unseen(found: _Weights, component: NDArray[np.int64]) -> NDArray[np.float64] | None:
     """The pattern of offsets, of length 1, that looks like a depth that counts in proportion; None without depths."""
-    graph = lines.graph
+    graph, summed = found.lines.graph, found.summed
     if not graph.classes:
         return None
-    summed = lines.summed(weight)
     pull = summed * graph.sign * (graph.depth + 0.5)
     right: NDArray[np.float64] = np.bincount(graph.a, weights=pull, minlength=graph.n).astype(np.float64)
     right -= np.bincount(graph.b, weights=pull, minlength=graph.n)
-    x = lines.solve(weight, degree[: graph.n], right, errors.coarse_inverse(graph, summed), depths=False)
+    coarse = errors.coarse_inverse(graph, summed)
+    x = found.lines.solve(summed, found.degree[: graph.n], right, coarse, depths=False)
     pattern = errors.centred(x, component)
     length = float(np.linalg.norm(pattern))
     return pattern / length if length > 1e-6 else None

@@ -21,7 +21,7 @@ from petqc.fits.kernels import (
     S1,
     STEP,
     TAIL,
-    add_pearson,
+    pearson_sums,
     poisson_fit,
     tail_over_exponential,
 )
@@ -287,7 +287,7 @@ def photopeak_fits(
     n = counts.shape[1]
     model = np.empty(n)
     covariance = np.empty((N_PARAMETERS, N_PARAMETERS))
-    row = np.empty(n)
+    row, scratch = np.empty(n), np.empty((3, n))
     for m in range(counts.shape[0]):
         total = 0.0
         for k in range(n):
@@ -325,8 +325,9 @@ def photopeak_fits(
         errors[m, 2] = math.sqrt(covariance[S1, S1])
         quality[m, 2] = float(last - first)
         quality[m, 4] = float(first)
-        for k in range(first, last):
-            add_pearson(row[k], model[k], shape_tolerance, quality[m])
+        quality[m, 0], quality[m, 1], quality[m, 3] = pearson_sums(
+            row[first:last], model[first:last], shape_tolerance, scratch
+        )
 
 
 @kernel

@@ -14,10 +14,10 @@ from petqc.errors import FitFailedError, TooFewCountsError
 from petqc.fits import (
     MIN_NET_COUNTS,
     MIN_P_VALUE,
-    SCALE_BELOW,
     SHAPE_TOLERANCE,
     PeakFit,
     accept,
+    error_scales,
     peak_fit,
     slots_of,
 )
@@ -311,8 +311,7 @@ def fit_photopeaks(
     p_shape = p_value.copy()
     doubtful = p_value < MIN_P_VALUE
     p_shape[doubtful] = sparse_chi2_p_value(quality[doubtful, 1], n_bins[doubtful], quality[doubtful, 3], n_parameters)
-    scale = np.sqrt(np.maximum(quality[:, 0] / np.maximum(n_bins - n_parameters, 1), 1.0))
-    scale = np.where(p_value < SCALE_BELOW, scale, 1.0)
+    scale = error_scales(quality[:, 0], n_bins - n_parameters, p_value)
     area, mu, s = parameters[:, A1], parameters[:, MU1], parameters[:, S1]
     with np.errstate(invalid="ignore"):
         is_lost = (status == CONVERGED) & (area < STANDS_OUT * errors[:, 0] * scale)

@@ -20,11 +20,11 @@ from petqc.fits import (
     Goodness,
     PeakFit,
     accept,
+    error_scales,
     fit_from,
     lower_bounds,
     of_one,
     slots_of,
-    told,
 )
 from petqc.fits.kernels import A1, A2, CONVERGED, HIGH, LOW, MU1, MU2, N_PARAMETERS, S1, S2, bins_of_a_tenth
 from petqc.fits.time_peak_kernels import time_peak_fits, time_start
@@ -138,9 +138,6 @@ def fit_time_peaks(
             return [problem]
     total = counts.sum(axis=1)
     enough = np.flatnonzero(total >= min_net_counts)
-    found: list[PeakFit | QcError] = [
-        TooFewCountsError(f"{n:.0f} pairs, at least {min_net_counts} wanted") for n in total.tolist()
-    ]
     edges, counts = np.ascontiguousarray(edges, np.float64), np.ascontiguousarray(counts[enough], np.float64)
     m, n = counts.shape
     status, quality = np.zeros((m, 2), np.int64), np.zeros((m, 5))
@@ -152,28 +149,38 @@ def fit_time_peaks(
     )  # fmt: skip
     n_parameters = int(_SLOTS_TIME.max()) + 1
     n_bins = quality[:, 3].astype(np.int64)
-    judged = [quality[:, 1], n_bins - n_parameters]
-    judged += [sparse_chi2_p_value(quality[:, k], n_bins, quality[:, 4], n_parameters) for k in (1, 2)]
-    values, errors = (each.tolist() for each in of_one(parameters, covariance))
+    n_free = n_bins - n_parameters
+    p_value, p_shape = (sparse_chi2_p_value(quality[:, k], n_bins, quality[:, 4], n_parameters) for k in (1, 2))
+    scale = error_scales(quality[:, 1], n_free, p_value)
+    values, errors = of_one(parameters, covariance)
+    with_errors = np.stack((values, errors * scale[:, None]), axis=2).reshape(m, 2 * values.shape[1])
+    # All numbers of a fit, in the order in which PeakFit has them.
+    numbers = (*with_errors.T, quality[:, 1], n_free, p_value, p_shape, scale, -quality[:, 0])
+    rows = zip(*(column.tolist() for column in numbers), strict=True)
     fitted = status[:, 0] == CONVERGED
     like = _common_shape(edges, counts[fitted], parameters[fitted]) if of_one_kind else None
-    for k, ((outcome, steps), nll, goodness) in enumerate(
-        zip(status.tolist(), quality[:, 0].tolist(), zip(*(each.tolist() for each in judged), strict=True), strict=True)
+    fits: list[PeakFit | QcError] = []
+    for (outcome, steps), p, of_p, row, mu, flat, told_of in zip(
+        status.tolist(), parameters, covariance, counts, model, background, rows, strict=True
     ):
         try:
             if outcome != CONVERGED:
                 raise FitFailedError(f"the fit does not converge ({steps} steps)")
-            about = edges, counts[k], model[k], background[k], parameters[k], covariance[k], nll
-            free = allow_second and values[k][0] > 10 * min_net_counts
+            fit = PeakFit(p, of_p, edges, row, mu, flat, *told_of)
+            free = allow_second and fit.area > 10 * min_net_counts
             if free or like is not None:
-                one = told(*about, Goodness.found(counts[k], model[k], n_parameters), values[k], errors[k])
-                fit = _judged_coarsely(_as_likely(edges, counts[k], one, like, free=free))
-            else:
-                fit = told(*about, Goodness.of(*goodness), values[k], errors[k])
-            found[enough[k]] = accept(fit, min_p_value, min_net_counts)
+                one = _rejudged(fit, Goodness.found(row, mu, n_parameters))
+                fit = _judged_coarsely(_as_likely(edges, row, one, like, free=free))
+            fits.append(accept(fit, min_p_value, min_net_counts))
         except QcError as problem:
-            found[enough[k]] = problem
-    return found
+            fits.append(problem)
+    next_fit = iter(fits)
+    return [
+        next(next_fit)
+        if n_pairs >= min_net_counts
+        else TooFewCountsError(f"{n_pairs:.0f} pairs, at least {min_net_counts} wanted")
+        for n_pairs in total.tolist()
+    ]
 
 
 def _common_shape(edges: NDArray[np.float64], counts: NDArray[np.float64], ones: NDArray[np.float64]) -> PeakFit | None:
@@ -294,7 +301,11 @@ def _judged_coarsely(fit: PeakFit) -> PeakFit:
     if every == 1:
         return fit
     counts, model = (rebinned(a, every) for a in (fit.counts, fit.model))
-    goodness = Goodness.found(counts, model, fit.counts.size - fit.n_free_bins)
+    return _rejudged(fit, Goodness.found(counts, model, fit.counts.size - fit.n_free_bins))
+
+
+def _rejudged(fit: PeakFit, goodness: Goodness) -> PeakFit:
+    """The fit with another goodness, and errors as large as that asks for."""
     more = goodness.scale / fit.scale
     return replace(
         fit,

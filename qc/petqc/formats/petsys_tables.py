@@ -435,6 +435,15 @@ def set_address(table: NDArray[Any], absolute: NDArray[Any]) -> None:
     table["chip"], table["channel"] = absolute >> 6 & 63, absolute & 63
 
 
+def _texts(values: NDArray[Any]) -> list[str]:
+    """Each value as text. Addresses, and powers that no polynomial has, are the same number many times."""
+    if values.dtype.kind in "iu":
+        known = {v: repr(v) for v in np.unique(values).tolist()}
+        return [known[v] for v in values.tolist()]
+    is_one_value = values.size > 0 and values.tobytes() == values[:1].tobytes() * values.size
+    return [repr(values[0].item())] * values.size if is_one_value else [repr(v) for v in values.tolist()]
+
+
 def format_table(kind: TableKind, table: NDArray[Any]) -> str:
     """The table as text; reading it again gives the same array, bit for bit."""
     form = TABLES[kind]
@@ -443,8 +452,8 @@ def format_table(kind: TableKind, table: NDArray[Any]) -> str:
         raise BadInputError(f"a {kind} table has the columns {wanted}, this array has {table.dtype.names}")
     fields = []
     for column in form.columns:
-        values = table[column.name].tolist()
-        fields.append([column.words[v] for v in values] if column.words else [repr(v) for v in values])
+        values = table[column.name]
+        fields.append([column.words[v] for v in values.tolist()] if column.words else _texts(values))
     return form.comment + "".join("\t".join(row) + "\n" for row in zip(*fields, strict=True))
 
 

@@ -15,6 +15,7 @@ from petqc.lutetium.crystals import MATERIALS, Material
 from petqc.lutetium.lines import Lines, fit_lines
 from petqc.lutetium.spectra import ChannelScales, Continuum, fit_channels, fit_continuum
 from petqc.lutetium.times import FlightFit, fit_flight
+from petqc.made_once import MadeOnce
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,11 +37,7 @@ class LutetiumFits:
     """Fits of one run, by node name where they have one."""
 
     counts: LutetiumCounts
-    _lines: dict[str, Lines | Refusal] = field(default_factory=dict)
-    _continua: dict[str, Continuum | Refusal] = field(default_factory=dict)
-    _channels: ChannelScales | None = None
-    _flight: FlightFit | Refusal | None = None
-    _offsets: Offsets | Refusal | None = None
+    _made: MadeOnce = field(default_factory=MadeOnce)
 
     def spoiled(self, q: QcInput) -> str:
         """Why nothing of the run can be used; empty if it can."""
@@ -59,58 +56,61 @@ class LutetiumFits:
 
     def lines(self, q: QcInput, node: Node) -> Lines | Refusal:
         """The lines of gammas that were absorbed in a node."""
-        if node.name not in self._lines:
-            counts = self.counts.gamma_counts[node.members].sum(axis=0, dtype=np.float64)
-            self._lines[node.name] = self._try(q, lambda: fit_lines(counts), int(counts.sum()))
-        return self._lines[node.name]
+        return self._made.get(("lines", node.name), lambda: self._fit_lines(q, node))
+
+    def _fit_lines(self, q: QcInput, node: Node) -> Lines | Refusal:
+        counts = self.counts.gamma_counts[node.members].sum(axis=0, dtype=np.float64)
+        return self._try(q, lambda: fit_lines(counts), int(counts.sum()))
 
     def continuum(self, q: QcInput, node: Node) -> Continuum | Refusal:
         """The singles of a node."""
-        if node.name not in self._continua:
-            edges, counts = q.histograms.energy_edges, q.spectrum(node.members)
-            self._continua[node.name] = self._try(q, lambda: fit_continuum(edges, counts), int(counts.sum()))
-        return self._continua[node.name]
+        return self._made.get(("continuum", node.name), lambda: self._fit_continuum(q, node))
+
+    def _fit_continuum(self, q: QcInput, node: Node) -> Continuum | Refusal:
+        edges, counts = q.histograms.energy_edges, q.spectrum(node.members)
+        return self._try(q, lambda: fit_continuum(edges, counts), int(counts.sum()))
 
     def channels(self, q: QcInput) -> ChannelScales:
         """Scale and decays of every channel, from the shape of its module."""
-        if self._channels is None:
-            h = q.histograms
-            n = len(h.topology)
-            found = ChannelScales.unknown(n)
-            for node in q.nodes("module"):
-                fit, at = self.continuum(q, node), node.members
-                if isinstance(fit, Refusal):
-                    found.reason[at] = f"its module's spectrum has no fit: {fit.reason}"
-                    continue
-                part = fit_channels(h.energy_edges, h.energy_counts[at], fit)
-                for name in ChannelScales.__dataclass_fields__:
-                    getattr(found, name)[at] = getattr(part, name)
-            self._channels = found
-        return self._channels
+        return self._made.get("channels", lambda: self._fit_channels(q))
+
+    def _fit_channels(self, q: QcInput) -> ChannelScales:
+        h = q.histograms
+        found = ChannelScales.unknown(len(h.topology))
+        for node in q.nodes("module"):
+            fit, at = self.continuum(q, node), node.members
+            if isinstance(fit, Refusal):
+                found.reason[at] = f"its module's spectrum has no fit: {fit.reason}"
+                continue
+            part = fit_channels(h.energy_edges, h.energy_counts[at], fit)
+            for name in ChannelScales.__dataclass_fields__:
+                getattr(found, name)[at] = getattr(part, name)
+        return found
 
     def flight(self, q: QcInput) -> FlightFit | Refusal:
         """Times of pairs."""
-        if self._flight is None:
-            pairs = self.counts.pairs()
-            context = q.context
-            self._flight = self._try(
-                q,
-                lambda: fit_flight(
-                    pairs, q.histograms.topology, window_ps=WINDOW_PS,
-                    material=material_of(q), length_mm=context.crystal_mm[2] if context.crystal_mm else None,
-                ),
-                len(pairs),
-            )  # fmt: skip
-        return self._flight
+        return self._made.get("flight", lambda: self._fit_flight(q))
+
+    def _fit_flight(self, q: QcInput) -> FlightFit | Refusal:
+        pairs, size = self.counts.pairs(), q.context.crystal_mm
+        return self._try(
+            q,
+            lambda: fit_flight(
+                pairs, q.histograms.topology, window_ps=WINDOW_PS,
+                material=material_of(q), length_mm=size[2] if size else None,
+            ),
+            len(pairs),
+        )  # fmt: skip
 
     def offsets(self, q: QcInput) -> Offsets | Refusal:
         """Offsets of all channels, flight and walk being taken out."""
-        if self._offsets is None:
-            flight = self.flight(q)
-            self._offsets = flight if isinstance(flight, Refusal) else self._try(
-                q, lambda: self._solve(q, flight), round(flight.pairs)
-            )  # fmt: skip
-        return self._offsets
+        return self._made.get("offsets", lambda: self._fit_offsets(q))
+
+    def _fit_offsets(self, q: QcInput) -> Offsets | Refusal:
+        flight = self.flight(q)
+        if isinstance(flight, Refusal):
+            return flight
+        return self._try(q, lambda: self._solve(q, flight), round(flight.pairs))
 
     def _solve(self, q: QcInput, flight: FlightFit) -> Offsets:
         pairs, topology = self.counts.pairs(), q.histograms.topology
@@ -120,7 +120,7 @@ class LutetiumFits:
         return solve_offsets(
             pairs.gamma[keep], pairs.beta[keep], flight.left_ps[keep], len(topology),
             window_ps=WINDOW_PS, start_ps=start, sigma_ps=float(flight.sigma_ps.mean()),
-        )  # fmt: skip
+        ).with_errors()  # fmt: skip
 
     def _try(self, q: QcInput, fit: Callable[[], T], n: int) -> T | Refusal:
         why = self.spoiled(q)

@@ -20,6 +20,12 @@ TAKEN = 1 << 30
 POSITION_BITS = 22
 """Low bits of a sorting key, for the position; so a sort takes fewer than 2^22 hits."""
 
+MOST_MOVES = 2
+"""Places that a hit may be from its own, on average, for inserting to be the fast way; most data have 0.2 to 0.3."""
+
+MERGED = 64
+"""Hits of one bucket that are merged rather than inserted."""
+
 
 @kernel
 def merge_sort(key: NDArray[np.int64], n: int, spare: NDArray[np.int64]) -> None:
@@ -52,6 +58,40 @@ def merge_sort(key: NDArray[np.int64], n: int, spare: NDArray[np.int64]) -> None
 
 
 @kernel
+def insert_late_hits(
+    time_ps: NDArray[np.int64], energy: NDArray[np.float32], channel: NDArray[np.int32], n: int
+) -> bool:
+    """Move each of the first n hits that comes too late back to its place, in place, stable.
+
+    Returns:
+        False if there were so many moves that it was given up; what was done so far is no harm to a stable sort.
+    """
+    one = np.uint64(1)  # unsigned indices spare the test for negative ones
+    moves = np.uint64(0)
+    newest = time_ps[0] if n > 0 else np.int64(0)
+    for i in range(one, np.uint64(max(n, 1))):
+        t = time_ps[i]
+        if t >= newest:
+            newest = t
+            continue
+        e = energy[i]
+        c = channel[i]
+        j = np.uint64(i)
+        while j > np.uint64(0) and time_ps[j - one] > t:
+            time_ps[j] = time_ps[j - one]
+            energy[j] = energy[j - one]
+            channel[j] = channel[j - one]
+            j -= one
+        time_ps[j] = t
+        energy[j] = e
+        channel[j] = c
+        moves += np.uint64(i) - j
+        if moves > np.uint64(MOST_MOVES) * i + np.uint64(MERGED):
+            return False
+    return True
+
+
+@kernel
 def sort_hits(
     time_ps: NDArray[np.int64],
     energy: NDArray[np.float32],
@@ -65,8 +105,9 @@ def sort_hits(
 ) -> None:
     """Sort the first n hits by time, in place; hits of equal time keep their order.
 
-    Hits are spread over buckets of time, about one each, and finished by insertion; data that crowd into few buckets
-    (long gaps) are merged instead, so no data make this slow.
+    Frames come in order, so most hits are in their place already or a few places from it, and are inserted there. If
+    they are not, they are spread over buckets of time, about one each, and finished by insertion; data that crowd into
+    few buckets (long gaps) are merged instead, so no data make this slow.
 
     Inputs:
         time_ps, energy, channel: (>= n,) columns.
@@ -74,19 +115,13 @@ def sort_hits(
         key, spare: (>= n,) int64 scratch. bucket: (>= 2 n + 2,) int32 scratch.
         energy_spare, channel_spare: (>= n,) scratch.
     """
-    if n < 2:
+    if insert_late_hits(time_ps, energy, channel, n):
         return
     low = time_ps[0]
     high = low
-    ordered = True
     for i in range(1, n):
-        t = time_ps[i]
-        if t < time_ps[i - 1]:
-            ordered = False
-        low = min(low, t)
-        high = max(high, t)
-    if ordered:
-        return
+        low = min(low, time_ps[i])
+        high = max(high, time_ps[i])
     span = high - low
     if span >= np.int64(1) << 40:  # about 1.1 s: the time does not fit beside the position in one key
         order = np.argsort(time_ps[:n], kind="mergesort")
@@ -113,7 +148,7 @@ def sort_hits(
     for b in range(1, n_buckets + 1):
         fullest = max(fullest, bucket[b])
         bucket[b] += bucket[b - 1]
-    if fullest > 64:
+    if fullest > MERGED:
         for i in range(n):
             key[i] = (time_ps[i] - low) << POSITION_BITS | np.int64(i)
         merge_sort(key, n, spare)
@@ -207,7 +242,7 @@ def group_hits(
         total = np.float64(top)
         members = 1
         j = i + one
-        if j < end and time_ps[j] <= last and region[own] >= 0:
+        if j < end and time_ps[j] <= last and region[np.uint64(own)] >= 0:
             seed = np.uint64(own)
             seed_region = np.uint64(region[seed])
             while j < end and time_ps[j] <= last:
@@ -256,37 +291,38 @@ def order_singles(
     energy: NDArray[np.float32],
     channel: NDArray[np.int32],
     n_hits: NDArray[np.uint8],
+    first: int,
     n: int,
 ) -> None:
-    """Sort the first n singles by time, in place, stable; they are nearly in order, so insertion is the fast way."""
-    for i in range(1, n):
+    """Sort singles [first, n) by time, in place, stable; they are nearly in order, so insertion is the fast way."""
+    one = np.uint64(1)  # unsigned indices spare the test for negative ones
+    begin = np.uint64(first)
+    for i in range(begin + one, np.uint64(n)):
         t = time_ps[i]
-        if t >= time_ps[i - 1]:
+        if t >= time_ps[i - one]:
             continue
         e = energy[i]
         c = channel[i]
         h = n_hits[i]
-        j = i - 1
-        while j >= 0 and time_ps[j] > t:
-            time_ps[j + 1] = time_ps[j]
-            energy[j + 1] = energy[j]
-            channel[j + 1] = channel[j]
-            n_hits[j + 1] = n_hits[j]
-            j -= 1
-        time_ps[j + 1] = t
-        energy[j + 1] = e
-        channel[j + 1] = c
-        n_hits[j + 1] = h
+        j = np.uint64(i)
+        while j > begin and time_ps[j - one] > t:
+            time_ps[j] = time_ps[j - one]
+            energy[j] = energy[j - one]
+            channel[j] = channel[j - one]
+            n_hits[j] = n_hits[j - one]
+            j -= one
+        time_ps[j] = t
+        energy[j] = e
+        channel[j] = c
+        n_hits[j] = h
 
 
 @kernel
-def give_singles(
+def select_singles(
     time_ps: NDArray[np.int64],
     energy: NDArray[np.float32],
     channel: NDArray[np.int32],
     n_hits: NDArray[np.uint8],
-    n: int,
-    channel_of: NDArray[np.int32],
     low: float,
     high: float,
     first: int,
@@ -294,33 +330,18 @@ def give_singles(
     out_energy: NDArray[np.float32],
     out_channel: NDArray[np.int32],
     out_hits: NDArray[np.uint8],
-    first_in_window: int,
-    in_time: NDArray[np.int64],
-    in_energy: NDArray[np.float32],
-    in_channel: NDArray[np.int32],
-    in_hits: NDArray[np.uint8],
-) -> int:
-    """Copy n singles to the results, and those with low <= energy <= high to the ones that wait to be paired.
-
-    Inputs:
-        time_ps, energy, channel, n_hits: singles, channel dense.
-        channel_of: absolute channel by dense channel; results have absolute channels, those that wait dense ones.
-        first, out_…: where in the results to begin. first_in_window, in_…: the same for those that wait.
+) -> np.int64:
+    """Copy the singles with low <= energy <= high; first, out_…: where to begin, with room for all.
 
     Returns:
-        Where the next single that waits goes.
+        Where the next one goes.
     """
-    at = first_in_window
-    for i in range(n):
-        e = energy[i]
-        c = channel[i]
-        out_time[first + i] = time_ps[i]
-        out_energy[first + i] = e
-        out_channel[first + i] = channel_of[c]
-        out_hits[first + i] = n_hits[i]
-        in_time[at] = time_ps[i]
-        in_energy[at] = e
-        in_channel[at] = c
-        in_hits[at] = n_hits[i]
-        at += int(low <= e <= high)
-    return at
+    at = np.uint64(first)  # unsigned indices spare the test for negative ones
+    for i in range(time_ps.size):
+        e = np.float64(energy[i])
+        out_time[at] = time_ps[i]
+        out_energy[at] = energy[i]
+        out_channel[at] = channel[i]
+        out_hits[at] = n_hits[i]
+        at += np.uint64((low <= e) & (e <= high))
+    return np.int64(at)

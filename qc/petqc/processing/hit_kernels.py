@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 (
     S_LAST,
     S_EPOCH,
-    S_KIND,
+    S_IN_LOST,
     S_FIRST,
     S_FRAMES,
     S_LOST,
@@ -31,10 +31,9 @@ if TYPE_CHECKING:
     S_BEFORE,
 ) = range(12)
 N_STATE = 12
-"""Positions in the state of `index_frames`; S_LAST, S_FIRST and S_BEFORE start as -1, the rest as 0. At the start of a
-new step S_LAST goes to S_BEFORE and becomes -1: the gap between steps is nobody's loss."""
-
-KIND_NONE, KIND_HITS, KIND_EMPTY, KIND_LOST = 0, 1, 2, 3
+"""Positions in the state of `index_frames`; S_LAST, S_FIRST and S_BEFORE start as -1, the rest as 0. S_IN_LOST: 1 if
+the last frame was lost as a whole. At the start of a new step S_LAST goes to S_BEFORE and becomes -1: the gap between
+steps is nobody's loss."""
 
 FRAME_ID_MASK = (1 << 36) - 1
 HALF_WRAP = 1 << 35
@@ -83,8 +82,8 @@ def index_frames(
     Returns:
         Listed frames, their events, the position where the walk stopped, 1 if that is a malformed frame else 0.
     """
-    # The account is kept in registers. Whether a frame is empty, or some before it were left out, no branch predictor
-    # can learn, so what does not count is added as nothing.
+    # The account is kept in registers, and what follows from the rest is worked out at the end. Whether a frame is
+    # empty no branch predictor can learn: it is listed like any other, and then overwritten.
     n_words = np.int64(words.size)
     room = np.int64(position.size)
     at = np.int64(begin)
@@ -92,13 +91,13 @@ def index_frames(
     n_hits = np.int64(0)
     malformed = np.int64(0)
     last = state[S_LAST]
+    before = last
     epoch = state[S_EPOCH]
-    kind = state[S_KIND]
-    frames = np.int64(0)
+    in_lost = state[S_IN_LOST] != 0
     lost_frames = np.int64(0)
     partly_lost = np.int64(0)
-    empty = np.int64(0)
-    all_hits = np.int64(0)
+    late_listed = np.int64(0)
+    late_unlisted_hits = np.int64(0)
     while at < n_words:
         if at + 2 > n_words:
             malformed = np.int64(1)
@@ -106,47 +105,47 @@ def index_frames(
         head = words[np.uint64(at)]
         second = words[np.uint64(at + 1)]
         n = np.int64(second & np.uint64(0x7FFF))
-        size = np.int64((head >> np.uint64(36)) & np.uint64(0x7FFF))
-        if (size != n + 2) | (at + size > n_words):
+        size = n + 2
+        if (np.int64((head >> np.uint64(36)) & np.uint64(0x7FFF)) != size) | (at + size > n_words):
             malformed = np.int64(1)
             break
-        if (n_hits + n > max_hits) & (n > 0) & (n_listed > 0):
+        if n_hits + n > max_hits and n > 0 and n_listed > 0:
             break
         if n_listed >= room:
             break
         frame = np.int64(head & np.uint64(FRAME_ID_MASK)) + epoch
-        late = False
-        if (last < 0) | (frame <= last) | (frame > last + HALF_WRAP):
+        if (last < 0) | (np.uint64(frame - last - 1) >= np.uint64(HALF_WRAP)):  # the first, or not a later one
             newest = max(last, state[S_BEFORE])
             if newest >= 0 and frame < newest - HALF_WRAP:
                 epoch += FRAME_ID_MASK + 1
                 frame += FRAME_ID_MASK + 1
             if last >= 0 and frame > last + HALF_WRAP:
                 frame -= FRAME_ID_MASK + 1  # sent before the counter wrapped, and late
-            late = last >= 0 and frame <= last
-            if late:
+            if last >= 0 and frame <= last:
                 state[S_LATE] += 1
                 state[S_LATE_HITS] += n
-            elif last < 0:
+                if keep_late:
+                    position[np.uint64(n_listed)] = at
+                    frame_id[np.uint64(n_listed)] = frame
+                    n_listed += np.int64(n > 0)
+                    late_listed += np.int64(n > 0)
+                    n_hits += n
+                else:
+                    late_unlisted_hits += n
+                at += size
+                continue
+            if last < 0:
                 last = frame - 1
+                before = last
                 if state[S_FIRST] < 0:
                     state[S_FIRST] = frame
-        all_hits += n
-        if late and not keep_late:
-            at += size
-            continue
-        if not late:
-            missing = frame - last - 1
-            frames += missing + 1
-            in_lost = kind == KIND_LOST or not compacted
-            lost_frames += missing if in_lost else 0
-            empty += 0 if in_lost else missing
-            lost = (second & np.uint64(0x18000)) != np.uint64(0)
-            partly_lost += np.int64(lost & (n > 0))
-            lost_frames += np.int64(lost & (n == 0))
-            empty += np.int64((not lost) & (n == 0))
-            kind = np.int64(KIND_HITS) if n > 0 else np.int64(KIND_LOST if lost else KIND_EMPTY)
-            last = frame
+        is_lost = (second & np.uint64(0x18000)) != np.uint64(0)
+        if in_lost | is_lost | (not compacted):
+            lost_frames += frame - last - 1 if in_lost or not compacted else 0
+            partly_lost += np.int64(is_lost & (n > 0))
+            in_lost = is_lost & (n == 0)
+            lost_frames += np.int64(in_lost)
+        last = frame
         position[np.uint64(n_listed)] = at  # overwritten by the next one unless it has hits
         frame_id[np.uint64(n_listed)] = frame
         n_listed += np.int64(n > 0)
@@ -154,12 +153,12 @@ def index_frames(
         at += size
     state[S_LAST] = last
     state[S_EPOCH] = epoch
-    state[S_KIND] = kind
-    state[S_FRAMES] += frames
+    state[S_IN_LOST] = np.int64(in_lost)
+    state[S_FRAMES] += last - before
     state[S_LOST] += lost_frames
     state[S_PARTLY_LOST] += partly_lost
-    state[S_EMPTY] += empty
-    state[S_HITS] += all_hits
+    state[S_EMPTY] += last - before - lost_frames - (n_listed - late_listed)
+    state[S_HITS] += n_hits + late_unlisted_hits
     return n_listed, n_hits, at, malformed
 
 

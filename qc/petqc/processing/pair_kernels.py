@@ -75,10 +75,10 @@ def pair_singles(
     while i + one < end:
         last = time_ps[i] + half_ps
         j = i + one
-        if time_ps[j] <= last and region[channel[i]] >= 0:
-            mine = np.uint64(region[channel[i]])
+        if time_ps[j] <= last and region[np.uint64(channel[i])] >= 0:
+            mine = np.uint64(region[np.uint64(channel[i])])
             while j < end and time_ps[j] <= last:
-                other = region[channel[j]]
+                other = region[np.uint64(channel[j])]
                 related = relation[mine, np.uint64(max(other, np.int32(0)))] & np.uint8(2)
                 if (other >= 0) & (related != np.uint8(0)):
                     partners[i] += 1
@@ -123,7 +123,7 @@ def pair_singles(
         b = np.uint64(early) >> bin_bits
         c = b + one
         found = occupied[(b >> six) & in_map] >> (b & in_word) | occupied[(c >> six) & in_map] >> (c & in_word)
-        if found & one and region[channel[i]] >= 0:
+        if found & one and region[np.uint64(channel[i])] >= 0:
             step = one
             high = ahead
             while high < end and time_ps[high] < early:  # ever longer steps, then halving: near or far, it is quick
@@ -136,10 +136,10 @@ def pair_singles(
                     ahead = middle + one
                 else:
                     high = middle
-            mine = np.uint64(region[channel[i]])
+            mine = np.uint64(region[np.uint64(channel[i])])
             j = ahead
             while j < end and time_ps[j] <= early + width:
-                other = region[channel[j]]
+                other = region[np.uint64(channel[j])]
                 related = relation[mine, np.uint64(max(other, np.int32(0)))] & np.uint8(2)
                 if (other >= 0) & (related != np.uint8(0)):
                     delayed_forward[i] += 1
@@ -188,19 +188,19 @@ def give_pairs(
     shift_ps is added to the earlier one's time. Results begin at `first` and have absolute channels.
     """
     for k in range(n):
-        earlier = np.int64(pair[k, 0])
-        later = np.int64(pair[k, 1])
+        earlier = np.uint64(pair[k, 0])  # unsigned indices spare the test for negative ones
+        later = np.uint64(pair[k, 1])
         t_earlier = time_ps[earlier] + shift_ps
         t_later = time_ps[later]
-        swap = region[channel[earlier]] > region[channel[later]]
+        swap = region[np.uint64(channel[earlier])] > region[np.uint64(channel[later])]
         a = earlier if swap else later
         b = later if swap else earlier
-        out = first + k
+        out = np.uint64(first + k)
         time_a_ps[out] = t_earlier if swap else t_later
         time_b_ps[out] = t_later if swap else t_earlier
         energy_a[out] = energy[a]
         energy_b[out] = energy[b]
-        channel_a[out] = channel_of[channel[a]]
-        channel_b[out] = channel_of[channel[b]]
+        channel_a[out] = channel_of[np.uint64(channel[a])]
+        channel_b[out] = channel_of[np.uint64(channel[b])]
         n_hits_a[out] = n_hits[a]
         n_hits_b[out] = n_hits[b]

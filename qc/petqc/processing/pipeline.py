@@ -106,13 +106,13 @@ class FrameWalk:
         if last_frame is not None and 0 <= state[k.S_LAST] < last_frame:
             missing = last_frame - int(state[k.S_LAST])
             state[k.S_FRAMES] += missing
-            lost = state[k.S_KIND] == k.KIND_LOST or not self._compacted
+            lost = bool(state[k.S_IN_LOST]) or not self._compacted
             state[k.S_LOST if lost else k.S_EMPTY] += missing
             state[k.S_LAST] = last_frame
         if state[k.S_LAST] >= 0:
             state[k.S_BEFORE] = state[k.S_LAST]
         state[k.S_LAST] = -1
-        state[k.S_KIND] = k.KIND_NONE
+        state[k.S_IN_LOST] = 0
 
     def account(self, **counts: Any) -> ProcessingAccount:
         """The account of frames, with the given counts of hits and what became of them."""
@@ -194,15 +194,20 @@ class Columns:
             self._arrays[name][self.n : self.n + n_new] = column
         self.n += n_new
 
-    def used(self) -> dict[str, NDArray[Any]]:
-        """The rows in use."""
-        return {name: array[: self.n] for name, array in self._arrays.items()}
+    def used(self, begin: int = 0, end: int | None = None) -> dict[str, NDArray[Any]]:
+        """The rows in use, or some of them."""
+        rows = slice(begin, self.n if end is None else end)
+        return {name: array[rows] for name, array in self._arrays.items()}
+
+    def take_first(self, n: int) -> dict[str, NDArray[Any]]:
+        """Copies of the first n rows, which are then forgotten; the room stays."""
+        taken = {name: array.copy() for name, array in self.used(0, n).items()}
+        self.drop_first(n)
+        return taken
 
     def take(self) -> dict[str, NDArray[Any]]:
         """Copies of the rows in use, which are then forgotten; the room stays."""
-        taken = {name: array.copy() for name, array in self.used().items()}
-        self.n = 0
-        return taken
+        return self.take_first(self.n)
 
     def drop_first(self, n: int) -> None:
         """Forget the first n rows."""
@@ -251,6 +256,7 @@ class PetqcPipeline:
         self._sort = Columns(key=np.int64, spare=np.int64, energy=np.float32, channel=np.int32)
         self._bucket = np.empty(0, np.int32)
         self._singles = Columns(time_ps=np.int64, energy=np.float32, channel=np.int32, n_hits=np.uint8)
+        self._n_singles_given = 0  # leading singles that are final, and are given back with the present call
         self._pairable = Columns(time_ps=np.int64, energy=np.float32, channel=np.int32, n_hits=np.uint8)
         self._n_paired = 0  # leading singles whose pairs were already given, and that are kept to be looked at
         self._scratch = Columns(partners=np.int32, forward=np.int32, back=np.int32)
@@ -260,7 +266,6 @@ class PetqcPipeline:
         self._alone = np.empty(1024, np.bool_)
         # What the present call has to give back; the room stays from call to call.
         self._given_hits = Columns(**_HIT_TYPES)
-        self._given_singles = Columns(time_ps=np.int64, energy=np.float32, channel=np.int32, n_hits=np.uint8)
         self._given_prompts, self._given_delayed = Columns(**_PAIR_TYPES), Columns(**_PAIR_TYPES)
         self._given_alone = Columns(alone=np.bool_)
         self._tally = np.zeros(k.N_DROP, np.int64)
@@ -309,8 +314,11 @@ class PetqcPipeline:
 
     def _given(self) -> Processed:
         unit = self._calibration.energy_unit
+        singles = self._singles.take_first(self._n_singles_given)
+        singles["channel"] = self._calibration.channel.take(singles["channel"])
+        self._n_singles_given = 0
         return Processed(
-            Singles(**self._given_singles.take(), energy_unit=unit),
+            Singles(**singles, energy_unit=unit),
             Coincidences(**self._given_prompts.take(), energy_unit=unit),
             Coincidences(**self._given_delayed.take(), energy_unit=unit),
             self._given_alone.take()["alone"],
@@ -422,36 +430,30 @@ class PetqcPipeline:
 
     def _give_singles(self, frontier_ps: int) -> None:
         """Singles before the frontier are final; those in the energy window go on to be paired."""
-        singles, given, waiting = self._singles, self._given_singles, self._pairable
-        ek.order_singles(singles["time_ps"], singles["energy"], singles["channel"], singles["n_hits"], singles.n)
-        final = int(np.searchsorted(singles["time_ps"][: singles.n], frontier_ps, "left"))
-        given.reserve(given.n + final)
-        waiting.reserve(waiting.n + final + 1)  # the kernel writes first and decides then
-        low, high = self._settings.coincidence_energy or (-np.inf, np.inf)
+        singles, waiting, first = self._singles, self._pairable, self._n_singles_given
+        ek.order_singles(singles["time_ps"], singles["energy"], singles["channel"], singles["n_hits"], first, singles.n)
+        final = first + int(np.searchsorted(singles["time_ps"][first : singles.n], frontier_ps, "left"))
+        now = singles.used(first, final)
         before = waiting.n
-        waiting.n = ek.give_singles(
-            singles["time_ps"],
-            singles["energy"],
-            singles["channel"],
-            singles["n_hits"],
-            final,
-            self._calibration.channel,
-            low,
-            high,
-            given.n,
-            given["time_ps"],
-            given["energy"],
-            given["channel"],
-            given["n_hits"],
-            waiting.n,
-            waiting["time_ps"],
-            waiting["energy"],
-            waiting["channel"],
-            waiting["n_hits"],
-        )
-        given.n += final
-        singles.drop_first(final)
-        self._counts["singles"] += final
+        if self._settings.coincidence_energy is None:
+            waiting.append(**now)
+        else:
+            waiting.reserve(waiting.n + final - first)
+            selected = ek.select_singles(
+                now["time_ps"],
+                now["energy"],
+                now["channel"],
+                now["n_hits"],
+                *self._settings.coincidence_energy,
+                waiting.n,
+                waiting["time_ps"],
+                waiting["energy"],
+                waiting["channel"],
+                waiting["n_hits"],
+            )
+            waiting.n = int(selected)
+        self._n_singles_given = final
+        self._counts["singles"] += final - first
         self._counts["singles_in_window"] += waiting.n - before
 
     def _pair(self, known_ps: int) -> None:

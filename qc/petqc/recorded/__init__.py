@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from petqc.errors import BadInputError
+from petqc.feeding import feed_step
 from petqc.file_hash import sha256_of
 from petqc.qc_input import RunContext
 from petqc.results import RawFile
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 PathLike: TypeAlias = "str | os.PathLike[str]"
 Progress: TypeAlias = "Callable[[int, int], None]"
 
-_BLOCK_WORDS = 1 << 19
 _MOST_WAITING = 2  # blocks of events not counted yet: more would only take memory
 
 
@@ -263,14 +263,8 @@ class _Counted:
 
 def events_of(reader: RawReader, processor: Processor, notes: list[str]) -> Iterator[Processed]:
     """Everything in a recording, step by step, as it becomes final; what is damaged goes to the notes."""
-    for number, step in enumerate(reader.steps):
-        known_damages = 0
-        for words in reader.blocks(_BLOCK_WORDS, step=number):
-            if len(reader.damages) > known_damages:  # frames missing here were not lost by the detector
-                known_damages = len(reader.damages)
-                yield processor.end_step()
-            yield processor.feed(words)
-        yield processor.end_step(None if reader.damages else step.last_frame)
+    for number in range(len(reader.steps)):
+        yield from feed_step(reader, number, processor.feed, processor.end_step)
         notes += [f"{reader.path.name}: {damage}" for damage in reader.damages]
 
 

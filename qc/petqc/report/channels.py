@@ -73,9 +73,12 @@ def read_channels(run: Run) -> Channels | None:
     column = np.asarray(run.channels.get("column", np.full(n, -1)), np.int64)
     row = np.asarray(run.channels.get("row", np.full(n, -1)), np.int64)
     module_of = _module_names(run, n)
+    members: dict[str, list[int]] = {}
+    for i, name in enumerate(module_of):
+        members.setdefault(name, []).append(i)
     modules = []
-    for name in sorted(set(module_of), key=node_sort_key):
-        index = np.array([i for i in range(n) if module_of[i] == name], np.int64)
+    for name in sorted(members, key=node_sort_key):
+        index = np.array(members[name], np.int64)
         is_mapped = bool((column[index] >= 0).all() and (row[index] >= 0).all())
         order = np.arange(index.size)
         modules.append(
@@ -152,3 +155,8 @@ _STATUS_OF = {str(status): status for status in Status}
 def status_at(column: ChannelColumn, index: int) -> Status:
     """Status of one channel in a column; words that are not a status count as invalid."""
     return _STATUS_OF.get(str(column.status[index]), Status.INVALID)
+
+
+def statuses(column: ChannelColumn) -> list[Status]:
+    """The same of every channel."""
+    return [_STATUS_OF.get(str(status), Status.INVALID) for status in column.status.tolist()]

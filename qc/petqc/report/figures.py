@@ -106,21 +106,26 @@ def _group(run: Run, found: list[Spectrum], checks: tuple[str, ...]) -> Group:
         ),
         *((("band", "pulls within ±2"),) if any(s.fit is not None for s in usable) else ()),
     )
+    results: dict[str, list[CheckResult]] = {}
+    for result in run.checks:
+        results.setdefault(result.node, []).append(result)
     return Group(
-        large=tuple(_figure(run, s, checks, is_large=True) for s in large),
-        small=tuple(_figure(run, s, checks, is_large=False) for s in small[:_MOST_SMALL]),
+        large=tuple(_figure(run, s, checks, results.get(s.node, []), is_large=True) for s in large),
+        small=tuple(_figure(run, s, checks, results.get(s.node, []), is_large=False) for s in small[:_MOST_SMALL]),
         left_out=max(len(small) - _MOST_SMALL, 0) + len(found) - len(usable),
         keys=keys if usable else (),
     )
 
 
-def _reading_order(spectrum: Spectrum) -> tuple[tuple[int, list[int], str], str]:
+def _reading_order(spectrum: Spectrum) -> tuple[tuple[int, tuple[int, ...], str], str]:
     return node_sort_key(spectrum.node), spectrum.id
 
 
-def _figure(run: Run, spectrum: Spectrum, checks: tuple[str, ...], *, is_large: bool) -> Figure:
+def _figure(
+    run: Run, spectrum: Spectrum, checks: tuple[str, ...], of_node: list[CheckResult], *, is_large: bool
+) -> Figure:
     wanted = checks or (spectrum.id,)
-    results = [c for i in wanted for c in run.checks if c.id == i and c.node == spectrum.node]
+    results = [c for i in wanted for c in of_node if c.id == i]
     by_id = {c.id: c for c in results}
     title = sentence_case(spectrum.quantity or title_of(spectrum.id))
     words = _words(spectrum, title, results)

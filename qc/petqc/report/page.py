@@ -79,7 +79,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(moment=text.moment, sentence_case=text.sentence_case)
+    environment.filters.update(moment=text.moment, sentence_case=text.sentence_case, commands=text.with_commands)
     return environment
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.limits import Status
-from petqc.report.channels import MARKED, Offender, map_columns, status_at
+from petqc.report.channels import MARKED, Offender, map_columns, status_at, statuses
 from petqc.report.text import (
     NO_NUMBER,
     STATUS_ORDER,
@@ -197,14 +197,14 @@ def column_counts(run: Run) -> list[ColumnCount]:
     """Channels by status for each check, with the reasons for values not given, most frequent first."""
     out = []
     for column in run.columns:
-        statuses = [status_at(column, i) for i in range(column.value.size)]
+        found = statuses(column)
         why: dict[str, int] = {}
-        for i, status in enumerate(statuses):
+        for i, status in enumerate(found):
             if status is Status.INVALID and column.reason[i]:
                 kind = re.sub(r"\d[\d.,]*", "…", str(column.reason[i]))  # the same reason with other numbers
                 why[kind] = why.get(kind, 0) + 1
         common = sorted(why.items(), key=lambda item: (-item[1], item[0]))[:3]
-        out.append(ColumnCount(title_of(column.id), tuple(statuses.count(s) for s in STATUS_ORDER), tuple(common)))
+        out.append(ColumnCount(title_of(column.id), tuple(found.count(s) for s in STATUS_ORDER), tuple(common)))
     return out
 
 
@@ -213,14 +213,15 @@ def offenders(run: Run, channels: Channels) -> list[Offender]:
     found = []
     calm = [str(status) for status in Status if status not in _NEEDS_ATTENTION]
     is_flagged = np.zeros(len(channels), np.bool_)
+    columns = [(column, title_of(column.id), statuses(column)) for column in run.columns]
     for column in run.columns:
         is_flagged |= ~np.isin(column.status.astype(str), calm)
     for index in np.flatnonzero(is_flagged).tolist():
         said: dict[tuple[Status, str], list[str]] = {}
-        for column in run.columns:
-            status = status_at(column, index)
+        for column, title, of_all in columns:
+            status = of_all[index]
             if status in _NEEDS_ATTENTION:
-                said.setdefault((status, _cell(column, index)), []).append(title_of(column.id))
+                said.setdefault((status, _cell(column, index)), []).append(title)
         if said:
             issues = [(", ".join(titles), status, what) for (status, what), titles in said.items()]
             issues.sort(key=lambda issue: STATUS_ORDER.index(issue[1]))

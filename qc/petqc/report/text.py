@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from petqc.limits import Limits, Status
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
+
     from petqc.checks import Check
     from petqc.results import CheckResult
 
@@ -146,11 +148,12 @@ def result_text(result: CheckResult) -> str:
     return measured(result.value, result.uncertainty, result.unit)
 
 
-def node_sort_key(node: str) -> tuple[int, list[int], str]:
+@lru_cache(1 << 16)
+def node_sort_key(node: str) -> tuple[int, tuple[int, ...], str]:
     """Scanner first, then modules, pairs, ASICs, bias groups, channels; addresses in numeric order."""
     levels = ("scanner", "module", "pair", "asic", "bias", "channel")
     level = level_of(node)
-    numbers = [int(n) for n in re.findall(r"[0-9]{1,9}", node)]
+    numbers = tuple(int(n) for n in re.findall(r"[0-9]{1,9}", node))
     return levels.index(level) if level in levels else len(levels), numbers, node
 
 
@@ -224,3 +227,11 @@ def sentence_case(key: str) -> str:
     """`frames_partly_lost` as `Frames partly lost`."""
     words = key.replace("_", " ").replace("-", " ").strip()
     return words[:1].upper() + words[1:]
+
+
+def with_commands(text: str) -> Markup:
+    """A text for a page; what stands between backticks is a command."""
+    from markupsafe import Markup
+
+    parts = text.split("`")
+    return Markup().join(Markup("<code>{}</code>").format(part) if n % 2 else part for n, part in enumerate(parts))
