@@ -55,9 +55,17 @@ class Baselines:
 
     def current(self, kind: str, *, is_acceptance: bool = False) -> AcceptedBaseline | None:
         """The last one of a kind and role, if it was not ended; reads the history."""
-        wanted = (self._scanner, self._simulated, is_acceptance)
-        mine = [b for b in self._store.baselines(kind) if (b.scanner, b.simulated, b.is_acceptance) == wanted]
-        return None if not mine or mine[-1].is_end else mine[-1]
+        found = self._last(self._store.baselines(kind)).get((_named(kind), is_acceptance))
+        return None if found is None or found.is_end else found
+
+    def in_use(self, every: Sequence[AcceptedBaseline]) -> set[int]:
+        """Numbers of those in use of a listing, one of each kind and role."""
+        return {b.number for b in self._last(every).values() if not b.is_end}
+
+    def _last(self, every: Sequence[AcceptedBaseline]) -> dict[tuple[str, bool], AcceptedBaseline]:
+        """This scanner's last one of each kind and role, or the end of it; every: oldest first."""
+        mine = (self._scanner, self._simulated)
+        return {(_named(b.kind), b.is_acceptance): b for b in every if (b.scanner, b.simulated) == mine}
 
     def holding(self, kind: str, calibration_ids: Mapping[str, str]) -> tuple[AcceptedBaseline | None, str]:
         """The one that holds for a run with a calibration, or why the last one does not."""
@@ -162,11 +170,8 @@ class Baselines:
         newest: dict[tuple[str, str], float] = {
             (kind, role): 0.0 for kind in QC_RUNS for role in ("reference", "acceptance")
         }
-        for b in self._store.baselines():
-            if (b.scanner, b.simulated) == (self._scanner, self._simulated):
-                newest[SOURCE if b.kind == DAILY else b.kind, b.role] = (
-                    0.0 if b.is_end else datetime.fromisoformat(b.at).timestamp()
-                )
+        for (kind, _), b in self._last(self._store.baselines()).items():
+            newest[kind, b.role] = 0.0 if b.is_end else datetime.fromisoformat(b.at).timestamp()
         for (kind, role), at_unix_s in newest.items():
             self._metrics.set(f"petqc_{role}_accepted_timestamp_seconds", at_unix_s, kind=kind)
 
@@ -192,6 +197,11 @@ class Baselines:
             if len(found) == last:
                 break
         return found[::-1]
+
+
+def _named(kind: str) -> str:
+    """What runs of a kind are called now: what was the daily run is the run with a source."""
+    return SOURCE if kind == DAILY else kind
 
 
 def _run(document: Mapping[str, Any]) -> Run:

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from petqc.analysis import RunContext
+    from petqc.calibration import CalibrationSet
     from petqc.formats.petsys_config import PetsysConfig
     from petqc.histograms import QcHistograms
     from petqc.lutetium import LutetiumCounts
+    from petqc.processing import ProcessingSettings
     from petqc.qc_input import QcInput
     from petqc.results import RawFile, Run, Spectrum
     from petqcd.live import Live, Look
@@ -69,7 +71,6 @@ class Measurement:
         live_queue_mib: int = 64,
     ) -> None:
         from petqc.calibration import CalibrationSet
-        from petqc.processing import ProcessingSettings
         from petqcd.live import Counting
 
         self._folder = folder
@@ -80,8 +81,7 @@ class Measurement:
             config if use_kev else replace(config, tables={k: t for k, t in config.tables.items() if k != "energy_kev"})
         )
         calibration = CalibrationSet.from_config(used)
-        # A live stream brings every frame, empty ones too: a missing number is a lost frame.
-        self._settings = replace(ProcessingSettings.from_config(used), compacted=False, **(processing or {}))
+        self._settings = live_settings(used, processing)
         self._all_charge = calibration.acquisition == "qdc"
         self._mixed = calibration.acquisition == "mixed"
         self._calibration = calibration
@@ -103,11 +103,8 @@ class Measurement:
     def warm_up(self) -> None:
         """Compile, or load, everything that frames and their analysis will need; what comes of it is thrown away."""
         from petqc.rehearsal import rehearse
-        from petqcd.live import Counting
 
-        counting = Counting(self._calibration, self._settings)
-        counting.feed(noise_frames(self._calibration.topology.channels, np.random.default_rng(1)))
-        counting.finish()
+        count_noise(self._calibration, self._settings)
         try:
             rehearse()
         except Exception:
@@ -292,6 +289,23 @@ def count_frames(words: NDArray[np.uint64]) -> int:
     result = np.zeros(N_WALK, np.int64)
     walk_frames(words, result)
     return int(result[FRAMES])
+
+
+def count_noise(calibration: CalibrationSet, settings: ProcessingSettings) -> None:
+    """Process frames that mean nothing: afterwards everything that frames need is compiled, or loaded."""
+    from petqcd.live import Counting
+
+    counting = Counting(calibration, settings)
+    counting.feed(noise_frames(calibration.topology.channels, np.random.default_rng(1)))
+    counting.finish()
+
+
+def live_settings(config: PetsysConfig, own: Mapping[str, Any] | None = None) -> ProcessingSettings:
+    """Settings of the processing of a live stream; own: what takes the place of the configured ones."""
+    from petqc.processing import ProcessingSettings
+
+    # A live stream brings every frame, empty ones too: a missing number is a lost frame.
+    return replace(ProcessingSettings.from_config(config), compacted=False, **(own or {}))
 
 
 def noise_frames(channels: NDArray[np.int32], random: np.random.Generator) -> NDArray[np.uint64]:

@@ -23,6 +23,8 @@ HEAPS = 2
 """Of the C library, for all threads: one for the event loop's, one for the others."""
 _M_ARENA_MAX = -8
 """Source: malloc.h of glibc, mallopt(3)."""
+LOAD_AFTER_S = 15.0
+"""Seconds after its start in which a daemon has better things to do than to load what runs need."""
 SWITCH_S = 0.001
 """How long a thread may keep the interpreter when another one wants it; the event loop waits for it so long."""
 
@@ -63,10 +65,12 @@ class Housekeeping:
 
     Args:
         is_idle: whether no run is going on: what one holds would be taken for what stays, and never be freed.
+        load: loads what runs need; in a thread of its own, some time after the start.
     """
 
-    def __init__(self, is_idle: Callable[[], bool]) -> None:
+    def __init__(self, is_idle: Callable[[], bool], load: Callable[[], None]) -> None:
         self._is_idle = is_idle
+        self._load: Callable[[], None] | None = load
         self._ended = asyncio.Event()
         self._known: set[str] = set()
         self._is_new = True
@@ -84,8 +88,19 @@ class Housekeeping:
             if self._is_new and self._is_idle():
                 self._is_new = False
                 settle()  # not in a thread: a run could begin meanwhile, and everybody waits for it either way
-            await self._ended.wait()
-            self._ended.clear()
+            await self._something_new()
+
+    async def _something_new(self) -> None:
+        """Until a run has ended, or what runs need was loaded ahead of the first."""
+        try:
+            async with asyncio.timeout(LOAD_AFTER_S if self._load is not None else None):
+                await self._ended.wait()
+        except TimeoutError:
+            if self._load is not None and self._is_idle():
+                await asyncio.to_thread(self._load)
+                self._is_new = True
+            self._load = None
+        self._ended.clear()
 
 
 def _of_c_library(name: str) -> ctypes._NamedFuncPointer | None:

@@ -20,6 +20,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 from tests.conftest import _children, _descriptors, _leaks
 from tests.contract.interlocked_bench import Supplies, write_config
+from tests.unit.run_documents import stored
 
 from petqc.recorded import analyse_file
 from petqc_drivers.petsys import udp_link
@@ -29,7 +30,7 @@ from petqc_simulators.live_faults import DetectorFaults, LiveFaults
 from petqc_simulators.physics.detector import Detector
 from petqc_simulators.profile import load_profile
 from petqc_simulators.recording import write_recording
-from petqcd import clock, records
+from petqcd import clock
 from petqcd.app import Daemon
 from petqcd.config import load_config
 from petqcd.security.access import Role
@@ -59,13 +60,15 @@ class Console:
     loop: asyncio.AbstractEventLoop
 
 
-def stored_runs(recording: dict[str, Any]) -> list[Run]:
-    """One measurement, told as one on each of the last days; the newest a moment ago and with a wide time peak."""
-    measured = analyse_file(
-        recording["recording"], config=recording["config"], kind="source", scanner="bench", simulated=True
+def stored_runs(recordings: list[dict[str, Any]]) -> list[Run]:
+    """One measurement, told as one on each of the last days; the newest, another one, a moment ago."""
+    healthy, faulty = (
+        analyse_file(r["recording"], config=r["config"], kind="source", scanner="bench", simulated=True)
+        for r in recordings
     )
     found = []
     for n in range(RUNS):
+        measured = healthy if n < RUNS - 1 else faulty
         at_s = clock.unix_s() - timedelta(days=RUNS - 1 - n).total_seconds() - 60
         checks = [
             replace(c, value=c.value * (1 + 0.004 * n)) if c.id == "ctr_fit" and c.value is not None else c
@@ -82,16 +85,6 @@ def stored_runs(recording: dict[str, Any]) -> list[Run]:
             )
         )
     return found
-
-
-async def store(daemon: Daemon, runs: list[Run]) -> None:
-    for run in runs:
-        about = {"kind": run.kind, "scanner": run.scanner, "simulated": True, "started_at": run.started_at}
-        await daemon.store.begin_run(run.run_id, config_hash="", **about)
-        folder = daemon.store.folder_of(run.run_id)
-        folder.mkdir(parents=True)
-        await asyncio.to_thread(records.write_files, run, folder)
-        await daemon.store.finish_run(run)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -132,9 +125,10 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
     folder = tmp_path_factory.mktemp("console")
     stack = ExitStack()
     recording = write_recording(folder / "r", "bench", 1, 0.5, truth_seconds=0)
+    faulty = write_recording(folder / "f", "bench", 1, 0.5, faults=["F12=3"], truth_seconds=0)
     patience = stack.enter_context(pytest.MonkeyPatch.context())
     patience.setattr(udp_link, "HANDSHAKE_TIMEOUT_S", EXPECT_MS / 1000)  # a run is there until somebody ends it
-    runs = stored_runs(recording)
+    runs = stored_runs([recording, faulty])
     silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     silent.bind(("127.0.0.1", 0))
     supplies = Supplies()
@@ -155,7 +149,8 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
         # One thread that is there before the first test: each test answers for the threads that begin in it.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
         async with Daemon(config, folder / "state") as daemon:
-            await store(daemon, runs)
+            for run in runs:
+                await stored(daemon.store, run)
             daemon.device.control.path = control
             for role in Role:
                 await daemon.accounts.users.add(f"one-{role}", role, WORDS, by="test")

@@ -15,13 +15,16 @@ from tests.browser.conftest import EXPECT_MS, RUNS, WORDS
 from tests.system.broker import free_port
 from tests.system.conftest import petqc_command
 from tests.system.test_daemon_dies import daemon
+from tests.unit.test_calibration_sets import origin, tdc_tables
 from tests.unit.test_checks import Toy
 
+from petqc.calibrate.sets import create_set
+from petqc.formats.petsys_config import load_config
 from petqc.qc_input import RunContext
 from petqc.so_far import NO_VERDICT, so_far
 from petqcd.security.sessions import PROVED_S
 from petqcd.web.actions import ACTIONS
-from petqcd.web.console import today
+from petqcd.web.console import devices, today
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -344,6 +347,59 @@ def test_what_energises_asks_for_the_password_again(visit: Callable[..., Any], c
     visitor.problems[:] = [p for p in visitor.problems if "401" not in p and "409" not in p]
 
 
+def test_of_many_devices_the_readings_that_somebody_opens_are_shown(
+    visit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "MANY", 0)
+    visitor = visit()
+    page = visitor.login("observer")
+    visitor.open("/devices")
+    hv, chiller = (page.get_by_role("region", name=f"Readings of {name}") for name in ("hv", "chiller"))
+    expect(page.get_by_text("readings of hv")).to_be_visible()
+    expect(hv).to_have_count(0)
+    page.get_by_role("link", name="Show the readings of hv").click()
+    expect(hv.get_by_role("row").filter(has_text="bias_voltage")).to_be_visible()
+    page.get_by_role("link", name="Show the readings of chiller").click()
+    expect(chiller).to_be_visible()
+    expect(hv).to_be_visible()
+    page.get_by_role("link", name="Hide the readings of hv").click()
+    expect(hv).to_have_count(0)
+    expect(chiller).to_be_visible()
+    assert Axe().run(page).response["violations"] == []
+
+
+def test_calibration_sets_and_baselines_are_chosen_and_given_up(visit: Callable[..., Any], console: Console) -> None:
+    parent = load_config(console.daemon.config.board.configuration)
+    made = create_set(console.daemon.store.sets, "tdc", parent, tdc_tables(parent), origin(parent))
+    visitor = visit()
+    page = visitor.login("engineer")
+    visitor.open("/calibrations")
+    expect(page.get_by_role("button", name="Use the device's own configuration")).to_have_count(0)
+    page.get_by_label(f"Reason to use {made.id}").fill("new tables")
+    page.get_by_role("button", name=f"Use {made.id}").click()
+    expect(page.get_by_text(f"In use: {made.id}")).to_be_visible()
+    page.get_by_label("Reason to use the device's own configuration").fill("they were worse")
+    page.get_by_role("button", name="Use the device's own configuration").click()
+    expect(page.get_by_text("In use: the device's own configuration")).to_contain_text("they were worse")
+    assert console.daemon.calibrations.in_use is None
+
+    page.get_by_label("Kind").select_option("source")
+    page.get_by_label("Last runs").fill("2")
+    page.get_by_label("the scanner as it was accepted").check()
+    page.get_by_label("Reason to accept a baseline").fill("acceptance test")
+    page.get_by_role("button", name="Accept a baseline").click()
+    row = page.get_by_role("region", name="Baselines").get_by_role("row").nth(1)
+    expect(row).to_contain_text("acceptance test")
+    expect(row).to_contain_text("in use")
+    accepted = console.daemon.baselines.current("source", is_acceptance=True)
+    assert accepted is not None
+    assert Axe().run(page).response["violations"] == []
+    row.get_by_label("Reason to end baseline").fill("another detector")
+    row.get_by_role("button", name="End").click()
+    expect(row).to_contain_text("another detector")
+    assert console.daemon.baselines.current("source", is_acceptance=True) is None
+
+
 def test_bias_is_energised_trips_and_is_reset(visit: Callable[..., Any], console: Console) -> None:
     hv, chiller = console.supplies.hv, console.supplies.chiller
     visitor = visit()
@@ -364,18 +420,19 @@ def test_bias_is_energised_trips_and_is_reset(visit: Callable[..., Any], console
     expect(card.locator(".bias.on")).to_be_visible()
     assert hv.is_on
 
+    expect(card.get_by_role("button", name="trip")).to_have_count(0)
     chiller.bath_degc = 25.0
     expect(card).to_contain_text("Trip: ")
     expect(card).to_contain_text("cooling")
-    commands.get_by_role("button", name="Reset the trip").click()
+    card.get_by_role("button", name="Reset the trip of hv").click()
     expect(result).to_contain_text("acknowledge it first")
     chiller.bath_degc = 18.0
-    commands.get_by_role("button", name="Acknowledge the trip").click()
+    card.get_by_role("button", name="Acknowledge the trip of hv").click()
     expect(result).to_have_text("Done.")
     card.get_by_text("Permits (").click()
     # What was opened stays open while the page asks again and again how things are.
     expect(card.get_by_role("listitem").filter(has_text="✔ cooling: given")).to_be_visible()
-    commands.get_by_role("button", name="Reset the trip").click()
+    card.get_by_role("button", name="Reset the trip of hv").click()
     expect(result).to_have_text("Done.")
     expect(card).not_to_contain_text("Trip: ")
     assert not hv.is_on  # nothing energises by itself

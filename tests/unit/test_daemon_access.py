@@ -220,6 +220,24 @@ def test_too_many_commands_of_one_token_are_refused_but_never_off(
     asyncio.run(work())
 
 
+def test_whoever_reads_too_much_does_not_silence_a_scrape(
+    tmp_path: Path, board_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "READS_PER_S", 1e-3)
+    monkeypatch.setattr(gate, "READS_BURST", 3.0)
+
+    async def work() -> None:
+        async with daemon(tmp_path, board_config) as d:
+
+            def statuses(path: str, count: int) -> list[int]:
+                return [ask(d.http, "GET", path)[0] for _ in range(count)]
+
+            assert await asyncio.to_thread(statuses, "/api/v1/devices", 5) == [200, 200, 200, 429, 429]
+            assert await asyncio.to_thread(statuses, "/metrics", 4) == [200, 200, 200, 429]
+
+    asyncio.run(work())
+
+
 def test_tokens_end_are_revoked_and_are_kept_as_hashes(tmp_path: Path) -> None:
     now = [1_000_000.0]
 

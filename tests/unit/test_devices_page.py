@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from petqcd.web.console.devices import STALE_S, permits, rows
+from petqcd.web.console.devices import STALE_S, permits, rows, summary, with_open
 
 EVIL = '<script>alert("x")</script>&'
 
@@ -66,3 +66,18 @@ def test_permits() -> None:
     assert "".join(first.itertext()) == "✔ device link: given to energise and to stay on"
     assert "".join(second.itertext()) == f"✖ {EVIL}: {EVIL}, bypassed to energise"
     assert [one.tag for one in second] == ["span", "b", "small"]
+
+
+def test_tables_of_many_devices_are_opened_and_closed_one_by_one() -> None:
+    assert with_open((), "hv") == "/devices?open=hv"
+    assert with_open(("hv",), "b & c") == "/devices?open=hv&open=b+%26+c"
+    assert with_open(("hv", "chiller"), "hv") == "/devices?open=chiller"
+    assert with_open(("hv",), "hv") == "/devices"
+
+
+def test_what_is_not_shown_is_not_silent() -> None:
+    absent = reading(value=None, quality="absent")
+    assert summary([reading(), absent]) == ("2 readings", True)
+    assert summary([reading()]) == ("1 reading", True)
+    ill = [reading(age_s=STALE_S + 1), reading(age_s=None), reading(value=None, quality="bad")]
+    assert summary([reading(), *ill]) == ("4 readings, 3 of them old or not good", False)

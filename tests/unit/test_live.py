@@ -17,7 +17,7 @@ from petqc.analysis import RunContext, analyse
 from petqc.formats.petsys_config import load_config
 from petqc.lutetium import LutetiumCounts
 from petqc.recorded import Asked, raw_frames
-from petqc.rehearsal import rehearse
+from petqc.rehearsal import go_through
 from petqc.so_far import so_far
 from petqc_drivers.petsys.frames import scan_frames
 from petqc_simulators.physics.detector import Detector
@@ -245,7 +245,7 @@ def test_the_rehearsal_judges_peaks_and_offsets(monkeypatch: pytest.MonkeyPatch)
         return judged[-1]
 
     monkeypatch.setattr("petqc.analysis.analyse", kept)
-    rehearse.__wrapped__()
+    go_through()
     (run,) = judged
     numbers = {check.id for check in run.checks if check.value is not None}
     assert {"photopeak", "ctr_fit", "ctr_nema", "timing_width", "module_time_offset", "randoms_delayed"} <= numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tomllib
 from pathlib import Path
@@ -75,5 +76,13 @@ def say(text: str) -> None:
 
 def give_json(document: Any) -> None:
     """A document on stdout."""
-    sys.stdout.write(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nobody_reads()
+
+
+def nobody_reads() -> None:
+    """Let the rest go nowhere: whoever read has seen enough, as `head` does; exit codes stay."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from petqcd import clock, notify, process_memory
@@ -15,6 +16,7 @@ from petqcd.cli.common import VERDICT_EXIT, say
 from petqcd.cli.progress import Bar
 from petqcd.cli.service import give, where
 from petqcd.errors import EXIT_UNREACHABLE
+from petqcd.rehearsing import load_for_runs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -161,7 +163,8 @@ async def _serve(config: PetqcConfig, state_dir: Path, *, as_json: bool) -> None
             say(f"petqc: no run can start: {daemon.own_configuration.problem}; supplies and instruments are served")
         said = f"petqc {daemon.version} serves {daemon.http} · commands: {state_dir / 'petqcd.sock'}"
         say(said)
-        house = process_memory.Housekeeping(lambda: daemon.runs.progress is None)
+        load = partial(load_for_runs, daemon.config.board.configuration)
+        house = process_memory.Housekeeping(lambda: daemon.runs.progress is None, load)
         daemon.runs.ended = house.run_ended
         keeping = asyncio.create_task(house.run(), name="memory")
         try:

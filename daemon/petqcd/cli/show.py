@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from petqc.compare import SIGNIFICANT
+from petqcd.cli.common import nobody_reads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,10 +39,16 @@ _MOST_ALIKE = 8
 _GRAVITY = {"fail": 0, "invalid": 1, "warn": 2}
 
 
+class _Results(Console):
+    def on_broken_pipe(self) -> None:  # Console's own ends the process with 1, which says `fail`
+        self.quiet = True
+        nobody_reads()
+
+
 def console() -> Console:
     """Results go to stdout, without markup in values; a pipe gets lines that are not folded."""
     width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 140
-    return Console(markup=False, highlight=False, emoji=False, width=width)
+    return _Results(markup=False, highlight=False, emoji=False, width=width)
 
 
 def status_text(status: str) -> Text:
@@ -113,7 +120,7 @@ def chosen(checks: Sequence[CheckResult], *, everything: bool) -> tuple[list[Che
 
     titles = list(_titles())
 
-    def place(c: CheckResult) -> tuple[int, str, bool, tuple[int, list[int], str]]:
+    def place(c: CheckResult) -> tuple[int, str, bool, tuple[int, tuple[int, ...], str]]:
         base, _, part = c.id.partition(".")
         return (titles.index(base) if base in titles else len(titles)), base, bool(part), node_sort_key(c.node)
 

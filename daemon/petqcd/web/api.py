@@ -24,9 +24,9 @@ from petqcd.web import run_view
 from petqcd.web.accounts import Nothing, add_accounts, add_management
 from petqcd.web.bias import add_bias
 from petqcd.web.console import add_console
-from petqcd.web.failures import failure
+from petqcd.web.failures import failure, unexpected
 from petqcd.web.faults import add_faults
-from petqcd.web.gate import Gate, GatedRoute, Who, signed
+from petqcd.web.gate import PAGE, Gate, GatedRoute, Who, signed
 from petqcd.web.guard import LOCAL_HOSTS, SOCKET_HOST, Guard
 from petqcd.web.json_answer import in_thread
 from petqcd.web.maintenance import add_maintenance
@@ -142,6 +142,10 @@ def make_app(daemon: Daemon, *, on_socket: bool) -> ASGIApp:
     @app.exception_handler(QcError)
     async def unfit(_request: Request, error: QcError) -> JSONResponse:
         return failure(error)
+
+    @app.exception_handler(Exception)  # which also goes into the log
+    async def broken(request: Request, _error: Exception) -> Response:
+        return unexpected(is_page=getattr(request.scope.get("route"), "response_class", None) is PAGE)
 
     hosts = {SOCKET_HOST} if on_socket else LOCAL_HOSTS | set(api.hosts)
     return Guard(app, hosts=hosts, commands=lambda: on_socket or bool(daemon.accounts.users))

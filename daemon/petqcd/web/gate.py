@@ -41,6 +41,8 @@ MOST_KEYS = 100
 """Of a body, whose every wrong key is looked at and told."""
 READS_PER_S, READS_BURST = 50.0, 300.0
 COMMANDS_PER_S, COMMANDS_BURST = 20.0, 40.0
+_MONITORING = frozenset({"/metrics", "/healthz", "/readyz"})
+"""With a limit of their own: a script on the same machine that reads too much must not silence its scrapes."""
 
 
 class Gate:
@@ -80,7 +82,8 @@ class Gate:
         request.state.actor = actor = await self._actor(request)
         if not self._on_socket and action not in TOWARDS_SAFE:
             limit = self._reads if action in READING else self._commands
-            limit.require(f"{actor.proof} {actor.name} {actor.source}")
+            what = "monitoring" if request.url.path in _MONITORING else "all else"
+            limit.require(f"{what} {actor.proof} {actor.name} {actor.source}")
         by_browser = actor.proof is Proof.PASSWORD or (action == ANYBODY and not self._on_socket)
         if request.method != "GET" and by_browser:
             _require_own_page(request)

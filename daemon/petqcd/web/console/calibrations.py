@@ -1,4 +1,4 @@
-"""Calibration sets: which there are, which one runs use, and choosing another."""
+"""Calibration sets and baselines: which there are, which runs use, and choosing others."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from fastapi import Request  # noqa: TC002 - the route's signature is read at run time
 from fastapi.responses import HTMLResponse  # noqa: TC002
 
+from petqcd.kinds import find_kind
+from petqcd.metric_table import QC_RUNS
 from petqcd.web.gate import PAGE
 
 if TYPE_CHECKING:
@@ -24,7 +26,12 @@ def add(app: FastAPI, frame: Frame) -> None:
         daemon = frame.daemon
         listing = await asyncio.to_thread(daemon.calibrations.listing)
         baselines = await asyncio.to_thread(daemon.baselines.listing)
-        in_use = daemon.calibrations.in_use
         return await frame.page(
-            request, "calibrations.html", listing=listing, in_use=in_use, baselines=list(reversed(baselines))
+            request,
+            "calibrations.html",
+            listing=listing,
+            in_use=daemon.calibrations.in_use,
+            baselines=list(reversed(baselines)),
+            holding=daemon.baselines.in_use(baselines),
+            kinds=[kind for kind in QC_RUNS if not find_kind(kind).is_composed],
         )

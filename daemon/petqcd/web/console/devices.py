@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlencode
 
-from fastapi import Request  # noqa: TC002 - the route's signature is read at run time
-from fastapi.responses import HTMLResponse  # noqa: TC002
+from fastapi import Query, Request
+from fastapi.responses import HTMLResponse  # noqa: TC002 - the route's signature is read at run time
 from markupsafe import Markup, escape
+from pydantic import Field
 
 from petqc.report.text import age, plain, unit_text
 from petqcd.web.bias import versioned
@@ -22,16 +24,22 @@ if TYPE_CHECKING:
 
 STALE_S = 10.0
 """A reading older than this looks old; instruments are read about once a second."""
+MANY = 500
+"""Readings of all devices together beyond which the page has the tables of those only that somebody opens."""
+Name = Annotated[str, Field(max_length=200)]
 
 
 def add(app: FastAPI, frame: Frame) -> None:
     """Add the route."""
 
     @app.get("/devices", include_in_schema=False, response_class=PAGE)
-    async def page(request: Request) -> HTMLResponse:
+    async def page(
+        request: Request, opened: Annotated[tuple[Name, ...], Query(alias="open", max_length=1000)] = ()
+    ) -> HTMLResponse:
         daemon = frame.daemon
         sources = {one["name"]: one for one in versioned(await daemon.bias.documents_in_turns())}
         status = daemon.status(await daemon.instruments.documents_in_turns(sources))
+        are_many = sum(len(device["readings"]) for device in status["devices"]) > MANY
         return await frame.page(
             request,
             "devices.html",
@@ -44,7 +52,28 @@ def add(app: FastAPI, frame: Frame) -> None:
             stale_s=STALE_S,
             rows=rows,
             permits=permits,
+            opened=opened if are_many else None,
+            with_open=with_open,
+            summary=summary,
         )
+
+
+def with_open(opened: tuple[str, ...], name: str) -> str:
+    """Address of the page with the table of one device more; of one that is open, without it."""
+    others = tuple(one for one in opened if one != name)
+    shown = others if name in opened else (*others, name)
+    return "/devices" + ("?" + urlencode({"open": shown}, doseq=True) if shown else "")
+
+
+def summary(readings: Sequence[Mapping[str, Any]]) -> tuple[str, bool]:
+    """What is said of readings whose table is not shown, and whether all of them are well."""
+    ill = sum(one["quality"] not in {"good", "absent"} or _is_old(one["age_s"]) for one in readings)
+    said = f"{len(readings)} reading{'s' if len(readings) != 1 else ''}"
+    return (f"{said}, {ill} of them old or not good", False) if ill else (said, True)
+
+
+def _is_old(age_s: float | None) -> bool:
+    return age_s is None or age_s > STALE_S
 
 
 def rows(readings: Sequence[Mapping[str, Any]]) -> Markup:
@@ -55,7 +84,7 @@ def rows(readings: Sequence[Mapping[str, Any]]) -> Markup:
     found = []
     for one in readings:
         value, age_s = one["value"], one["age_s"]
-        is_old = age_s is None or age_s > STALE_S
+        is_old = _is_old(age_s)
         about = one["name"], one["unit"], one["measured"], one["quality"], one["reason"]
         before, between = _around(about, is_old=is_old, has_value=value is not None)
         shown, old = "–" if value is None else plain(value), "–" if age_s is None else _age(round(age_s, 1))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from fastapi.responses import HTMLResponse
 
-from petqc.report.text import age, measured, moment, plain, title_of, unit_text
+from petqc.report.text import age, measured, moment, plain, title_of, unit_text, with_commands
 from petqcd import clock
 from petqcd.interlocks.alarms import State
 from petqcd.security.access import Proof
@@ -106,6 +106,6 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(moment=moment, ago=ago, age=age, plain=plain, title=title_of, measured=measured)
-    environment.filters["unit"] = unit_text
+    environment.filters.update(unit=unit_text, commands=with_commands)
     environment.globals["symbols"] = SYMBOLS
     return environment

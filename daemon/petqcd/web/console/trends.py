@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import Query, Request
 from fastapi.responses import HTMLResponse  # noqa: TC002 - the route's signature is read at run time
 
+from petqc.limits import Limits
+from petqc.report.text import limits_text
 from petqcd.errors import NotFoundError
 from petqcd.kinds import all_kinds
 from petqcd.store import SOURCE
@@ -50,10 +52,11 @@ def _read(daemon: Daemon, kind: str, check: str, node: str, scanner: str) -> dic
     nodes = [q.node for q in found if q.check == check]
     if node not in nodes and nodes:
         node = nodes[0]
-    trend = None
+    trend, limits = None, ""
     if check in checks and node in nodes:
         try:
             trend = trends.trend(daemon, kind=kind, check=check, node=node, scanner=scanner)
+            limits = limits_text(Limits(**trend["limits"]))
         except NotFoundError:
             trend = None  # only runs of another scanner gave it
     return {
@@ -62,6 +65,7 @@ def _read(daemon: Daemon, kind: str, check: str, node: str, scanner: str) -> dic
         "check": check,
         "node": node,
         "trend": trend,
+        "limits": limits,
         "whose": trends.whose(daemon, kind, scanner)[0] if trend is None else trend["scanner"],
         "scanners": sorted({name for name, _ in daemon.store.scanners(kind)}),
     }

@@ -1,6 +1,6 @@
 // Commands of all pages: a form or button with data-post sends its fields as JSON and says what came of it.
 // data-then: where to go once it is done (empty: this page again). data-result: id of the element that tells.
-// {name} in data-post is the field of that name; a number is sent times data-times.
+// {name} in data-post is the field of that name; a number is sent times data-times; data-null names what is sent as null.
 
 // data-version: id of an element whose value says on which state of a device the command is based.
 // What needs the password again asks for it, and then sends the command once more.
@@ -46,10 +46,12 @@ function fields(form) {
   const inPath = new Set((form.dataset.post.match(/\{\w+\}/g) || []).map((name) => name.slice(1, -1)));
   for (const field of form.elements) {
     if (!field.name || field.value === "" || inPath.has(field.name)) continue;
-    if ("localTime" in field.dataset) body[field.name] = new Date(field.value).toISOString();
+    if (field.type === "checkbox") body[field.name] = field.checked;
+    else if ("localTime" in field.dataset) body[field.name] = new Date(field.value).toISOString();
     else if (field.type === "number") body[field.name] = field.valueAsNumber * Number(field.dataset.times || 1);
     else body[field.name] = field.value;
   }
+  if (form.dataset.null) body[form.dataset.null] = null;
   if (form.dataset.version) body.version = document.getElementById(form.dataset.version).value;
   return body;
 }

@@ -4,14 +4,21 @@ const figure = document.getElementById("trend");
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const HEIGHT = 340;
 
+// Lines of one kind; its entry in the key is there if at least one of them is in the picture.
+function linesAcross(u, values, style, dash, entry) {
+  const drawn = values.filter((v) => v !== null).map((v) => lineAcross(u, v, style, dash));
+  figure.querySelector(entry).hidden = !drawn.includes(true);
+}
+
 function lineAcross(u, value, style, dash) {
   const y = u.valToPos(value, "y", true);
-  if (y < u.bbox.top || y > u.bbox.top + u.bbox.height) return;
+  if (y < u.bbox.top || y > u.bbox.top + u.bbox.height) return false;
   const c = u.ctx;
   c.save();
   c.strokeStyle = style; c.lineWidth = 1.5 * devicePixelRatio; c.setLineDash(dash.map((d) => d * devicePixelRatio));
   c.beginPath(); c.moveTo(u.bbox.left, y); c.lineTo(u.bbox.left + u.bbox.width, y); c.stroke();
   c.restore();
+  return true;
 }
 
 function lineUp(u, at, text) {
@@ -61,10 +68,19 @@ function range(data) {
   return [low - margin, high + margin];
 }
 
-// ISO dates and hours of 24, in local time; only what tells two ticks apart.
+// ISO dates and hours of 24, in local time; only what tells two ticks apart, and ticks that are that far apart.
+const DAY_S = 86400;
+const [FEW_DAYS, MANY_DAYS] = [4, 400];
+const span = (u) => (u.scales.x.max - u.scales.x.min) / DAY_S;
+
+function steps(u) {
+  const hours = span(u) > FEW_DAYS ? [] : [300, 900, 3600, 2 * 3600, 6 * 3600, 12 * 3600];
+  const days = span(u) > MANY_DAYS ? [] : [1, 2, 7, 14];
+  return [...hours, ...[...days, 30, 60, 91, 182, 365, 730, 1826].map((n) => n * DAY_S)];
+}
+
 function times(u, ticks) {
-  const days = (u.scales.x.max - u.scales.x.min) / 86400;
-  const [from, to] = days > 400 ? [0, 7] : days > 4 ? [5, 10] : [5, 16];
+  const [from, to] = span(u) > MANY_DAYS ? [0, 7] : span(u) > FEW_DAYS ? [5, 10] : [5, 16];
   return ticks.map((t) => new Date((t - new Date(t * 1000).getTimezoneOffset() * 60) * 1000).toISOString().slice(from, to).replace("T", " "));
 }
 
@@ -79,14 +95,14 @@ function draw(data) {
   const u = new uPlot({
     width: plot.clientWidth, height: HEIGHT, legend: { show: false }, cursor: { drag: { x: true, y: false } },
     scales: { x: { range: (_, a, b) => (a <= first && b >= last ? [first - margin, last + margin] : [a, b]) }, y: { range: () => range(data) } },
-    axes: [{ ...axis, values: times, space: 75 }, { ...axis, size: 70 }],
+    axes: [{ ...axis, values: times, incrs: steps, space: 75 }, { ...axis, size: 70 }],
     series: [{}, { label: data.check, stroke: "transparent", points: { show: false } }],
     hooks: {
       draw: [(u) => {
         const limits = data.limits;
-        for (const v of [limits.fail_low, limits.fail_high]) if (v !== null) lineAcross(u, v, colour("--fail"), []);
-        for (const v of [limits.warn_low, limits.warn_high]) if (v !== null) lineAcross(u, v, colour("--warn"), [6, 4]);
-        if (data.baseline !== null) lineAcross(u, data.baseline, colour("--link"), [2, 3]);
+        linesAcross(u, [limits.fail_low, limits.fail_high], colour("--fail"), [], ".k-fail");
+        linesAcross(u, [limits.warn_low, limits.warn_high], colour("--warn"), [6, 4], ".k-warn");
+        linesAcross(u, [data.baseline], colour("--link"), [2, 3], ".k-base");
         data.points.forEach((p, i) => { if (i && p.calibration !== data.points[i - 1].calibration) lineUp(u, x[i], "calibration"); });
         for (const a of data.annotations) lineUp(u, Date.parse(a.at) / 1000, a.kind);
         drawPoints(u, data.points);
