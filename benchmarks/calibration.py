@@ -27,7 +27,8 @@ from petqc.channel_map import Topology
 from petqc.events import Coincidences, Singles
 from petqc.formats.petsys_tables import TABLES
 from petqc_simulators.config_files import tables as config_tables
-from petqc_simulators.physics.detector import BASELINE_STEPS, THRESHOLD_NOISE_STEPS, Detector, PulseTrain
+from petqc_simulators.physics.controls import PulseTrain
+from petqc_simulators.physics.detector import BASELINE_STEPS, THRESHOLD_NOISE_STEPS, Detector
 from petqc_simulators.profile import load_profile
 
 if TYPE_CHECKING:

@@ -43,7 +43,8 @@ from petqc.recorded import flat_account
 from petqc.results import EnvironmentReading
 from petqc_simulators.config_files import write_config_folder
 from petqc_simulators.faults import KINDS, Fault
-from petqc_simulators.physics.detector import BLOCK_FRAMES, BLOCK_S, Detector
+from petqc_simulators.physics.blocks import BLOCK_FRAMES, BLOCK_S
+from petqc_simulators.physics.detector import Detector
 from petqc_simulators.profile import load_profile
 
 if TYPE_CHECKING:

@@ -194,7 +194,8 @@ def offsets(repeats: int) -> list[Row]:
             random = rng.random(a.size) < randoms
             dt[random] = rng.uniform(-5000.0, 5000.0, int(random.sum()))
             start = (mean_of @ offset)[module]
-            solved = solve_offsets(a, b, np.rint(dt), n, window_ps=window, start_ps=start, sigma_ps=sigma)
+            solution = solve_offsets(a, b, np.rint(dt), n, window_ps=window, start_ps=start, sigma_ps=sigma)
+            solved = solution.with_errors()
             joint = np.zeros((n, n))
             np.add.at(joint, (a, b), information)
             joint += joint.T

@@ -39,8 +39,9 @@ from petqc.qc_input import Node, QcInput
 from petqc_simulators.config_files import write_config_folder
 from petqc_simulators.faults import Fault
 from petqc_simulators.physics import electronics as el
+from petqc_simulators.physics.blocks import BLOCK_S
 from petqc_simulators.physics.crystal import CLOCK_PS
-from petqc_simulators.physics.detector import BLOCK_S, Detector
+from petqc_simulators.physics.detector import Detector
 from petqc_simulators.profile import load_profile
 
 if TYPE_CHECKING:

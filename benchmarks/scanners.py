@@ -30,7 +30,7 @@ import numpy as np
 from whole_process import PETQC, timed
 
 from petqc.scanners import load_scanner
-from petqc_simulators.physics.detector import BLOCK_S
+from petqc_simulators.physics.blocks import BLOCK_S
 from petqc_simulators.profile import load_profile, profile_names
 
 DETECTORS_DIFFER = 0.002

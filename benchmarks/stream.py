@@ -37,7 +37,8 @@ from petqc.formats.petsys_raw import RawHeader, RawReader, RawWriter
 from petqc.histograms import QcHistograms
 from petqc.processing import ProcessingSettings, Processor
 from petqc_drivers.petsys.frames import FRAMES_PER_S, frame_event_counts, frame_ids, scan_frames
-from petqc_simulators.physics.detector import BLOCK_S, Detector
+from petqc_simulators.physics.blocks import BLOCK_S
+from petqc_simulators.physics.detector import Detector
 from petqc_simulators.profile import load_profile
 from petqcd.acquisition import Pipeline
 from petqcd.interlocks.bias_limits import BiasLimits

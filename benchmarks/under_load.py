@@ -36,6 +36,7 @@ from petqc_simulators.instrument_server import InstrumentServer
 from petqc_simulators.instruments import make_instrument
 from petqcd.client import Client
 from petqcd.errors import DaemonError
+from petqcd.process_memory import LOAD_AFTER_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,6 +65,8 @@ simulated = true
 EVERY_CHILLER = 8
 """One device of so many is a chiller, the others are bias supplies."""
 SLOW, USERS, USER_S, SCRAPE_S = 10, 5, 1.0, 0.5
+LOADS_S = 20.0
+"""After which, even here, what runs need is loaded: what is measured is a daemon that has been up for a while."""
 PAGES = ("/", "/runs", "/trends", "/devices", "/alarms", "/api/v1/status", "/api/v1/devices")
 
 
@@ -153,6 +156,7 @@ class Readers:
     ended: threading.Event = field(default_factory=threading.Event)
     metrics_s: list[float] = field(default_factory=list)
     pages_s: list[float] = field(default_factory=list)
+    of_page_s: dict[str, list[float]] = field(default_factory=dict)
     lag_s: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     n_bytes: int = 0
@@ -182,7 +186,11 @@ class Readers:
         """One person at the console."""
         turn = number
         while not self.ended.wait(USER_S):
-            self.ask(PAGES[turn % len(PAGES)], self.pages_s)
+            page = PAGES[turn % len(PAGES)]
+            answered_s: list[float] = []
+            self.ask(page, answered_s)
+            self.pages_s += answered_s
+            self.of_page_s.setdefault(page, []).extend(answered_s)
             turn += 1
 
     def read_slowly(self) -> None:
@@ -238,6 +246,11 @@ def phase(http: str, pid: int, seconds: float, keep_running: Client) -> dict[str
     }
     return {
         **told,
+        "pages_p50_max_ms": {
+            page: [round(1e3 * percentile(values, 0.5), 1), round(1e3 * max(values), 1)]
+            for page, values in sorted(readers.of_page_s.items())
+            if values
+        },
         "loop_lag_max_ms": round(1e3 * max(readers.lag_s, default=0.0), 1),
         "metrics_bytes": readers.n_bytes,
         "series": readers.n_series,
@@ -283,6 +296,8 @@ def measure(folder: Path, devices: int, seconds: float, readings: int) -> dict[s
         pid, client = daemon.process.pid, Client(daemon.state_dir)
         say("waiting until every device answers")
         known = all_answer(client)
+        say("waiting until what runs need is loaded")
+        time.sleep(LOAD_AFTER_S + LOADS_S)
         hung = [instruments_pid, *children(pid)]
         found: dict[str, Any] = {
             "machine": machine(),

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from figures import Figure
 
 from petqc_drivers.petsys.frames import frame_event_counts, scan_frames
-from petqc_simulators.physics.detector import BLOCK_S, Detector
+from petqc_simulators.physics.blocks import BLOCK_S
+from petqc_simulators.physics.detector import Detector
 from petqc_simulators.profile import load_profile
 from petqc_simulators.recording import write_recording
 
