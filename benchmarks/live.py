@@ -152,7 +152,8 @@ def main() -> None:
         "last frame to verdict s",
         "of it bias off s",
         "analysis, files, store s",
-        "dropped live",
+        "processor s after the last frame",
+        "left out live",
         "verdict",
     )
     rows = [

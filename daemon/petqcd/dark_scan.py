@@ -81,7 +81,7 @@ class DarkScan(PointScan):
         await self.at_environment()
         first = await self.board.read_channel_counters()
         window_s = first.window_clk / CLOCK_HZ
-        await asyncio.to_thread(self._open, first.window_clk)
+        await self.at_disk(self._open, first.window_clk)
         begin = self._counts["points_continued"] = self.begin_points()
         at: tuple[int, int] | None = None
         for number in range(begin, self.n_points):
@@ -92,7 +92,7 @@ class DarkScan(PointScan):
                 at = level, below
                 await self.board.set_channels(self._thresholds(below))
                 await asyncio.sleep(self._scan.settle_windows * window_s)
-            await asyncio.to_thread(self._keep, level, below, await self.board.read_channel_counters())
+            await self.at_disk(self._keep, level, below, await self.board.read_channel_counters())
             self.tell_points(number + 1)
         self.acquired.elapsed_s = clock.monotonic_s() - begun_s
 

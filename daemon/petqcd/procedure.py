@@ -11,7 +11,7 @@ import logging
 from abc import ABC, abstractmethod
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from petqc_drivers.uninterrupted import uninterrupted
 from petqcd import clock
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from petqcd.readout.supervisor import DeviceSupervisor
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PROGRESS_EVERY_S = 0.25
 TEMPERATURES_EVERY_S = 5.0
@@ -211,6 +213,7 @@ class Procedure(ABC):
         self._flowing = False
         self._started_s = 0.0
         self._holding: asyncio.Task[None] | None = None
+        self._writing: asyncio.Task[Any] | None = None
         self.run_clock = RunClock(None)
         self._every: NDArray[np.int32] | None = None
 
@@ -412,6 +415,15 @@ class Procedure(ABC):
         self.acquired.readings += found
         self.device.temperatures(found)
 
+    async def at_disk(self, work: Callable[..., T], *args: Any) -> T:
+        """Let a worker thread do what belongs to the run's files, and wait for it.
+
+        A run that is stopped meanwhile goes to bias off at once, and its files are finalised once the thread is done.
+        """
+        task = asyncio.create_task(asyncio.to_thread(work, *args), name="at the run's files")
+        self._writing = task
+        return await asyncio.shield(task)
+
     def all_channels(self) -> NDArray[np.int32]:
         """Absolute numbers of all channels of the board, rising; also once it is closed and does not know them."""
         import numpy as np
@@ -506,6 +518,8 @@ class Procedure(ABC):
         if holding is not None:
             await settled(holding, cancel=True)
         await close(self.board)
+        if self._writing is not None:
+            await settled(self._writing)
         await self._drain()
         self.permits.forget()
         self.device.idle()

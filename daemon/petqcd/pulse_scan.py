@@ -117,7 +117,7 @@ class PulseScan(PointScan):
         """Take every point that is not there yet."""
         await self.at_environment()
         self._loop = asyncio.get_running_loop()
-        await asyncio.to_thread(self._open)
+        await self.at_disk(self._open)
         begin = self._counts["points_continued"] = self.begin_points()
         if begin == self.n_points:
             return

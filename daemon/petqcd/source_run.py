@@ -63,7 +63,7 @@ class SourceRun(Procedure):
         """Let frames flow for the configured time, until they are enough, or until something fails."""
         await self.at_bias_on(self._settings.settle_s)
         reference = await self.board.time_reference()
-        await asyncio.to_thread(self._measurement.open_recording, reference, self.job.about())
+        await self.at_disk(self._measurement.open_recording, reference, self.job.about())
         recorder = self._measurement
         queue_mib = self._settings.queue_mib
         async with (

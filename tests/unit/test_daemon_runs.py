@@ -346,6 +346,41 @@ def test_an_abort_at_any_moment_ends_safely_and_as_a_record(tmp_path: Path, benc
     asyncio.run(work())
 
 
+def test_an_abort_while_the_recording_is_begun_waits_for_it_after_bias_off(
+    tmp_path: Path, bench: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is slow must not hold up bias off, nor leave a recording open that nobody finalises."""
+    begun, off = threading.Event(), threading.Event()
+    original = Measurement.open_recording
+
+    def slow(self: Measurement, *given: Any) -> None:
+        begun.set()
+        assert off.wait(DEADLINE_S)
+        original(self, *given)
+
+    monkeypatch.setattr(Measurement, "open_recording", slow)
+
+    async def work() -> None:
+        async with world(tmp_path, bench) as w:
+            run_id = await w.runs.start("source", source="test")
+            async with asyncio.timeout(DEADLINE_S):
+                await asyncio.to_thread(begun.wait, DEADLINE_S)
+                w.runs.abort()
+                while "bias_off" not in w.boards[0].calls:  # noqa: ASYNC110 - what is waited for is the run's
+                    await asyncio.sleep(0.01)
+                off.set()
+                await w.runs.wait()
+            document = w.store.document(run_id)
+            assert "stopped by command" in document["sentence"]
+            assert [file["name"] for file in document["raw_files"]] == ["recording.rawf"]
+            assert not any("finalised" in note for note in document["notes"])
+            assert sorted(p.name for p in w.store.folder_of(run_id).glob("recording*")) == [
+                "recording.idxf", "recording.manifest.jsonl", "recording.rawf",
+            ]  # fmt: skip
+
+    asyncio.run(work())
+
+
 def test_the_end_of_the_daemon_stops_the_run_which_becomes_a_record(tmp_path: Path, bench: Path) -> None:
     async def work() -> None:
         reached = asyncio.Event()

@@ -88,7 +88,7 @@ class ThresholdCalibration(CalibrationScan):
         self._window_s = first.window_clk / CLOCK_HZ
         header = await asyncio.to_thread(self._header_kept)
         trims = await self._find_baselines(channels) if header is None else header.of_channels
-        await asyncio.to_thread(self._open, channels, first.window_clk, trims)
+        await self.at_disk(self._open, channels, first.window_clk, trims)
         begin = self._counts["points_continued"] = self.begin_points()
         if header is not None:
             await self.board.set_channels(_each(channels, trims))
@@ -98,7 +98,7 @@ class ThresholdCalibration(CalibrationScan):
             if at != (discriminator, code):
                 at = discriminator, code
                 await self._set(channels, discriminator, code)
-            await asyncio.to_thread(self._keep, discriminator, code, await self.board.read_channel_counters())
+            await self.at_disk(self._keep, discriminator, code, await self.board.read_channel_counters())
             self.tell_points(number + 1)
         self.acquired.elapsed_s = clock.monotonic_s() - begun_s
 

@@ -117,7 +117,7 @@ class MrDelta(Procedure):
         phase = self._phases[number]
         reference = await self.board.time_reference()
         about = {**self.job.about(), "mr": MR_RECORDINGS[number], "sequence": self._settings.sequence}
-        await asyncio.to_thread(phase.open_recording, reference, about)
+        await self.at_disk(phase.open_recording, reference, about)
         queue_mib = self._settings.queue_mib
         async with self.flow(phase, phase.process, queue_mib=queue_mib, after=phase.settle) as flow:
             while (left_s := self.run_clock.left_s(self._settings.seconds)) > 0:
