@@ -19,6 +19,8 @@ from typing import Any
 
 from figures import FULL, QUICK, Figure
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # where benchmarks have what they share
+
 PARTS = ("hot_path", "fits", "intake", "simulator", "whole_processes")
 SCHEMA = "petqc-bench/1"
 

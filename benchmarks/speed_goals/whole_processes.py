@@ -3,41 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from figures import Figure
+from whole_process import PETQC, timed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from figures import Size
+    from whole_process import Took
 
-PETQC = [sys.executable, "-c", "from petqcd.cli import main; main()"]
 COPY = """
 import sys
 with open(sys.argv[1], "rb", 0) as source, open(sys.argv[2], "wb", 0) as target:
     while block := source.read(1 << 20):
         target.write(block)
 """
-
-
-def timed(command: list[str], accept: tuple[int, ...] = (0,)) -> tuple[float, float, float]:
-    """Wall seconds, CPU seconds and peak memory in MB of one whole process."""
-    started = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    wall = time.perf_counter() - started
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode not in accept:
-        raise RuntimeError(f"exit code {child.returncode}: {' '.join(command)}")
-    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def figures(size: Size) -> Iterator[Figure]:
@@ -78,10 +64,10 @@ def _recording(folder: Path, size: Size) -> Iterator[Figure]:
         "vendor": convert(raw, config, "--vendor-compatible"),
         "analyse": [*PETQC, "analyse", str(raw), "--config", str(config), "--report", str(folder / "report.html")],
     }
-    rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name in commands}
+    rows: dict[str, list[Took]] = {name: [] for name in commands}
     for k in range(size.repeats + 1):
         for name, command in commands.items():  # in turn, so that a slow moment hits all of them
-            row = timed(command, (0, 1, 4))
+            row = timed(command, accept=(0, 1, 4))
             if k:
                 rows[name].append(row)
     copy_s = statistics.median(row[0] for row in rows["copy"])
