@@ -446,6 +446,39 @@ def test_words_that_are_no_frames_are_refused(tot: CalibrationSet, *, vendor: bo
         processor.feed(np.zeros(4, np.int64))  # type: ignore[arg-type]
 
 
+def test_words_decoded_ahead_that_are_no_frames_are_refused_behind_what_is_right(tot: CalibrationSet) -> None:
+    good = [frame(k, [event(1, 1)]) for k in range(200)]
+    with mock.patch("petqc.processing._LEAST_WORDS", 0), mock.patch("petqc.processing.pipeline._BLOCK_HITS", 7):
+        processor = Processor(tot, PLAIN, look_ahead=True)
+        assert not len(processor.feed(np.concatenate(good[:100])).singles)  # they come with the next call
+        processor.feed(np.concatenate([*good[100:], np.array([9 << 36, 3], np.uint64)]))
+        with pytest.raises(BadInputError, match="word 600 is not the start of a whole frame"):
+            processor.finish()
+
+
+def test_whoever_stops_in_mid_run_leaves_no_thread_that_decodes_ahead(tot: CalibrationSet) -> None:
+    """The guard of all tests looks for it."""
+    words = np.concatenate([frame(k, [event(1, 1)]) for k in range(500)])
+    with mock.patch("petqc.processing._LEAST_WORDS", 0), mock.patch("petqc.processing.pipeline._BLOCK_HITS", 3):
+        processor = Processor(tot, PLAIN, look_ahead=True)
+        for part in np.split(words, 10):
+            processor.feed(part)
+
+
+def test_steps_decoded_ahead_are_those_decoded_in_turn(uneven: CalibrationSet) -> None:
+    frames = random_frames(3, 300, 3)
+    found = []
+    for look_ahead in (False, True):
+        with mock.patch("petqc.processing._LEAST_WORDS", 0), mock.patch("petqc.processing.pipeline._BLOCK_HITS", 50):
+            processor = Processor(uneven, PLAIN, keep_hits=True, look_ahead=look_ahead)
+            parts = []
+            for begin in range(0, 300, 100):
+                parts += [processor.feed(np.concatenate(frames[k : k + 20])) for k in range(begin, begin + 100, 20)]
+                parts.append(processor.end_step(begin + 200))
+        found.append((columns(joined(parts)), asdict(processor.account)))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(
     "change",
     [

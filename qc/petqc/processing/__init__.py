@@ -186,8 +186,8 @@ class Processor:
         settings: what makes a single and a coincidence.
         trigger_id: the unit (port * 32 + slave) whose events are trigger records, as a recording's header says.
         keep_hits: give calibrated hits, too, sorted by time.
-        look_ahead: decode in a thread of its own while what is decoded is grouped and paired; the result is the same.
-            Not in vendor-compatible mode.
+        look_ahead: decode in a thread of its own while what is decoded is grouped and paired; all results together are
+            the same, but of the words of a call most come with the next one. Not in vendor-compatible mode.
     """
 
     def __init__(
@@ -220,6 +220,9 @@ class Processor:
 
     def feed(self, words: NDArray[np.uint64]) -> Processed:
         """Take whole frames (two header words and the events each) and return what became final.
+
+        With look_ahead the words must not change before the step is closed, and what is wrong with them may be told
+        by a later call.
 
         Raises:
             BadInputError: a frame is not whole, or its size and its number of events disagree.

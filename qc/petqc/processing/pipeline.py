@@ -6,7 +6,6 @@ their group's window is known; singles until no earlier single can come; pairs u
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor, wait
 from math import ceil, floor
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,11 +18,11 @@ from petqc.processing import DROP_REASONS, GROUP_REASONS, Processed, ProcessingA
 from petqc.processing import event_kernels as ek
 from petqc.processing import hit_kernels as k
 from petqc.processing import pair_kernels as pk
+from petqc.processing.look_ahead import LookAhead
 from petqc.processing.row_table import row_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from concurrent.futures import Executor
 
     from numpy.typing import NDArray
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
 _BLOCK_HITS = 1 << 16  # hits of one pass through the kernels: large against their call, small against the cache
 _BLOCK_FRAMES = 1 << 16
+_BLOCKS_AHEAD = 4  # so many may be decoded before the first of them is grouped
 _END_OF_TIME_PS = 1 << 62
 _MAP_WORDS = 1 << 14  # 2^20 time bins for a block's singles: few share a bit, and the map stays in the cache
 _MARGIN_PS = 4  # rounding of times to whole ps, and of the bounds of the calibration
@@ -233,7 +233,6 @@ class PetqcPipeline:
         self._calibration = calibration
         self._settings = settings
         self._keep_hits = keep_hits
-        self._decoder = ThreadPoolExecutor(1, "petqc-decode") if look_ahead else None
         self._period_ps = 1e12 / settings.clock_hz
         self._walk = FrameWalk(settings, keep_late=False)
         self._chip_row = chip_rows(calibration, trigger_id)
@@ -251,7 +250,8 @@ class PetqcPipeline:
         self._half_ps = floor(settings.coincidence_window_ps / 2)
         self._delay_ps = round(settings.delay_ps)
         self._hits = Columns(**_HIT_TYPES)
-        self._decoded = (Columns(**_HIT_TYPES), Columns(**_HIT_TYPES))
+        rooms = tuple(Columns(**_HIT_TYPES) for _ in range(_BLOCKS_AHEAD))
+        self._ahead = LookAhead(self._walk.blocks, self._decode, rooms) if look_ahead else None
         self._n_hits_given = 0  # leading hits that were already given as hits, and wait for their group only
         self._sort = Columns(key=np.int64, spare=np.int64, energy=np.float32, channel=np.int32)
         self._bucket = np.empty(0, np.int32)
@@ -274,38 +274,24 @@ class PetqcPipeline:
 
     def run(self, words: NDArray[np.uint64]) -> Processed:
         """Take whole frames, give what became final."""
-        if self._decoder is None:
+        if self._ahead is None:
             for n_frames, n_hits in self._walk.blocks(words):
-                self._decode(words, n_frames, n_hits, self._hits)
-                self._advance(self._known_ps())
+                self._advance(self._decode(words, n_frames, n_hits, self._hits))
         else:
-            self._run_ahead(words, self._decoder)
+            self._ahead.give(words)
+            self._take_ahead(waiting=1)
         return self._given()
 
-    def _run_ahead(self, words: NDArray[np.uint64], decoder: Executor) -> None:
-        """The same blocks in the same order; while one goes through the later stages the next is decoded."""
-        blocks = self._walk.blocks(words)
-
-        def decode(into: Columns) -> int | None:
-            for n_frames, n_hits in blocks:
-                into.n = 0
-                self._decode(words, n_frames, n_hits, into)
-                return self._known_ps()
-            return None
-
-        now, ahead = self._decoded
-        decoding = decoder.submit(decode, now)
-        while (known_ps := decoding.result()) is not None:
-            decoding = decoder.submit(decode, ahead)
-            try:
-                self._hits.append(**now.used())
+    def _take_ahead(self, waiting: int) -> None:
+        """The same blocks in the same order; while one goes through the later stages the next ones are decoded."""
+        if self._ahead is not None:
+            for decoded, known_ps in self._ahead.take(waiting):
+                self._hits.append(**decoded.used())
                 self._advance(known_ps)
-            finally:
-                wait([decoding])  # the caller may use the words again
-            now, ahead = ahead, now
 
     def end(self, last_frame: int | None) -> Processed:
         """Close a step, give the rest."""
+        self._take_ahead(waiting=0)
         self._walk.end_step(last_frame)
         self._advance(_END_OF_TIME_PS)
         self._pairable.drop_first(self._pairable.n)
@@ -345,7 +331,8 @@ class PetqcPipeline:
         whole = floor(frame_ps)
         return following * whole + floor(following * (frame_ps - whole)) - self._early_ps
 
-    def _decode(self, words: NDArray[np.uint64], n_frames: int, n_hits: int, hits: Columns) -> None:
+    def _decode(self, words: NDArray[np.uint64], n_frames: int, n_hits: int, hits: Columns) -> int:
+        """Add the hits of a block; see _known_ps."""
         calibration = self._calibration
         hits.reserve(hits.n + n_hits)
         decoded = k.decode_hits(
@@ -367,6 +354,7 @@ class PetqcPipeline:
             self._tally,
         )
         hits.n = int(decoded)
+        return self._known_ps()
 
     def _advance(self, known_ps: int) -> None:
         """Take every stage as far as it can go, now that all hits before known_ps are there."""
