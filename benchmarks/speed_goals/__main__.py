@@ -13,7 +13,7 @@ import os
 import platform
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from figures import FULL, QUICK, Figure
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where benchmarks have what they share
 
-PARTS = ("hot_path", "fits", "intake", "simulator", "whole_processes")
+PARTS = ("hot_path", "recordings", "fits", "intake", "simulator", "whole_processes")
 SCHEMA = "petqc-bench/1"
 
 
@@ -48,6 +48,9 @@ def main() -> int:
     )
     options.add_argument("--part", action="append", choices=PARTS, help="only these; may be repeated")
     options.add_argument("--quick", action="store_true", help="hardly anything is measured: does it work?")
+    options.add_argument(
+        "--maker", type=Path, metavar="PROGRAM", help="the maker's convert_raw_to_coincidence, to compare with"
+    )
     options.add_argument("--out", type=Path, metavar="FILE.json", help="write every figure here")
     options.add_argument("--against", type=Path, metavar="FILE.json", help="an earlier file, to compare with")
     options.add_argument("--json", action="store_true", help="the same document on stdout instead of the table")
@@ -60,7 +63,7 @@ def main() -> int:
         except (OSError, ValueError, KeyError, TypeError) as error:
             sys.stderr.write(f"petqc: {given.against} is no file of petqc bench ({error}): give one that --out wrote\n")
             return 2
-    size = QUICK if given.quick else FULL
+    size = replace(QUICK if given.quick else FULL, maker=given.maker)
     found: list[Figure] = []
     if not given.json:
         print(f"{'':58} {'':>9} {'':14} {'goal':>8}  {'':20} {'before':>7}" if earlier else f"{'':84}goal")

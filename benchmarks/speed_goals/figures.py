@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,16 @@ class Figure:
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured; quick: just enough to see that it works, too little for a figure to hold."""
+    """How much is measured; quick: just enough to see that it works, too little for a figure to hold.
+
+    maker: the readout maker's own converter, to compare with.
+    """
 
     quick: bool
     hits: int
     repeats: int
     seconds: float
+    maker: Path | None = None
 
 
 FULL = Size(quick=False, hits=4_000_000, repeats=5, seconds=40.0)

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PROFILES = {"bench": "512 channels", "signa": "20 160 channels"}
-VENDOR_MHITS_PER_S = {("bench", "charge"): 5.2, ("bench", "tot"): 9.9, ("signa", "charge"): 2.0}
-"""The readout maker's converter on one core of such a machine, see docs/explanation/speed.md; it has no histograms."""
-LEAST_TIMES = {"charge": 8.0, "tot": 5.0}
 BIN = 4.0
 BINS = 256
 
@@ -153,15 +150,6 @@ def figures(size: Size) -> Iterator[Figure]:
                 "Mhit/s a core",
                 "raw words to singles, coincidences and all histograms; processor time of one thread",
             )
-            if (vendor := VENDOR_MHITS_PER_S.get((name, mode))) is not None:
-                yield Figure(
-                    f"{mode}-{name}-vendor",
-                    f"full pass, {mode}, {what}, × maker's converter",
-                    rate / vendor,
-                    "×",
-                    f"maker's converter: {vendor} Mhit/s on such a core, of another run",
-                    LEAST_TIMES[mode],
-                )
         yield Figure(
             f"full-of-decode-{name}",
             f"full pass against decoding alone, {what}",
