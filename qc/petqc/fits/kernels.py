@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petqc.fits.row_kernels import bells, dot, logarithms, total
-from petqc.jit import kernel
+from petqc.jit import kernel, kernel_of_given_arrays
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,7 +48,7 @@ STANDS_OUT = 5.0
 """Standard deviations that a peak must have above nothing. Source: as for channels, daily-qc.md §5.2."""
 
 
-@kernel
+@kernel_of_given_arrays
 def tail_over_exponential(a: float) -> float:
     """Upper tail of the normal distribution over exp(-a²/2), for a >= 0.
 
@@ -73,7 +73,7 @@ def tail_over_exponential(a: float) -> float:
     return above / below
 
 
-@kernel
+@kernel_of_given_arrays
 def normal(
     edges: NDArray[np.float64], mu: float, sigma: float, z: NDArray[np.float64], q: NDArray[np.float64],
     f: NDArray[np.float64], g: NDArray[np.float64],
@@ -109,10 +109,22 @@ def expected(
         mu: (n,) result.
         jac: (11, n) result.
     """
+    expected_in(p, shape, edges, mu, jac, np.empty((4, mu.size + 1)))
+
+
+@kernel_of_given_arrays
+def expected_in(
+    p: NDArray[np.float64],
+    shape: NDArray[np.float64],
+    edges: NDArray[np.float64],
+    mu: NDArray[np.float64],
+    jac: NDArray[np.float64],
+    scratch: NDArray[np.float64],
+) -> None:
+    """The same without asking for memory: half the time; scratch: (4 or more, n + 1 or more)."""
     n = mu.size
     # One row after the other: loops as plain as these are compiled for several bins at a time.
-    at_edges = np.empty((4, n + 1))
-    z, q, f, g = at_edges[0], at_edges[1], at_edges[2], at_edges[3]
+    z, q, f, g = scratch[0][: n + 1], scratch[1][: n + 1], scratch[2][: n + 1], scratch[3][: n + 1]
     by_a1, by_mu1, by_s1, by_step, by_low, by_high = jac[A1], jac[MU1], jac[S1], jac[STEP], jac[LOW], jac[HIGH]
     a1, mu1, s1, step, low, high = p[A1], p[MU1], p[S1], p[STEP], p[LOW], p[HIGH]
     normal(edges, mu1, s1, z, q, f, g)
@@ -184,17 +196,23 @@ def expected(
 @kernel
 def negative_log_likelihood(counts: NDArray[np.float64], mu: NDArray[np.float64]) -> float:
     """Sum of mu - n·ln(mu)."""
-    rows = np.empty((4, counts.size))
-    m, logarithm = rows[0], rows[1]
-    for k in range(counts.size):
+    return likelihood_in(counts, mu, np.empty((4, counts.size)))
+
+
+@kernel_of_given_arrays
+def likelihood_in(counts: NDArray[np.float64], mu: NDArray[np.float64], scratch: NDArray[np.float64]) -> float:
+    """The same without asking for memory: scratch (4 or more, n or more)."""
+    n = counts.size
+    m, logarithm = scratch[0][:n], scratch[1][:n]
+    for k in range(n):
         m[k] = max(mu[k], _FLOOR)
-    logarithms(m, logarithm, rows[2], rows[3])
+    logarithms(m, logarithm, scratch[2][:n], scratch[3][:n])
     for k in range(counts.size):
         m[k] -= counts[k] * logarithm[k]
     return total(m)
 
 
-@kernel
+@kernel_of_given_arrays
 def cholesky(a: NDArray[np.float64], n: int) -> bool:
     """Factor the leading n x n part of a symmetric matrix in place (lower triangle); False if not positive."""
     for i in range(n):
@@ -211,7 +229,7 @@ def cholesky(a: NDArray[np.float64], n: int) -> bool:
     return True
 
 
-@kernel
+@kernel_of_given_arrays
 def cholesky_solve(a: NDArray[np.float64], n: int, b: NDArray[np.float64]) -> None:
     """Solve with a factor of `cholesky`, in place."""
     for i in range(n):
@@ -226,7 +244,7 @@ def cholesky_solve(a: NDArray[np.float64], n: int, b: NDArray[np.float64]) -> No
         b[i] = s / a[i, i]
 
 
-@kernel
+@kernel_of_given_arrays
 def pearson_sums(
     counts: NDArray[np.float64], model: NDArray[np.float64], shape_tolerance: float, scratch: NDArray[np.float64]
 ) -> tuple[float, float, float]:
@@ -263,6 +281,56 @@ _WEIGHT, _WEIGHTED, _PULL, _SLOPES = range(4)
 """Rows of what a step of the fit computes for each bin; from the last on one for each free quantity."""
 
 
+@kernel_of_given_arrays
+def sums_of_step(
+    counts: NDArray[np.float64],
+    mu: NDArray[np.float64],
+    jac: NDArray[np.float64],
+    times: NDArray[np.float64],
+    slot: NDArray[np.int64],
+    first: NDArray[np.int64],
+    is_tied: NDArray[np.bool_],
+    rows: NDArray[np.float64],
+    score: NDArray[np.float64],
+    fisher: NDArray[np.float64],
+) -> None:
+    """What a step of the fit follows from: slope of the likelihood by each free quantity, and the Fisher information.
+
+    Args:
+        counts: (n,) counts.
+        mu: (n,) expected counts.
+        jac: (11, n or more) their derivatives by the parameters.
+        times: (11,) how much a parameter changes with its free quantity.
+        slot: (11,) see poisson_fit.
+        first: (n_free,) first parameter of each free quantity.
+        is_tied: (n_free,) whether it has others.
+        rows: (3 + n_free, n or more) scratch.
+        score: (n_free,) result.
+        fisher: (n_free, n_free) result, lower triangle.
+    """
+    n = mu.size
+    weight, weighted, pull = rows[_WEIGHT][:n], rows[_WEIGHTED][:n], rows[_PULL][:n]
+    for k in range(n):
+        weight[k] = 1.0 / max(mu[k], _FLOOR)
+    for k in range(n):
+        pull[k] = counts[k] * weight[k] - 1.0
+    for j in range(N_PARAMETERS):
+        if slot[j] >= 0 and is_tied[slot[j]]:
+            slope, one = rows[_SLOPES + slot[j]][:n], jac[j][:n]
+            if first[slot[j]] == j:
+                slope[:] = 0.0
+            for k in range(n):
+                slope[k] += times[j] * one[k]
+    for a in range(first.size):
+        # A quantity that is one parameter has that one's derivatives, where they are.
+        slope = rows[_SLOPES + a][:n] if is_tied[a] else jac[first[a]][:n]
+        score[a] = dot(slope, pull)
+        for k in range(n):
+            weighted[k] = slope[k] * weight[k]
+        for b in range(a + 1):
+            fisher[a, b] = dot(weighted, rows[_SLOPES + b][:n] if is_tied[b] else jac[first[b]][:n])
+
+
 @kernel
 def poisson_fit(
     counts: NDArray[np.float64],
@@ -295,33 +363,35 @@ def poisson_fit(
     n_free = 0
     for j in range(N_PARAMETERS):
         n_free = max(n_free, slot[j] + 1)
+    # Memory is asked for a few times in all: a fit takes no longer than a hundred such requests.
+    room = (n + 8) // 8 * 8
+    of_bins = np.empty((2 * N_PARAMETERS + n_free + _SLOPES + 5, room))
+    jac, trial_jac = of_bins[:N_PARAMETERS], of_bins[N_PARAMETERS : 2 * N_PARAMETERS]
+    rows = of_bins[2 * N_PARAMETERS : 2 * N_PARAMETERS + _SLOPES + n_free]
+    scratch = of_bins[2 * N_PARAMETERS + _SLOPES + n_free :]
+    trial_mu = scratch[4][:n]
+    of_free = np.zeros((5 + 2 * n_free, n_free))
+    score, step, newton, row, bound = of_free[0], of_free[1], of_free[2], of_free[3], of_free[4]
+    fisher, packed = of_free[5 : 5 + n_free], of_free[5 + n_free :]
+    trial, times = np.empty(N_PARAMETERS), np.ones(N_PARAMETERS)
     # Of each free quantity: the first parameter that belongs to it, and the bound it meets first.
-    first = np.empty(n_free, np.int64)
-    bound = np.full(n_free, -np.inf)
+    numbers = np.empty((2, n_free), np.int64)
+    first, active = numbers[0], numbers[1]
+    flags = np.zeros((2, n_free), np.bool_)
+    held, is_tied = flags[0], flags[1]
+    bound[:] = -np.inf
     for j in range(N_PARAMETERS - 1, -1, -1):
         if slot[j] >= 0:
             first[slot[j]] = j
-    times = np.ones(N_PARAMETERS)
     for j in range(N_PARAMETERS):
         if slot[j] >= 0:
+            is_tied[slot[j]] |= first[slot[j]] != j
             if p[j] != p[first[slot[j]]]:
                 times[j] = p[j] / p[first[slot[j]]]
             bound[slot[j]] = max(bound[slot[j]], lower[j] / times[j])
-    jacobians = np.empty((2, N_PARAMETERS, n))
-    jac, trial_jac = jacobians[0], jacobians[1]
-    rows = np.empty((_SLOPES + n_free, n))
-    weight, weighted, pull = rows[_WEIGHT], rows[_WEIGHTED], rows[_PULL]
-    trial_mu = np.empty(n)
-    matrices = np.empty((2, n_free, n_free))
-    fisher, packed = matrices[0], matrices[1]
-    vectors = np.zeros((4, n_free))
-    score, step, newton, row = vectors[0], vectors[1], vectors[2], vectors[3]
-    active = np.empty(n_free, np.int64)
-    held = np.empty(n_free, np.bool_)
-    trial = np.empty(N_PARAMETERS)
     covariance[:, :] = 0.0
-    expected(p, shape, edges, mu, jac)
-    best = negative_log_likelihood(counts, mu)
+    expected_in(p, shape, edges, mu, jac, scratch)
+    best = likelihood_in(counts, mu, scratch)
     # With an edge behind the peak, step, edge and line may lie on their bounds in turn, and pull each other to and fro.
     many_bounds = shape[EDGE_RATIO] > 0.0
     status = NO_CONVERGENCE
@@ -329,24 +399,7 @@ def poisson_fit(
     m = 0
     value = best
     for steps in range(1, _MAX_STEPS + 1):  # noqa: B007 - the number of the last step is a result
-        for k in range(n):
-            weight[k] = 1.0 / max(mu[k], _FLOOR)
-        for k in range(n):
-            pull[k] = counts[k] * weight[k] - 1.0
-        for j in range(N_PARAMETERS):
-            if slot[j] >= 0:
-                slope = rows[_SLOPES + slot[j]]
-                if first[slot[j]] == j:
-                    slope[:] = 0.0
-                for k in range(n):
-                    slope[k] += times[j] * jac[j, k]
-        for a in range(n_free):
-            slope = rows[_SLOPES + a]
-            score[a] = dot(slope, pull)
-            for k in range(n):
-                weighted[k] = slope[k] * weight[k]
-            for b in range(a + 1):
-                fisher[a, b] = dot(weighted, rows[_SLOPES + b])
+        sums_of_step(counts, mu, jac, times, slot, first, is_tied, rows, score, fisher)
         # Solve for the step; a parameter that it takes over its bound goes to the bound instead and the others are
         # solved again with that. One on its bound that the likelihood pushes outwards stays there.
         for a in range(n_free):
@@ -431,8 +484,8 @@ def poisson_fit(
             for j in range(N_PARAMETERS):
                 if slot[j] >= 0:
                     trial[j] = max(p[j] + size * times[j] * step[slot[j]], lower[j])
-            expected(trial, shape, edges, trial_mu, trial_jac)
-            value = negative_log_likelihood(counts, trial_mu)
+            expected_in(trial, shape, edges, trial_mu, trial_jac, scratch)
+            value = likelihood_in(counts, trial_mu, scratch)
             if value <= best + 1e-12 * abs(best) and math.isfinite(value):
                 moved = True
                 break
@@ -452,7 +505,8 @@ def poisson_fit(
             # The factor below belongs to the point before this last, negligible step.
             break
     if status == CONVERGED:
-        inverse = np.zeros((n_free, n_free))
+        inverse = fisher  # not needed any more
+        inverse[:, :] = 0.0
         for a in range(m):
             row[:] = 0.0
             row[a] = 1.0

@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.errors import TypingError
 
-from petqc.jit import instruction, kernel, kernel_inlined
+from petqc.jit import instruction, kernel_inlined, kernel_of_given_arrays
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +37,7 @@ _TWO_TO_52 = np.uint64(0x4330000000000000)
 _OFFSET = 2.0**52 + 1023.0
 
 
-@kernel
+@kernel_of_given_arrays
 def bells(
     z: NDArray[np.float64], f: NDArray[np.float64], whole: NDArray[np.float64], power: NDArray[np.float64]
 ) -> None:
@@ -73,7 +73,7 @@ def bells(
         f[k] = (series * r + 1.0) * power[k]
 
 
-@kernel
+@kernel_of_given_arrays
 def logarithms(
     x: NDArray[np.float64], y: NDArray[np.float64], part: NDArray[np.float64], power: NDArray[np.float64]
 ) -> None:
@@ -146,7 +146,7 @@ def dot(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     return float(((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7)))
 
 
-@kernel
+@kernel_of_given_arrays
 def total(row: NDArray[np.float64]) -> float:
     """Sum of a row, in eight parts side by side."""
     s0, s1, s2, s3, s4, s5, s6, s7 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0

@@ -26,7 +26,7 @@ from petqc.fits.kernels import (
     poisson_fit,
 )
 from petqc.fits.row_kernels import dot, total
-from petqc.jit import kernel
+from petqc.jit import kernel, kernel_of_given_arrays
 from petqc.statistics import FWHM_OF_SIGMA
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def time_start(edges: NDArray[np.float64], counts: NDArray[np.float64], start: N
     start[S1] = max(fwhm / FWHM_OF_SIGMA, 0.5 * width)
 
 
-@kernel
+@kernel_of_given_arrays
 def gauss_rows(
     edges: NDArray[np.float64], p: NDArray[np.float64], rows: NDArray[np.float64], scratch: NDArray[np.float64]
 ) -> None:
@@ -178,7 +178,7 @@ def gauss_rows(
         pull[k] = counts[k] * by_mu[k] - 1.0
 
 
-@kernel
+@kernel_of_given_arrays
 def information(rows: NDArray[np.float64], p: NDArray[np.float64], fisher: NDArray[np.float64]) -> None:
     """Weighted products of the derivatives by level, area, mean and width, summed over the bins.
 
@@ -203,14 +203,14 @@ def information(rows: NDArray[np.float64], p: NDArray[np.float64], fisher: NDArr
     fisher[3, 3] *= per_s
 
 
-@kernel
+@kernel_of_given_arrays
 def newton_steps(
     edges: NDArray[np.float64],
     p: NDArray[np.float64],
     least_width: float,
     rows: NDArray[np.float64],
     scratch: NDArray[np.float64],
-    fisher: NDArray[np.float64],
+    small: NDArray[np.float64],
 ) -> int:
     """Newton's steps to the maximum of the Poisson likelihood of Gauss + flat, as long as each makes the rest smaller.
 
@@ -220,12 +220,12 @@ def newton_steps(
         least_width: lower bound of the width; area and flat part are bounded by 0.
         rows: (11, n + 1) as for gauss_rows.
         scratch: (4, n + 1).
-        fisher: (4, 4) scratch.
+        small: (6, 4) scratch.
 
     Returns:
         Number of steps; 0: they lead nowhere, or to a bound, and p is no result.
     """
-    step, score = np.empty(4), np.empty(4)
+    fisher, step, score = small[:4], small[4], small[5]
     weight, pull = rows[_WEIGHT], rows[_PULL]
     before = np.inf
     for steps in range(1, _MOST_STEPS + 1):
@@ -243,7 +243,8 @@ def newton_steps(
         fisher[3, 2] -= (bend - mean) * per_s * by_s
         fisher[3, 3] -= (twist - 2.0 * width) * per_s * by_s
         score[0], score[1], score[2], score[3] = one, area, mean * per_s, width * per_s
-        step[:] = score
+        for j in range(4):
+            step[j] = score[j]
         if not cholesky(fisher, 4):
             return 0
         cholesky_solve(fisher, 4, step)
@@ -265,7 +266,7 @@ def newton_steps(
     return 0
 
 
-@kernel
+@kernel_of_given_arrays
 def move_to_moments(edges: NDArray[np.float64], counts: NDArray[np.float64], p: NDArray[np.float64]) -> None:
     """Move a start to area, mean and width of the counts around it that are not the flat part, if those are most.
 
@@ -327,9 +328,10 @@ def newton_fit(
         widths[k] = edges[first + k + 1] - edges[first + k]
     inside[n_inside] = outside
     widths[n_inside] = edges[first] - edges[0] + edges[n] - edges[last]
-    fisher = np.empty((4, 4))
+    small = np.empty((6, 4))
+    fisher, column = small[:4], small[4]
     part = edges[first : last + 1]
-    steps = newton_steps(part, p, least_width, rows, scratch, fisher)
+    steps = newton_steps(part, p, least_width, rows, scratch, small)
     if steps == 0 or not is_reached(edges, p, first, last):
         return 0
     gauss_rows(part, p, rows, scratch)
@@ -337,7 +339,6 @@ def newton_fit(
     if not cholesky(fisher, 4):
         return 0
     covariance[:, :] = 0.0
-    column = np.empty(4)
     for i in range(4):
         column[:] = 0.0
         column[i] = 1.0
@@ -352,7 +353,7 @@ def newton_fit(
     return steps
 
 
-@kernel
+@kernel_of_given_arrays
 def reached(edges: NDArray[np.float64], p: NDArray[np.float64]) -> tuple[int, int]:
     """First and one past the last bin that a peak reaches, with some room for it to move; edges (n + 1,), p (11,)."""
     n = edges.size - 1
@@ -364,7 +365,7 @@ def reached(edges: NDArray[np.float64], p: NDArray[np.float64]) -> tuple[int, in
     return first, last
 
 
-@kernel
+@kernel_of_given_arrays
 def is_reached(edges: NDArray[np.float64], p: NDArray[np.float64], first: int, last: int) -> bool:
     """Whether a peak reaches no other bins than these."""
     reach = _FAR * p[S1]
