@@ -229,7 +229,7 @@ def accept(
         TooFewCountsError: fewer counts in the peak than wanted.
         FitFailedError: the peak stands at the edge of the range or the model does not describe the counts.
     """
-    low, high = fit.edges.item(0), fit.edges.item(-1)
+    low, high, sigma = fit.edges.item(0), fit.edges.item(-1), fit.sigma
     if fit.area < min_net_counts:
         raise TooFewCountsError(
             f"{fit.area:.0f} counts in the peak, at least {min_net_counts:.0f} wanted",
@@ -242,7 +242,7 @@ def accept(
         if stands_out > 0.5 * STANDS_OUT:
             raise TooFewCountsError(told, times_as_long=((STANDS_OUT + AGAIN) / stands_out) ** 2)
         raise FitFailedError(told)
-    if not low + fit.sigma < fit.mu < high - fit.sigma:
+    if not low + sigma < fit.mu < high - sigma:
         raise FitFailedError(f"the peak at {fit.mu:.5g} stands at the edge of the fit range {low:.5g} to {high:.5g}")
     if fit.fwhm > 0.75 * (high - low):
         raise FitFailedError(f"the peak's FWHM {fit.fwhm:.4g} fills the fit range {low:.5g} to {high:.5g}")

@@ -20,7 +20,7 @@ from petqc.fits.kernels import (
     cholesky,
     cholesky_solve,
     expected,
-    negative_log_likelihood,
+    likelihood_in,
     normal,
     pearson_sums,
     poisson_fit,
@@ -95,14 +95,14 @@ def time_start(edges: NDArray[np.float64], counts: NDArray[np.float64], start: N
     smooth = max(1, n // 60)
     taps = 2 * smooth + 1
     # Up to each bin, sums of counts are exact; before and behind the axis there are none.
-    below = np.empty(n + taps)
+    memory = np.empty((2, n + taps))
+    below, flat = memory[0], memory[1]
     below[: smooth + 1] = 0.0
     for k in range(n):
         below[smooth + k + 1] = below[smooth + k] + counts[k]
     for k in range(n, n + smooth):
         below[smooth + k + 1] = below[smooth + n]
     sums = below[smooth : smooth + n + 1]
-    flat = np.empty(n)
     for k in range(n):
         flat[k] = (below[k + taps] - below[k]) / taps
     top = 0
@@ -469,7 +469,7 @@ def time_peak_fits(
             expected(p, shape, edges, model[m], jac)
         for k in range(n):
             background[m, k] = p[LOW] * (edges[k + 1] - edges[k])
-        quality[m, 0] = negative_log_likelihood(counts[m], model[m])
+        quality[m, 0] = likelihood_in(counts[m], model[m], rows)
         every = bins_of_a_tenth(FWHM_OF_SIGMA * p[S1], width)
         n_bins = n // every
         quality[m, 3] = n_bins
