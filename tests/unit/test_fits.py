@@ -137,7 +137,8 @@ def test_likelihood_and_pearsons_sums_equal_numpy():
     mu[:3], counts[:3] = 0.0, (0.0, 1.0, 2.0)
     floor = np.maximum(mu, 1e-12)
     assert fk.negative_log_likelihood(counts, mu) == pytest.approx(np.sum(floor - counts * np.log(floor)), rel=1e-13)
-    assert fk.negative_log_likelihood(counts, mu) == fk.negative_log_likelihood.py_func(counts, mu)
+    rows = np.empty((4, 80))
+    assert fk.negative_log_likelihood(counts, mu) == fk.likelihood_in.py_func(counts, mu, rows)
     for bad in (np.nan, np.inf):
         mu[5] = bad
         assert not np.isfinite(fk.negative_log_likelihood(counts, mu))
@@ -146,6 +147,37 @@ def test_likelihood_and_pearsons_sums_equal_numpy():
     assert found == fk.pearson_sums.py_func(counts, mu, 0.02, scratch)
     chi2, _ = pearson_p_values(counts, mu, 4, (0.0, 0.02))
     np.testing.assert_allclose(found, [*chi2, np.sum(1.0 / np.maximum(mu, 1e-3))], rtol=1e-12)
+
+
+def test_expected_counts_equal_python_in_memory_of_any_size():
+    edges = np.linspace(400.0, 650.0, 63)
+    shape = np.array([30.0, LU_EDGE_RATIO])
+    p = np.array([1000.0, 511.0, 22.0, 300.0, 450.0, 15.0, 2.0, 1.0, 0.5, 0.1, 0.7])
+    found, twin = np.empty((12, 62)), np.zeros((12, 62))
+    fk.expected(p, shape, edges, found[0], found[1:])
+    fk.expected_in.py_func(p, shape, edges, twin[0], twin[1:], np.empty((5, 80)))
+    np.testing.assert_array_equal(found, twin)
+
+
+def test_what_a_step_follows_from_equals_numpy():
+    """Of five parameters: two with one quantity, which the second follows half as fast, and three by themselves."""
+    rng = np.random.default_rng(8)
+    n, slot, times = 62, np.full(fk.N_PARAMETERS, -1, np.int64), np.ones(fk.N_PARAMETERS)
+    slot[[fk.A1, fk.A2, fk.MU1, fk.LOW, fk.S1]] = 0, 0, 1, 2, 3
+    times[fk.A2] = 0.5
+    mu, jac = rng.uniform(1.0, 50.0, n), rng.standard_normal((fk.N_PARAMETERS, 72))
+    counts = rng.poisson(mu).astype(float)
+    first, is_tied = np.array([min(fk.A1, fk.A2), fk.MU1, fk.LOW, fk.S1]), np.array([True, False, False, False])
+    found = []
+    for function in (fk.sums_of_step, fk.sums_of_step.py_func):
+        score, fisher = np.zeros(4), np.zeros((4, 4))
+        function(counts, mu, jac, times, slot, first, is_tied, np.empty((7, 72)), score, fisher)
+        found.append((score, fisher))
+    for compiled, plain in zip(*found, strict=True):
+        np.testing.assert_array_equal(compiled, plain)
+    slopes = jac[[fk.A1, fk.MU1, fk.LOW, fk.S1], :n] + 0.5 * np.outer([1, 0, 0, 0], jac[fk.A2, :n])
+    np.testing.assert_allclose(found[0][0], slopes @ (counts / mu - 1.0), rtol=1e-12)
+    np.testing.assert_allclose(found[0][1], np.tril((slopes / mu) @ slopes.T), rtol=1e-12, atol=1e-14)
 
 
 def test_upper_tail_of_the_normal_distribution():
