@@ -81,6 +81,7 @@ class Pipeline:
         self._waiting_words = 0
         self._ready = threading.Condition()
         self._ending = False
+        self._is_late = False
         self._words_taken = self._words_done = self._frames_dropped = 0
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -106,7 +107,10 @@ class Pipeline:
             return Counts(self._words_taken, self._words_done, self._frames_dropped)
 
     def finish(self, deadline_s: float = STOP_DEADLINE_S) -> bool:
-        """Let the worker empty the queue and end it; False: the deadline came first and the rest was dropped."""
+        """Let the worker empty the queue and end it; False: the deadline came first and the rest was dropped.
+
+        May be called again, and says the same.
+        """
         try:
             return self._end(deadline_s)
         finally:
@@ -120,12 +124,12 @@ class Pipeline:
         if self._thread.ident is None:
             return True
         self._thread.join(deadline_s)
-        if not self._thread.is_alive():
-            return True
-        with self._ready:
-            self._drop_waiting()
-        self._thread.join(deadline_s)
-        return False
+        if self._thread.is_alive():
+            self._is_late = True
+            with self._ready:
+                self._drop_waiting()
+            self._thread.join(deadline_s)
+        return not self._is_late
 
     def _work(self) -> None:
         while True:

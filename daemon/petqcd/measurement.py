@@ -189,9 +189,11 @@ class Measurement:
 
     def close_recording(self, *, truncated: str | None) -> None:
         """Finalise the recording, with the reason if it ended early; safe to call when there is none."""
-        self.settle()
-        if self._writer is not None:
-            self._writer.close(truncated=truncated)
+        try:
+            self.settle()
+        finally:
+            if self._writer is not None:
+                self._writer.close(truncated=truncated)
 
     @property
     def frames_recorded(self) -> int:

@@ -531,9 +531,9 @@ class Procedure(ABC):
 
     async def _drain(self) -> None:
         """Let the queue of a flow that is over run empty; after bias off, or before the next flow begins."""
-        if self._pipeline is not None:
-            pipeline, self._pipeline = self._pipeline, None
-            self.acquired.drained &= await asyncio.to_thread(pipeline.finish)
+        if (pipeline := self._pipeline) is not None:
+            self.acquired.drained &= await self.at_disk(pipeline.finish)
+            self._pipeline = None  # not before: whoever stops the run meanwhile waits for it again, on the way out
             self.acquired.frames_dropped += pipeline.counts().frames_dropped
 
     def _permit(self, name: str, source: str, max_age_s: float) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
 from datetime import time
+from time import sleep
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,8 +23,10 @@ from petqc.limits import Status
 from petqc.mr_delta import analyse_mr_delta, delta
 from petqc.qc_input import QcInput, RunContext
 from petqc.results import Run
+from petqcd.acquisition import Pipeline
 from petqcd.config import DailyConfig, JobConfig, MrDeltaConfig, PetqcConfig, ScheduleConfig
 from petqcd.errors import RefusedError
+from petqcd.measurement import Measurement
 from petqcd.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -224,6 +228,48 @@ def test_nobody_waits_for_ever_with_bias_on(tmp_path: Path, bench: Path, way: st
             said = {"nobody": "nobody told within", "dead link": "nobody there", "abort": "stopped by command"}[way]
             assert said in run.sentence
             assert "bias_off" in board.calls
+
+    asyncio.run(work())
+
+
+def test_an_abort_while_a_phase_empties_its_queue_counts_and_finalises_it_all_the_same(
+    tmp_path: Path,
+    bench: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    emptying, off, done = threading.Event(), threading.Event(), threading.Event()
+    original, close = Pipeline.finish, Measurement.close_recording
+
+    def slow(self: Pipeline, *deadline_s: float) -> bool:
+        if not deadline_s:  # the recorder's; that of the analysis has a deadline of its own
+            emptying.set()
+            assert off.wait(DEADLINE_S)
+            sleep(0.2)
+            done.set()
+        return original(self, *deadline_s)
+
+    def closed(self: Measurement, *, truncated: str | None) -> None:
+        assert done.is_set(), "finalised while its queue was not empty"
+        close(self, truncated=truncated)
+
+    async def work() -> None:
+        async with world(tmp_path, bench, **_aliased()) as w:
+            run_id = await w.runs.start("mr-delta", source="test")
+            await until_it_waits(w, "petqc confirm")
+            monkeypatch.setattr(Pipeline, "finish", slow)
+            monkeypatch.setattr(Measurement, "close_recording", closed)
+            w.runs.confirm("")
+            async with asyncio.timeout(DEADLINE_S):
+                await asyncio.to_thread(emptying.wait, DEADLINE_S)
+                w.runs.abort()
+                while "bias_off" not in w.boards[0].calls:  # noqa: ASYNC110 - what is waited for is the run's
+                    await asyncio.sleep(0.01)
+                off.set()
+                await w.runs.wait()
+            run = Run.load(w.store.folder_of(run_id))
+            assert "stopped by command" in run.sentence
+            assert run.account["frames_received"] == run.account["frames_recorded"] + run.account["frames_dropped"] > 0
+            assert not any("do not add up" in note for note in run.notes)
 
     asyncio.run(work())
 
