@@ -277,7 +277,7 @@ def test_an_abort_while_a_phase_empties_its_queue_counts_and_finalises_it_all_th
 def test_timed_phases_say_that_nobody_looked_and_a_sequence_needs_a_name(tmp_path: Path, bench: Path) -> None:  # noqa: F811
     async def work() -> None:
         async with world(tmp_path, bench, **_aliased(phases="timed", gap_s=0.0)) as w:
-            with pytest.raises(RefusedError, match="name the sequence"):
+            with pytest.raises(RefusedError, match=r"^mr-delta: name the sequence"):
                 await w.runs.start("mr-delta", source="test", parameters={"sequence": " "})
             run_id = await w.runs.start("mr-delta", source="test")
             async with asyncio.timeout(DEADLINE_S):

@@ -80,8 +80,7 @@ class RunKind:
         try:
             return self.settings.model_validate({**configured, **given})
         except ValidationError as error:
-            told = "; ".join(f"{'.'.join(str(k) for k in e['loc'])} {e['input']!r}: {e['msg']}" for e in error.errors())
-            raise RefusedError(f"{self.name}: {told}") from error
+            raise RefusedError(f"{self.name}: {'; '.join(_told(problem) for problem in error.errors())}") from error
 
     def energises(self, config: PetqcConfig, given: Mapping[str, Any]) -> bool:
         """Whether a run of this kind, or a part of it, may have bias set; of what is not possible, that it does.
@@ -97,6 +96,13 @@ class RunKind:
         except RefusedError:
             return True
         return any(find_kind(part.kind).needs_bias for part in parts)
+
+
+def _told(problem: Mapping[str, Any]) -> str:
+    """What is wrong with a setting and what it is; of settings that do not go together only the former."""
+    what = str(problem["msg"]).removeprefix("Value error, ")
+    where = ".".join(str(part) for part in problem["loc"])
+    return f"{where} {problem['input']!r}: {what}" if where else what
 
 
 _REGISTRY: dict[str, RunKind] = {}
