@@ -22,7 +22,7 @@ from typing import Any
 
 import psycopg
 from tests.system.conftest import Serving, serving
-from tests.system.prometheus import centre_of_a_fleet, empty_though, panels, query, wait_for, watching
+from tests.system.prometheus import centre_of_a_fleet, panels_with_values, query, wait_for, watching
 from tests.unit.postgres_server import postgres_server
 
 STORE = """
@@ -121,8 +121,7 @@ def fleet(folder: Path, scanners: int) -> Found:
             centre, f'count(petqc_qc_run_last_finished_timestamp_seconds{{kind="{RUN}"}} > 0) == {scanners}', DEADLINE_S
         )
         exported = {row["metric"]["__name__"] for row in query(centre, 'group by (__name__) ({__name__=~"petqc.+"})')}
-        shown = panels(centre, "petqc-fleet")
-        assert not (empty := empty_though(shown, exported)), empty
+        shown = panels_with_values(centre, exported, "petqc-fleet")
         assert [panel.name for panel in shown if {row["metric"].get("scanner") for row in panel.rows} == set(every)]
         (series,) = query(centre, 'count({__name__=~"petqc[_:].+"})')
         took = [used(daemon.process.pid) for daemon in daemons.values()]

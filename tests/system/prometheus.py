@@ -200,6 +200,17 @@ def panels(address: str, dashboards: str = "*") -> list[Panel]:
     return found
 
 
+def panels_with_values(
+    address: str, exported: set[str], dashboards: str = "*", deadline_s: float = 60.0
+) -> list[Panel]:
+    """The same, once each shows what is exported: rules are evaluated, and a centre asks, a second apart."""
+    end_s = time.monotonic() + deadline_s
+    while empty := empty_though(found := panels(address, dashboards), exported):
+        assert time.monotonic() < end_s, empty
+        time.sleep(0.5)
+    return found
+
+
 def empty_though(found: list[Panel], exported: set[str]) -> list[str]:
     """Panels that show nothing though all their metrics have values, and they ask for no rare condition."""
     return [
