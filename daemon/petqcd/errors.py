@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 EXIT_OK = 0
 EXIT_FAIL = 1
@@ -129,3 +132,8 @@ class StoreError(DaemonError):
 
 class StoreAwayError(StoreError):
     """The store does not take a write now; the same write may work later: a full disk, a server that is away."""
+
+
+def message_of(problem: Mapping[str, Any]) -> str:
+    """What is wrong, of one of the errors that a model tells; without the words that it puts before ours."""
+    return str(problem["msg"]).removeprefix("Value error, ")

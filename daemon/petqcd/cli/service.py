@@ -89,7 +89,7 @@ def demo(
         simulated_device,
         state_directory,
     )
-    from petqcd.errors import ConfigError
+    from petqcd.errors import ConfigError, message_of
     from petqcd.readout.scenarios import told_scenario
 
     journal.set_up(verbose=verbose)
@@ -115,7 +115,7 @@ def demo(
             api=ApiConfig(listen=f"127.0.0.1:{port}"),
         )
     except ValidationError as error:
-        told = (f"--{str(e['loc'][0]).removesuffix('s')} {e['input']!r}: {e['msg']}" for e in error.errors())
+        told = (f"--{str(e['loc'][0]).removesuffix('s')} {e['input']!r}: {message_of(e)}" for e in error.errors())
         raise ConfigError("; ".join(told)) from error
     folder = state_dir.absolute() if state_dir else state_directory() / "demo"
     from petqcd.cli import foreground

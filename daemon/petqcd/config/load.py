@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from petqc_drivers.registry import KINDS
 from petqcd.config.readout import DeviceConfig, bench_baseline, simulated_device
 from petqcd.config.whole import TABLES, PetqcConfig
-from petqcd.errors import ConfigError
+from petqcd.errors import ConfigError, message_of
 
 
 def state_directory(config: PetqcConfig | None = None) -> Path:
@@ -112,8 +112,7 @@ def _explain(path: Path, text: str, error: Any) -> str:
     where = f"{path}:{line}" if line else str(path)
     if error["type"] == "extra_forbidden":
         return f"{where}: {dotted}: unknown key (look for a misspelling, or remove it)"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{where}: {dotted or 'whole file'}: {message}"
+    return f"{where}: {dotted or 'whole file'}: {message_of(error)}"
 
 
 _HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(#.*)?$")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from petqcd.errors import RefusedError
+from petqcd.errors import RefusedError, message_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -100,9 +100,8 @@ class RunKind:
 
 def _told(problem: Mapping[str, Any]) -> str:
     """What is wrong with a setting and what it is; of settings that do not go together only the former."""
-    what = str(problem["msg"]).removeprefix("Value error, ")
     where = ".".join(str(part) for part in problem["loc"])
-    return f"{where} {problem['input']!r}: {what}" if where else what
+    return f"{where} {problem['input']!r}: {message_of(problem)}" if where else message_of(problem)
 
 
 _REGISTRY: dict[str, RunKind] = {}

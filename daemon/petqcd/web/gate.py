@@ -19,6 +19,7 @@ from petqcd.errors import (
     PasswordAgainError,
     TooManyError,
     UnknownActorError,
+    message_of,
 )
 from petqcd.kinds import all_kinds, find_kind
 from petqcd.security.access import Actor, Proof, Role, actor_on_socket
@@ -269,7 +270,7 @@ async def _answer(answer: Callable[[Request], Coroutine[Any, Any, Response]], re
 
 def explained(error: RequestValidationError) -> str:
     """What is wrong with a request, without what was sent: that may be a secret."""
-    return "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
+    return "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {message_of(e)}" for e in error.errors())
 
 
 async def _said(request: Request) -> Any:
