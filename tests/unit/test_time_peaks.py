@@ -138,7 +138,9 @@ def test_starts_and_fits_of_time_peaks_equal_python(n, fwhm):
         np.testing.assert_array_less(np.abs(results[0][1][k] - p)[error > 0], 1e-3 * error[error > 0])
         np.testing.assert_allclose(results[0][2][k], covariance, rtol=1e-3, atol=1e-12)
         np.testing.assert_allclose(results[0][3][k], mu, rtol=1e-3, atol=1e-9)
-        assert results[0][5][k, 0] == pytest.approx(fk.negative_log_likelihood(row, mu), rel=1e-9)
+        assert results[0][5][k, 0] == pytest.approx(
+            fk.negative_log_likelihood(row, mu, np.empty((4, row.size))), rel=1e-9
+        )
         every = fk.bins_of_a_tenth(p[fk.S1] * FWHM_OF_SIGMA, 10.0)
         found, expected = rebinned(row, every), rebinned(results[0][3][k], every)
         chi2, _ = pearson_p_values(found, expected, 4, (0.0, 0.02))

@@ -193,21 +193,17 @@ def expected_in(
             mu[k] += a2 * by_a2[k]
 
 
-@kernel
-def negative_log_likelihood(counts: NDArray[np.float64], mu: NDArray[np.float64]) -> float:
-    """Sum of mu - n·ln(mu)."""
-    return likelihood_in(counts, mu, np.empty((4, counts.size)))
-
-
 @kernel_of_given_arrays
-def likelihood_in(counts: NDArray[np.float64], mu: NDArray[np.float64], scratch: NDArray[np.float64]) -> float:
-    """The same without asking for memory: scratch (4 or more, n or more)."""
+def negative_log_likelihood(
+    counts: NDArray[np.float64], mu: NDArray[np.float64], scratch: NDArray[np.float64]
+) -> float:
+    """Sum of mu - n·ln(mu); scratch: (4 or more, n or more)."""
     n = counts.size
     m, logarithm = scratch[0][:n], scratch[1][:n]
     for k in range(n):
         m[k] = max(mu[k], _FLOOR)
     logarithms(m, logarithm, scratch[2][:n], scratch[3][:n])
-    for k in range(counts.size):
+    for k in range(n):
         m[k] -= counts[k] * logarithm[k]
     return total(m)
 
@@ -391,7 +387,7 @@ def poisson_fit(
             bound[slot[j]] = max(bound[slot[j]], lower[j] / times[j])
     covariance[:, :] = 0.0
     expected_in(p, shape, edges, mu, jac, scratch)
-    best = likelihood_in(counts, mu, scratch)
+    best = negative_log_likelihood(counts, mu, scratch)
     # With an edge behind the peak, step, edge and line may lie on their bounds in turn, and pull each other to and fro.
     many_bounds = shape[EDGE_RATIO] > 0.0
     status = NO_CONVERGENCE
@@ -485,7 +481,7 @@ def poisson_fit(
                 if slot[j] >= 0:
                     trial[j] = max(p[j] + size * times[j] * step[slot[j]], lower[j])
             expected_in(trial, shape, edges, trial_mu, trial_jac, scratch)
-            value = likelihood_in(counts, trial_mu, scratch)
+            value = negative_log_likelihood(counts, trial_mu, scratch)
             if value <= best + 1e-12 * abs(best) and math.isfinite(value):
                 moved = True
                 break

@@ -20,7 +20,7 @@ from petqc.fits.kernels import (
     cholesky,
     cholesky_solve,
     expected,
-    likelihood_in,
+    negative_log_likelihood,
     normal,
     pearson_sums,
     poisson_fit,
@@ -469,7 +469,7 @@ def time_peak_fits(
             expected(p, shape, edges, model[m], jac)
         for k in range(n):
             background[m, k] = p[LOW] * (edges[k + 1] - edges[k])
-        quality[m, 0] = likelihood_in(counts[m], model[m], rows)
+        quality[m, 0] = negative_log_likelihood(counts[m], model[m], rows)
         every = bins_of_a_tenth(FWHM_OF_SIGMA * p[S1], width)
         n_bins = n // every
         quality[m, 3] = n_bins
