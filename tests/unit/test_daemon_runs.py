@@ -346,6 +346,17 @@ def test_an_abort_at_any_moment_ends_safely_and_as_a_record(tmp_path: Path, benc
     asyncio.run(work())
 
 
+async def stopped_while(w: World, at_it: threading.Event, off: threading.Event) -> None:
+    """Stop a run once a thread of its is at it, which goes on once bias is off; wait for the run's end."""
+    async with asyncio.timeout(DEADLINE_S):
+        await asyncio.to_thread(at_it.wait, DEADLINE_S)
+        w.runs.abort()
+        while "bias_off" not in w.boards[0].calls:  # noqa: ASYNC110 - what is waited for is the run's
+            await asyncio.sleep(0.01)
+        off.set()
+        await w.runs.wait()
+
+
 def test_an_abort_while_the_recording_is_begun_waits_for_it_after_bias_off(
     tmp_path: Path, bench: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -363,13 +374,7 @@ def test_an_abort_while_the_recording_is_begun_waits_for_it_after_bias_off(
     async def work() -> None:
         async with world(tmp_path, bench) as w:
             run_id = await w.runs.start("source", source="test")
-            async with asyncio.timeout(DEADLINE_S):
-                await asyncio.to_thread(begun.wait, DEADLINE_S)
-                w.runs.abort()
-                while "bias_off" not in w.boards[0].calls:  # noqa: ASYNC110 - what is waited for is the run's
-                    await asyncio.sleep(0.01)
-                off.set()
-                await w.runs.wait()
+            await stopped_while(w, begun, off)
             document = w.store.document(run_id)
             assert "stopped by command" in document["sentence"]
             assert [file["name"] for file in document["raw_files"]] == ["recording.rawf"]

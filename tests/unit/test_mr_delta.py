@@ -14,7 +14,14 @@ import pytest
 from pydantic import ValidationError
 from tests.unit.again import same_again
 from tests.unit.test_checks import SECONDS, Toy
-from tests.unit.test_daemon_runs import DEADLINE_S, FakeBoard, World, bench, world  # noqa: F401 - bench is a fixture
+from tests.unit.test_daemon_runs import (
+    DEADLINE_S,
+    FakeBoard,
+    World,
+    bench,  # noqa: F401 - a fixture
+    stopped_while,
+    world,
+)
 from tests.unit.test_schedule import Clocks
 
 from petqc.errors import FitFailedError, TooFewCountsError
@@ -259,13 +266,7 @@ def test_an_abort_while_a_phase_empties_its_queue_counts_and_finalises_it_all_th
             monkeypatch.setattr(Pipeline, "finish", slow)
             monkeypatch.setattr(Measurement, "close_recording", closed)
             w.runs.confirm("")
-            async with asyncio.timeout(DEADLINE_S):
-                await asyncio.to_thread(emptying.wait, DEADLINE_S)
-                w.runs.abort()
-                while "bias_off" not in w.boards[0].calls:  # noqa: ASYNC110 - what is waited for is the run's
-                    await asyncio.sleep(0.01)
-                off.set()
-                await w.runs.wait()
+            await stopped_while(w, emptying, off)
             run = Run.load(w.store.folder_of(run_id))
             assert "stopped by command" in run.sentence
             assert run.account["frames_received"] == run.account["frames_recorded"] + run.account["frames_dropped"] > 0
