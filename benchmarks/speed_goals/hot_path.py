@@ -23,7 +23,7 @@ from petqc_simulators.physics.detector import Detector
 from petqc_simulators.profile import load_profile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from figures import Size
     from numpy.typing import NDArray
@@ -69,7 +69,7 @@ def _whole_frames(words: NDArray[np.uint64], about: int) -> list[int]:
     return cuts
 
 
-def full(calibration: CalibrationSet, settings: ProcessingSettings, parts: list[NDArray[np.uint64]]) -> Processor:
+def full(calibration: CalibrationSet, settings: ProcessingSettings, parts: Iterable[NDArray[np.uint64]]) -> Processor:
     processor = Processor(calibration, settings)
     counted = QcHistograms(calibration.topology, calibration.energy_unit, HistogramSettings())
     for words in parts:

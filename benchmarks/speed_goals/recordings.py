@@ -5,7 +5,6 @@ The maker's `convert_raw_to_coincidence` is theirs: build it from its public sou
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 import statistics
@@ -17,14 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from figures import Figure
+from hot_path import full
 
 from petqc.calibration import CalibrationSet
-from petqc.feeding import feed_step
 from petqc.formats.petsys_config import load_config
 from petqc.formats.petsys_frames import HEADER_BYTES, RawHeader
 from petqc.formats.petsys_raw import RawReader
-from petqc.histograms import QcHistograms
-from petqc.processing import ProcessingSettings, Processor
+from petqc.processing import ProcessingSettings
 from petqc.recorded import Asked, raw_frames
 from petqc_simulators.recording import write_recording
 
@@ -74,12 +72,8 @@ def pass_of(recorded: Recorded) -> Callable[[], int]:
     calibration, settings = CalibrationSet.from_config(config), ProcessingSettings.from_config(config)
 
     def work() -> int:
-        processor, counted = Processor(calibration, settings), QcHistograms.of(calibration, settings)
         with RawReader(recorded.raw) as reader:
-            for number in range(len(reader.steps)):
-                for processed in feed_step(reader, number, processor.feed, processor.end_step):
-                    counted.add(processed)
-        return processor.account.hits
+            return full(calibration, settings, reader.blocks()).account.hits
 
     return work
 
@@ -103,8 +97,7 @@ def figures(size: Size) -> Iterator[Figure]:
 def _two_cores(recorded: Recorded, size: Size) -> Figure:
     every = os.sched_getaffinity(0)
     walls: dict[int, list[float]] = {1: [], 2: []}
-    with contextlib.ExitStack() as stack:
-        stack.callback(os.sched_setaffinity, 0, every)
+    try:
         for turn in range(size.repeats + 1):
             for cores, wall in walls.items():
                 os.sched_setaffinity(0, sorted(every)[:cores])
@@ -112,6 +105,8 @@ def _two_cores(recorded: Recorded, size: Size) -> Figure:
                 raw_frames([recorded.raw], Asked(recorded.config))
                 if turn:
                     wall.append(time.perf_counter() - began)
+    finally:
+        os.sched_setaffinity(0, every)
     one_s, two_s = (statistics.median(wall) for wall in walls.values())
     how = f"wall time from configuration and recording to all histograms: {one_s:.2f} s and {two_s:.2f} s"
     return Figure("two-cores", "a recording on two cores against one", one_s / two_s if len(every) > 1 else None,
