@@ -121,17 +121,17 @@ class PeakFit:
         return fit, background
 
 
-def error_scale(chi2: float, n_free_bins: int, p_value: float) -> float:
-    """What errors are multiplied by where a fit describes its counts worse than chance does."""
-    return max(1.0, math.sqrt(chi2 / n_free_bins)) if n_free_bins > 0 and p_value < SCALE_BELOW else 1.0
-
-
 def error_scales(
     chi2: NDArray[np.float64], n_free_bins: NDArray[np.int64], p_value: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The same for many fits, (m,) each."""
+    """What errors are multiplied by where fits describe their counts worse than chance does; arrays of one shape."""
     scale = np.sqrt(np.maximum(chi2 / np.maximum(n_free_bins, 1), 1.0))
     return np.where((n_free_bins > 0) & (p_value < SCALE_BELOW), scale, 1.0)
+
+
+def error_scale(chi2: float, n_free_bins: int, p_value: float) -> float:
+    """The same for one fit."""
+    return float(error_scales(np.array(chi2), np.array(n_free_bins), np.array(p_value)))
 
 
 class Goodness(NamedTuple):
